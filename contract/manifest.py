@@ -1,0 +1,176 @@
+"""What a model file says of itself, as JSON under one key of its ONNX metadata.
+
+Weights, preprocessing, class names, metrics and provenance travel in one file, so that they cannot
+be mixed up. `Manifest.from_json` refuses whatever a service could not serve rightly.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Self, TypeVar
+
+from contract.preprocess import RECIPES, Recipe
+
+METADATA_KEY: Final = "alexnet"
+MANIFEST_VERSION: Final = 1
+T = TypeVar("T")
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class ManifestError(ValueError):
+    """The manifest is missing or says something impossible; the message names the field."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of the graph: `shape` has None for the batch; `meaning` is for people."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Accuracies as fractions of 1, over `images` pictures of `data`, each counted once."""
+
+    data: str
+    images: int
+    crops: int
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`mean` and `std` are per channel R, G, B on the scale 0 to 255: the graph computes
+    (pixel - mean) / std by itself. `version` counts up when a model is replaced under its name.
+    `training` holds the run: configuration, epochs, date, revision, checkpoint; `parity` the
+    differences between the file and the checkpoint as they were measured at export.
+    """
+
+    name: str
+    version: int
+    architecture: dict[str, Any]
+    classes: tuple[str, ...]
+    recipe: Recipe
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    weights: str  # how they are stored: fp32, fp16 or int8
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    metrics: tuple[Metrics, ...] = ()
+    training: dict[str, Any] = field(default_factory=dict)
+    parity: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ManifestError(
+                f"name is {self.name!r}; use up to 64 of a-z, 0-9, '.', '_', '-', not first a sign"
+            )
+        if self.version < 1:
+            raise ManifestError(f"version is {self.version}; it counts from 1")
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ManifestError(
+                f"classes must be two or more different names, not {list(self.classes)[:5]}"
+            )
+        if not all(0 <= m <= 255 for m in self.mean) or not all(s > 0 for s in self.std):
+            raise ManifestError(f"mean must be 0 to 255 and std above 0: {self.mean}, {self.std}")
+        for side, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
+            if not tensors:
+                raise ManifestError(f"{side} is empty")
+
+    def to_json(self) -> str:
+        record = asdict(self)
+        recipe = record.pop("recipe")
+        mean, std = record.pop("mean"), record.pop("std")
+        return json.dumps(
+            {
+                "manifest_version": MANIFEST_VERSION,
+                **record,
+                "preprocessing": {**recipe, "filter": "bilinear", "mean": mean, "std": std},
+            },
+            indent=1,
+            ensure_ascii=False,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Raises ManifestError for anything but what `to_json` of this version writes."""
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ManifestError(f"the manifest is not JSON: {error}") from None
+        found = _get(record, "manifest_version", int)
+        if found != MANIFEST_VERSION:
+            raise ManifestError(f"manifest_version is {found}; this code reads {MANIFEST_VERSION}")
+        preprocessing = _get(record, "preprocessing", dict)
+        return cls(
+            name=_get(record, "name", str),
+            version=_get(record, "version", int),
+            architecture=_get(record, "architecture", dict),
+            classes=tuple(_list(record, "classes", str)),
+            recipe=_recipe(preprocessing),
+            mean=_rgb(preprocessing, "mean"),
+            std=_rgb(preprocessing, "std"),
+            weights=_get(record, "weights", str),
+            inputs=tuple(_tensor(t) for t in _list(record, "inputs", dict)),
+            outputs=tuple(_tensor(t) for t in _list(record, "outputs", dict)),
+            metrics=tuple(_metrics(m) for m in _list(record, "metrics", dict)),
+            training=_get(record, "training", dict),
+            parity=_get(record, "parity", dict),
+        )
+
+
+def _recipe(preprocessing: dict[str, Any]) -> Recipe:
+    """The id decides; the spelled-out values are there for readers without this code, and must agree."""
+    found = _get(preprocessing, "id", str)
+    if found not in RECIPES:
+        raise ManifestError(f"preprocessing id {found!r} is unknown; known: {', '.join(RECIPES)}")
+    recipe = RECIPES[found]
+    for key, value in asdict(recipe).items():
+        if preprocessing.get(key) != value:
+            raise ManifestError(
+                f"preprocessing.{key} is {preprocessing.get(key)!r}; {found} means {value!r}"
+            )
+    return recipe
+
+
+def _rgb(record: dict[str, Any], key: str) -> tuple[float, float, float]:
+    values = _list(record, key, float)
+    if len(values) != 3:
+        raise ManifestError(f"{key} has {len(values)} values; it takes one each for R, G and B")
+    return (values[0], values[1], values[2])
+
+
+def _tensor(record: dict[str, Any]) -> Tensor:
+    return Tensor(
+        name=_get(record, "name", str),
+        dtype=_get(record, "dtype", str),
+        shape=tuple(None if n is None else int(n) for n in _get(record, "shape", list)),
+        meaning=_get(record, "meaning", str),
+    )
+
+
+def _metrics(record: dict[str, Any]) -> Metrics:
+    return Metrics(
+        data=_get(record, "data", str),
+        images=_get(record, "images", int),
+        crops=_get(record, "crops", int),
+        top1=_get(record, "top1", float),
+        top5=_get(record, "top5", float),
+    )
+
+
+def _get(record: Any, key: str, kind: type[T]) -> T:
+    value = record.get(key) if isinstance(record, dict) else None
+    if kind is float and type(value) is int:  # JSON has one kind of number
+        value = float(value)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ManifestError(f"{key} must be of type {kind.__name__}, not {value!r}")
+    return value
+
+
+def _list(record: Any, key: str, kind: type[T]) -> list[T]:
+    return [_get({key: value}, key, kind) for value in _get(record, key, list)]

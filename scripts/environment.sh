@@ -1,0 +1,62 @@
+# Sourced by the other scripts: makes or completes a virtual environment inside the checkout.
+#   prepare DIR EXTRA...   afterwards DIR/bin/python has the extras of pyproject.toml, as constraints.txt pins them
+#   runtime                prints gpu or cpu: the ONNX Runtime wheel that DEVICE asks for
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export PYTHONPATH=$root
+fail() { echo "error: $*" >&2; exit 1; }
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+    "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null &&
+      { echo "$candidate"; return; }
+  done
+  fail "no Python from 3.11 to 3.14 found ($(python3 --version 2>&1)); install one, or name it: PYTHON=/path $0"
+}
+
+driver_answers() {
+  local driver
+  driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1) || return 1
+  [ "${driver%%.*}" -ge 580 ] 2>/dev/null
+}
+
+runtime() {
+  case "${DEVICE:-auto}" in
+    cuda) echo gpu ;;
+    cpu) echo cpu ;;
+    auto) if [ "$(uname -sm)" = "Linux x86_64" ] && driver_answers; then echo gpu; else echo cpu; fi ;;
+    *) fail "DEVICE is '$DEVICE'; use auto, cpu or cuda" ;;
+  esac
+}
+
+prepare() {
+  local venv=$1 python extra other missing=() stamp
+  shift
+  [ "$(uname -sm)" != "Darwin x86_64" ] || fail "ONNX Runtime has no wheels for Macs with an Intel processor; use Docker"
+  python=$(find_python)
+  # The stamps are written last, so an install that was cut off is taken up again.
+  "$venv/bin/python" -c '' 2>/dev/null || "$python" -m venv --clear "$venv" >/dev/null ||
+    fail "$python cannot make a virtual environment in $venv; on Debian and Ubuntu: apt-get install python3-venv"
+  stamp=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum | tr ' ' -)
+  for extra in "$@"; do
+    [ "$(cat "$venv/installed-$extra" 2>/dev/null)" = "$stamp" ] || missing+=("$extra")
+    case $extra in cpu) other=gpu ;; gpu) other=cpu ;; *) continue ;; esac
+    [ -e "$venv/installed-$other" ] || continue
+    # The two wheels install the same files: take both out before one goes in.
+    "$venv/bin/python" -m pip uninstall -q -y onnxruntime onnxruntime-gpu
+    rm "$venv/installed-$other"
+    [ "${missing[*]: -1}" = "$extra" ] || missing+=("$extra")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  echo "installing into ${venv#"$root"/}: ${missing[*]}" >&2
+  mkdir -p "$venv/tmp"
+  "$venv/bin/python" - "$root/pyproject.toml" "${missing[@]}" >"$venv/requirements.txt" <<'PY'
+import sys, tomllib
+project = tomllib.load(open(sys.argv[1], "rb"))["project"]
+print(*project["dependencies"], *(r for e in sys.argv[2:] for r in project["optional-dependencies"][e]), sep="\n")
+PY
+  TMPDIR=$venv/tmp "$venv/bin/python" -m pip install -q --no-cache-dir --disable-pip-version-check \
+    -c "$root/constraints.txt" -r "$venv/requirements.txt" 2>"$venv/pip.log" ||
+    fail "pip failed: $(grep -m 1 ERROR "$venv/pip.log" || tail -n 1 "$venv/pip.log") (all of it in $venv/pip.log)"
+  for extra in "${missing[@]}"; do echo "$stamp" >"$venv/installed-$extra"; done
+}

@@ -1,0 +1,1 @@
+"""Photographs in, predictions out, over HTTP. Never imports torch or training."""

@@ -1,0 +1,124 @@
+"""Dynamic batching by being busy: a batch is whatever queued up while the last one ran.
+
+Knows asyncio and nothing else: no HTTP, no numpy, no ONNX Runtime. One thread owns the function that
+runs a batch, so it needs no locks.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class BatcherClosed(RuntimeError):
+    """The batcher takes nothing any more: it was closed, or its worker died."""
+
+
+@dataclass
+class _Waiting(Generic[Item, Result]):
+    item: Item
+    future: "asyncio.Future[Answer[Result]]"
+    since: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True)
+class Answer(Generic[Result]):
+    """`queued` and `ran` in seconds: waiting for the batch, and the batch's run."""
+
+    result: Result
+    queued: float
+    ran: float
+
+
+class Batcher(Generic[Item, Result]):
+    """`run` maps a list of up to `max_batch` items to as many results, in order.
+
+    A failing run fails the items of its own batch only. An item whose caller has gone away (its
+    future cancelled) is left out when the batch is assembled.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[Item]], Sequence[Result]],
+        max_batch: int,
+        max_wait: float = 0.0,
+    ) -> None:
+        self._run = run
+        self._max_batch = max_batch
+        self._max_wait = max_wait
+        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._arrived = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, "inference")
+        self._worker = asyncio.create_task(self._work())
+        self._worker.add_done_callback(lambda _worker: self._fail_waiting())
+
+    @property
+    def alive(self) -> bool:
+        return not self._worker.done()
+
+    async def submit(self, item: Item) -> Answer[Result]:
+        """Waits for the result. Raises whatever `run` raised on the batch, or BatcherClosed."""
+        if not self.alive:
+            raise BatcherClosed("the inference worker has ended")
+        waiting: _Waiting[Item, Result] = _Waiting(item, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._arrived.set()
+        return await waiting.future
+
+    async def close(self) -> None:
+        """Every call still waiting gets BatcherClosed; the run under way is let finish."""
+        self._worker.cancel()
+        await asyncio.wait([self._worker])
+        self._thread.shutdown()
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._arrived.wait()
+            if self._max_wait and len(self._waiting) < self._max_batch:
+                await asyncio.sleep(self._max_wait)
+            batch = self._assemble()
+            if not batch:
+                continue
+            started = time.perf_counter()
+            try:
+                run = loop.run_in_executor(self._thread, self._run, [w.item for w in batch])
+                results = await asyncio.shield(run)
+                if len(results) != len(batch):
+                    raise RuntimeError(f"{len(batch)} items gave {len(results)} results")
+            except asyncio.CancelledError:
+                self._deliver_failure(batch, BatcherClosed("the service is shutting down"))
+                raise
+            except Exception as error:
+                self._deliver_failure(batch, error)
+                continue
+            ran = time.perf_counter() - started
+            for waiting, result in zip(batch, results, strict=True):
+                if not waiting.future.done():
+                    waiting.future.set_result(Answer(result, started - waiting.since, ran))
+
+    def _assemble(self) -> list[_Waiting[Item, Result]]:
+        batch: list[_Waiting[Item, Result]] = []
+        while self._waiting and len(batch) < self._max_batch:
+            waiting = self._waiting.popleft()
+            if not waiting.future.done():
+                batch.append(waiting)
+        if not self._waiting:
+            self._arrived.clear()
+        return batch
+
+    def _fail_waiting(self) -> None:
+        self._deliver_failure(self._waiting, BatcherClosed("the inference worker has ended"))
+        self._waiting.clear()
+
+    @staticmethod
+    def _deliver_failure(batch: Sequence[_Waiting[Item, Result]], error: Exception) -> None:
+        for waiting in batch:
+            if not waiting.future.done():
+                waiting.future.set_exception(error)

@@ -1,0 +1,127 @@
+"""What can go wrong, the status of each, and the one shape in which it is said (RFC 9457).
+
+    ServiceError
+    +-- Unauthorized      no or a wrong API key
+    +-- BodyTooLarge      more bytes than MAX_BODY_BYTES
+    +-- BodyTimeout       the body did not arrive in time
+    +-- InvalidRequest    the request lacks something or contradicts itself
+    +-- Overloaded        MAX_QUEUE images are in the house
+    +-- NotReady          starting, draining, or the inference worker is dead
+    +-- DeadlineExceeded  no answer within REQUEST_TIMEOUT_S
+
+Pictures that cannot be used are `contract.preprocess.ImageError`s. Anything else is our own bug: 500.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from contract.preprocess import InvalidImage, TooManyPixels, UnsupportedImage
+from service.batcher import BatcherClosed
+
+
+class ServiceError(Exception):
+    pass
+
+
+class Unauthorized(ServiceError):
+    pass
+
+
+class BodyTooLarge(ServiceError):
+    pass
+
+
+class BodyTimeout(ServiceError):
+    pass
+
+
+class InvalidRequest(ServiceError):
+    pass
+
+
+class Overloaded(ServiceError):
+    """`retry_after` in whole seconds."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class NotReady(ServiceError):
+    pass
+
+
+class DeadlineExceeded(ServiceError):
+    pass
+
+
+# The codes are part of the interface: clients branch on them.
+STATUSES: Final[Mapping[type[Exception], tuple[int, str]]] = {
+    Unauthorized: (401, "unauthorized"),
+    BodyTimeout: (408, "timeout"),
+    BodyTooLarge: (413, "too_large"),
+    TooManyPixels: (413, "too_large"),
+    UnsupportedImage: (415, "unsupported_image"),
+    InvalidImage: (422, "invalid_image"),
+    InvalidRequest: (422, "invalid_request"),
+    Overloaded: (429, "overloaded"),
+    NotReady: (503, "not_ready"),
+    BatcherClosed: (503, "not_ready"),
+    DeadlineExceeded: (504, "deadline"),
+}
+ROUTING: Final = {404: "not_found", 405: "method_not_allowed"}
+HEADERS: Final = {401: {"WWW-Authenticate": "Bearer"}, 408: {"Connection": "close"}}
+
+
+def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    content = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    return JSONResponse(content, status, dict(headers or {}), media_type="application/problem+json")
+
+
+def answer_known(_request: Request, error: Exception) -> Response:
+    status, code = STATUSES[type(error)]
+    headers = dict(HEADERS.get(status, {}))
+    if isinstance(error, Overloaded):
+        headers["Retry-After"] = str(error.retry_after)
+    return problem(status, code, str(error), headers)
+
+
+def answer_routing(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = ROUTING.get(error.status_code, "invalid_request")
+    detail = f"{request.method} {request.url.path}: {error.detail}"
+    return problem(error.status_code, code, detail, error.headers)
+
+
+def answer_validation(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = (
+        f"{'.'.join(str(part) for part in e['loc'])} is {e.get('input')!r}: {e['msg']}"
+        for e in error.errors()
+    )
+    return problem(422, "invalid_request", "; ".join(found))
+
+
+def answer_bug(_request: Request, _error: Exception) -> Response:
+    """Starlette raises the error again after this answer, so that the log has its traceback."""
+    return problem(500, "internal", "the server failed on this request; its log says why")
+
+
+def install_handlers(app: FastAPI) -> None:
+    for kind in STATUSES:
+        app.add_exception_handler(kind, answer_known)
+    app.add_exception_handler(HTTPException, answer_routing)
+    app.add_exception_handler(RequestValidationError, answer_validation)
+    app.add_exception_handler(Exception, answer_bug)

@@ -1,0 +1,43 @@
+"""API keys, stored as their SHA-256 and compared in constant time."""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from starlette.requests import Request
+
+from service.errors import Unauthorized
+from service.settings import SettingsError
+
+
+def read_digests(path: Path) -> tuple[str, ...]:
+    """One SHA-256 in hexadecimal per line; blank lines and those with # are left out. SettingsError."""
+    try:
+        lines = [line.strip().lower() for line in path.read_text().splitlines()]
+    except OSError as error:
+        raise SettingsError(f"API_KEYS_FILE cannot be read: {error.strerror}") from None
+    digests = tuple(line for line in lines if line and not line.startswith("#"))
+    for number, digest in enumerate(digests, 1):
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise SettingsError(f"API_KEYS_FILE: key {number} is no SHA-256 in hexadecimal")
+    if not digests:
+        raise SettingsError("API_KEYS_FILE has no key in it; unset it to serve without keys")
+    return digests
+
+
+def key_check(digests: tuple[str, ...]) -> Callable[[Request], Awaitable[None]]:
+    """-> a dependency that raises Unauthorized; paths below /health need no key."""
+
+    async def check(request: Request) -> None:
+        if request.url.path.startswith("/health"):
+            return
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        found = hashlib.sha256(key.encode()).hexdigest()
+        # All are compared, so that the time taken says nothing about which one came close.
+        known = [hmac.compare_digest(found, digest) for digest in digests]
+        if scheme.lower() != "bearer" or not any(known):
+            raise Unauthorized("send a known API key as the header `Authorization: Bearer KEY`")
+
+    return check

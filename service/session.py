@@ -1,0 +1,119 @@
+"""A model file in ONNX Runtime: the provider, the manifest, and run(batch)."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from contract.manifest import METADATA_KEY, Manifest, ManifestError
+from contract.preprocess import Pixels
+
+Probabilities = NDArray[np.float32]
+
+log = logging.getLogger("alexnet")
+
+CUDA: Final = "CUDAExecutionProvider"
+CPU: Final = "CPUExecutionProvider"
+
+
+class ModelError(RuntimeError):
+    """The model cannot be loaded, or not on the device asked for; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model. `provider` is the one that the session really uses; `sha256` is the file's."""
+
+    manifest: Manifest
+    sha256: str
+    card: str | None
+    provider: str
+    session: ort.InferenceSession
+
+    def run(self, batch: list[Pixels]) -> list[Probabilities]:
+        """Crops (224, 224, 3) uint8, each -> the full softmax (classes,) float32."""
+        (output,) = self.session.run(["probabilities"], {"images": np.stack(batch)})
+        probabilities = np.asarray(output, dtype=np.float32)
+        if not np.isfinite(probabilities).all():
+            raise FloatingPointError("the network returned NaN or infinity")
+        return list(probabilities)
+
+
+def load_model(path: Path, device: str, threads: int) -> Model:
+    """`device` is auto, cpu or cuda; the model has run once when it is returned. Raises ModelError."""
+    _refuse_two_wheels()
+    if not path.is_file():
+        raise ModelError(f"no model file {path.name}; set MODEL to one, or train and export it")
+    data = path.read_bytes()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors; warnings speak of optimisations
+    session = _open(data, options, device, path.name)
+    if device == "auto" and session.get_providers()[0] != CUDA:
+        log.warning("serving on the CPU: %s", _why_no_cuda())
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if text is None:
+        raise ModelError(f"{path.name} has no manifest; export it with `python -m training export`")
+    try:
+        manifest = Manifest.from_json(text)
+    except ManifestError as error:
+        raise ModelError(f"{path.name}: {error}") from None
+    card = path.with_suffix(".md")
+    model = Model(
+        manifest=manifest,
+        sha256=hashlib.sha256(data).hexdigest(),
+        card=card.read_text() if card.is_file() else None,
+        provider=session.get_providers()[0],
+        session=session,
+    )
+    _warm_up(model, path.name)
+    return model
+
+
+def _warm_up(model: Model, name: str) -> None:
+    """A real forward pass on a blank image, before anybody is told that the model is ready."""
+    side = model.manifest.recipe.crop
+    try:
+        (probabilities,) = model.run([np.zeros((side, side, 3), np.uint8)])
+    except Exception as error:  # whatever ORT raises when inputs, outputs or kernels do not fit
+        raise ModelError(f"{name} does not run: {str(error).splitlines()[0][:300]}") from error
+    if len(probabilities) != len(model.manifest.classes):
+        raise ModelError(
+            f"{name} has {len(probabilities)} outputs for {len(model.manifest.classes)} classes"
+        )
+
+
+def _open(data: bytes, options: ort.SessionOptions, device: str, name: str) -> ort.InferenceSession:
+    providers = [CPU]
+    if device != "cpu" and CUDA in ort.get_available_providers():
+        ort.preload_dlls()  # CUDA and cuDNN from their wheels
+        providers = [CUDA, CPU]
+    try:
+        session = ort.InferenceSession(data, options, providers=providers)
+    except Exception as error:  # ORT's exceptions share no base class of their own
+        raise ModelError(f"{name} cannot be loaded: {str(error).splitlines()[0][:300]}") from error
+    if device == "cuda" and session.get_providers()[0] != CUDA:
+        raise ModelError(f"DEVICE=cuda, but {_why_no_cuda()}; use DEVICE=auto or cpu for the CPU")
+    return session
+
+
+def _why_no_cuda() -> str:
+    if CUDA not in ort.get_available_providers():
+        return "this ONNX Runtime has no CUDA provider (the extra `gpu` has; it takes x86-64)"
+    return "no CUDA session could be made: is there an NVIDIA GPU with a driver of 580 or newer?"
+
+
+def _refuse_two_wheels() -> None:
+    """The CPU and the GPU wheel install the same files, the later one over the earlier."""
+    found = {d.metadata["Name"].lower() for d in metadata.distributions() if d.metadata["Name"]}
+    if {"onnxruntime", "onnxruntime-gpu"} <= found:
+        raise ModelError(
+            "onnxruntime and onnxruntime-gpu are both installed and shadow each other; "
+            "uninstall both, then install one"
+        )

@@ -1,0 +1,113 @@
+"""Every limit of the service: its environment variable (the field's name in capitals), unit, default
+and how to choose it. Read once, in `__main__`, and handed down.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+
+class SettingsError(ValueError):
+    """A variable with a value that cannot be used; the message names it."""
+
+
+def _of(default: Any, meaning: str, low: float = 0, high: float = float("inf")) -> Any:
+    return field(default=default, metadata={"help": meaning, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Settings:
+    host: str = _of("127.0.0.1", "address to listen on; 0.0.0.0 for all, as in a container")
+    port: int = _of(8000, "TCP port; 0 takes a free one and prints it", 0, 65535)
+    model: Path = _of(Path("models/flowers17.onnx"), "the model file that is served")
+    device: str = _of(
+        "auto",
+        "auto, cpu or cuda; cuda refuses to start without a GPU that works, auto falls back to the "
+        "CPU and says why",
+    )
+    api_keys_file: Path | None = _of(
+        None,
+        "file with one SHA-256 (hex) of an API key per line; then every path but /health needs "
+        "`Authorization: Bearer KEY`. Unset: no keys",
+    )
+    max_batch: int = _of(
+        32, "images that one run of the network takes at most; larger helps GPUs, costs memory", 1
+    )
+    max_wait_ms: float = _of(
+        0.0,
+        "ms to wait for a batch to fill when the network is idle; 0 unless a benchmark of yours gains",
+    )
+    max_queue: int = _of(
+        256, "images admitted at once, bodies being read included; more are answered 429", 1
+    )
+    max_body_bytes: int = _of(
+        20_000_000, "bytes of one request's body; the largest photograph you expect", 1000
+    )
+    max_pixels: int = _of(
+        50_000_000, "pixels of one image, by its header; decoding takes 3 to 8 bytes each", 1000
+    )
+    body_timeout_s: float = _of(20.0, "s for a request's body to arrive; longer for slow uplinks", 0.01)
+    request_timeout_s: float = _of(
+        30.0,
+        "s from a body's arrival to its answer; then 504, and no inference is spent on it",
+        0.01,
+    )
+    drain_timeout_s: int = _of(
+        20,
+        "s that requests under way get after SIGTERM; below the container's stop grace period",
+        1,
+    )
+    threads: int = _of(
+        0, "threads each for decoding and for the network; 0: the cores that this process may use"
+    )
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Empty variables count as unset. Raises SettingsError."""
+        values: dict[str, Any] = {}
+        for entry in fields(cls):
+            name, text = entry.name.upper(), environ.get(entry.name.upper(), "")
+            if text:
+                values[entry.name] = _parse(name, text, entry.default, entry.metadata)
+        if values.get("device", "auto") not in {"auto", "cpu", "cuda"}:
+            raise SettingsError(f"DEVICE is {values['device']!r}; use auto, cpu or cuda")
+        return cls(**values)
+
+
+def _parse(name: str, text: str, default: Any, limits: Mapping[str, Any]) -> Any:
+    if not isinstance(default, int | float):
+        return text if isinstance(default, str) else Path(text)
+    kind = type(default)
+    try:
+        value = kind(text)
+    except ValueError:
+        whole = "a whole number" if kind is int else "a number"
+        raise SettingsError(f"{name} is {text!r}; it must be {whole}") from None
+    if not limits["low"] <= value <= limits["high"]:
+        bounds = f"{limits['low']} to {limits['high']}"
+        raise SettingsError(f"{name} is {text}; it must be {bounds}")
+    return value
+
+
+def usable_cores() -> int:
+    """The cores that affinity and the cgroup's quota leave to this process, at least 1."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min(cores, int(_cgroup_quota() or cores)))
+
+
+def _cgroup_quota() -> float | None:
+    """CPUs by the container's limit (cgroup v2, then v1); None without one."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text().strip()
+            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if quota in {"max", "-1"}:
+        return None
+    return int(quota) / int(period)

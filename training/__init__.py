@@ -1,0 +1,1 @@
+"""Folders of images in, one proven ONNX file out."""

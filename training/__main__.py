@@ -1,0 +1,128 @@
+"""python -m training train|evaluate|export
+
+Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted with a checkpoint written.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+
+from training import checkpoint
+from training.checkpoint import CheckpointError
+from training.config import CHOICES, Config, ConfigError, load_config
+from training.data import DataError, load_split, validation_samples
+from training.evaluate import evaluate, torch_classifier, worst_confusions
+from training.export import ExportError, export
+from training.train import Interrupted, train
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], None] = options.run
+    try:
+        run(options)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (DataError, CheckpointError, ExportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(stop, file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("train", help="train on a folder of images, a folder per class")
+    command.set_defaults(run=_train)
+    command.add_argument("--data", type=Path, required=True, help="has train/ and val/, or is split here")
+    command.add_argument("--out", type=Path, required=True, help="run folder, for checkpoints and log")
+    command.add_argument("--recipe", help="a name in training/recipes or a TOML file")
+    command.add_argument("--weights", type=Path, help="run or checkpoint to start from")
+    command.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    _device_option(command)
+    for key in fields(Config):
+        command.add_argument(
+            f"--{key.name.replace('_', '-')}",
+            type=type(key.default),
+            choices=CHOICES.get(key.name),
+            help=f"{key.metadata['help']} (default {key.default})",
+        )
+
+    command = commands.add_parser("evaluate", help="top-1 and top-5 accuracy of a run")
+    command.set_defaults(run=_evaluate)
+    command.add_argument("source", type=Path, metavar="RUN", help="run folder or checkpoint")
+    command.add_argument("--data", type=Path, required=True, help="has val/, or a folder per class itself")
+    command.add_argument("--ten-crop", action="store_true", help="mean of ten crops, paper section 4.1")
+    _device_option(command)
+
+    command = commands.add_parser("export", help="one proven ONNX file with its manifest inside")
+    command.set_defaults(run=_export)
+    command.add_argument("source", type=Path, metavar="RUN", help="run folder or checkpoint")
+    command.add_argument("--out", type=Path, required=True, help="the file NAME.onnx to write")
+    command.add_argument("--data", type=Path, help="measures the file on it, for its manifest")
+    command.add_argument(
+        "--weights", choices=("fp32", "fp16", "int8"), default="fp32", help="how they are stored"
+    )
+    command.add_argument("--version", type=int, default=1, help="the model's, counts up (default 1)")
+    return parser
+
+
+def _device_option(command: argparse.ArgumentParser) -> None:
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    command.add_argument("--device", default=default, help=f"cpu, cuda, cuda:1, ... (default {default})")
+
+
+def _train(options: argparse.Namespace) -> None:
+    overrides = {
+        f.name: getattr(options, f.name) for f in fields(Config) if getattr(options, f.name) is not None
+    }
+    config = load_config(options.recipe, overrides)
+    train(
+        config,
+        options.data,
+        options.out,
+        torch.device(options.device),
+        options.weights,
+        options.resume,
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    state = checkpoint.load(checkpoint.find(options.source))
+    split = load_split(validation_samples(options.data, state.classes), "val")
+    model = checkpoint.restore_model(state)
+    model.to(torch.device(options.device))
+    classify = torch_classifier(model, state.config, torch.tensor(state.mean))
+    result = evaluate(classify, split, len(state.classes), crops=10 if options.ten_crop else 1)
+    for problem in split.skipped:
+        print(f"skipped {problem}")
+    print(f"{result.images} images, {result.crops} crop(s) each, {len(split.skipped)} skipped")
+    print(f"top-1 {result.top1:.2%}  top-5 {result.top5:.2%}")
+    print(f"{'class':24} images  top-1")
+    for name, row, right in zip(state.classes, result.confusion, result.confusion.diagonal(), strict=True):
+        if row.sum():
+            print(f"{name:24} {row.sum():6d}  {right / row.sum():.0%}")
+    print(*worst_confusions(result.confusion, state.classes), sep="\n")
+
+
+def _export(options: argparse.Namespace) -> None:
+    manifest = export(options.source, options.out, options.weights, options.version, options.data)
+    size = options.out.stat().st_size / 1e6
+    print(f"{options.out}: {size:.1f} MB, {len(manifest.classes)} classes, {manifest.weights} weights")
+    print(f"largest difference to torch: {manifest.parity['max_difference']:.1e}")
+    for m in manifest.metrics:
+        print(f"{m.data}, {m.crops} crop(s): top-1 {m.top1:.2%}  top-5 {m.top5:.2%}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

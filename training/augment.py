@@ -1,0 +1,116 @@
+"""Augmentation of a whole batch, on the device where the batch is.
+
+Every draw comes from the generator that is passed in, which the loop seeds anew for each step: a
+resumed run sees the same crops as one that never stopped.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+ROTATION = 15.0  # degrees either way, strong()
+MIN_AREA = 0.2  # of the square, the smallest zoomed crop, strong()
+JITTER = 0.3  # brightness, contrast and saturation each vary by this fraction, strong()
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def centre(squares: Tensor, size: int) -> Tensor:
+    """(N, H, W, 3) uint8 -> the central (N, 3, size, size) float32, 0 to 255."""
+    margin = (squares.shape[1] - size) // 2
+    crop = squares[:, margin : margin + size, margin : margin + size]
+    return crop.permute(0, 3, 1, 2).float()
+
+
+def paper(squares: Tensor, size: int, colours: Tensor, generator: Generator) -> Tensor:
+    """Section 4.1: a random crop, mirrored half of the time, and PCA colour.
+
+    `colours` (3, 3) has as columns the eigenvectors of the training set's RGB covariance, each times
+    its eigenvalue, on the scale 0 to 1 (`colour_components`). -> (N, 3, size, size) float32, 0 to 255
+    before the colour shift, which may leave that range.
+    """
+    n, side = squares.shape[:2]
+    corners = torch.randint(0, side - size + 1, (n, 2), generator=generator).tolist()
+    crops = torch.stack(
+        [square[y : y + size, x : x + size] for square, (y, x) in zip(squares, corners, strict=True)]
+    )
+    mirrored = torch.rand(n, generator=generator) < 0.5
+    pixels = torch.where(_per_image(mirrored, squares), crops.flip(2), crops)
+    alpha = torch.randn(n, 3, generator=generator) * 0.1
+    shift = alpha.to(colours.device) @ colours.T * 255
+    return pixels.permute(0, 3, 1, 2).float() + shift[:, :, None, None]
+
+
+def colour_components(covariance: Tensor) -> Tensor:
+    """Covariance on 0 to 255 -> (3, 3) float32, columns p_i * lambda_i on the scale 0 to 1."""
+    eigenvalues, eigenvectors = torch.linalg.eigh(covariance / 255**2)
+    components: Tensor = eigenvectors * eigenvalues
+    return components.float()
+
+
+def strong(squares: Tensor, size: int, generator: Generator) -> Tensor:
+    """For small data sets: zoom, aspect, rotation and mirror in one resampling, then colour jitter.
+
+    -> (N, 3, size, size) float32, 0 to 255.
+    """
+    n = len(squares)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(n, generator=generator) * (high - low) + low
+
+    area, aspect = uniform(MIN_AREA, 1), torch.exp(uniform(math.log(3 / 4), math.log(4 / 3)))
+    w, h = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    x, y = uniform(-1, 1) * (1 - w), uniform(-1, 1) * (1 - h)
+    angle = uniform(-ROTATION, ROTATION) * (math.pi / 180)
+    mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+    cos, sin = angle.cos(), angle.sin()
+    rows = [cos * w * mirror, -sin * h, x, sin * w * mirror, cos * h, y]
+    grid = F.affine_grid(
+        torch.stack(rows, 1).view(n, 2, 3).to(squares.device),
+        [n, 3, size, size],
+        align_corners=False,
+    )
+    pixels = F.grid_sample(
+        squares.permute(0, 3, 1, 2).float(), grid, padding_mode="reflection", align_corners=False
+    )
+    matrix, offset = _colour_jitter(squares, uniform)
+    # One matrix product for brightness, contrast and saturation: a fifth of the passes over the pixels.
+    flat = torch.baddbmm(offset, matrix, pixels.flatten(2))
+    return flat.clamp_(0, 255).view_as(pixels)
+
+
+def _colour_jitter(squares: Tensor, uniform: Callable[[float, float], Tensor]) -> tuple[Tensor, Tensor]:
+    """Brightness b, contrast c about the mean level, saturation s about the grey value, as one affine
+    map per image, p -> (s I + (1 - s) 1 luma^T)(b c p + b (1 - c) level): (N, 3, 3) and (N, 3, 1).
+    """
+    b, c, s = (uniform(1 - JITTER, 1 + JITTER)[:, None, None].to(squares.device) for _ in range(3))
+    luma = torch.tensor(_LUMA, device=squares.device)
+    saturate = s * torch.eye(3, device=squares.device) + (1 - s) * luma.expand(3, 3)
+    level = squares[:, ::8, ::8].float().mean((1, 2, 3))[:, None, None]
+    return saturate * b * c, (b * (1 - c) * level).expand(-1, 3, 1)
+
+
+def mix(pixels: Tensor, targets: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Mixes each image and its target (N, classes) with another of the batch: CutMix (Yun et al. 2019,
+    a square of the other) or mixup (Zhang et al. 2018, alpha 0.5), half of the time each.
+    """
+    order = torch.randperm(len(pixels), generator=generator)
+    if torch.rand((), generator=generator) < 0.5:
+        side = pixels.shape[-1]
+        length = int(side * math.sqrt(float(torch.rand((), generator=generator))))
+        top, left = torch.randint(0, side - length + 1, (2,), generator=generator).tolist()
+        window = (..., slice(top, top + length), slice(left, left + length))
+        pixels = pixels.clone()
+        pixels[window] = pixels[order][window]
+        share = 1 - length**2 / side**2
+    else:
+        # Beta(1/2, 1/2) is the arcsine law; torch's own sampler takes no generator.
+        share = math.sin(float(torch.rand((), generator=generator)) * math.pi / 2) ** 2
+        pixels = share * pixels + (1 - share) * pixels[order]
+    return pixels, share * targets + (1 - share) * targets[order]
+
+
+def _per_image(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like.device)[:, None, None, None]

@@ -1,0 +1,88 @@
+"""Everything that a bit-equal resume needs, in one file that is replaced atomically.
+
+Random states are not in it because there are none to save: every draw of a run is seeded from the
+configuration's seed and the step.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.config import Config, override
+from training.model import AlexNet
+
+
+class CheckpointError(ValueError):
+    """The file is missing, cut off, or not a checkpoint of this program."""
+
+
+@dataclass
+class Checkpoint:
+    """`model` holds the weights to evaluate and export: the running average where there is one, and
+    then `raw` those that the optimiser works on. `step` counts finished optimiser steps. `mean` (3,)
+    is that of the training set's channels, 0 to 255; `metrics` the last validation's.
+    """
+
+    config: Config
+    classes: tuple[str, ...]
+    mean: list[float]
+    model: Mapping[str, Tensor]
+    raw: Mapping[str, Tensor] | None = None
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+    epoch: int = 0
+    metrics: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def restore_model(state: Checkpoint) -> AlexNet:
+    """The network to evaluate or export, on the CPU."""
+    config = state.config
+    model = AlexNet(len(state.classes), config.width, config.init, config.image_size)
+    model.load_state_dict(state.model)
+    return model
+
+
+def find(source: Path) -> Path:
+    """`source` itself, or the best (else the last) checkpoint of a run folder. Raises CheckpointError."""
+    if not source.is_dir():
+        return source
+    for path in (source / "best.pt", source / "last.pt"):
+        if path.is_file():
+            return path
+    raise CheckpointError(f"{source} holds neither best.pt nor last.pt; train first")
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Written beside `path`, flushed to the disk, then renamed: a full disk leaves the old file."""
+    record = {f: getattr(checkpoint, f) for f in Checkpoint.__dataclass_fields__}
+    record["config"] = asdict(checkpoint.config)
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(record, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: Path) -> Checkpoint:
+    """Raises CheckpointError if the file is missing, cut off, or not a checkpoint."""
+    try:
+        record = torch.load(path, map_location="cpu", weights_only=True)
+        record["config"] = override(Config(), record["config"])
+        return Checkpoint(**record)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except Exception as error:  # torch raises what its unpickler and zip reader happen to hit
+        reason = str(error).split("\n")[0][:200]
+        raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from error

@@ -1,0 +1,92 @@
+"""Top-1 and top-5 accuracy on one crop or ten, for one class as for all."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from contract.preprocess import DEFAULT_RECIPE, Recipe, ten_crops
+from training.config import Config
+from training.data import Split
+from training.model import AlexNet
+
+Classify = Callable[[Tensor], Tensor]  # (N, 224, 224, 3) uint8 -> probabilities (N, classes)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`top1` and `top5` as fractions; `confusion[i, j]` counts images of class i taken for class j."""
+
+    images: int
+    crops: int
+    top1: float
+    top5: float
+    confusion: Tensor
+
+
+def evaluate(
+    classify: Classify, split: Split, classes: int, crops: int = 1, recipe: Recipe = DEFAULT_RECIPE
+) -> Evaluation:
+    """Every image counts once, with the mean of its crops' probabilities (section 4.1)."""
+    probabilities = torch.cat(
+        [_probabilities(classify, squares, crops, recipe) for squares in torch.split(split.squares, 50)]
+    )
+    ranked = probabilities.topk(min(5, classes), dim=1).indices
+    hits = ranked == split.labels[:, None]
+    confusion = torch.zeros(classes, classes, dtype=torch.int64)
+    confusion.index_put_((split.labels, ranked[:, 0]), torch.ones_like(split.labels), accumulate=True)
+    return Evaluation(
+        images=len(split),
+        crops=crops,
+        top1=hits[:, 0].double().mean().item(),
+        top5=hits.any(1).double().mean().item(),
+        confusion=confusion,
+    )
+
+
+def _probabilities(classify: Classify, squares: Tensor, crops: int, recipe: Recipe) -> Tensor:
+    if crops == 1:
+        margin = (recipe.resize - recipe.crop) // 2
+        window = slice(margin, margin + recipe.crop)
+        return classify(squares[:, window, window])
+    assert crops == 10
+    views = torch.cat([torch.from_numpy(ten_crops(s.numpy(), recipe)) for s in squares])
+    return classify(views).view(len(squares), 10, -1).mean(1)
+
+
+def worst_confusions(confusion: Tensor, classes: tuple[str, ...], count: int = 5) -> list[str]:
+    """The largest counts off the diagonal, in words."""
+    wrong = confusion.clone().fill_diagonal_(0)
+    order = wrong.flatten().argsort(descending=True, stable=True)[:count].tolist()
+    pairs = [(i // len(classes), i % len(classes)) for i in order]
+    return [
+        f"{classes[i]} taken for {classes[j]}: {wrong[i, j]} of {confusion[i].sum()}"
+        for i, j in pairs
+        if wrong[i, j]
+    ]
+
+
+def normalise(pixels: Tensor, config: Config, mean: Tensor) -> Tensor:
+    """(N, 3, 224, 224) float, 0 to 255 -> what the network takes, at the run's image size."""
+    if config.image_size != DEFAULT_RECIPE.crop:
+        side = (config.image_size, config.image_size)
+        pixels = F.interpolate(pixels, side, mode="bilinear", antialias=True)
+    pixels = (pixels - mean.to(pixels)[:, None, None]) / config.std
+    return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def torch_classifier(model: AlexNet, config: Config, mean: Tensor) -> Classify:
+    """`model` without dropout, on the device where it is; probabilities in float32 on the CPU."""
+
+    @torch.no_grad()
+    def classify(crops: Tensor) -> Tensor:
+        training = model.training
+        model.eval()
+        pixels = crops.to(model.conv1.weight.device).permute(0, 3, 1, 2).float()
+        probabilities: Tensor = model(normalise(pixels, config, mean)).softmax(1).cpu()
+        model.train(training)
+        return probabilities
+
+    return classify

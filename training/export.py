@@ -1,0 +1,145 @@
+"""A checkpoint -> one ONNX file with its manifest inside, proven equal before it gets its name."""
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from torch import Tensor
+
+from contract.manifest import METADATA_KEY, Manifest, ManifestError, Metrics
+from contract.manifest import Tensor as Declared
+from contract.preprocess import DEFAULT_RECIPE
+from training import checkpoint
+from training.checkpoint import Checkpoint
+from training.data import Split, load_split, validation_samples
+from training.evaluate import Classify, evaluate, torch_classifier
+from training.graph import OPSET, build_graph
+
+TOLERANCE: Final = 1e-5  # of a probability, between torch and ONNX Runtime
+BATCHES: Final = (1, 2, 3, 32)
+
+
+class ExportError(RuntimeError):
+    """The file cannot be written or is not equal to the checkpoint; nothing is left behind."""
+
+
+def export(
+    source: Path, out: Path, weights: str = "fp32", version: int = 1, data: Path | None = None
+) -> Manifest:
+    """Writes `out`, replacing it only by a file that passed every check, and returns its manifest.
+
+    `source` is a run folder or a checkpoint. With `data`, accuracy is measured with the file itself,
+    on one crop and on ten; without, the training's last validation is reported. Raises ExportError,
+    CheckpointError or DataError.
+    """
+    path = checkpoint.find(source)
+    state = checkpoint.load(path)
+    if state.config.image_size != DEFAULT_RECIPE.crop:
+        raise ExportError(
+            f"{path} was trained at image_size {state.config.image_size}; only {DEFAULT_RECIPE.crop} "
+            "can be served: train on from it with --weights"
+        )
+    split = None
+    if data is not None:
+        split = load_split(validation_samples(data, state.classes), "val")
+    model = checkpoint.restore_model(state)
+    graph = build_graph(model, state.mean, state.config.std, weights, DEFAULT_RECIPE.crop)
+    reference = torch_classifier(model, state.config, torch.tensor(state.mean))
+
+    partial = out.with_suffix(".partial")
+    try:
+        onnx.save(graph, partial)
+        onnx.checker.check_model(str(partial), full_check=True)
+        session = ort.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+        difference = _difference(reference, session_classifier(session), split)
+        if not difference <= TOLERANCE:
+            raise ExportError(
+                f"{out} is not written: its probabilities differ from torch's by up to {difference:.1e}, "
+                f"{TOLERANCE:.0e} is allowed"
+            )
+        parity = {"max_difference": difference, "batches": list(BATCHES), "opset": OPSET}
+        metrics = _metrics(state, session_classifier(session), split)
+        manifest = _manifest(state, path, out.stem, version, weights, metrics, parity)
+        entry = graph.metadata_props.add()
+        entry.key, entry.value = METADATA_KEY, manifest.to_json()
+        onnx.save(graph, partial)
+        partial.replace(out)
+    except ManifestError as error:
+        raise ExportError(f"{out} is not written: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return manifest
+
+
+def session_classifier(session: ort.InferenceSession) -> Classify:
+    def classify(crops: Tensor) -> Tensor:
+        (probabilities,) = session.run(["probabilities"], {"images": crops.numpy()})
+        return torch.from_numpy(np.asarray(probabilities))
+
+    return classify
+
+
+def _difference(reference: Classify, exported: Classify, split: Split | None) -> float:
+    """The largest difference of a probability, over every batch size, on real crops where there are."""
+    size = DEFAULT_RECIPE.crop
+    worst = 0.0
+    for count in BATCHES:
+        if split is not None and len(split) >= count:
+            crops = split.squares[:count, :size, :size].contiguous()
+        else:
+            generator = torch.Generator().manual_seed(count)
+            crops = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
+        # NaN compares as false everywhere, so it is counted as an infinite difference.
+        gap = (reference(crops) - exported(crops)).abs().max().nan_to_num(torch.inf).item()
+        worst = max(worst, gap)
+    return worst
+
+
+def _metrics(state: Checkpoint, exported: Classify, split: Split | None) -> tuple[Metrics, ...]:
+    data = f"{state.provenance['data']} (validation)"
+    if split is None:
+        return (Metrics(data, crops=1, **state.metrics),) if state.metrics else ()
+    results = [evaluate(exported, split, len(state.classes), crops) for crops in (1, 10)]
+    return tuple(Metrics(data, r.images, r.crops, r.top1, r.top5) for r in results)
+
+
+def _manifest(
+    state: Checkpoint,
+    path: Path,
+    name: str,
+    version: int,
+    weights: str,
+    metrics: tuple[Metrics, ...],
+    parity: dict[str, Any],
+) -> Manifest:
+    size, std = DEFAULT_RECIPE.crop, state.config.std
+    red, green, blue = state.mean
+    features = len(state.model["fc7.bias"])
+    return Manifest(
+        name=name,
+        version=version,
+        architecture={"name": "alexnet", "variant": "paper", "width": state.config.width},
+        classes=state.classes,
+        recipe=DEFAULT_RECIPE,
+        mean=(red, green, blue),
+        std=(std, std, std),
+        weights=weights,
+        inputs=(Declared("images", "uint8", (None, size, size, 3), "RGB pixels in sRGB, 0 to 255"),),
+        outputs=(
+            Declared("probabilities", "float32", (None, len(state.classes)), "softmax, by class"),
+            Declared("fc7", "float32", (None, features), "the last hidden layer, after its ReLU"),
+        ),
+        metrics=metrics,
+        training={
+            "config": asdict(state.config),
+            "epochs": state.epoch,
+            "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            **state.provenance,
+        },
+        parity=parity,
+    )

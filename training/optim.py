@@ -1,0 +1,65 @@
+"""Optimiser, learning rate and running average, and the seed of every random draw of a run."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Generator
+
+from training.config import Config
+from training.model import AlexNet
+
+PATIENCE = 5  # epochs without a better validation error until the plateau schedule acts
+DROPS = 3  # times that it divides the rate by 10 (section 5)
+
+ORDER, AUGMENTATION, DROPOUT = range(3)  # streams of random numbers
+
+
+def seed_of(seed: int, stream: int, index: int) -> int:
+    """`index` is the epoch or the step: a resumed run draws what an unbroken one would have drawn."""
+    return (seed << 40) + (stream << 36) + index
+
+
+def generator_of(seed: int, stream: int, index: int) -> Generator:
+    return Generator().manual_seed(seed_of(seed, stream, index))
+
+
+def make_optimizer(model: AlexNet, config: Config) -> torch.optim.Optimizer:
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(), config.lr, momentum=0.9, weight_decay=config.weight_decay
+        )
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    biases = [p for p in model.parameters() if p.dim() == 1]
+    groups = [
+        {"params": weights, "weight_decay": config.weight_decay},
+        {"params": biases, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, config.lr)
+
+
+def learning_rate(config: Config, schedule: dict[str, Any], step: int, steps_per_epoch: int) -> float:
+    if config.schedule == "plateau":
+        return float(config.lr * 0.1 ** int(schedule.get("drops", 0)))
+    total, warmup = config.epochs * steps_per_epoch, config.warmup_epochs * steps_per_epoch
+    ramp: float = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    decay = (1 + math.cos(math.pi * step / total)) / 2
+    return float(config.lr * ramp * decay)
+
+
+def update_plateau(schedule: dict[str, Any], top1: float) -> None:
+    """Counts epochs without a better `top1` in place, and the drops that follow from them."""
+    if top1 > schedule.get("top1", -1.0):
+        schedule.update(top1=top1, waited=0)
+        return
+    schedule["waited"] = schedule.get("waited", 0) + 1
+    if schedule["waited"] >= PATIENCE and schedule.get("drops", 0) < DROPS:
+        schedule.update(drops=schedule.get("drops", 0) + 1, waited=0)
+
+
+@torch.no_grad()
+def update_average(average: AlexNet, model: AlexNet, decay: float, step: int) -> None:
+    """An exponential average of the weights whose first steps don't weigh in for long."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, value in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(value, 1 - decay)

@@ -1,0 +1,34 @@
+"""Where a run comes from: what goes into the checkpoint and, from there, into the manifest."""
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def run_provenance(data: Path, images: int) -> dict[str, Any]:
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "revision": _revision(),
+        "data": data.resolve().name,
+        "images": images,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "seconds": 0.0,
+    }
+
+
+def _revision() -> str:
+    """The checkout's commit, with "+" if it was changed since; "unknown" outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + ("+" if changes.stdout else "")

@@ -1,0 +1,220 @@
+"""The training loop, read from top to bottom: data, model, optimiser, epochs, checkpoints."""
+
+import csv
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from contract.preprocess import DEFAULT_RECIPE
+from training import augment, checkpoint
+from training.checkpoint import Checkpoint, CheckpointError
+from training.config import Config
+from training.data import Split, channel_statistics, find_samples, load_split
+from training.evaluate import evaluate, normalise, torch_classifier
+from training.model import AlexNet
+from training.optim import (
+    AUGMENTATION,
+    DROPOUT,
+    ORDER,
+    generator_of,
+    learning_rate,
+    make_optimizer,
+    seed_of,
+    update_average,
+    update_plateau,
+)
+from training.provenance import run_provenance
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM; a checkpoint has been written."""
+
+
+def train(
+    config: Config,
+    data: Path,
+    out: Path,
+    device: torch.device,
+    weights: Path | None = None,
+    resume: bool = False,
+) -> None:
+    """Trains into the run folder `out`: last.pt, best.pt, config.toml and metrics.csv.
+
+    `weights`, a run folder or checkpoint, gives the first values of every layer whose shape fits. A
+    run that was stopped anywhere and resumed on the same machine ends with the same weights, bit for
+    bit. Raises DataError, CheckpointError, or Interrupted.
+    """
+    if out.is_dir() and any(out.iterdir()) and not resume:
+        raise CheckpointError(f"{out} is not empty; add --resume, or choose another folder")
+    classes, train_samples, val_samples = find_samples(data, config.val_fraction, config.seed)
+    train_split, val_split = load_split(train_samples, "train"), load_split(val_samples, "val")
+    skipped = train_split.skipped + val_split.skipped
+    print(*(f"skipped {problem}" for problem in skipped), sep="\n", end="\n" if skipped else "")
+    print(
+        f"{len(train_split)} images to train on, {len(val_split)} to validate on, "
+        f"{len(classes)} classes, {len(skipped)} skipped"
+    )
+    mean, covariance = channel_statistics(train_split.squares)
+    colours = augment.colour_components(covariance).to(device)
+    batch_size = min(config.batch_size, len(train_split))
+    steps = len(train_split) // batch_size
+
+    torch.manual_seed(config.seed)
+    model = AlexNet(len(classes), config.width, config.init, config.image_size)
+    state = Checkpoint(config, classes, mean.tolist(), model.state_dict())
+    state.provenance = run_provenance(data, len(train_split))
+    if resume and (out / "last.pt").is_file():
+        state = checkpoint.load(out / "last.pt")
+        if (state.config, state.classes) != (config, classes):
+            raise CheckpointError(f"{out} has other settings or classes; see {out}/config.toml")
+    elif weights is not None:
+        print(_take_weights(model, weights))
+        state.model = model.state_dict()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.toml").write_text(config.to_toml())
+
+    model.load_state_dict(state.raw if state.raw is not None else state.model)
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer(model, config)
+    if state.optimizer:
+        optimizer.load_state_dict(state.optimizer)
+    averaged = model
+    if config.ema:
+        averaged = checkpoint.restore_model(state)
+        averaged.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    classify = torch_classifier(averaged, config, mean)
+
+    def save(step: int, *names: str) -> None:
+        state.step, state.model, state.optimizer = (
+            step,
+            averaged.state_dict(),
+            optimizer.state_dict(),
+        )
+        state.raw = model.state_dict() if config.ema else None
+        for name in names:
+            checkpoint.save(state, out / name)
+
+    stopping = _catch_signals()
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {steps} steps an epoch, {device}")
+    for epoch in range(state.epoch, config.epochs):
+        order = torch.randperm(len(train_split), generator=generator_of(config.seed, ORDER, epoch))
+        done, started, losses = state.step - epoch * steps, time.monotonic(), []
+        bar = tqdm(
+            desc=f"epoch {epoch + 1}/{config.epochs}",
+            total=steps * batch_size,
+            initial=done * batch_size,
+            unit="img",
+            leave=False,
+            disable=None,  # no bar where the output is no terminal
+        )
+        for step in range(epoch * steps + done, (epoch + 1) * steps):
+            index = step - epoch * steps
+            batch = order[index * batch_size : (index + 1) * batch_size]
+            lr = learning_rate(config, state.schedule, step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            pixels, targets = _batch(train_split, batch, config, len(classes), colours, step)
+            torch.manual_seed(seed_of(config.seed, DROPOUT, step))
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                logits = model(normalise(pixels, config, mean))
+            loss = F.cross_entropy(logits.float(), targets)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            if config.clip_norm:
+                nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+            optimizer.step()
+            if config.ema:
+                update_average(averaged, model, config.ema, step)
+            losses.append(loss.item())
+            bar.update(len(batch))
+            bar.set_postfix(loss=f"{losses[-1]:.3f}", lr=f"{lr:.2g}")
+            if stopping():
+                bar.close()
+                state.provenance["seconds"] += time.monotonic() - started
+                save(step + 1, "last.pt")
+                raise Interrupted(f"stopped after step {step + 1}, saved; go on with --resume")
+        bar.close()
+        rate = len(losses) * batch_size / (time.monotonic() - started)
+
+        result = evaluate(classify, val_split, len(classes))
+        metrics = {"images": result.images, "top1": result.top1, "top5": result.top5}
+        update_plateau(state.schedule, result.top1)
+        better = result.top1 > state.best.get("top1", -1.0)
+        if better:
+            state.best = {"epoch": epoch + 1, **metrics}
+        seconds = time.monotonic() - started
+        state.epoch, state.metrics = epoch + 1, metrics
+        state.provenance["seconds"] += seconds
+        save((epoch + 1) * steps, "last.pt", *(["best.pt"] if better else []))
+        train_loss = sum(losses) / max(1, len(losses))
+        _log(out / "metrics.csv", epoch + 1, train_loss, result.top1, result.top5, rate)
+        print(
+            f"epoch {epoch + 1}/{config.epochs}  loss {train_loss:.3f}  top-1 {result.top1:.1%}  "
+            f"top-5 {result.top5:.1%}  {rate:.0f} img/s  "
+            f"{seconds * (config.epochs - epoch - 1) / 60:.0f} min left",
+            flush=True,
+        )
+    best = state.best
+    print(f"best: top-1 {best['top1']:.1%} after epoch {best['epoch']}, in {out / 'best.pt'}")
+
+
+def _batch(
+    split: Split, batch: Tensor, config: Config, classes: int, colours: Tensor, step: int
+) -> tuple[Tensor, Tensor]:
+    """The images at the indices `batch`, augmented: pixels (N, 3, 224, 224) and targets (N, classes),
+    float32, where `colours` is: colour and crop run there.
+    """
+    generator = generator_of(config.seed, AUGMENTATION, step)
+    squares, labels = (
+        split.squares[batch].to(colours.device),
+        split.labels[batch].to(colours.device),
+    )
+    if config.augment == "paper":
+        pixels = augment.paper(squares, DEFAULT_RECIPE.crop, colours, generator)
+    else:
+        pixels = augment.strong(squares, DEFAULT_RECIPE.crop, generator)
+    targets = F.one_hot(labels, classes).float()
+    targets = targets * (1 - config.label_smoothing) + config.label_smoothing / classes
+    if float(torch.rand((), generator=generator)) < config.mix:
+        pixels, targets = augment.mix(pixels, targets, generator)
+    return pixels, targets
+
+
+def _take_weights(model: AlexNet, source: Path) -> str:
+    """Copies every tensor whose name and shape fit, in place; says which layers start afresh."""
+    theirs, ours = checkpoint.load(checkpoint.find(source)).model, model.state_dict()
+    fitting = {k: v for k, v in theirs.items() if k in ours and ours[k].shape == v.shape}
+    if not fitting:
+        raise CheckpointError(f"no layer of {source} fits; was it trained with another width?")
+    model.load_state_dict(ours | fitting)
+    fresh = sorted({name.split(".")[0] for name in ours.keys() - fitting.keys()})
+    return f"starts from {source}; afresh: {', '.join(fresh) or 'nothing'}"
+
+
+def _catch_signals() -> Callable[[], bool]:
+    """-> a function that says whether Ctrl-C or SIGTERM has come; a second one ends the program."""
+    caught: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        caught.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+    return lambda: bool(caught)
+
+
+def _log(path: Path, epoch: int, loss: float, top1: float, top5: float, rate: float) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(["epoch", "loss", "top1", "top5", "images_per_second"])
+        writer.writerow([epoch, f"{loss:.4f}", f"{top1:.4f}", f"{top5:.4f}", f"{rate:.1f}"])
