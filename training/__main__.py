@@ -99,11 +99,12 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     state = checkpoint.load(checkpoint.find(options.source))
-    split = load_split(validation_samples(options.data, state.classes), "val")
+    split = load_split(validation_samples(options.data, state.classes), state.config.recipe, "val")
     model = checkpoint.restore_model(state)
     model.to(torch.device(options.device))
     classify = torch_classifier(model, state.config, torch.tensor(state.mean))
-    result = evaluate(classify, split, len(state.classes), crops=10 if options.ten_crop else 1)
+    crops = 10 if options.ten_crop else 1
+    result = evaluate(classify, split, len(state.classes), state.config.recipe, crops)
     for problem in split.skipped:
         print(f"skipped {problem}")
     print(f"{result.images} images, {result.crops} crop(s) each, {len(split.skipped)} skipped")

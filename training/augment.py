@@ -17,13 +17,6 @@ JITTER = 0.3  # brightness, contrast and saturation each vary by this fraction, 
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def centre(squares: Tensor, size: int) -> Tensor:
-    """(N, H, W, 3) uint8 -> the central (N, 3, size, size) float32, 0 to 255."""
-    margin = (squares.shape[1] - size) // 2
-    crop = squares[:, margin : margin + size, margin : margin + size]
-    return crop.permute(0, 3, 1, 2).float()
-
-
 def paper(squares: Tensor, size: int, colours: Tensor, generator: Generator) -> Tensor:
     """Section 4.1: a random crop, mirrored half of the time, and PCA colour.
 

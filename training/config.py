@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from contract.preprocess import DEFAULT_RECIPE, Recipe
+
 RECIPES: Final = Path(__file__).parent / "recipes"
 CHOICES: Final = {
     "init": ("paper", "kaiming"),
@@ -41,7 +43,7 @@ class Config:
     mix: float = _of(0.0, "share of the steps on mixed images (CutMix and mixup)")
     ema: float = _of(0.0, "decay per step of an average of the weights that is used instead; 0: none")
     augment: str = _of("paper", "paper: crop, mirror, PCA colour; strong: zoom, rotation, jitter")
-    image_size: int = _of(224, "side of the crop, pixels; smaller (pre-training): crops are shrunk")
+    image_size: int = _of(224, "side of the crop, pixels; less is for pre-training and cannot be served")
     width: float = _of(1.0, "factor on the kernels and hidden units of every layer, above 0 to 1")
     init: str = _of("paper", "paper: N(0, 0.01), biases 0 and 1, raw pixels; kaiming: pixels / 58")
     precision: str = _of("fp32", "fp32, or bf16 by autocast")
@@ -62,6 +64,14 @@ class Config:
             raise ConfigError(f"width is {self.width}; it must be above 0 and at most 1")
         if not 64 <= self.image_size <= 224:
             raise ConfigError(f"image_size is {self.image_size}; it must be 64 to 224")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The one that is served; below 224 pixels one of the same proportions, for training alone."""
+        if self.image_size == DEFAULT_RECIPE.crop:
+            return DEFAULT_RECIPE
+        resize = DEFAULT_RECIPE.resize * self.image_size // DEFAULT_RECIPE.crop
+        return replace(DEFAULT_RECIPE, id="for training alone", resize=resize, crop=self.image_size)
 
     @property
     def std(self) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from contract.preprocess import DEFAULT_RECIPE, ImageError, Recipe, decode, square
+from contract.preprocess import ImageError, Recipe, decode, square
 
 MAX_PIXELS = 200_000_000  # one's own photographs may be larger than what a server takes from strangers
 
@@ -24,7 +24,9 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Split:
-    """squares: (N, 256, 256, 3) uint8; labels: (N,) int64; skipped: the files that nobody can read."""
+    """`squares` (N, resize, resize, 3) uint8 by the recipe, `labels` (N,) int64, and `skipped`: the
+    files that cannot be read, each with the reason.
+    """
 
     squares: Tensor
     labels: Tensor
@@ -96,7 +98,7 @@ def _samples(root: Path, names: Sequence[str], classes: Sequence[str] | None = N
     return samples
 
 
-def load_split(samples: Sequence[Sample], title: str, recipe: Recipe = DEFAULT_RECIPE) -> Split:
+def load_split(samples: Sequence[Sample], recipe: Recipe, title: str) -> Split:
     """Decodes with one thread per core. Unreadable files are left out and listed; DataError if all are,
     if a class loses its last picture, or if the pixels would not fit in memory.
     """

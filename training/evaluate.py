@@ -4,15 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from contract.preprocess import DEFAULT_RECIPE, Recipe, ten_crops
+from contract.preprocess import Recipe, ten_crops
 from training.config import Config
 from training.data import Split
 from training.model import AlexNet
 
-Classify = Callable[[Tensor], Tensor]  # (N, 224, 224, 3) uint8 -> probabilities (N, classes)
+Classify = Callable[[Tensor], Tensor]  # (N, H, W, 3) uint8 crops -> probabilities (N, classes)
 
 
 @dataclass(frozen=True)
@@ -26,9 +25,7 @@ class Evaluation:
     confusion: Tensor
 
 
-def evaluate(
-    classify: Classify, split: Split, classes: int, crops: int = 1, recipe: Recipe = DEFAULT_RECIPE
-) -> Evaluation:
+def evaluate(classify: Classify, split: Split, classes: int, recipe: Recipe, crops: int = 1) -> Evaluation:
     """Every image counts once, with the mean of its crops' probabilities (section 4.1)."""
     probabilities = torch.cat(
         [_probabilities(classify, squares, crops, recipe) for squares in torch.split(split.squares, 50)]
@@ -69,10 +66,7 @@ def worst_confusions(confusion: Tensor, classes: tuple[str, ...], count: int = 5
 
 
 def normalise(pixels: Tensor, config: Config, mean: Tensor) -> Tensor:
-    """(N, 3, 224, 224) float, 0 to 255 -> what the network takes, at the run's image size."""
-    if config.image_size != DEFAULT_RECIPE.crop:
-        side = (config.image_size, config.image_size)
-        pixels = F.interpolate(pixels, side, mode="bilinear", antialias=True)
+    """(N, 3, H, W) float, 0 to 255 -> what the network takes: mean 0, in the order of channels_last."""
     pixels = (pixels - mean.to(pixels)[:, None, None]) / config.std
     return pixels.contiguous(memory_format=torch.channels_last)
 

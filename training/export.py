@@ -46,7 +46,7 @@ def export(
         )
     split = None
     if data is not None:
-        split = load_split(validation_samples(data, state.classes), "val")
+        split = load_split(validation_samples(data, state.classes), DEFAULT_RECIPE, "val")
     model = checkpoint.restore_model(state)
     graph = build_graph(model, state.mean, state.config.std, weights, DEFAULT_RECIPE.crop)
     reference = torch_classifier(model, state.config, torch.tensor(state.mean))
@@ -104,7 +104,7 @@ def _metrics(state: Checkpoint, exported: Classify, split: Split | None) -> tupl
     data = f"{state.provenance['data']} (validation)"
     if split is None:
         return (Metrics(data, crops=1, **state.metrics),) if state.metrics else ()
-    results = [evaluate(exported, split, len(state.classes), crops) for crops in (1, 10)]
+    results = [evaluate(exported, split, len(state.classes), DEFAULT_RECIPE, crops) for crops in (1, 10)]
     return tuple(Metrics(data, r.images, r.crops, r.top1, r.top5) for r in results)
 
 

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from contract.preprocess import DEFAULT_RECIPE
 from training import augment, checkpoint
 from training.checkpoint import Checkpoint, CheckpointError
 from training.config import Config
@@ -54,7 +53,8 @@ def train(
     if out.is_dir() and any(out.iterdir()) and not resume:
         raise CheckpointError(f"{out} is not empty; add --resume, or choose another folder")
     classes, train_samples, val_samples = find_samples(data, config.val_fraction, config.seed)
-    train_split, val_split = load_split(train_samples, "train"), load_split(val_samples, "val")
+    train_split = load_split(train_samples, config.recipe, "train")
+    val_split = load_split(val_samples, config.recipe, "val")
     skipped = train_split.skipped + val_split.skipped
     print(*(f"skipped {problem}" for problem in skipped), sep="\n", end="\n" if skipped else "")
     print(
@@ -143,7 +143,7 @@ def train(
         bar.close()
         rate = len(losses) * batch_size / (time.monotonic() - started)
 
-        result = evaluate(classify, val_split, len(classes))
+        result = evaluate(classify, val_split, len(classes), config.recipe)
         metrics = {"images": result.images, "top1": result.top1, "top5": result.top5}
         update_plateau(state.schedule, result.top1)
         better = result.top1 > state.best.get("top1", -1.0)
@@ -168,7 +168,7 @@ def train(
 def _batch(
     split: Split, batch: Tensor, config: Config, classes: int, colours: Tensor, step: int
 ) -> tuple[Tensor, Tensor]:
-    """The images at the indices `batch`, augmented: pixels (N, 3, 224, 224) and targets (N, classes),
+    """The images at the indices `batch`, augmented: pixels (N, 3, H, W) and targets (N, classes),
     float32, where `colours` is: colour and crop run there.
     """
     generator = generator_of(config.seed, AUGMENTATION, step)
@@ -177,9 +177,9 @@ def _batch(
         split.labels[batch].to(colours.device),
     )
     if config.augment == "paper":
-        pixels = augment.paper(squares, DEFAULT_RECIPE.crop, colours, generator)
+        pixels = augment.paper(squares, config.image_size, colours, generator)
     else:
-        pixels = augment.strong(squares, DEFAULT_RECIPE.crop, generator)
+        pixels = augment.strong(squares, config.image_size, generator)
     targets = F.one_hot(labels, classes).float()
     targets = targets * (1 - config.label_smoothing) + config.label_smoothing / classes
     if float(torch.rand((), generator=generator)) < config.mix:
