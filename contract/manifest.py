@@ -5,6 +5,7 @@ be mixed up. `Manifest.from_json` refuses whatever a service could not serve rig
 """
 
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self, TypeVar
@@ -13,6 +14,7 @@ from contract.preprocess import RECIPES, Recipe
 
 METADATA_KEY: Final = "alexnet"
 MANIFEST_VERSION: Final = 1
+FILTER: Final = "bilinear"  # of every recipe so far
 T = TypeVar("T")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -75,7 +77,7 @@ class Manifest:
             raise ManifestError(
                 f"classes must be two or more different names, not {list(self.classes)[:5]}"
             )
-        if not all(0 <= m <= 255 for m in self.mean) or not all(s > 0 for s in self.std):
+        if not all(0 <= m <= 255 for m in self.mean) or not all(0 < s < math.inf for s in self.std):
             raise ManifestError(f"mean must be 0 to 255 and std above 0: {self.mean}, {self.std}")
         for side, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
             if not tensors:
@@ -89,7 +91,7 @@ class Manifest:
             {
                 "manifest_version": MANIFEST_VERSION,
                 **record,
-                "preprocessing": {**recipe, "filter": "bilinear", "mean": mean, "std": std},
+                "preprocessing": {**recipe, "filter": FILTER, "mean": mean, "std": std},
             },
             indent=1,
             ensure_ascii=False,
@@ -129,7 +131,7 @@ def _recipe(preprocessing: dict[str, Any]) -> Recipe:
     if found not in RECIPES:
         raise ManifestError(f"preprocessing id {found!r} is unknown; known: {', '.join(RECIPES)}")
     recipe = RECIPES[found]
-    for key, value in asdict(recipe).items():
+    for key, value in (asdict(recipe) | {"filter": FILTER}).items():
         if preprocessing.get(key) != value:
             raise ManifestError(
                 f"preprocessing.{key} is {preprocessing.get(key)!r}; {found} means {value!r}"
@@ -148,7 +150,9 @@ def _tensor(record: dict[str, Any]) -> Tensor:
     return Tensor(
         name=_get(record, "name", str),
         dtype=_get(record, "dtype", str),
-        shape=tuple(None if n is None else int(n) for n in _get(record, "shape", list)),
+        shape=tuple(
+            None if n is None else _get({"shape": n}, "shape", int) for n in _get(record, "shape", list)
+        ),
         meaning=_get(record, "meaning", str),
     )
 

@@ -126,7 +126,7 @@ def decode(data: bytes, recipe: Recipe, max_pixels: int) -> Picture:
         )
     if name == "HEIF" and not _heif_available():
         raise UnsupportedImage(
-            "HEIC is read only where the package pillow-heif is installed (the extra `heif`); "
+            "HEIC is read only where the server has the package pillow-heif (its extra `heif`); "
             "send the photograph as JPEG"
         )
     try:
@@ -136,7 +136,7 @@ def decode(data: bytes, recipe: Recipe, max_pixels: int) -> Picture:
             raise TooManyPixels(
                 f"the image has {width}x{height} = {width * height} pixels; the limit is {max_pixels}"
             )
-        orientation = _orientation(image)
+        orientation = 1 if name == "TIFF" else _orientation(image)  # Pillow turns TIFF upright itself
         if name == "JPEG" and recipe.scaled_jpeg:
             image.draft(None, (recipe.resize, recipe.resize))
         image.load()
@@ -152,7 +152,7 @@ def decode(data: bytes, recipe: Recipe, max_pixels: int) -> Picture:
         upright = upright.transpose(_TRANSPOSE[orientation])
         if orientation >= 5:
             width, height = height, width
-    return Picture(upright, profile if upright.mode == image.mode else None, width, height, name)
+    return Picture(upright, profile, width, height, name)
 
 
 def square(picture: Picture, recipe: Recipe) -> Pixels:
@@ -197,6 +197,9 @@ def _drawable(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey, also in Pillow's 32-bit mode
         # 65535 / 257 = 255; Pillow's own convert() would saturate at 255 instead.
         levels = np.asarray(image, dtype=np.int32).clip(0, 65535)
+        key = image.info.get("transparency")  # PNG's transparent level of grey
+        if isinstance(key, int):
+            levels = np.where(levels == key, 65535, levels)
         grey = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
         # TIFF's photometric 0 counts from white; Pillow turns it round for 8 bits, not for 16.
         return ImageChops.invert(grey) if _white_is_zero(image) else grey

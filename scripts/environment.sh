@@ -6,12 +6,13 @@ export PYTHONPATH=$root
 fail() { echo "error: $*" >&2; exit 1; }
 
 find_python() {
-  local candidate
+  local candidate first
   for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
     "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null &&
       { echo "$candidate"; return; }
   done
-  fail "no Python from 3.11 to 3.14 found ($(python3 --version 2>&1)); install one, or name it: PYTHON=/path $0"
+  first=${PYTHON:-python3}
+  fail "no Python from 3.11 to 3.14 found ($first is $("$first" --version 2>&1 | cut -d' ' -f2)); name one: PYTHON=python3.12"
 }
 
 driver_answers() {

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 import numpy as np
 from fastapi import Depends, FastAPI, Query, Request
 
-from contract.preprocess import Picture, Pixels, Recipe, centre_crop, decode
+from contract.preprocess import Pixels, Recipe, centre_crop, decode
 from service.admission import Admission
 from service.batcher import Batcher
 from service.body import read_image
@@ -76,24 +76,23 @@ class Engine:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(limit):
-                picture, crop = await loop.run_in_executor(
+                decoded = await loop.run_in_executor(
                     self.decoders,
                     _decode,
                     data,
                     self.model.manifest.recipe,
                     self.settings.max_pixels,
                 )
-                decoded = time.perf_counter()
-                answer = await self.batcher.submit(crop)
+                answer = await self.batcher.submit(decoded.crop)
         except TimeoutError:
             raise DeadlineExceeded(f"no answer within {limit:g} s") from None
         return PredictAnswer(
             predictions=_best(answer.result, self.model.manifest.classes, top_k),
             model=self.name,
-            image=ImageInfo(width=picture.width, height=picture.height, format=picture.format),
+            image=decoded.info,
             timing_ms=Timing(
-                decode=_ms(decoded - started),
-                queue=_ms(answer.queued),
+                decode=_ms(decoded.ended - decoded.began),
+                queue=_ms(decoded.began - started + answer.queued),
                 inference=_ms(answer.ran),
                 total=_ms(time.perf_counter() - started),
             ),
@@ -173,9 +172,21 @@ def create_app(settings: Settings, model: Model) -> FastAPI:
     return app
 
 
-def _decode(data: bytes, recipe: Recipe, max_pixels: int) -> tuple[Picture, Pixels]:
+@dataclass(frozen=True)
+class _Decoded:
+    crop: Pixels
+    info: ImageInfo
+    began: float
+    ended: float
+
+
+def _decode(data: bytes, recipe: Recipe, max_pixels: int) -> _Decoded:
+    """In a worker thread; the times are of `time.perf_counter`."""
+    began = time.perf_counter()
     picture = decode(data, recipe, max_pixels)
-    return picture, centre_crop(picture, recipe)
+    crop = centre_crop(picture, recipe)
+    info = ImageInfo(width=picture.width, height=picture.height, format=picture.format)
+    return _Decoded(crop, info, began, time.perf_counter())
 
 
 def _best(probabilities: Probabilities, classes: tuple[str, ...], top_k: int) -> list[Prediction]:

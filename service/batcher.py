@@ -75,7 +75,7 @@ class Batcher(Generic[Item, Result]):
         """Every call still waiting gets BatcherClosed; the run under way is let finish."""
         self._worker.cancel()
         await asyncio.wait([self._worker])
-        self._thread.shutdown()
+        await asyncio.to_thread(self._thread.shutdown)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -87,13 +87,14 @@ class Batcher(Generic[Item, Result]):
             if not batch:
                 continue
             started = time.perf_counter()
+            run = loop.run_in_executor(self._thread, self._run, [w.item for w in batch])
             try:
-                run = loop.run_in_executor(self._thread, self._run, [w.item for w in batch])
                 results = await asyncio.shield(run)
                 if len(results) != len(batch):
                     raise RuntimeError(f"{len(batch)} items gave {len(results)} results")
             except asyncio.CancelledError:
                 self._deliver_failure(batch, BatcherClosed("the service is shutting down"))
+                run.add_done_callback(lambda ended: ended.exception())  # nobody waits for it any more
                 raise
             except Exception as error:
                 self._deliver_failure(batch, error)

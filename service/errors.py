@@ -76,7 +76,12 @@ STATUSES: Final[Mapping[type[Exception], tuple[int, str]]] = {
     DeadlineExceeded: (504, "deadline"),
 }
 ROUTING: Final = {404: "not_found", 405: "method_not_allowed"}
-HEADERS: Final = {401: {"WWW-Authenticate": "Bearer"}, 408: {"Connection": "close"}}
+# After a 500 uvicorn closes the connection, so the client is told not to use it again.
+HEADERS: Final = {
+    401: {"WWW-Authenticate": "Bearer"},
+    408: {"Connection": "close"},
+    500: {"Connection": "close"},
+}
 
 
 def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -108,7 +113,7 @@ def answer_routing(request: Request, error: Exception) -> Response:
 def answer_validation(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = (
-        f"{'.'.join(str(part) for part in e['loc'])} is {e.get('input')!r}: {e['msg']}"
+        f"{'.'.join(str(part) for part in e['loc'])} is {str(e.get('input'))[:40]!r}: {e['msg']}"
         for e in error.errors()
     )
     return problem(422, "invalid_request", "; ".join(found))
@@ -116,7 +121,7 @@ def answer_validation(_request: Request, error: Exception) -> Response:
 
 def answer_bug(_request: Request, _error: Exception) -> Response:
     """Starlette raises the error again after this answer, so that the log has its traceback."""
-    return problem(500, "internal", "the server failed on this request; its log says why")
+    return problem(500, "internal", "the server failed on this request; its log says why", HEADERS[500])
 
 
 def install_handlers(app: FastAPI) -> None:

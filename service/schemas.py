@@ -24,7 +24,9 @@ class ImageInfo(BaseModel):
 
 
 class Timing(BaseModel):
-    """Milliseconds. `inference` is the run of the whole batch; `total` starts when the body is there."""
+    """Milliseconds. `queue` is spent waiting for a decoding thread and for the batch, `inference` is
+    the run of the whole batch; `total` starts when the body is there.
+    """
 
     decode: float
     queue: float

@@ -21,7 +21,9 @@ def _of(default: Any, meaning: str, low: float = 0, high: float = float("inf")) 
 class Settings:
     host: str = _of("127.0.0.1", "address to listen on; 0.0.0.0 for all, as in a container")
     port: int = _of(8000, "TCP port; 0 takes a free one and prints it", 0, 65535)
-    model: Path = _of(Path("models/flowers17.onnx"), "the model file that is served")
+    model: Path = _of(
+        Path(__file__).parents[1] / "models" / "flowers17.onnx", "the model file that is served"
+    )
     device: str = _of(
         "auto",
         "auto, cpu or cuda; cuda refuses to start without a GPU that works, auto falls back to the "

@@ -1,5 +1,6 @@
 """What a training run can be told: defaults are the paper's, recipes and the command line override."""
 
+import math
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -55,8 +56,11 @@ class Config:
             if getattr(self, key) not in allowed:
                 raise ConfigError(f"{key} is {getattr(self, key)!r}; use {' or '.join(allowed)}")
         for key in ("epochs", "batch_size", "lr"):
-            if getattr(self, key) <= 0:
+            if not 0 < getattr(self, key) < math.inf:
                 raise ConfigError(f"{key} is {getattr(self, key)}; it must be above 0")
+        for key in ("warmup_epochs", "weight_decay", "clip_norm"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise ConfigError(f"{key} is {getattr(self, key)}; it must be 0 or more")
         for key in ("label_smoothing", "mix", "ema", "val_fraction"):
             if not 0 <= getattr(self, key) < 1:
                 raise ConfigError(f"{key} is {getattr(self, key)}; it must be 0 to below 1")
@@ -64,6 +68,8 @@ class Config:
             raise ConfigError(f"width is {self.width}; it must be above 0 and at most 1")
         if not 64 <= self.image_size <= 224:
             raise ConfigError(f"image_size is {self.image_size}; it must be 64 to 224")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed is {self.seed}; it must be 0 to {2**32 - 1}")
 
     @property
     def recipe(self) -> Recipe:

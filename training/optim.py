@@ -1,6 +1,7 @@
 """Optimiser, learning rate and running average, and the seed of every random draw of a run."""
 
 import math
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -16,8 +17,11 @@ ORDER, AUGMENTATION, DROPOUT = range(3)  # streams of random numbers
 
 
 def seed_of(seed: int, stream: int, index: int) -> int:
-    """`index` is the epoch or the step: a resumed run draws what an unbroken one would have drawn."""
-    return (seed << 40) + (stream << 36) + index
+    """`index` is the epoch or the step: a resumed run draws what an unbroken one would have drawn.
+
+    Hashed, because torch's generator on the CPU looks at the lowest 32 bits alone.
+    """
+    return int.from_bytes(blake2b(f"{seed}/{stream}/{index}".encode(), digest_size=8).digest())
 
 
 def generator_of(seed: int, stream: int, index: int) -> Generator:

@@ -1,0 +1,87 @@
+"""Small model files, made on the fly, and a server that serves one of them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from contract.manifest import METADATA_KEY, Manifest, Tensor
+from contract.preprocess import DEFAULT_RECIPE
+from tests.service.server import CLASSES, Server, serving
+from training import checkpoint
+from training.checkpoint import Checkpoint
+from training.config import Config
+from training.export import export
+from training.model import AlexNet
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow AlexNet with random weights, large enough that every image gets its own answer."""
+    folder = tmp_path_factory.mktemp("model")
+    config = Config(width=0.05, init="kaiming")
+    torch.manual_seed(1)
+    network = AlexNet(len(CLASSES), config.width, config.init)
+    torch.nn.init.normal_(network.fc8.weight, std=1.0)
+    state = Checkpoint(config, CLASSES, [120.0, 110.0, 90.0], network.state_dict())
+    state.provenance = {"data": "nothing"}
+    checkpoint.save(state, folder / "best.pt")
+    path = folder / "tiny.onnx"
+    export(folder / "best.pt", path, version=3)
+    path.with_suffix(".md").write_text("# A model for tests\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def fragile_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Probabilities sqrt(0.5 +- mean/256): sound for dark images, NaN for bright ones."""
+    constant = helper.make_node(
+        "Constant",
+        [],
+        ["weights"],
+        value=helper.make_tensor("w", TensorProto.FLOAT, [2], [1 / 256, -1 / 256]),
+    )
+    nodes = [
+        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels"], ["level"], axes=[1, 2, 3], keepdims=1),
+        helper.make_node("Flatten", ["level"], ["column"]),
+        constant,
+        helper.make_node("Mul", ["column", "weights"], ["signed"]),
+        helper.make_node("Constant", [], ["half"], value_float=0.5),
+        helper.make_node("Add", ["signed", "half"], ["sum"]),
+        helper.make_node("Sqrt", ["sum"], ["probabilities"]),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 224, 224, 3])
+    output = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 2])
+    model = helper.make_model(
+        helper.make_graph(nodes, "fragile", [images], [output]),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    manifest = Manifest(
+        name="fragile",
+        version=1,
+        architecture={},
+        classes=("dark", "bright"),
+        recipe=DEFAULT_RECIPE,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        weights="fp32",
+        inputs=(Tensor("images", "uint8", (None, 224, 224, 3), "pixels"),),
+        outputs=(Tensor("probabilities", "float32", (None, 2), "not quite"),),
+    )
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, manifest.to_json()
+    path = tmp_path_factory.mktemp("fragile") / "fragile.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def server(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all tests that don't need settings of their own."""
+    with serving(tmp_path_factory.mktemp("log") / "stderr", model_file) as running:
+        yield running

@@ -1,0 +1,194 @@
+"""Every error that a client can meet: its status, code and shape, through a real server."""
+
+import hashlib
+import socket
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.service.images import encoded, noise, plain
+from tests.service.server import Server, serving
+
+HEADER = b"IHDR" + (100_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+PNG_HEADER_OF_10_GIGAPIXELS = (
+    b"\x89PNG\r\n\x1a\n\0\0\0\r" + HEADER + zlib.crc32(HEADER).to_bytes(4, "big") + b"\0\0\0\0IDAT"
+)
+
+
+def check(response: httpx.Response, status: int, code: str, *said: str) -> None:
+    """One shape everywhere, and nothing of the inside of the process in it."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert body.keys() == {"type", "title", "status", "detail", "code"}
+    assert (body["type"], body["status"], body["code"]) == ("about:blank", status, code)
+    for words in said:
+        assert words in body["detail"]
+    for inside in ("Traceback", 'File "', "/service/", "site-packages", " object at 0x"):
+        assert inside not in response.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "not_found"),
+        ("POST", "/predict/", 404, "not_found"),
+        ("GET", "/predict", 405, "method_not_allowed"),
+        ("DELETE", "/health", 405, "method_not_allowed"),
+        ("GET", "/../../etc/passwd", 404, "not_found"),
+    ],
+)
+def test_routing(server: Server, method: str, path: str, status: int, code: str) -> None:
+    response = server.client.request(method, path)
+    check(response, status, code)
+    if status == 405:
+        assert response.headers["allow"]
+
+
+@pytest.mark.parametrize("top_k", ["0", "-1", "8", "many", "1.5", ""])
+def test_top_k_out_of_range(server: Server, top_k: str) -> None:
+    response = server.client.post("/predict", params={"top_k": top_k}, content=encoded(noise(1)))
+    check(response, 422, "invalid_request", "top_k")
+
+
+@pytest.mark.parametrize(
+    ("request_body", "said"),
+    [
+        ({"content": b""}, "empty"),
+        ({"files": {"file": b""}}, "empty"),
+        ({"files": {"picture": b"x"}}, "`file`"),
+        ({"files": [("file", b"x"), ("file", b"y")]}, "Too many files"),
+        ({"data": {"file": "text"}, "files": {"other": b""}}, "`file`"),
+        ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, "boundary"),
+        (
+            {"content": b"--b\r\nx", "headers": {"Content-Type": "multipart/form-data; boundary=b"}},
+            "multipart",
+        ),
+    ],
+)
+def test_a_body_without_one_image(server: Server, request_body: dict[str, Any], said: str) -> None:
+    check(server.client.post("/predict", **request_body), 422, "invalid_request", said)
+
+
+@pytest.mark.parametrize("data", [b"hello", b"%PDF-1.7", b"\0" * 100, b"<svg xmlns='x'/>", b"PK\x03\x04"])
+def test_no_signature_of_an_image(server: Server, data: bytes) -> None:
+    check(server.client.post("/predict", content=data), 415, "unsupported_image", "JPEG")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"])
+def test_a_truncated_image(server: Server, kind: str) -> None:
+    data = encoded(noise(6), kind)
+    check(server.client.post("/predict", content=data[: len(data) // 3]), 422, "invalid_image", kind)
+
+
+def test_too_many_pixels_by_the_header_alone(server: Server) -> None:
+    response = server.client.post("/predict", content=PNG_HEADER_OF_10_GIGAPIXELS)
+    check(response, 413, "too_large", "100000x100000", "50000000")
+
+
+@pytest.fixture(scope="module")
+def strict(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Small limits: one image at a time, 100 kB, half a second for a body, a key."""
+    folder = tmp_path_factory.mktemp("strict")
+    keys = folder / "keys"
+    keys.write_text(
+        f"# two keys\n{hashlib.sha256(b'first').hexdigest()}\n{hashlib.sha256(b'second').hexdigest()}\n"
+    )
+    limits = {"max_queue": 1, "max_body_bytes": 100_000, "body_timeout_s": 0.5, "api_keys_file": keys}
+    with serving(folder / "log", model_file, **limits) as running:
+        running.client.headers["Authorization"] = "Bearer second"
+        yield running
+
+
+@pytest.mark.parametrize("authorization", ["", "Bearer third", "Bearer", "Basic second", "second"])
+def test_no_or_a_wrong_key(strict: Server, authorization: str) -> None:
+    for response in (
+        httpx.get(strict.address + "/models", headers={"Authorization": authorization}),
+        httpx.post(strict.address + "/predict", headers={"Authorization": authorization}, content=plain(1)),
+    ):
+        check(response, 401, "unauthorized")
+        assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_health_needs_no_key_and_either_key_will_do(strict: Server) -> None:
+    assert httpx.get(strict.address + "/health").status_code == 200
+    for key in ("first", "second"):
+        response = httpx.get(strict.address + "/models", headers={"Authorization": f"Bearer {key}"})
+        assert response.status_code == 200
+
+
+def test_too_many_bytes_declared_counted_or_in_a_form(strict: Server) -> None:
+    zeros = b"\0" * 300_000
+    for response in (
+        strict.client.post("/predict", content=zeros),
+        strict.client.post("/predict", content=iter([zeros])),
+        strict.client.post("/predict", files={"file": zeros}),
+    ):
+        check(response, 413, "too_large", "100000 bytes")
+    assert strict.client.post("/predict", content=plain(1)).status_code == 200
+
+
+def open_request(server: Server) -> socket.socket:
+    """A request whose body never comes to its end."""
+    host, port = server.address.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=10)
+    connection.sendall(
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer first\r\nContent-Length: 9\r\n\r\nab"
+    )
+    return connection
+
+
+def test_a_body_that_does_not_arrive(strict: Server) -> None:
+    with open_request(strict) as connection:
+        answer = connection.makefile("rb").read().decode()  # to the end: the connection is closed
+    assert answer.startswith("HTTP/1.1 408 ")
+    assert '"code":"timeout"' in answer
+    assert "0.5 s" in answer
+
+
+def test_more_than_the_queue_holds(model_file: Path, tmp_path: Path) -> None:
+    with (
+        serving(tmp_path / "log", model_file, max_queue=1, body_timeout_s=30) as full,
+        open_request(full),
+    ):
+        while (response := full.client.post("/predict", content=plain(1))).status_code == 200:
+            pass  # until the open request, sent first, has been taken in
+        check(response, 429, "overloaded")
+        assert 1 <= int(response.headers["retry-after"]) <= 60
+        assert full.client.get("/health").status_code == 200
+
+
+def test_the_deadline(model_file: Path, tmp_path: Path) -> None:
+    large = encoded(Image.new("RGB", (4000, 4000)), "PNG")
+    with serving(tmp_path / "log", model_file, request_timeout_s=0.01) as hasty:
+        check(hasty.client.post("/predict", content=large), 504, "deadline", "0.01 s")
+
+
+def test_our_own_bug_is_500_and_in_the_log(fragile_model: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "log", fragile_model) as fragile:
+        check(fragile.client.post("/predict", content=plain(255)), 500, "internal")
+        assert fragile.client.post("/predict", content=plain(0)).status_code == 200
+        assert "FloatingPointError" in fragile.log
+
+
+def test_bad_images_do_not_disturb_the_others(server: Server) -> None:
+    good = encoded(noise(7))
+    alone = server.client.post("/predict", content=good).json()["predictions"]
+
+    def ask(number: int) -> httpx.Response:
+        data = [good, good[: len(good) // 2], b"hello", PNG_HEADER_OF_10_GIGAPIXELS][number % 4]
+        return server.client.post("/predict", content=data)
+
+    with ThreadPoolExecutor(32) as pool:
+        responses = list(pool.map(ask, range(64)))
+    assert [r.status_code for r in responses] == [200, 422, 415, 413] * 16
+    for response in responses[::4]:
+        for got, wanted in zip(response.json()["predictions"], alone, strict=True):
+            assert got["label"] == wanted["label"]
+            assert got["probability"] == pytest.approx(wanted["probability"], abs=1e-5)

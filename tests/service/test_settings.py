@@ -1,0 +1,56 @@
+"""Settings from the environment, and that every one of them is documented."""
+
+import os
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings, SettingsError, usable_cores
+from tests.service.server import ROOT
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    assert Settings.from_environ({"PORT": "", "HOST": ""}) == Settings()
+
+
+def test_values_are_converted() -> None:
+    settings = Settings.from_environ(
+        {"PORT": "1", "MODEL": "x.onnx", "MAX_WAIT_MS": "2.5", "DEVICE": "cpu", "API_KEYS_FILE": "k"}
+    )
+    assert (settings.port, settings.max_wait_ms, settings.device) == (1, 2.5, "cpu")
+    assert (settings.model, settings.api_keys_file) == (Path("x.onnx"), Path("k"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "65536"),
+        ("PORT", "80.5"),
+        ("MAX_BATCH", "0"),
+        ("MAX_QUEUE", "-1"),
+        ("MAX_WAIT_MS", "soon"),
+        ("MAX_WAIT_MS", "nan"),
+        ("DEVICE", "gpu"),
+    ],
+)
+def test_a_bad_value_names_the_variable(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^{name} is '?{value}'?; "):
+        Settings.from_environ({name: value})
+
+
+def test_the_readme_has_every_setting_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]*?) \|", (ROOT / "README.md").read_text(), re.M))
+    shown = {name: text.strip("`") for name, text in rows.items()}
+    defaults = {f.name.upper(): f.default for f in fields(Settings)}
+    wanted = {
+        name: "models/flowers17.onnx" if name == "MODEL" else "" if value is None else str(value)
+        for name, value in defaults.items()
+    }
+    assert shown == wanted
+
+
+def test_cores_are_those_of_the_affinity() -> None:
+    assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))

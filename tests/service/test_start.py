@@ -1,0 +1,132 @@
+"""Starting and stopping `python -m service`: what it refuses, in one line, and how it ends."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from contract.manifest import METADATA_KEY
+from tests.service.images import plain
+from tests.service.server import ROOT, serving
+
+
+def refused(**settings: object) -> tuple[int, str]:
+    """-> exit code and the one line on stderr of a service that does not start."""
+    environ = {k: v for k, v in os.environ.items() if k not in {"HOST", "PORT", "DEVICE", "MODEL"}}
+    environ |= {"PYTHONPATH": str(ROOT), "PORT": "0", "DEVICE": "cpu"}
+    environ |= {key.upper(): str(value) for key, value in settings.items()}
+    done = subprocess.run(
+        [sys.executable, "-m", "service"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    return done.returncode, done.stderr
+
+
+def changed(model: Path, target: Path, key: str, value: str) -> Path:
+    loaded = onnx.load(model)
+    for entry in loaded.metadata_props:
+        if entry.key == METADATA_KEY:
+            entry.key, entry.value = key, value
+    onnx.save(loaded, target)
+    return target
+
+
+def test_bad_settings() -> None:
+    assert refused(port="x") == (2, "error: PORT is 'x'; it must be a whole number\n")
+
+
+def test_a_bad_file_of_keys(model_file: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    assert refused(model=model_file, api_keys_file=keys)[0] == 2
+    keys.write_text("secret\n")
+    code, line = refused(model=model_file, api_keys_file=keys)
+    assert (code, "secret" in line) == (2, False)
+    keys.write_text("\n# none\n")
+    assert "no key" in refused(model=model_file, api_keys_file=keys)[1]
+
+
+def test_models_that_cannot_be_served(model_file: Path, tmp_path: Path) -> None:
+    assert "no model file gone.onnx" in refused(model=tmp_path / "gone.onnx")[1]
+
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes(model_file.read_bytes()[:1000])
+    assert refused(model=cut)[0] == 1
+
+    assert "no manifest" in refused(model=changed(model_file, tmp_path / "bare.onnx", "other", ""))[1]
+    assert "not JSON" in refused(model=changed(model_file, tmp_path / "odd.onnx", METADATA_KEY, "{"))[1]
+
+
+def test_outputs_must_be_as_many_as_classes(model_file: Path, tmp_path: Path) -> None:
+    text = next(e.value for e in onnx.load(model_file).metadata_props if e.key == METADATA_KEY)
+    fewer = text.replace('  "gorse"\n', '  "gorse", "heather"\n')
+    assert fewer != text
+    line = refused(model=changed(model_file, tmp_path / "fewer.onnx", METADATA_KEY, fewer))[1]
+    assert "7 outputs for 8 classes" in line
+
+
+def test_cuda_is_refused_where_there_is_none(model_file: Path) -> None:
+    if shutil.which("nvidia-smi"):
+        return  # a machine with a GPU has the tests marked gpu
+    code, line = refused(model=model_file, device="cuda")
+    assert code == 1
+    assert "DEVICE=cuda, but this ONNX Runtime has no CUDA provider" in line
+
+
+def test_auto_falls_back_to_the_cpu_and_says_why(model_file: Path, tmp_path: Path) -> None:
+    if shutil.which("nvidia-smi"):
+        return
+    with serving(tmp_path / "log", model_file, device="auto") as server:
+        assert "serving on the CPU: this ONNX Runtime has no CUDA provider" in server.log
+        assert server.client.get("/health").json()["provider"] == "CPUExecutionProvider"
+
+
+def test_two_wheels_in_one_environment_are_refused(model_file: Path, tmp_path: Path) -> None:
+    """A second distribution's metadata, as pip would leave it, is all that gives the pair away."""
+    info = tmp_path / "onnxruntime_gpu-1.31.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.31.1\n")
+    code, line = refused(model=model_file, pythonpath=f"{ROOT}{os.pathsep}{tmp_path}")
+    assert code == 1
+    assert "uninstall both" in line
+
+
+def test_a_port_that_is_taken(model_file: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, line = refused(model=model_file, port=taken.getsockname()[1])
+    assert code == 1
+    assert "cannot listen on 127.0.0.1" in line
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_requests_finish_and_ends_with_0(
+    model_file: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    data = plain(100)
+    with serving(tmp_path / "log", model_file, max_queue=4) as server:
+        host, port = server.address.removeprefix("http://").split(":")
+        connections = [socket.create_connection((host, int(port)), timeout=10) for _ in range(4)]
+        for connection in connections:
+            connection.sendall(
+                b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data)
+            )
+        while server.client.post("/predict", content=data).status_code != 429:
+            pass  # until all four are in the house
+        server.process.send_signal(number)
+        for connection in connections:
+            connection.sendall(data)
+            assert connection.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
+            connection.close()
+        assert server.process.wait(20) == 0
+        assert server.log == ""

@@ -1,0 +1,82 @@
+"""Every command that the README shows, run as a newcomer would: in a clone, with nothing installed."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.checkout import ROOT, clone, commands, draw_photos, environ, free_port, serving
+
+SERVE = "scripts/serve"
+ASK = "curl -F file=@photo.jpg http://127.0.0.1:8000/predict"
+TRAIN = "scripts/training train --data photos --out runs/mine --recipe flowers17"
+EXPORT = "scripts/training export runs/mine --out models/mine.onnx --data photos/val"
+SERVE_MINE = "MODEL=models/mine.onnx scripts/serve"
+MAKE_KEY = (
+    "python3 -c 'import hashlib, secrets; key = secrets.token_urlsafe(32); "
+    "print(key, hashlib.sha256(key.encode()).hexdigest())'"
+)
+DOCKER = "docker compose up"  # run in tests/docker
+
+
+def test_no_command_is_left_out() -> None:
+    assert commands(ROOT / "README.md") == [SERVE, ASK, TRAIN, EXPORT, SERVE_MINE, DOCKER, MAKE_KEY]
+
+
+def ask(port: int, cwd: Path) -> dict[str, object]:
+    command = ASK.replace("8000", str(port))
+    done = subprocess.run(["bash", "-c", command], cwd=cwd, capture_output=True, text=True, check=True)
+    answer: dict[str, object] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.mark.timeout(400)  # a real installation
+def test_from_a_clone_to_an_answer(tmp_path: Path) -> None:
+    checkout, elsewhere, home = clone(tmp_path / "clone"), tmp_path / "elsewhere", tmp_path / "home"
+    for folder in (elsewhere, home):
+        folder.mkdir()
+    draw_photos(tmp_path / "photos", ("red",), 1)
+    (tmp_path / "photos/red/0.jpg").rename(elsewhere / "photo.jpg")
+    port = free_port()
+    env = environ(PORT=str(port), HOME=str(home), TMPDIR=str(home))
+
+    # Half an installation, such as a Ctrl-C leaves behind: the next start completes it.
+    (checkout / ".venv/bin").mkdir(parents=True)
+    with serving(str(checkout / SERVE), elsewhere, env, 300) as printed:
+        assert f"on http://127.0.0.1:{port} (CPUExecutionProvider)" in printed
+        assert f"curl -F file=@photo.jpg http://127.0.0.1:{port}/predict" in printed
+        answer = ask(port, elsewhere)
+    assert answer["model"]["name"] == "flowers17"  # type: ignore[index]
+    assert len(answer["predictions"]) == 5  # type: ignore[arg-type]
+    assert list(home.iterdir()) == [], "something was written outside the checkout"
+    assert not list((checkout / ".venv").glob("lib/*/site-packages/torch"))
+
+    with serving(str(checkout / SERVE), elsewhere, env, 30):  # nothing to install any more
+        pass
+
+
+@pytest.mark.timeout(300)
+def test_training_on_one_s_own_photographs(tmp_path: Path) -> None:
+    checkout = clone(tmp_path / "clone")
+    (checkout / ".venv").symlink_to(ROOT / ".venv")  # where this suite runs: nothing is left to install
+    for split in ("train", "val"):
+        draw_photos(checkout / "photos" / split, ("red", "green"), 6)
+    draw_photos(checkout / "one", ("red",), 1)
+    (checkout / "one/red/0.jpg").rename(checkout / "photo.jpg")
+
+    smaller = " --epochs 1 --width 0.05"
+    for command in (TRAIN + smaller, EXPORT):
+        subprocess.run(["bash", "-c", command], cwd=checkout, env=environ(), check=True)
+    port = free_port()
+    with serving("env " + SERVE_MINE, checkout, environ(PORT=str(port)), 60):
+        answer = ask(port, checkout)
+    assert answer["model"]["name"] == "mine"  # type: ignore[index]
+    assert {p["label"] for p in answer["predictions"]} == {"red", "green"}  # type: ignore[attr-defined]
+
+
+def test_making_a_key() -> None:
+    done = subprocess.run(["bash", "-c", MAKE_KEY], capture_output=True, text=True, check=True)
+    key, digest = done.stdout.split()
+    assert len(key) > 40
+    assert len(digest) == 64
