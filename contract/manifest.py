@@ -59,6 +59,7 @@ class Manifest:
     recipe: Recipe
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    opset: int
     weights: str  # how they are stored: fp32, fp16 or int8
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -116,6 +117,7 @@ class Manifest:
             recipe=_recipe(preprocessing),
             mean=_rgb(preprocessing, "mean"),
             std=_rgb(preprocessing, "std"),
+            opset=_get(record, "opset", int),
             weights=_get(record, "weights", str),
             inputs=tuple(_tensor(t) for t in _list(record, "inputs", dict)),
             outputs=tuple(_tensor(t) for t in _list(record, "outputs", dict)),

@@ -73,6 +73,9 @@ _SIGNATURES: Final = [
     (b"MM\0*", "TIFF"),
 ]
 _HEIF_BRANDS: Final = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_LARGEST_PROFILE: Final = (
+    4_000_000  # bytes; print profiles have up to three million, and the last 16 are kept
+)
 _TRANSPOSE: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -230,7 +233,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """RGB in sRGB. A profile that does not fit the picture is ignored, as browsers do."""
     if profile is None and image.mode == "LAB":
         return ImageCms.applyTransform(image, _lab_to_srgb()) or image
-    if profile is not None:
+    if profile is not None and len(profile) <= _LARGEST_PROFILE:
         transform = _transform(profile, image.mode)
         if transform is not None:
             converted = ImageCms.applyTransform(image, transform)
@@ -239,7 +242,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image.convert("RGB")
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

@@ -1,4 +1,4 @@
-"""python -m training train|evaluate|export
+"""python -m training train|evaluate|export|inspect|verify
 
 Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted with a checkpoint written.
 """
@@ -18,6 +18,7 @@ from training.data import DataError, load_split, validation_samples
 from training.evaluate import evaluate, torch_classifier, worst_confusions
 from training.export import ExportError, export
 from training.train import Interrupted, train
+from training.verify import read_model, verify
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,12 +75,32 @@ def _parser() -> argparse.ArgumentParser:
         "--weights", choices=("fp32", "fp16", "int8"), default="fp32", help="how they are stored"
     )
     command.add_argument("--version", type=int, default=1, help="the model's, counts up (default 1)")
+
+    command = commands.add_parser("inspect", help="what a model file says of itself")
+    command.set_defaults(run=_inspect)
+    command.add_argument("file", type=Path, help="a model file, NAME.onnx")
+
+    command = commands.add_parser("verify", help="recompute parity and accuracy; exit code 1 if worse")
+    command.set_defaults(run=_verify)
+    command.add_argument("file", type=Path, help="a model file, NAME.onnx")
+    command.add_argument("--data", type=Path, required=True, help="what its accuracy was measured on")
     return parser
 
 
 def _device_option(command: argparse.ArgumentParser) -> None:
     default = "cuda" if torch.cuda.is_available() else "cpu"
-    command.add_argument("--device", default=default, help=f"cpu, cuda, cuda:1, ... (default {default})")
+    command.add_argument(
+        "--device", type=_device, default=default, help=f"cpu, cuda, cuda:1, ... (default {default})"
+    )
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)  # raises where there is none
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(str(error).split("\n")[0]) from None
+    return device
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -91,7 +112,7 @@ def _train(options: argparse.Namespace) -> None:
         config,
         options.data,
         options.out,
-        torch.device(options.device),
+        options.device,
         options.weights,
         options.resume,
     )
@@ -101,8 +122,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     state = checkpoint.load(checkpoint.find(options.source))
     split = load_split(validation_samples(options.data, state.classes), state.config.recipe, "val")
     model = checkpoint.restore_model(state)
-    model.to(torch.device(options.device))
-    classify = torch_classifier(model, state.config, torch.tensor(state.mean))
+    model.to(options.device)
+    classify = torch_classifier(model, torch.tensor(state.mean), state.config.std)
     crops = 10 if options.ten_crop else 1
     result = evaluate(classify, split, len(state.classes), state.config.recipe, crops)
     for problem in split.skipped:
@@ -123,6 +144,24 @@ def _export(options: argparse.Namespace) -> None:
     print(f"largest difference to torch: {manifest.parity['max_difference']:.1e}")
     for m in manifest.metrics:
         print(f"{m.data}, {m.crops} crop(s): top-1 {m.top1:.2%}  top-5 {m.top5:.2%}")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    _model, manifest = read_model(options.file)
+    print(manifest.to_json())
+
+
+def _verify(options: argparse.Namespace) -> None:
+    result = verify(options.file, options.data)
+    print(f"largest difference to torch: {result.difference:.1e}")
+    for promised, found in zip(result.promised, result.found, strict=True):
+        print(
+            f"{found.crops} crop(s), {found.images} images: "
+            f"top-1 {found.top1:.2%} (said {promised.top1:.2%})  "
+            f"top-5 {found.top5:.2%} (said {promised.top5:.2%})"
+        )
+    if not result.kept:
+        raise ExportError(f"{options.file} does not keep its word")
 
 
 if __name__ == "__main__":

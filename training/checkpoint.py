@@ -61,7 +61,9 @@ def find(source: Path) -> Path:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Written beside `path`, flushed to the disk, then renamed: a full disk leaves the old file."""
+    """Written beside `path`, flushed to the disk, then renamed: a full disk leaves the old file, and
+    raises CheckpointError.
+    """
     record = {f: getattr(checkpoint, f) for f in Checkpoint.__dataclass_fields__}
     record["config"] = asdict(checkpoint.config)
     partial = path.with_suffix(".partial")
@@ -71,6 +73,8 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer hides the disk's own error behind another
+        raise CheckpointError(f"{path} cannot be written: {error.__context__ or error}") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -84,5 +88,5 @@ def load(path: Path) -> Checkpoint:
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except Exception as error:  # torch raises what its unpickler and zip reader happen to hit
-        reason = str(error).split("\n")[0][:200]
+        reason = str(error).split("\n")[0][:200] or type(error).__name__
         raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from error

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from contract.preprocess import Recipe, ten_crops
-from training.config import Config
 from training.data import Split
 from training.model import AlexNet
 
@@ -65,13 +64,13 @@ def worst_confusions(confusion: Tensor, classes: tuple[str, ...], count: int = 5
     ]
 
 
-def normalise(pixels: Tensor, config: Config, mean: Tensor) -> Tensor:
+def normalise(pixels: Tensor, mean: Tensor, std: float) -> Tensor:
     """(N, 3, H, W) float, 0 to 255 -> what the network takes: mean 0, in the order of channels_last."""
-    pixels = (pixels - mean.to(pixels)[:, None, None]) / config.std
+    pixels = (pixels - mean.to(pixels)[:, None, None]) / std
     return pixels.contiguous(memory_format=torch.channels_last)
 
 
-def torch_classifier(model: AlexNet, config: Config, mean: Tensor) -> Classify:
+def torch_classifier(model: AlexNet, mean: Tensor, std: float) -> Classify:
     """`model` without dropout, on the device where it is; probabilities in float32 on the CPU."""
 
     @torch.no_grad()
@@ -79,7 +78,7 @@ def torch_classifier(model: AlexNet, config: Config, mean: Tensor) -> Classify:
         training = model.training
         model.eval()
         pixels = crops.to(model.conv1.weight.device).permute(0, 3, 1, 2).float()
-        probabilities: Tensor = model(normalise(pixels, config, mean)).softmax(1).cpu()
+        probabilities: Tensor = model(normalise(pixels, mean, std)).softmax(1).cpu()
         model.train(training)
         return probabilities
 

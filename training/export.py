@@ -21,7 +21,7 @@ from training.evaluate import Classify, evaluate, torch_classifier
 from training.graph import OPSET, build_graph
 
 TOLERANCE: Final = 1e-5  # of a probability, between torch and ONNX Runtime
-BATCHES: Final = (1, 2, 3, 32)
+BATCHES: Final = (1, 2, 3, 32, 257)
 
 
 class ExportError(RuntimeError):
@@ -48,22 +48,23 @@ def export(
     if data is not None:
         split = load_split(validation_samples(data, state.classes), DEFAULT_RECIPE, "val")
     model = checkpoint.restore_model(state)
-    graph = build_graph(model, state.mean, state.config.std, weights, DEFAULT_RECIPE.crop)
-    reference = torch_classifier(model, state.config, torch.tensor(state.mean))
+    graph = build_graph(model, state.mean, state.config.std, weights)
+    reference = torch_classifier(model, torch.tensor(state.mean), state.config.std)
 
     partial = out.with_suffix(".partial")
     try:
         onnx.save(graph, partial)
         onnx.checker.check_model(str(partial), full_check=True)
         session = ort.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-        difference = _difference(reference, session_classifier(session), split)
+        exported = session_classifier(session)
+        difference = max(largest_difference(reference, exported, split, count) for count in BATCHES)
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"{out} is not written: its probabilities differ from torch's by up to {difference:.1e}, "
                 f"{TOLERANCE:.0e} is allowed"
             )
-        parity = {"max_difference": difference, "batches": list(BATCHES), "opset": OPSET}
-        metrics = _metrics(state, session_classifier(session), split)
+        parity = {"max_difference": difference, "batches": list(BATCHES)}
+        metrics = _metrics(state, exported, split)
         manifest = _manifest(state, path, out.stem, version, weights, metrics, parity)
         entry = graph.metadata_props.add()
         entry.key, entry.value = METADATA_KEY, manifest.to_json()
@@ -84,20 +85,18 @@ def session_classifier(session: ort.InferenceSession) -> Classify:
     return classify
 
 
-def _difference(reference: Classify, exported: Classify, split: Split | None) -> float:
-    """The largest difference of a probability, over every batch size, on real crops where there are."""
+def largest_difference(reference: Classify, exported: Classify, split: Split | None, count: int) -> float:
+    """Of any probability in a batch of `count` crops: of real pictures where there are enough."""
     size = DEFAULT_RECIPE.crop
-    worst = 0.0
-    for count in BATCHES:
-        if split is not None and len(split) >= count:
-            crops = split.squares[:count, :size, :size].contiguous()
-        else:
-            generator = torch.Generator().manual_seed(count)
-            crops = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
-        # NaN compares as false everywhere, so it is counted as an infinite difference.
-        gap = (reference(crops) - exported(crops)).abs().max().nan_to_num(torch.inf).item()
-        worst = max(worst, gap)
-    return worst
+    if split is not None and len(split) >= count:
+        crops = split.squares[:count, :size, :size].contiguous()
+    else:
+        shape = (count, size, size, 3)
+        generator = torch.Generator().manual_seed(count)
+        crops = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    # NaN compares as false with everything, so it counts as an infinite difference.
+    gap = (reference(crops) - exported(crops)).abs().nan_to_num(torch.inf)
+    return gap.max().item()
 
 
 def _metrics(state: Checkpoint, exported: Classify, split: Split | None) -> tuple[Metrics, ...]:
@@ -119,7 +118,7 @@ def _manifest(
 ) -> Manifest:
     size, std = DEFAULT_RECIPE.crop, state.config.std
     red, green, blue = state.mean
-    features = len(state.model["fc7.bias"])
+    classes, features, channels = (len(state.model[f"{n}.bias"]) for n in ("fc8", "fc7", "conv5"))
     return Manifest(
         name=name,
         version=version,
@@ -128,11 +127,13 @@ def _manifest(
         recipe=DEFAULT_RECIPE,
         mean=(red, green, blue),
         std=(std, std, std),
+        opset=OPSET,
         weights=weights,
         inputs=(Declared("images", "uint8", (None, size, size, 3), "RGB pixels in sRGB, 0 to 255"),),
         outputs=(
-            Declared("probabilities", "float32", (None, len(state.classes)), "softmax, by class"),
-            Declared("fc7", "float32", (None, features), "the last hidden layer, after its ReLU"),
+            Declared("probabilities", "float32", (None, classes), "softmax, in the order of `classes`"),
+            Declared("fc7", "float32", (None, features), "the last hidden layer after ReLU: features"),
+            Declared("conv5", "float32", (None, channels, 13, 13), "after ReLU, before pooling: where"),
         ),
         metrics=metrics,
         training={

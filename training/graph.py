@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from contract.preprocess import DEFAULT_RECIPE
 from training.model import AlexNet, LocalResponseNorm, weighted_layers
 
 OPSET: Final = 17
@@ -37,10 +38,9 @@ class Graph:
         return output
 
 
-def build_graph(
-    model: AlexNet, mean: list[float], std: float, weights: str, image_size: int
-) -> onnx.ModelProto:
-    """images (N, image_size, image_size, 3) uint8 -> probabilities (N, classes), fc7 (N, F), float32.
+def build_graph(model: AlexNet, mean: list[float], std: float, weights: str) -> onnx.ModelProto:
+    """images (N, 224, 224, 3) uint8 -> float32: probabilities (N, classes), fc7 (N, F), and conv5
+    (N, C, 13, 13), both after their ReLU.
 
     With `weights` fp16 or int8 the file holds them so and widens them to float32 when it is loaded:
     Cast, and for int8 a scale per output channel. Every runtime folds that once; none needs kernels
@@ -63,13 +63,16 @@ def build_graph(
             x = graph.node("MaxPool", [x], f"{name}.pool", kernel_shape=[3, 3], strides=[2, 2])
     graph.node("Softmax", [x], "probabilities", axis=1)
 
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", image_size, image_size, 3])
+    size = DEFAULT_RECIPE.crop
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", size, size, 3])
+    shapes: dict[str, list[int]] = {
+        "probabilities": [model.fc8.out_features],
+        "fc7": [model.fc7.out_features],
+        "conv5": [model.conv5.out_channels, 13, 13],
+    }
     outputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", size])
-        for name, size in (
-            ("probabilities", model.fc8.out_features),
-            ("fc7", model.fc7.out_features),
-        )
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape])
+        for name, shape in shapes.items()
     ]
     return helper.make_model(
         helper.make_graph(graph.nodes, "alexnet", [images], outputs, graph.initializers),
@@ -111,7 +114,8 @@ def _store(graph: Graph, name: str, values: Array, weights: str) -> tuple[str, A
     axes = tuple(range(1, values.ndim))
     scale = np.abs(values).max(axes, keepdims=True).astype(np.float32) / 127
     scale[scale == 0] = 1  # a kernel of zeros
-    levels = np.rint(values / scale).astype(np.int8)
+    # A NaN makes its scale NaN too, which the export's check finds.
+    levels = np.rint(np.nan_to_num(values / scale)).astype(np.int8)
     stored = graph.constant(f"{name}.int8", levels)
     wide = graph.node("Cast", [stored], f"{name}.levels", to=TensorProto.FLOAT)
     factor = graph.constant(f"{name}.scale", scale)

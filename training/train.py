@@ -89,7 +89,7 @@ def train(
     if config.ema:
         averaged = checkpoint.restore_model(state)
         averaged.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    classify = torch_classifier(averaged, config, mean)
+    classify = torch_classifier(averaged, mean, config.std)
 
     def save(step: int, *names: str) -> None:
         state.step, state.model, state.optimizer = (
@@ -123,7 +123,7 @@ def train(
             pixels, targets = _batch(train_split, batch, config, len(classes), colours, step)
             torch.manual_seed(seed_of(config.seed, DROPOUT, step))
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                logits = model(normalise(pixels, config, mean))
+                logits = model(normalise(pixels, mean, config.std))
             loss = F.cross_entropy(logits.float(), targets)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
