@@ -4,6 +4,7 @@ import csv
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
@@ -75,8 +76,10 @@ def train(
         if (state.config, state.classes) != (config, classes):
             raise CheckpointError(f"{out} has other settings or classes; see {out}/config.toml")
     elif weights is not None:
-        print(_take_weights(model, weights))
+        source = checkpoint.load(checkpoint.find(weights))
+        print(f"starts from {weights}; afresh: {_take_weights(model, source)}")
         state.model = model.state_dict()
+        state.provenance["started_from"] = {"config": asdict(source.config), **source.provenance}
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.toml").write_text(config.to_toml())
 
@@ -187,15 +190,14 @@ def _batch(
     return pixels, targets
 
 
-def _take_weights(model: AlexNet, source: Path) -> str:
-    """Copies every tensor whose name and shape fit, in place; says which layers start afresh."""
-    theirs, ours = checkpoint.load(checkpoint.find(source)).model, model.state_dict()
-    fitting = {k: v for k, v in theirs.items() if k in ours and ours[k].shape == v.shape}
+def _take_weights(model: AlexNet, source: Checkpoint) -> str:
+    """Copies every tensor whose name and shape fit, in place; -> the layers that start afresh."""
+    ours = model.state_dict()
+    fitting = {k: v for k, v in source.model.items() if k in ours and ours[k].shape == v.shape}
     if not fitting:
-        raise CheckpointError(f"no layer of {source} fits; was it trained with another width?")
+        raise CheckpointError("no layer of --weights fits; was it trained with another width?")
     model.load_state_dict(ours | fitting)
-    fresh = sorted({name.split(".")[0] for name in ours.keys() - fitting.keys()})
-    return f"starts from {source}; afresh: {', '.join(fresh) or 'nothing'}"
+    return ", ".join(sorted({name.split(".")[0] for name in ours.keys() - fitting.keys()})) or "nothing"
 
 
 def _catch_signals() -> Callable[[], bool]:
