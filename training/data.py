@@ -103,10 +103,9 @@ def load_split(samples: Sequence[Sample], recipe: Recipe, title: str) -> Split:
     if a class loses its last picture, or if the pixels would not fit in memory.
     """
     needed = len(samples) * recipe.resize * recipe.resize * 3
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > 0.8 * memory:
+    if needed > 0.8 * (memory := _memory()):
         raise DataError(
-            f"{len(samples)} images take {needed / 1e9:.1f} GB in memory, this machine has "
+            f"{len(samples)} images take {needed / 1e9:.1f} GB in memory, and there are "
             f"{memory / 1e9:.1f}; train on fewer images or on a larger machine"
         )
     squares = torch.empty(len(samples), recipe.resize, recipe.resize, 3, dtype=torch.uint8)
@@ -132,6 +131,15 @@ def load_split(samples: Sequence[Sample], recipe: Recipe, title: str) -> Split:
         torch.tensor([samples[i][1] for i in kept]),
         tuple(f"{samples[i][0]}: {problem}" for i, problem in enumerate(problems) if problem),
     )
+
+
+def _memory() -> int:
+    """Bytes that this machine has, or the container it is in."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no cgroup, or its limit is "max"
+        return physical
 
 
 def channel_statistics(squares: Tensor) -> tuple[Tensor, Tensor]:

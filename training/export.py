@@ -133,7 +133,12 @@ def _manifest(
         outputs=(
             Declared("probabilities", "float32", (None, classes), "softmax, in the order of `classes`"),
             Declared("fc7", "float32", (None, features), "the last hidden layer after ReLU: features"),
-            Declared("conv5", "float32", (None, channels, 13, 13), "after ReLU, before pooling: where"),
+            Declared(
+                "conv5",
+                "float32",
+                (None, channels, 13, 13),
+                "the last convolution after its ReLU: what is where",
+            ),
         ),
         metrics=metrics,
         training={

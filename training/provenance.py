@@ -1,5 +1,6 @@
 """Where a run comes from: what goes into the checkpoint and, from there, into the manifest."""
 
+import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ def run_provenance(data: Path, images: int) -> dict[str, Any]:
 
 
 def _revision() -> str:
-    """The checkout's commit, with "+" if it was changed since; "unknown" outside a checkout."""
+    """The checkout's commit, with "+" if it was changed since; else what REVISION says, as in an image."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
@@ -30,5 +31,5 @@ def _revision() -> str:
             [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("REVISION", "unknown")
     return commit.stdout.strip() + ("+" if changes.stdout else "")

@@ -95,12 +95,10 @@ def train(
     classify = torch_classifier(averaged, mean, config.std)
 
     def save(step: int, *names: str) -> None:
-        state.step, state.model, state.optimizer = (
-            step,
-            averaged.state_dict(),
-            optimizer.state_dict(),
-        )
+        state.step = step
+        state.model = averaged.state_dict()
         state.raw = model.state_dict() if config.ema else None
+        state.optimizer = optimizer.state_dict()
         for name in names:
             checkpoint.save(state, out / name)
 
@@ -175,10 +173,8 @@ def _batch(
     float32, where `colours` is: colour and crop run there.
     """
     generator = generator_of(config.seed, AUGMENTATION, step)
-    squares, labels = (
-        split.squares[batch].to(colours.device),
-        split.labels[batch].to(colours.device),
-    )
+    squares = split.squares[batch].to(colours.device)
+    labels = split.labels[batch].to(colours.device)
     if config.augment == "paper":
         pixels = augment.paper(squares, config.image_size, colours, generator)
     else:
