@@ -30,28 +30,39 @@ runtime() {
   esac
 }
 
+# Prints the extras that `prepare` has still to install: without the stamp that a whole installation leaves, or all
+# of them where the interpreter is gone.
+missing() {
+  local venv=$1 stamp=$2 extra
+  shift 2
+  for extra in "$@"; do
+    [ -x "$venv/bin/python" ] && [ "$(cat "$venv/installed-$extra" 2>/dev/null)" = "$stamp" ] || echo "$extra"
+  done
+}
+
+# The CPU and the GPU wheel install the same files: where the other one is, whole or in part, both go first.
+remove_other_wheel() {
+  local venv=$1 extra=$2 other
+  case $extra in cpu) other=onnxruntime_gpu-[0-9] ;; gpu) other=onnxruntime-[0-9] ;; *) return 0 ;; esac
+  compgen -G "$venv/lib/python*/site-packages/$other*" >/dev/null || return 0
+  "$venv/bin/python" -m pip uninstall -q -y onnxruntime onnxruntime-gpu || true
+  rm -f "$venv/installed-cpu" "$venv/installed-gpu"
+}
+
 prepare() {
-  local venv=$1 python extra other missing=() stamp
+  local venv=$1 python extra extras stamp
   shift
   [ "$(uname -sm)" != "Darwin x86_64" ] || fail "ONNX Runtime has no wheels for Macs with an Intel processor; use Docker"
-  python=$(find_python)
-  # The stamps are written last, so an install that was cut off is taken up again.
-  "$venv/bin/python" -c '' 2>/dev/null || "$python" -m venv --clear "$venv" >/dev/null ||
-    fail "$python cannot make a virtual environment in $venv; on Debian and Ubuntu: apt-get install python3-venv"
+  for extra in "$@"; do remove_other_wheel "$venv" "$extra"; done
   stamp=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum | tr ' ' -)
-  for extra in "$@"; do
-    [ "$(cat "$venv/installed-$extra" 2>/dev/null)" = "$stamp" ] || missing+=("$extra")
-    case $extra in cpu) other=gpu ;; gpu) other=cpu ;; *) continue ;; esac
-    [ -e "$venv/installed-$other" ] || continue
-    # The two wheels install the same files: take both out before one goes in.
-    "$venv/bin/python" -m pip uninstall -q -y onnxruntime onnxruntime-gpu
-    rm "$venv/installed-$other"
-    [ "${missing[*]: -1}" = "$extra" ] || missing+=("$extra")
-  done
-  [ ${#missing[@]} -gt 0 ] || return 0
-  echo "installing into ${venv#"$root"/}: ${missing[*]}" >&2
+  extras=$(missing "$venv" "$stamp" "$@")
+  [ -n "$extras" ] || return 0
+  python=$(find_python)
+  "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$venv" >/dev/null ||
+    fail "$python cannot make a virtual environment in $venv; on Debian and Ubuntu: apt-get install python3-venv"
+  echo "installing into ${venv#"$root"/}:" $extras >&2
   mkdir -p "$venv/tmp"
-  "$venv/bin/python" - "$root/pyproject.toml" "${missing[@]}" >"$venv/requirements.txt" <<'PY'
+  "$venv/bin/python" - "$root/pyproject.toml" $extras >"$venv/requirements.txt" <<'PY'
 import sys, tomllib
 project = tomllib.load(open(sys.argv[1], "rb"))["project"]
 print(*project["dependencies"], *(r for e in sys.argv[2:] for r in project["optional-dependencies"][e]), sep="\n")
@@ -59,5 +70,6 @@ PY
   TMPDIR=$venv/tmp "$venv/bin/python" -m pip install -q --no-cache-dir --disable-pip-version-check \
     -c "$root/constraints.txt" -r "$venv/requirements.txt" 2>"$venv/pip.log" ||
     fail "pip failed: $(grep -m 1 ERROR "$venv/pip.log" || tail -n 1 "$venv/pip.log") (all of it in $venv/pip.log)"
-  for extra in "${missing[@]}"; do echo "$stamp" >"$venv/installed-$extra"; done
+  # Written last, so that an installation that was cut off is taken up again.
+  for extra in $extras; do echo "$stamp" >"$venv/installed-$extra"; done
 }

@@ -35,7 +35,8 @@ def main() -> int:
         print(f"error: cannot listen on {settings.host}:{settings.port}: {reason}", file=sys.stderr)
         return 1
 
-    address = f"http://{settings.host}:{listener.getsockname()[1]}"
+    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104
+    address = f"http://{host}:{listener.getsockname()[1]}"
     print(
         f"{model.manifest.name} version {model.manifest.version} on {address} "
         f"({model.provider}), ready in {time.monotonic() - started:.1f} s\n"

@@ -1,6 +1,7 @@
 """Every command that the README shows, run as a newcomer would: in a clone, with nothing installed."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -31,6 +32,14 @@ def ask(port: int, cwd: Path) -> dict[str, object]:
     return answer
 
 
+def answer_of_the_script(checkout: Path, photo: Path) -> list[str]:
+    """What the README's Python script prints, run by the environment that serving installed."""
+    (script,) = re.findall(r"^```python\n(.*?)^```", (checkout / "README.md").read_text(), re.M | re.S)
+    command = [checkout / ".venv/bin/python", "-c", script, photo]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
 @pytest.mark.timeout(400)  # a real installation
 def test_from_a_clone_to_an_answer(tmp_path: Path) -> None:
     checkout, elsewhere, home = clone(tmp_path / "clone"), tmp_path / "elsewhere", tmp_path / "home"
@@ -39,7 +48,8 @@ def test_from_a_clone_to_an_answer(tmp_path: Path) -> None:
     draw_photos(tmp_path / "photos", ("red",), 1)
     (tmp_path / "photos/red/0.jpg").rename(elsewhere / "photo.jpg")
     port = free_port()
-    env = environ(PORT=str(port), HOME=str(home), TMPDIR=str(home))
+    # pip asks rustc for its version, and where that is rustup's it writes its settings at the first call.
+    env = environ(PORT=str(port), HOME=str(home), TMPDIR=str(home), RUSTUP_HOME=str(tmp_path))
 
     # Half an installation, such as a Ctrl-C leaves behind: the next start completes it.
     (checkout / ".venv/bin").mkdir(parents=True)
@@ -47,6 +57,10 @@ def test_from_a_clone_to_an_answer(tmp_path: Path) -> None:
         assert f"on http://127.0.0.1:{port} (CPUExecutionProvider)" in printed
         assert f"curl -F file=@photo.jpg http://127.0.0.1:{port}/predict" in printed
         answer = ask(port, elsewhere)
+    assert answer_of_the_script(checkout, elsewhere / "photo.jpg") == [
+        f"{p['label']:20} {p['probability']:.4f}"
+        for p in answer["predictions"]  # type: ignore[attr-defined]
+    ]
     assert answer["model"]["name"] == "flowers17"  # type: ignore[index]
     assert len(answer["predictions"]) == 5  # type: ignore[arg-type]
     assert list(home.iterdir()) == [], "something was written outside the checkout"

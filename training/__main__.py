@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (Interrupted, KeyboardInterrupt) as stop:
-        print(stop, file=sys.stderr)
+        print(str(stop) or "interrupted before there was anything to save", file=sys.stderr)
         return 130
     return 0
 

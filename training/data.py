@@ -66,20 +66,27 @@ def validation_samples(data: Path, classes: Sequence[str]) -> list[Sample]:
     root = data / "val" if (data / "val").is_dir() else data
     if (data / "train").is_dir() and root == data:
         raise DataError(f"{data} has train/ but no val/; add one, or pass train/ itself to split it")
-    for name in class_names(root):
+    names = _folders(root)
+    for name in names:
         if name not in classes:
             raise DataError(f"class {name!r} in {root} is not among those trained: {', '.join(classes)}")
-    return _samples(root, [name for name in classes if (root / name).is_dir()], classes)
+    if not names:
+        raise DataError(f"{root} has no class folders; expected one with a folder of images per class")
+    return _samples(root, names, classes)
 
 
 def class_names(root: Path) -> tuple[str, ...]:
-    """The folders below `root`, sorted, hidden ones left out."""
-    if not root.is_dir():
-        raise DataError(f"{root} is no folder; expected one with a folder of images per class")
-    names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    """The folders below `root`, sorted, hidden ones left out; DataError if there are fewer than two."""
+    names = _folders(root)
     if len(names) < 2:
         raise DataError(f"{root} has {len(names)} class folders; at least two are needed")
-    return tuple(names)
+    return names
+
+
+def _folders(root: Path) -> tuple[str, ...]:
+    if not root.is_dir():
+        raise DataError(f"{root} is no folder; expected one with a folder of images per class")
+    return tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")))
 
 
 def _samples(root: Path, names: Sequence[str], classes: Sequence[str] | None = None) -> list[Sample]:

@@ -75,6 +75,11 @@ def train(
         state = checkpoint.load(out / "last.pt")
         if (state.config, state.classes) != (config, classes):
             raise CheckpointError(f"{out} has other settings or classes; see {out}/config.toml")
+        if state.provenance["images"] != len(train_split):
+            raise CheckpointError(
+                f"{out} was trained on {state.provenance['images']} images, not {len(train_split)}; "
+                "start another run from it with --weights"
+            )
     elif weights is not None:
         source = checkpoint.load(checkpoint.find(weights))
         print(f"starts from {weights}; afresh: {_take_weights(model, source)}")

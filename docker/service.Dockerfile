@@ -1,0 +1,46 @@
+# The service and nothing else: no torch, no compiler.
+#   docker build -f docker/service.Dockerfile .
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+# In a stage of its own, so that only a changed requirement, and not every edit of pyproject.toml, installs anew.
+FROM ${BASE_IMAGE} AS requirements
+WORKDIR /build
+# ONNX Runtime's build: cpu or gpu
+ARG RUNTIME=cpu
+# heif for an iPhone's photographs
+ARG EXTRAS
+COPY pyproject.toml .
+RUN python -c 'import sys, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+    print(*p["dependencies"], *(r for e in sys.argv[1].split() for r in p["optional-dependencies"][e]), sep="\n")' \
+    "${RUNTIME} ${EXTRAS}" >requirements.txt
+
+FROM ${BASE_IMAGE} AS packages
+WORKDIR /build
+RUN python -m venv --without-pip /venv
+COPY constraints.txt .
+COPY --from=requirements /build/requirements.txt .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip --python /venv/bin/python install --only-binary :all: -c constraints.txt -r requirements.txt
+
+FROM ${BASE_IMAGE}
+ARG BASE_IMAGE
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="AlexNet service" \
+      org.opencontainers.image.description="Image classification over HTTP by one ONNX file" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=packages /venv /venv
+# 755: readable by the user below whatever the umask of the checkout was.
+COPY --chmod=755 contract /app/contract
+COPY --chmod=755 service /app/service
+# The working directory is /, so that models/NAME.onnx is the same file here as in a checkout.
+WORKDIR /
+ENV PATH=/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp \
+    HOST=0.0.0.0 PORT=8000 MODEL=/models/flowers17.onnx
+USER 10001:10001
+EXPOSE 8000
+# http.client, because urllib would ask the proxy that some Docker installations put into the environment.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --start-interval=1s CMD ["python", "-c", \
+    "import http.client as h, os, sys; c = h.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=4); c.request('GET', '/health/ready'); sys.exit(c.getresponse().status != 200)"]
+ENTRYPOINT ["python", "-m", "service"]

@@ -1,0 +1,198 @@
+"""The manifest comes back as it was written, and nothing that a service could not serve is read."""
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract.manifest import MANIFEST_VERSION, Manifest, ManifestError, Metrics, Tensor
+from contract.preprocess import DEFAULT_RECIPE, RECIPES
+
+MANIFEST = Manifest(
+    name="flowers",
+    version=3,
+    architecture={"name": "alexnet", "width": 0.5},
+    classes=("daisy", "Löwenzahn", "ひまわり"),
+    recipe=DEFAULT_RECIPE,
+    mean=(123.5, 116.25, 103.0),
+    std=(58.0, 58.0, 58.0),
+    opset=17,
+    weights="fp16",
+    inputs=(Tensor("images", "uint8", (None, 224, 224, 3), "pixels"),),
+    outputs=(Tensor("probabilities", "float32", (None, 3), "softmax"),),
+    metrics=(Metrics("flowers (validation)", 340, 10, 0.875, 0.99),),
+    training={"epochs": 90, "config": {"lr": 0.01}},
+    parity={"max_difference": 1e-7},
+)
+
+names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
+text = st.text(st.characters(codec="utf-8"), max_size=20)
+levels = st.floats(0, 255)
+shares = st.floats(0, 1)
+records = st.dictionaries(
+    text, st.one_of(text, st.integers(), st.floats(allow_nan=False), st.none()), max_size=4
+)
+tensors = st.builds(
+    Tensor, text, text, st.lists(st.none() | st.integers(1, 9999), max_size=4).map(tuple), text
+)
+manifests = st.builds(
+    Manifest,
+    name=names,
+    version=st.integers(1),
+    architecture=records,
+    classes=st.lists(text, min_size=2, max_size=20, unique=True).map(tuple),
+    recipe=st.sampled_from(list(RECIPES.values())),
+    mean=st.tuples(levels, levels, levels),
+    std=st.tuples(*[st.floats(0, 1e6, exclude_min=True)] * 3),
+    opset=st.integers(),
+    weights=st.sampled_from(["fp32", "fp16", "int8"]),
+    inputs=st.lists(tensors, min_size=1, max_size=3).map(tuple),
+    outputs=st.lists(tensors, min_size=1, max_size=3).map(tuple),
+    metrics=st.lists(
+        st.builds(Metrics, text, st.integers(0), st.integers(1), shares, shares), max_size=3
+    ).map(tuple),
+    training=records,
+    parity=records,
+)
+
+
+def changed(path: str, value: Any) -> str:
+    """MANIFEST's JSON with the value at `path` ("metrics.0.top1") replaced."""
+    record = json.loads(MANIFEST.to_json())
+    *way, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    place = record
+    for part in way:
+        place = place[part]
+    place[last] = value
+    return json.dumps(record)
+
+
+def without(path: str) -> str:
+    record = json.loads(MANIFEST.to_json())
+    *way, last = path.split(".")
+    place = record
+    for part in way:
+        place = place[int(part) if part.isdigit() else part]
+    del place[last]
+    return json.dumps(record)
+
+
+@given(manifests)
+def test_every_manifest_comes_back_as_it_was_written(manifest: Manifest) -> None:
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_the_json_is_readable_and_spells_the_preprocessing_out() -> None:
+    record = json.loads(MANIFEST.to_json())
+    assert "Löwenzahn" in MANIFEST.to_json()
+    assert record["manifest_version"] == MANIFEST_VERSION
+    assert record["preprocessing"] == {
+        **asdict(DEFAULT_RECIPE),
+        "filter": "bilinear",
+        "mean": [123.5, 116.25, 103.0],
+        "std": [58.0, 58.0, 58.0],
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "manifest_version",
+            "name",
+            "version",
+            "architecture",
+            "classes",
+            "preprocessing",
+            "opset",
+            "weights",
+        ),
+        *("inputs", "outputs", "metrics", "training", "parity"),
+        *(f"preprocessing.{key}" for key in ("id", "resize", "crop", "scaled_jpeg", "mean", "std")),
+        *("inputs.0.name", "inputs.0.dtype", "inputs.0.shape", "outputs.0.meaning"),
+        *(f"metrics.0.{key}" for key in ("data", "images", "crops", "top1", "top5")),
+    ],
+)
+def test_a_missing_field_is_named(path: str) -> None:
+    with pytest.raises(ManifestError, match=path.split(".")[-1]):
+        Manifest.from_json(without(path))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        *(("name", v) for v in (7, "", "Flowers", "../flowers", "-a", "a" * 65, None)),
+        *(("version", v) for v in (0, -1, "3", 1.5, True)),
+        *(("classes", v) for v in ([], ["one"], ["a", "a"], "ab", [1, 2], None)),
+        *(("mean", v) for v in ([1, 2], [1, 2, 3, 4], [0, 0, 256], [-1, 0, 0], ["1", 2, 3], 5)),
+        *(("std", v) for v in ([0, 1, 1], [1, -1, 1], [1, 1], [True, 1, 1])),
+        ("inputs", []),
+        ("inputs", {}),
+        ("inputs", ["images"]),
+        ("outputs", []),
+        ("outputs", None),
+        ("inputs.0.shape", "N"),
+        ("inputs.0.shape", [None, "224", 224, 3]),
+        ("inputs.0.shape", [None, [224], 224, 3]),
+        ("inputs.0.shape", [None, 224.5, 224, 3]),
+        ("metrics.0.top1", "87%"),
+        ("metrics.0.images", 1.5),
+        ("manifest_version", 2),
+        ("manifest_version", "1"),
+        ("architecture", "alexnet"),
+        ("opset", "17"),
+        ("weights", 16),
+        ("preprocessing", "bilinear"),
+    ],
+)
+def test_nonsense_is_refused_by_the_name_of_its_field(path: str, value: Any) -> None:
+    place = f"preprocessing.{path}" if path in {"mean", "std"} else path
+    with pytest.raises(ManifestError, match=path.split(".")[-1]):
+        Manifest.from_json(changed(place, value))
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("key", ["mean", "std"])
+def test_numbers_that_are_none_are_refused(key: str, value: str) -> None:
+    record = changed(f"preprocessing.{key}", [1, 2, "x"]).replace('"x"', value)
+    with pytest.raises(ManifestError, match=key):
+        Manifest.from_json(record)
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", "3", '"manifest"', "{}"])
+def test_what_is_no_manifest_is_refused(text: str) -> None:
+    with pytest.raises(ManifestError, match="manifest"):
+        Manifest.from_json(text)
+
+
+def test_an_unknown_preprocessing_id_is_refused_and_the_known_ones_are_listed() -> None:
+    with pytest.raises(ManifestError, match=rf"'lanczos-1'.*{DEFAULT_RECIPE.id}"):
+        Manifest.from_json(changed("preprocessing.id", "lanczos-1"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("resize", 255), ("crop", 227), ("scaled_jpeg", False), ("filter", "lanczos"), ("resize", "256")],
+)
+def test_an_id_whose_spelled_out_values_disagree_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(ManifestError, match=rf"preprocessing\.{key} is {value!r}"):
+        Manifest.from_json(changed(f"preprocessing.{key}", value))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"name": "Not this"}, "name"),
+        ({"version": 0}, "version"),
+        ({"classes": ("a",)}, "classes"),
+        ({"mean": (0.0, 0.0, 300.0)}, "mean"),
+        ({"std": (0.0, 1.0, 1.0)}, "std"),
+        ({"inputs": ()}, "inputs"),
+    ],
+)
+def test_nonsense_cannot_be_written_either(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(ManifestError, match=field):
+        replace(MANIFEST, **change)

@@ -1,0 +1,169 @@
+"""Our pixels against Pillow's own plain pipeline: the whole upright sRGB picture resized, then cropped."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from contract.preprocess import (
+    DEFAULT_RECIPE,
+    Picture,
+    Pixels,
+    Recipe,
+    centre_crop,
+    decode,
+    square,
+    ten_crops,
+)
+from tests.contract.samples import SCENE, samples
+from tests.pictures import CORNERS, STORED, encode, orientation_tag, png, scene, stored, tiff
+
+RECIPE = DEFAULT_RECIPE
+WHOLE_JPEG = Recipe("whole JPEG, for comparison", RECIPE.resize, RECIPE.crop, scaled_jpeg=False)
+LIMIT = 10**8
+
+
+def reference_square(seen: Image.Image) -> Pixels:
+    image, shorter = seen.convert("RGB"), min(seen.size)
+    width, height = (round(n * 256 / shorter) for n in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    x, y = (width - 256) // 2, (height - 256) // 2
+    return np.asarray(image.crop((x, y, x + 256, y + 256)))
+
+
+def read(data: bytes, recipe: Recipe = RECIPE) -> Picture:
+    return decode(data, recipe, LIMIT)
+
+
+def gap(ours: Pixels, theirs: Pixels) -> tuple[int, float]:
+    """-> the largest and the mean difference, in levels of 255."""
+    assert ours.shape == theirs.shape
+    difference = np.abs(ours.astype(int) - theirs.astype(int))
+    return int(difference.max()), float(difference.mean())
+
+
+@pytest.mark.parametrize("name", samples())
+def test_every_format_and_mode_gives_what_pillow_s_own_resize_gives(name: str) -> None:
+    sample = samples()[name]
+    picture = read(sample.data)
+    assert (picture.width, picture.height) == SCENE.size
+    assert picture.format == name.split("-")[0].upper()
+    worst, mean = gap(square(picture, RECIPE), reference_square(sample.seen))
+    if sample.mean is None:
+        assert worst <= 1, f"{worst} levels at most, {mean:.2f} on average"
+    else:
+        assert mean <= sample.mean, f"{worst} levels at most, {mean:.2f} on average"
+
+
+@pytest.mark.parametrize("name", ["jpeg-rgb", "webp-lossy", "avif-rgb", "heif-rgb", "gif", "png-palette"])
+def test_lossy_files_keep_their_colours(name: str) -> None:
+    _worst, mean = gap(square(read(samples()[name].data), RECIPE), reference_square(SCENE))
+    assert mean < (8 if name in {"gif", "png-palette"} else 3)  # 64 colours are few
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        (256, 256),
+        (320, 256),
+        (256, 336),
+        (512, 512),
+        (640, 512),
+        (384, 576),
+        (128, 160),
+        (64, 64),
+        (1280, 1024),
+    ],
+)
+def test_sizes_with_exact_alignment_differ_by_one_level_at_most(size: tuple[int, int]) -> None:
+    image = scene(*size)
+    picture = read(encode(image, "PNG"))
+    expected = reference_square(image)
+    assert gap(square(picture, RECIPE), expected)[0] <= 1
+    assert gap(centre_crop(picture, RECIPE), expected[16:240, 16:240])[0] <= 1
+
+
+@pytest.mark.parametrize("size", [(257, 300), (333, 500), (1000, 667), (37, 91), (500, 259)])
+def test_other_sizes_differ_by_little_on_average(size: tuple[int, int]) -> None:
+    """Pillow's pipeline rounds the long side and the crop's corner to whole pixels; ours does not."""
+    image = scene(*size)
+    picture = read(encode(image, "PNG"))
+    assert gap(square(picture, RECIPE), reference_square(image))[1] < 0.75
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2, 2)])
+def test_the_thinnest_pictures_are_resized_too(size: tuple[int, int]) -> None:
+    crop = centre_crop(read(encode(Image.new("RGB", size, (10, 200, 30)), "PNG")), RECIPE)
+    assert crop.shape == (224, 224, 3)
+    assert (crop == (10, 200, 30)).all()
+
+
+@pytest.mark.parametrize("size", [(400, 320), (333, 500)])
+def test_the_crop_is_the_middle_of_the_square(size: tuple[int, int]) -> None:
+    picture = read(encode(scene(*size), "PNG"))
+    assert gap(centre_crop(picture, RECIPE), square(picture, RECIPE)[16:240, 16:240])[0] <= 1
+
+
+def test_ten_crops_are_four_corners_and_the_centre_and_their_mirror_images() -> None:
+    pixels = square(read(encode(scene(333, 500), "PNG")), RECIPE)
+    corners = [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]
+    crops = ten_crops(pixels, RECIPE)
+    assert crops.shape == (10, 224, 224, 3)
+    for index, (y, x) in enumerate(corners):
+        part = Image.fromarray(pixels).crop((x, y, x + 224, y + 224))
+        assert np.array_equal(crops[index], np.asarray(part))
+        assert np.array_equal(crops[5 + index], np.asarray(ImageOps.mirror(part)))
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
+def test_every_orientation_stands_upright(kind: str, orientation: int) -> None:
+    samples()  # registers HEIF
+    image = scene(300, 400)
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    file = encode(stored(image, orientation), kind, exif=orientation_tag(orientation), **lossless)
+    picture = read(file)
+    crop = centre_crop(picture, RECIPE).astype(int)
+    assert (picture.width, picture.height) == image.size
+    for corner, colour in zip(
+        (crop[3, 3], crop[3, -4], crop[-4, 3], crop[-4, -4]), CORNERS.values(), strict=True
+    ):
+        assert np.abs(corner - colour).max() < 30
+
+
+def test_an_orientation_beside_the_eight_is_ignored() -> None:
+    for value in (0, 9, 77):
+        data = encode(SCENE, "PNG", exif=orientation_tag(value))
+        assert gap(square(read(data), RECIPE), reference_square(SCENE))[0] <= 1
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff-little", "tiff-big"])
+def test_16_bit_grey_keeps_its_gradation(kind: str) -> None:
+    ramp = np.tile(np.linspace(0, 65535, 256).astype(np.uint16), (256, 1))
+    data = png(ramp, 0) if kind == "png" else tiff(ramp, 1, "<" if kind == "tiff-little" else ">")
+    levels = square(read(data), RECIPE)
+    assert gap(levels, np.tile(np.arange(256, dtype=np.uint8)[:, None], (256, 1, 3)))[0] <= 1
+
+
+def test_16_bit_grey_rounds_to_the_nearest_level() -> None:
+    values = np.array([0, 128, 129, 257, 32767, 32768, 65406, 65407, 65535], dtype=np.uint16)
+    for value in values:
+        crop = centre_crop(read(png(np.full((4, 4), value), 0)), RECIPE)
+        assert (crop == round(int(value) / 257)).all(), value
+
+
+@pytest.mark.parametrize("size", [(2400, 1800), (3000, 2001), (1030, 2060), (4096, 2048)])
+def test_scaled_jpeg_decoding_stays_near_the_full_decoding(size: tuple[int, int]) -> None:
+    data = encode(scene(*size), "JPEG", quality=90)
+    scaled, whole = read(data), read(data, WHOLE_JPEG)
+    assert max(scaled.image.size) < max(whole.image.size)  # or nothing is compared
+    assert min(scaled.image.size) >= RECIPE.resize
+    assert (scaled.width, scaled.height) == whole.image.size == size
+    _worst, mean = gap(square(scaled, RECIPE), square(whole, WHOLE_JPEG))
+    assert mean < 0.75  # levels of 255
+    assert gap(square(whole, WHOLE_JPEG), reference_square(Image.open(io.BytesIO(data))))[1] < 0.75
+
+
+def test_a_small_jpeg_is_not_scaled() -> None:
+    assert read(encode(scene(511, 700), "JPEG")).image.size == (511, 700)

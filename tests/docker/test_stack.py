@@ -1,0 +1,271 @@
+"""`docker compose up`, as users and operators meet it."""
+
+import hashlib
+import io
+import json
+import re
+import ssl
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from service.settings import Settings
+from tests.docker.stack import ROOT, Stack, docker, inspect
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+
+RED = (210, 50, 30)
+PROBE = """
+import json, os
+from pathlib import Path
+
+def writable(path):
+    try:
+        Path(path, "x").write_text("x")
+    except OSError as error:
+        return error.strerror
+    return "yes"
+
+status = dict(line.split(":\\t") for line in Path("/proc/self/status").read_text().splitlines())
+print(json.dumps({
+    "uid": os.getuid(),
+    "capabilities": int(status["CapEff"], 16) | int(status["CapPrm"], 16),
+    "no_new_privileges": status["NoNewPrivs"],
+    "writable": {path: writable(path) for path in ("/", "/tmp", "/var/tmp", "/app", "/models")},
+    "pid1": Path("/proc/1/cmdline").read_bytes().decode().split("\\0")[0],
+}))
+"""
+
+
+def photograph(width: int = 640, height: int = 480, quality: int = 75) -> bytes:
+    """A red one, with noise in it, so that its size is a photograph's."""
+    noise = Image.effect_noise((width, height), 60).convert("RGB")
+    picture, buffer = Image.blend(noise, Image.new("RGB", noise.size, RED), 0.7), io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def top_label(answer: httpx.Response) -> str:
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["predictions"][0]["label"])
+
+
+def test_images(bench: Stack) -> None:
+    image = inspect("alexnet-test-service")
+    config = image["Config"]
+    print(f"service image: {image['Size'] / 1e6:.0f} MB")
+    assert image["Size"] <= 700e6
+    assert config["User"] == "10001:10001"
+    assert config["Labels"]["org.opencontainers.image.revision"] == "0123abc"
+    assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+    look = (
+        "import importlib.util as u, shutil\n"
+        "print([n for n in ('torch', 'training', 'pytest') if u.find_spec(n)], shutil.which('gcc'))"
+    )
+    found = docker("run", "--rm", "--entrypoint", "python", "alexnet-test-service", "-c", look)
+    assert found.strip() == "[] None"
+
+
+def test_serves_what_was_trained(stack: Stack, model: Path, user: tuple[int, int]) -> None:
+    run = Path(stack.settings["RUNS"]) / "mine" / "best.pt"
+    assert [(p.stat().st_uid, p.stat().st_gid) for p in (run, model)] == [user, user]
+    stack.up()
+    answer = stack.client.post("/predict", files={"file": photograph()})
+    assert top_label(answer) == "red"
+    assert answer.json()["model"]["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert top_label(stack.client.post("/predict", content=photograph())) == "red"
+    assert stack.client.get("/health").json()["provider"] == "CPUExecutionProvider"
+    assert stack.client.post("/predict", content=b"no image").json()["code"] == "unsupported_image"
+    large = stack.client.post("/predict", content=bytes(25_000_000))
+    assert (large.status_code, large.json()["code"]) == (413, "too_large")
+
+
+def test_becomes_healthy(stack: Stack) -> None:
+    started = time.monotonic()
+    stack.do("up", "-d", "--no-deps", "service")
+    (service,) = stack.containers("service")
+    seen: list[str] = []
+    while "healthy" not in seen:
+        assert time.monotonic() - started < 60, seen
+        status = inspect(service)["State"]["Health"]["Status"]
+        seen += [status] if status not in seen else []
+    print(f"healthy after {time.monotonic() - started:.1f} s")
+    assert seen == ["starting", "healthy"]
+
+
+@pytest.mark.parametrize("name", ["service", "proxy"])
+def test_hardened(stack: Stack, name: str) -> None:
+    stack.up()
+    (container,) = stack.containers(name)
+    probe = json.loads(docker("exec", container, "python", "-c", PROBE))
+    assert probe["uid"] == 10001
+    assert probe["capabilities"] == 0
+    assert probe["no_new_privileges"] == "1"
+    assert probe["pid1"] == {"service": "python", "proxy": "haproxy"}[name]
+    assert probe["writable"].pop("/tmp") == "yes"
+    if name == "proxy":
+        del probe["writable"]["/app"], probe["writable"]["/models"]
+    assert set(probe["writable"].values()) == {"Read-only file system"}
+    host = inspect(container)["HostConfig"]
+    assert host["Memory"] > 0
+    assert host["PidsLimit"] > 0
+    ports = inspect(container)["NetworkSettings"]["Ports"]
+    assert bool(ports["8000/tcp"]) == (name == "proxy")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_stop_answers_what_is_under_way(stack: Stack, whole: bool) -> None:
+    """SIGTERM to the only replica, and `docker compose stop`."""
+    stack.up()
+    (service,), (proxy,) = stack.containers("service"), stack.containers("proxy")
+    data = photograph(4000, 3000)
+
+    def post(_number: int) -> str:
+        return top_label(stack.client.post("/predict", content=data))
+
+    with ThreadPoolExecutor(24) as clients:
+        answers = clients.map(post, range(24))
+        time.sleep(1)
+        if whole:
+            stack.do("stop")
+        else:
+            docker("stop", service)
+        assert list(answers) == ["red"] * 24
+    assert inspect(service)["State"]["ExitCode"] == 0
+    if whole:
+        assert inspect(proxy)["State"]["ExitCode"] == 0
+    else:
+        # On a connection of its own: HAProxy closes one that it kept alive, so that the client tries again.
+        refused = httpx.get(f"{stack.client.base_url}/health", timeout=60)
+        assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
+        assert refused.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("command", ["kill", "stop"])
+def test_losing_a_replica_loses_no_request(stack: Stack, command: str) -> None:
+    stack.up("--scale", "service=3")
+    services = stack.containers("service")
+    assert len(services) == 3
+    data, ended = photograph(), threading.Event()
+    labels: list[str] = []
+    cut_off: list[str] = []
+
+    def post_until_the_end() -> None:
+        while not ended.is_set():
+            try:
+                labels.append(top_label(stack.client.post("/predict", content=data)))
+            except httpx.RemoteProtocolError as error:
+                cut_off.append(str(error))
+
+    with ThreadPoolExecutor(8) as pool:
+        clients = [pool.submit(post_until_the_end) for _ in range(8)]
+        time.sleep(2)
+        before = len(labels)
+        docker(command, services[0])
+        time.sleep(4)
+        ended.set()
+    for client in clients:
+        client.result()
+
+    lines = docker("logs", *stack.containers("proxy")).splitlines()
+    requests = [json.loads(line) for line in lines if line.startswith("{")]
+    retries = sum(int(request["retries"].strip("+")) for request in requests)
+    print(
+        f"{command}: {before} + {len(labels) - before} answers, {retries} retries, {len(cut_off)} cut off"
+    )
+    assert len({request["replica"] for request in requests}) == 3
+    assert len(labels) > before > 0
+    assert set(labels) == {"red"}
+    if command == "kill":
+        assert retries > 0
+        # The proxy cannot take back an answer that has begun; its client sees that it is not complete.
+        assert all("without sending complete message body" in error for error in cut_off)
+    else:
+        assert not cut_off
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"MAX_BATCH": "zero"}, "error: MAX_BATCH is 'zero'; it must be a whole number"),
+        ({"MODEL": "models/none.onnx"}, "error: no model file none.onnx; set MODEL to one"),
+        ({"DEVICE": "cuda"}, "error: DEVICE=cuda, but this ONNX Runtime has no CUDA provider"),
+    ],
+)
+def test_wrong_variable(stack: Stack, settings: dict[str, str], message: str) -> None:
+    done = stack.compose("up", **settings)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_wrong_folder(stack: Stack) -> None:
+    done = stack.compose(
+        "run", "--rm", "training", "train", "--data", "/data", "--out", "/runs/x", RUNS="/none"
+    )
+    assert done.returncode != 0
+    assert "bind source path does not exist: /none" in done.stderr
+
+
+def test_stopped_training_leaves_a_checkpoint(stack: Stack) -> None:
+    long = ["--width", "0.05", "--epochs", "100000", "--batch-size", "8", "--init", "kaiming"]
+    command = ("training", "train", "--data", "/data", "--out", "/runs/stopped", *long)
+    name = stack.do("run", "-d", *command).strip()
+    checkpoint = Path(stack.settings["RUNS"]) / "stopped" / "last.pt"
+    try:
+        while not checkpoint.exists():
+            assert inspect(name)["State"]["Running"], docker("logs", name)
+            time.sleep(0.2)
+        docker("stop", name)
+        assert inspect(name)["State"]["ExitCode"] == 130
+    finally:
+        docker("rm", "-f", name)
+    evaluation = stack.do("run", "--rm", "training", "evaluate", "/runs/stopped", "--data", "/data")
+    assert "top-1" in evaluation
+
+
+def test_api_keys(stack: Stack, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(hashlib.sha256(b"a key").hexdigest() + "\n")
+    stack.up(API_KEYS_FILE=str(keys))
+    assert stack.client.post("/predict", content=photograph()).status_code == 401
+    right = {"Authorization": "Bearer a key"}
+    assert top_label(stack.client.post("/predict", content=photograph(), headers=right)) == "red"
+
+
+def test_tls(stack: Stack, tmp_path: Path) -> None:
+    new = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    new += " -addext subjectAltName=IP:127.0.0.1 -keyout /dev/stdout -out /dev/stdout"
+    pem = tmp_path / "tls.pem"
+    pem.write_text(docker("run", "--rm", "--entrypoint", "sh", "alexnet-test-proxy", "-c", new))
+    stack.up(TLS_FILE=str(pem))
+    address = f"https://127.0.0.1:{stack.settings['PORT']}"
+    trust = ssl.create_default_context(cafile=str(pem))
+    assert top_label(httpx.post(f"{address}/predict", content=photograph(), verify=trust)) == "red"
+
+
+def test_gpu_override(bench: Stack) -> None:
+    files = ("-f", "docker-compose.yml", "-f", "docker-compose.gpu.yml", "--profile", "training")
+    services = json.loads(bench.do(*files, "config", "--format", "json"))["services"]
+    assert services["service"]["environment"]["DEVICE"] == "cuda"
+    assert services["service"]["build"]["args"]["RUNTIME"] == "gpu"
+    for name in ("service", "training"):
+        (device,) = services[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert device["driver"] == "nvidia"
+
+
+def test_every_variable_is_explained() -> None:
+    explained = set(re.findall(r"^#([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.M))
+    compose = (ROOT / "docker-compose.yml").read_text()
+    used = set(re.findall(r"\$\{([A-Z_]+)", compose)) | set(re.findall(r"^ +- ([A-Z_]+)$", compose, re.M))
+    for arguments in re.findall(r"args: \[(.*)\]", compose):
+        used |= set(arguments.split(", "))
+    assert explained == used
+    assert {field.name.upper() for field in fields(Settings)} <= used

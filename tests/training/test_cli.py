@@ -1,0 +1,110 @@
+"""The command line: help, exit codes, and messages that name what is wrong."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from tests.pictures import draw_classes
+from tests.training.conftest import python
+from training.__main__ import main
+from training.config import Config
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["export"]])
+def test_help_is_printed(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    assert "usage: python -m training" in said
+    if not command:
+        assert all(name in said for name in ("train", "evaluate", "export", "Exit codes"))
+    if command == ["train"]:
+        assert all(f"--{f.name.replace('_', '-')}" in said for f in fields(Config))
+
+
+def test_the_module_runs_as_a_program() -> None:
+    with python("-m", "training", "train", "--data", "/nowhere", "--out", "/nowhere/run") as process:
+        _out, errors = process.communicate()
+    assert process.returncode == 1
+    assert errors == "error: /nowhere is no folder; expected one with a folder of images per class\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--epochs", "0"], "epochs is 0; it must be above 0"),
+        (["--width", "1.5"], "width is 1.5"),
+        (["--lr", "nan"], "lr is nan"),
+        (["--weight-decay", "-1"], "weight_decay is -1.0"),
+        (["--recipe", "imagenet"], "no recipe 'imagenet'"),
+    ],
+)
+def test_a_bad_setting_is_a_usage_error(
+    options: list[str], said: str, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["train", "--data", str(photographs), "--out", str(run), *options]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+    assert not run.exists()
+
+
+def test_a_bad_recipe_file_is_a_usage_error(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "mine.toml"
+    for text, said in (
+        ("epoch = 3", "unknown key 'epoch'"),
+        ('epochs = "3"', "epochs is '3'; it must be of type int"),
+        ("epochs = ", "mine.toml"),
+    ):
+        recipe.write_text(text)
+        command = ["train", "--data", str(photographs), "--out", str(tmp_path / "run")]
+        assert main([*command, "--recipe", str(recipe)]) == 2
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["train"],
+        ["train", "--data", "x"],
+        ["train", "--data", "x", "--out", "y", "--epochs", "many"],
+        ["train", "--data", "x", "--out", "y", "--init", "xavier"],
+        ["export", "run"],
+        ["export", "run", "--out", "x.onnx", "--weights", "fp8"],
+    ],
+)
+def test_wrong_arguments_are_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:x", "cpu:9:9", "cuda:99"])
+def test_an_unknown_or_absent_device_is_a_usage_error(
+    device: str, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "--data", str(photographs), "--out", str(tmp_path / "run"), "--device", device]
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 2
+    assert "--device" in capsys.readouterr().err
+
+
+def test_trouble_with_the_data_is_exit_code_1(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = draw_classes(tmp_path / "data", {"a": (200, 50, 50), "b": (50, 50, 200)}, 3, size=16)
+    (data / "empty").mkdir()
+    assert main(["train", "--data", str(data), "--out", str(tmp_path / "run")]) == 1
+    assert "class 'empty'" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "none.pt"), "--data", str(data)]) == 1
+    assert "none.pt does not exist" in capsys.readouterr().err
+    assert main(["export", str(data), "--out", str(tmp_path / "x.onnx")]) == 1
+    assert "neither best.pt nor last.pt" in capsys.readouterr().err
+    assert photographs.is_dir()

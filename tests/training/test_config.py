@@ -1,0 +1,107 @@
+"""Settings: defaults, recipes and command line; every bad one is refused by its name."""
+
+import tomllib
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.preprocess import DEFAULT_RECIPE
+from training.config import CHOICES, RECIPES, Config, ConfigError, load_config, override
+
+SHIPPED = sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def test_the_defaults_are_the_paper_s() -> None:
+    config = Config()
+    assert (config.epochs, config.batch_size, config.lr, config.weight_decay) == (90, 128, 0.01, 5e-4)
+    assert (config.optimizer, config.schedule, config.augment, config.init) == (
+        *("sgd", "plateau", "paper", "paper"),
+    )
+    assert (config.width, config.image_size, config.std) == (1.0, 224, 1.0)
+    assert config.recipe == DEFAULT_RECIPE
+    assert load_config("paper", {}) == config
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_recipe_loads_and_says_what_it_sets(name: str) -> None:
+    values = tomllib.loads((RECIPES / f"{name}.toml").read_text())
+    config = load_config(name, {})
+    assert values
+    assert {key: getattr(config, key) for key in values} == values
+
+
+def test_the_command_line_overrides_the_recipe_and_the_recipe_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('epochs = 7\nlr = 1\noptimizer = "adamw"\n')
+    config = load_config(str(path), {"epochs": 3})
+    assert (config.epochs, config.lr, config.optimizer) == (3, 1.0, "adamw")
+    assert isinstance(config.lr, float)  # whole numbers are taken for floats
+    assert config.batch_size == 128
+
+
+def test_toml_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    config = override(Config(), {"lr": 1e-5, "init": "kaiming", "epochs": 2, "width": 0.1, "seed": 11})
+    (tmp_path / "run.toml").write_text(config.to_toml())
+    assert load_config(str(tmp_path / "run.toml"), {}) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"epoch": 3}, "unknown key 'epoch'; known: epochs,"),
+        ({"epochs": "3"}, "epochs is '3'; it must be of type int"),
+        ({"epochs": 3.0}, "epochs is 3.0; it must be of type int"),
+        ({"epochs": True}, "epochs is True"),
+        ({"lr": "fast"}, "lr is 'fast'; it must be of type float"),
+        ({"lr": True}, "lr is True"),
+        ({"init": 3}, "init is 3; it must be of type str"),
+        *(({key: 0}, f"{key} is 0") for key in ("epochs", "batch_size", "lr", "width")),
+        *(({key: -1}, f"{key} is -1") for key in ("epochs", "batch_size", "lr", "width", "seed")),
+        *(({key: -0.1}, f"{key} is -0.1") for key in ("weight_decay", "warmup_epochs", "clip_norm")),
+        *(({key: -0.1}, f"{key} is -0.1") for key in ("label_smoothing", "mix", "ema", "val_fraction")),
+        *(({key: 1.0}, f"{key} is 1.0") for key in ("label_smoothing", "mix", "ema", "val_fraction")),
+        *(
+            ({f.name: float("nan")}, f"{f.name} is nan")
+            for f in fields(Config)
+            if isinstance(f.default, float)
+        ),
+        ({"lr": float("inf")}, "lr is inf"),
+        ({"width": 1.5}, "width is 1.5"),
+        ({"image_size": 63}, "image_size is 63"),
+        ({"image_size": 225}, "image_size is 225"),
+        ({"seed": 2**32}, f"seed is {2**32}"),  # torch would ignore the higher bits
+        *(({key: "none"}, f"{key} is 'none'; use {allowed[0]}") for key, allowed in CHOICES.items()),
+    ],
+)
+def test_a_bad_value_is_refused_by_its_name(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        override(Config(), values)
+    assert said in str(refusal.value)
+
+
+def test_a_recipe_that_is_not_there_or_no_toml_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no recipe 'papr'; use .*paper"):
+        load_config("papr", {})
+    with pytest.raises(ConfigError, match="no recipe"):
+        load_config(str(tmp_path / "none.toml"), {})
+    (tmp_path / "bad.toml").write_text("epochs = = 3")
+    with pytest.raises(ConfigError, match=r"bad\.toml"):
+        load_config(str(tmp_path / "bad.toml"), {})
+    (tmp_path / "table.toml").write_text("[training]\nepochs = 3")
+    with pytest.raises(ConfigError, match="unknown key 'training'"):
+        load_config(str(tmp_path / "table.toml"), {})
+
+
+@pytest.mark.parametrize("size", [64, 112, 200])
+def test_smaller_crops_keep_the_proportions_and_cannot_be_taken_for_the_served_recipe(size: int) -> None:
+    recipe = Config(image_size=size).recipe
+    assert recipe.crop == size
+    assert recipe.resize / size == pytest.approx(256 / 224, rel=0.01)
+    assert recipe.id != DEFAULT_RECIPE.id
+
+
+def test_every_setting_has_help() -> None:
+    assert all(field.metadata["help"] for field in fields(Config))
+    assert set(CHOICES) <= set(asdict(Config()))

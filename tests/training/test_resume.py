@@ -1,0 +1,157 @@
+"""A run that was stopped and resumed ends with the weights of an unbroken one, bit for bit."""
+
+import csv
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.conftest import python
+from training import checkpoint
+from training.__main__ import main
+from training.model import AlexNet
+
+# 12 pictures in batches of 4: 3 steps an epoch, 9 in all.
+COMMON = ["--width", "0.05", "--epochs", "3", "--batch-size", "4", "--device", "cpu", "--seed", "5"]
+PAPER = [*COMMON, "--lr", "0.001"]
+MODERN = [
+    *(*COMMON, "--lr", "0.001", "--optimizer", "adamw", "--schedule", "cosine", "--warmup-epochs", "1"),
+    *("--augment", "strong", "--mix", "0.5", "--ema", "0.9", "--label-smoothing", "0.1"),
+    *("--init", "kaiming", "--clip-norm", "1", "--precision", "bf16"),
+]
+# Ctrl-C at a given step, from within: the signal is real and its moment is certain.
+STOPPED_AT = """
+import os, signal, sys
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from training.__main__ import main
+
+steps = iter(range(1, 1000))
+
+def interrupt(*_):
+    if next(steps) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGINT)
+
+register_optimizer_step_post_hook(interrupt)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def train_here(data: Path, out: Path, *options: str) -> int:
+    return main(["train", "--data", str(data), "--out", str(out), *options])
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    """Equality of nested records that hold tensors, to the last bit."""
+    if isinstance(ours, torch.Tensor):
+        return torch.equal(ours, theirs)
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(same(v, theirs[k]) for k, v in ours.items())
+    if isinstance(ours, list | tuple):
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    return bool(ours == theirs)
+
+
+@pytest.mark.parametrize(
+    ("options", "step"),
+    [(PAPER, 5), (MODERN, 4), ([*PAPER, "--epochs", "2"], 3)],
+    ids=["paper", "modern", "last-step-of-an-epoch"],
+)
+def test_an_interrupted_run_ends_with_the_same_weights(
+    photographs: Path, tmp_path: Path, options: list[str], step: int
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert train_here(photographs, whole, *options) == 0
+
+    command = ["train", "--data", photographs, "--out", broken, *options]
+    with python("-c", STOPPED_AT, step, *command) as process:
+        out, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert f"stopped after step {step}, saved; go on with --resume" in errors
+    stopped = checkpoint.load(broken / "last.pt")
+    assert (stopped.step, stopped.epoch) == (step, (step - 1) // 3)
+    assert out.count("top-1") == (step - 1) // 3
+
+    assert train_here(photographs, broken, *options, "--resume") == 0
+    ours, theirs = checkpoint.load(broken / "last.pt"), checkpoint.load(whole / "last.pt")
+    assert ours.step == theirs.step == 3 * ours.config.epochs
+    for part in ("model", "raw", "optimizer", "schedule", "metrics", "best", "mean"):
+        assert same(getattr(ours, part), getattr(theirs, part)), part
+    rows = [list(csv.DictReader((run / "metrics.csv").read_text().splitlines())) for run in (broken, whole)]
+    assert [row["epoch"] for row in rows[0]] == ["1", "2", "3"][: ours.config.epochs]
+    assert [row["top1"] for row in rows[0]] == [row["top1"] for row in rows[1]]
+
+
+def test_another_seed_gives_other_weights(photographs: Path, tmp_path: Path) -> None:
+    """Of order, crops and dropout too, not of the first weights alone."""
+    assert train_here(photographs, tmp_path / "first", *PAPER, "--epochs", "1") == 0
+    run = checkpoint.load(tmp_path / "first" / "last.pt")
+    torch.manual_seed(5)
+    run.model = AlexNet(3, 0.05).state_dict()
+    checkpoint.save(run, tmp_path / "start.pt")
+    for name, seed in (("a", "5"), ("b", "6"), ("again", "5")):
+        start = ["--weights", str(tmp_path / "start.pt"), "--epochs", "1", "--seed", seed]
+        assert train_here(photographs, tmp_path / name, *PAPER, *start) == 0
+    a, b, again = (checkpoint.load(tmp_path / name / "last.pt").model for name in ("a", "b", "again"))
+    assert same(dict(a), dict(again))
+    assert not same(dict(a), dict(b))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_from_outside_leaves_a_usable_checkpoint(
+    photographs: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    command = ["train", "--data", photographs, "--out", tmp_path / "run", *COMMON, "--epochs", 100_000]
+    with python("-m", "training", *command) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while "steps an epoch" not in (line := process.stdout.readline()):
+            assert line, process.stderr.read()
+        process.send_signal(number)
+        _out, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    state = checkpoint.load(tmp_path / "run" / "last.pt")
+    assert state.step > 0
+    assert checkpoint.restore_model(state).eval()(torch.zeros(1, 3, 224, 224)).isfinite().all()
+
+
+def test_a_folder_that_is_not_empty_needs_resume(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    assert train_here(photographs, tmp_path, *PAPER) == 1
+    assert "is not empty; add --resume" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_resuming_with_other_settings_or_classes_is_refused_and_changes_nothing(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train_here(photographs, run, *PAPER, "--epochs", "1") == 0
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    capsys.readouterr()
+    for other in (["--lr", "0.002"], ["--seed", "6"], ["--epochs", "2"]):
+        assert train_here(photographs, run, *PAPER, "--epochs", "1", *other, "--resume") == 1
+        said = capsys.readouterr().err
+        assert "other settings or classes" in said
+        assert "config.toml" in said
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_resuming_a_cut_off_checkpoint_is_a_plain_error(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train_here(photographs, run, *PAPER, "--epochs", "1") == 0
+    data = (run / "last.pt").read_bytes()
+    (run / "last.pt").write_bytes(data[: len(data) // 2])
+    assert train_here(photographs, run, *PAPER, "--epochs", "1", "--resume") == 1
+    assert "last.pt is not a readable checkpoint" in capsys.readouterr().err
+
+
+def test_resume_where_nothing_was_begun_begins(photographs: Path, tmp_path: Path) -> None:
+    assert train_here(photographs, tmp_path / "new", *PAPER, "--epochs", "1", "--resume") == 0
+    assert checkpoint.load(tmp_path / "new" / "last.pt").step == 3

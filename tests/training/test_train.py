@@ -1,0 +1,143 @@
+"""What a training run does with its data and leaves behind, from the command line."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from contract.preprocess import DEFAULT_RECIPE
+from tests.pictures import draw_classes
+from training import checkpoint
+from training.__main__ import main
+from training.config import load_config
+from training.data import find_samples, load_split
+
+TINY = ["--width", "0.05", "--epochs", "1", "--batch-size", "4", "--device", "cpu", "--lr", "0.001"]
+
+
+def train(data: Path, out: Path, *options: str) -> int:
+    return main(["train", "--data", str(data), "--out", str(out), *TINY, *options])
+
+
+def test_two_colours_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also that labels, crops, mean and evaluation fit together: chance is a half."""
+    data = draw_classes(tmp_path / "data", {"red": (190, 60, 50), "teal": (40, 140, 150)}, 15)
+    options = ["--width", "0.1", "--epochs", "6", "--optimizer", "adamw", "--init", "kaiming"]
+    assert train(data, tmp_path / "run", *options) == 0
+    assert checkpoint.load(tmp_path / "run" / "best.pt").metrics["top1"] > 0.9
+    capsys.readouterr()
+    assert (
+        main(["evaluate", str(tmp_path / "run"), "--data", str(data), "--ten-crop", "--device", "cpu"]) == 0
+    )
+    said = capsys.readouterr().out
+    assert "30 images, 10 crop(s) each, 0 skipped" in said
+    shares = re.search(r"top-1 ([\d.]+)%  top-5 100.00%", said)
+    assert shares is not None
+    assert float(shares[1]) > 90
+    assert re.search(r"red +15", said)
+
+
+def test_a_run_leaves_checkpoints_settings_and_a_log(photographs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "deep" / "run"
+    assert train(photographs, run, "--epochs", "2", "--seed", "3") == 0
+    assert {path.name for path in run.iterdir()} == {"best.pt", "last.pt", "config.toml", "metrics.csv"}
+    state = checkpoint.load(run / "last.pt")
+    assert load_config(str(run / "config.toml"), {}) == state.config
+    assert (state.config.seed, state.config.epochs, state.epoch, state.step) == (3, 2, 2, 6)
+    assert state.classes == ("blue", "orange", "white")
+    assert state.provenance["images"] == 12
+    assert state.metrics["images"] == 6
+    log = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in log] == ["1", "2"]
+    assert float(log[1]["top1"]) == pytest.approx(state.metrics["top1"], abs=1e-4)
+    best = checkpoint.load(run / "best.pt")
+    assert best.metrics["top1"] == max(float(row["top1"]) for row in log) or best.epoch == 1
+
+
+def test_the_mean_is_that_of_the_training_pictures_alone(photographs: Path, tmp_path: Path) -> None:
+    assert train(photographs, tmp_path / "run") == 0
+    _classes, samples, _val = find_samples(photographs, 0.2, 0)
+    squares = load_split(samples, DEFAULT_RECIPE, "train").squares
+    expected = squares.double().mean((0, 1, 2))
+    torch.testing.assert_close(
+        torch.tensor(checkpoint.load(tmp_path / "run" / "last.pt").mean).double(),
+        expected,
+        rtol=1e-5,
+        atol=0,
+    )
+
+
+def test_unreadable_files_are_counted_and_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = draw_classes(tmp_path / "data", {"a": (200, 50, 50), "b": (50, 50, 200)}, 6, size=32)
+    (data / "a" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
+    (data / "b" / "readme.txt").write_text("words")
+    assert train(data, tmp_path / "run") == 0
+    said = capsys.readouterr().out
+    assert f"skipped {data / 'a' / 'broken.jpg'}: the JPEG file is corrupt" in said
+    assert f"skipped {data / 'b' / 'readme.txt'}: not an image in a known format" in said
+    assert "2 skipped" in said
+
+
+def test_fewer_pictures_than_a_batch_are_one_batch(photographs: Path, tmp_path: Path) -> None:
+    assert train(photographs, tmp_path / "run", "--batch-size", "1000") == 0
+    assert checkpoint.load(tmp_path / "run" / "last.pt").step == 1
+
+
+def test_weights_are_taken_and_a_last_layer_of_other_classes_starts_afresh(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a learning rate of nearly nothing the layers stay what they were given."""
+    assert train(photographs, tmp_path / "first") == 0
+    data = draw_classes(tmp_path / "data", {"red": (190, 60, 50), "teal": (40, 140, 150)}, 5)
+    capsys.readouterr()
+    options = ["--weights", str(tmp_path / "first"), "--lr", "1e-12"]
+    assert train(data, tmp_path / "second", *options) == 0
+    assert "afresh: fc8" in capsys.readouterr().out
+    first, second = (checkpoint.load(checkpoint.find(tmp_path / name)) for name in ("first", "second"))
+    for name, values in second.model.items():
+        if name.startswith("fc8"):
+            assert len(values) == 2
+        else:
+            torch.testing.assert_close(values, first.model[name], rtol=0, atol=1e-6)
+
+
+def test_weights_for_the_same_classes_are_taken_whole(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(photographs, tmp_path / "first") == 0
+    options = ["--weights", str(tmp_path / "first" / "last.pt"), "--lr", "1e-12"]
+    assert train(photographs, tmp_path / "second", *options) == 0
+    assert "afresh: nothing" in capsys.readouterr().out
+    first, second = (checkpoint.load(tmp_path / name / "last.pt") for name in ("first", "second"))
+    torch.testing.assert_close(second.model["fc8.weight"], first.model["fc8.weight"], rtol=0, atol=1e-6)
+
+
+def test_pre_trained_convolutions_of_smaller_images_are_taken(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(photographs, tmp_path / "first", "--image-size", "112") == 0
+    assert train(photographs, tmp_path / "second", "--weights", str(tmp_path / "first")) == 0
+    assert "afresh: fc6" in capsys.readouterr().out
+
+
+def test_weights_of_another_width_are_refused(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(photographs, tmp_path / "first", "--width", "0.1") == 0
+    (tmp_path / "first" / "best.pt").rename(tmp_path / "wide.pt")
+    data = draw_classes(tmp_path / "data", {"red": (190, 60, 50), "teal": (40, 140, 150)}, 5)
+    assert train(data, tmp_path / "second", "--weights", str(tmp_path / "wide.pt")) == 1
+    assert "no layer of" in capsys.readouterr().err
+    assert not (tmp_path / "second").exists()
+
+
+def test_no_folder_is_made_when_the_data_is_at_fault(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path / "nowhere", tmp_path / "run") == 1
+    assert "nowhere is no folder" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,105 @@
+"""inspect and verify: a sound file keeps its word; a changed one, or no model at all, is told so."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from contract.manifest import Manifest
+from tests.training.conftest import CLASSES, trained
+from training.__main__ import main
+from training.export import export
+
+
+@pytest.fixture(scope="module")
+def model_file(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    export(trained(folder / "best.pt"), folder / "colours.onnx", "int8", data=photographs)
+    return folder / "colours.onnx"
+
+
+def altered(file: Path, out: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
+    model = onnx.load(file)
+    change(model)
+    onnx.save(model, out)
+    return out
+
+
+def test_inspect_prints_the_manifest(model_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(model_file)]) == 0
+    manifest = Manifest.from_json(capsys.readouterr().out)
+    assert manifest.name == "colours"
+    assert manifest.classes == CLASSES
+
+
+def test_a_sound_file_keeps_its_word(
+    model_file: Path, photographs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(model_file), "--data", str(photographs)]) == 0
+    said = capsys.readouterr().out
+    assert "largest difference to torch:" in said
+    assert "1 crop(s), 6 images" in said
+    assert "10 crop(s), 6 images" in said
+
+
+def another_accuracy(model: onnx.ModelProto) -> None:
+    (entry,) = model.metadata_props
+    record = json.loads(entry.value)
+    record["metrics"][0]["top1"] = 1 - record["metrics"][0]["top1"] / 2
+    entry.value = json.dumps(record)
+
+
+def another_norm(model: onnx.ModelProto) -> None:
+    tensor = next(t for t in model.graph.initializer if t.name == "conv1.norm.k")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.1), tensor.name))
+
+
+def another_mean(model: onnx.ModelProto) -> None:
+    tensor = next(t for t in model.graph.initializer if t.name == "mean")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[:, ::-1].copy(), tensor.name))
+
+
+@pytest.mark.parametrize("change", [another_accuracy, another_norm, another_mean])
+def test_a_changed_file_does_not_keep_its_word(
+    change: Callable[[onnx.ModelProto], None],
+    model_file: Path,
+    photographs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = altered(model_file, tmp_path / "changed.onnx", change)
+    assert main(["verify", str(file), "--data", str(photographs)]) == 1
+    assert "does not keep its word" in capsys.readouterr().err
+
+
+def without_a_manifest(model: onnx.ModelProto) -> None:
+    del model.metadata_props[:]
+
+
+def with_a_manifest_of_another_kind(model: onnx.ModelProto) -> None:
+    model.metadata_props[0].value = json.dumps({"manifest_version": 99})
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_what_is_no_model_of_ours_is_named(
+    command: str, model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data", str(tmp_path)] if command == "verify" else []
+    cut, empty, text = tmp_path / "cut.onnx", tmp_path / "empty.onnx", tmp_path / "text.onnx"
+    cut.write_bytes(model_file.read_bytes()[:5000])
+    empty.write_bytes(b"")
+    text.write_bytes(b"not a model")
+    bare = altered(model_file, tmp_path / "bare.onnx", without_a_manifest)
+    strange = altered(model_file, tmp_path / "strange.onnx", with_a_manifest_of_another_kind)
+    for file, said in (
+        *((path, f"{path} is not a sound ONNX file: ") for path in (cut, empty, text)),
+        (bare, f"{bare} has no usable manifest: "),
+        (strange, f"{strange} has no usable manifest: manifest_version is 99"),
+        (tmp_path / "none.onnx", "none.onnx does not exist"),
+    ):
+        assert main([command, str(file), *options]) == 1
+        assert said in capsys.readouterr().err
