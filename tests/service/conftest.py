@@ -25,7 +25,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = Config(width=0.05, init="kaiming")
     torch.manual_seed(1)
     network = AlexNet(len(CLASSES), config.width, config.init)
-    torch.nn.init.normal_(network.fc8.weight, std=1.0)
+    torch.nn.init.normal_(network.fc8.weight, std=0.3)
     state = Checkpoint(config, CLASSES, [120.0, 110.0, 90.0], network.state_dict())
     state.provenance = {"data": "nothing"}
     checkpoint.save(state, folder / "best.pt")
