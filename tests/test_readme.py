@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.checkout import ROOT, clone, commands, draw_photos, environ, free_port, serving
+from training.verify import read_model
 
 SERVE = "scripts/serve"
 ASK = "curl -F file=@photo.jpg http://127.0.0.1:8000/predict"
 TRAIN = "scripts/training train --data photos --out runs/mine --recipe flowers17"
-EXPORT = "scripts/training export runs/mine --out models/mine.onnx --data photos/val"
+EXPORT = "scripts/training export runs/mine --out models/mine.onnx --data photos"
 SERVE_MINE = "MODEL=models/mine.onnx scripts/serve"
 MAKE_KEY = (
     "python3 -c 'import hashlib, secrets; key = secrets.token_urlsafe(32); "
@@ -74,14 +75,15 @@ def test_from_a_clone_to_an_answer(tmp_path: Path) -> None:
 def test_training_on_one_s_own_photographs(tmp_path: Path) -> None:
     checkout = clone(tmp_path / "clone")
     (checkout / ".venv").symlink_to(ROOT / ".venv")  # where this suite runs: nothing is left to install
-    for split in ("train", "val"):
-        draw_photos(checkout / "photos" / split, ("red", "green"), 6)
+    draw_photos(checkout / "photos", ("red", "green"), 10)
     draw_photos(checkout / "one", ("red",), 1)
     (checkout / "one/red/0.jpg").rename(checkout / "photo.jpg")
 
     smaller = " --epochs 1 --width 0.05"
     for command in (TRAIN + smaller, EXPORT):
         subprocess.run(["bash", "-c", command], cwd=checkout, env=environ(), check=True)
+    _model, manifest = read_model(checkout / "models/mine.onnx")
+    assert [m.images for m in manifest.metrics] == [4, 4], "not the fifth that was set aside"
     port = free_port()
     with serving("env " + SERVE_MINE, checkout, environ(PORT=str(port)), 60):
         answer = ask(port, checkout)

@@ -14,7 +14,7 @@ import torch
 from training import checkpoint
 from training.checkpoint import CheckpointError
 from training.config import CHOICES, Config, ConfigError, load_config
-from training.data import DataError, load_split, validation_samples
+from training.data import DataError, held_out_samples, load_split
 from training.evaluate import evaluate, torch_classifier, worst_confusions
 from training.export import ExportError, export
 from training.train import Interrupted, train
@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("evaluate", help="top-1 and top-5 accuracy of a run")
     command.set_defaults(run=_evaluate)
     command.add_argument("source", type=Path, metavar="RUN", help="run folder or checkpoint")
-    command.add_argument("--data", type=Path, required=True, help="has val/, or a folder per class itself")
+    command.add_argument(
+        "--data", type=Path, required=True, help="what it was trained on, or any folder per class"
+    )
     command.add_argument("--ten-crop", action="store_true", help="mean of ten crops, paper section 4.1")
     _device_option(command)
 
@@ -120,7 +122,8 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     state = checkpoint.load(checkpoint.find(options.source))
-    split = load_split(validation_samples(options.data, state.classes), state.config.recipe, "val")
+    samples = held_out_samples(options.data, state.classes, state.provenance)
+    split = load_split(samples, state.config.recipe, "val")
     model = checkpoint.restore_model(state)
     model.to(options.device)
     classify = torch_classifier(model, torch.tensor(state.mean), state.config.std)

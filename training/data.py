@@ -1,11 +1,12 @@
 """A folder per class -> every picture's central square, decoded once and held in memory as uint8."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +60,20 @@ def find_samples(
         val += [(path, index) for path in files[:count]]
         train += [(path, index) for path in files[count:]]
     return classes, train, val
+
+
+def held_out_samples(data: Path, classes: Sequence[str], run: Mapping[str, Any]) -> list[Sample]:
+    """What to measure a trained network on, given the provenance of its `run`.
+
+    If that split one tree of this name, the part that it set aside; else as `validation_samples`.
+    """
+    split = run.get("split")
+    if split and data.resolve().name == run["data"] and not (data / "val").is_dir():
+        found, _train, val = find_samples(data, **split)
+        if found != tuple(classes):
+            raise DataError(f"{data} has other class folders than when it was trained on")
+        return val
+    return validation_samples(data, classes)
 
 
 def validation_samples(data: Path, classes: Sequence[str]) -> list[Sample]:

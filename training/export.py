@@ -16,7 +16,7 @@ from contract.manifest import Tensor as Declared
 from contract.preprocess import DEFAULT_RECIPE
 from training import checkpoint
 from training.checkpoint import Checkpoint
-from training.data import Split, load_split, validation_samples
+from training.data import Split, held_out_samples, load_split
 from training.evaluate import Classify, evaluate, torch_classifier
 from training.graph import OPSET, build_graph
 
@@ -46,7 +46,8 @@ def export(
         )
     split = None
     if data is not None:
-        split = load_split(validation_samples(data, state.classes), DEFAULT_RECIPE, "val")
+        samples = held_out_samples(data, state.classes, state.provenance)
+        split = load_split(samples, DEFAULT_RECIPE, "val")
     model = checkpoint.restore_model(state)
     graph = build_graph(model, state.mean, state.config.std, weights)
     reference = torch_classifier(model, torch.tensor(state.mean), state.config.std)

@@ -70,7 +70,7 @@ def train(
     torch.manual_seed(config.seed)
     model = AlexNet(len(classes), config.width, config.init, config.image_size)
     state = Checkpoint(config, classes, mean.tolist(), model.state_dict())
-    state.provenance = run_provenance(data, len(train_split))
+    state.provenance = run_provenance(data, len(train_split), config)
     if resume and (out / "last.pt").is_file():
         state = checkpoint.load(out / "last.pt")
         if (state.config, state.classes) != (config, classes):

@@ -10,7 +10,7 @@ import torch
 from onnx import numpy_helper
 
 from contract.manifest import METADATA_KEY, Manifest, ManifestError, Metrics
-from training.data import load_split, validation_samples
+from training.data import held_out_samples, load_split
 from training.evaluate import evaluate, torch_classifier
 from training.export import BATCHES, TOLERANCE, ExportError, largest_difference, session_classifier
 from training.graph import Array
@@ -58,7 +58,8 @@ def verify(path: Path, data: Path) -> Verification:
     reference = torch_classifier(network, torch.tensor(manifest.mean), std=1.0)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     exported = session_classifier(session)
-    split = load_split(validation_samples(data, manifest.classes), manifest.recipe, "val")
+    samples = held_out_samples(data, manifest.classes, manifest.training)
+    split = load_split(samples, manifest.recipe, "val")
     found = [
         evaluate(exported, split, len(manifest.classes), manifest.recipe, metrics.crops)
         for metrics in manifest.metrics

@@ -15,6 +15,7 @@ from training.data import (
     channel_statistics,
     class_names,
     find_samples,
+    held_out_samples,
     load_split,
     validation_samples,
 )
@@ -151,6 +152,21 @@ def test_labels_to_evaluate_follow_the_trained_order_not_the_folder_s(folder: Pa
     assert all(trained[label] == path.parent.name for path, label in samples)
     assert len(samples) == 6
     assert validation_samples(folder / "val", trained) == samples
+
+
+def test_what_a_run_set_aside_of_one_tree_is_found_again(tmp_path: Path) -> None:
+    data = draw_classes(tmp_path / "photos", {"rose": (200, 1, 2), "iris": (9, 9, 200)}, 10, size=16)
+    run = {"data": "photos", "split": {"val_fraction": 0.3, "seed": 4}}
+    classes, _train, val = find_samples(data, 0.3, seed=4)
+    assert held_out_samples(data, classes, run) == val
+    assert len(val) == 6
+    others = data.rename(tmp_path / "others")
+    assert len(held_out_samples(others, classes, run)) == 20
+
+
+def test_one_class_is_enough_to_validate_on(tmp_path: Path) -> None:
+    draw_classes(tmp_path / "val", {"rose": (200, 1, 2)}, 2, size=16)
+    assert [label for _path, label in validation_samples(tmp_path, ("iris", "rose"))] == [1, 1]
 
 
 def test_a_split_holds_the_recipe_s_pixels_upright_and_in_order(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A run that was stopped and resumed ends with the weights of an unbroken one, bit for bit."""
 
 import csv
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,18 @@ def test_resuming_with_other_settings_or_classes_is_refused_and_changes_nothing(
         assert "other settings or classes" in said
         assert "config.toml" in said
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_resuming_with_other_photographs_is_refused(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The place in the epoch would mean nothing."""
+    data = Path(shutil.copytree(photographs, tmp_path / "data"))
+    assert train_here(data, tmp_path / "run", *PAPER, "--epochs", "1") == 0
+    one = next((data / "train").glob("*/*"))
+    shutil.copy(one, one.with_stem("another"))
+    assert train_here(data, tmp_path / "run", *PAPER, "--epochs", "1", "--resume") == 1
+    assert "was trained on 12 images, not 13" in capsys.readouterr().err
 
 
 def test_resuming_a_cut_off_checkpoint_is_a_plain_error(
