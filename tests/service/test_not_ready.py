@@ -1,0 +1,41 @@
+"""When the inference worker has ended, everybody is told so."""
+
+import asyncio
+import socket
+import threading
+from pathlib import Path
+
+import httpx
+import uvicorn
+
+from service.app import create_app
+from service.session import load_model
+from service.settings import Settings
+from tests.service.images import plain
+from tests.service.test_errors import check
+
+
+def test_a_dead_worker_is_503_and_not_ready_but_alive(model_file: Path) -> None:
+    app = create_app(Settings(), load_model(model_file, "cpu", threads=1))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    with socket.create_server(("127.0.0.1", 0)) as listener, asyncio.Runner() as runner:
+        thread = threading.Thread(target=lambda: runner.run(server.serve(sockets=[listener])))
+        thread.start()
+        try:
+            address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            with httpx.Client(base_url=address, timeout=30) as client:
+                assert client.post("/predict", content=plain(1)).status_code == 200
+                ended = asyncio.run_coroutine_threadsafe(
+                    app.state.engine.batcher.close(), runner.get_loop()
+                )
+                ended.result(10)
+                for response in (
+                    client.post("/predict", content=plain(1)),
+                    client.get("/health"),
+                    client.get("/health/ready"),
+                ):
+                    check(response, 503, "not_ready")
+                assert client.get("/health/live").status_code == 200
+        finally:
+            server.should_exit = True
+            thread.join()
