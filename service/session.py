@@ -106,7 +106,7 @@ def _open(data: bytes, options: ort.SessionOptions, device: str, name: str) -> o
 def _why_no_cuda() -> str:
     if CUDA not in ort.get_available_providers():
         return "this ONNX Runtime has no CUDA provider (the extra `gpu` has; it takes x86-64)"
-    return "no CUDA session could be made: is there an NVIDIA GPU with a driver of 580 or newer?"
+    return "no CUDA session could be made (is there an NVIDIA GPU with a driver of 580 or newer?)"
 
 
 def _refuse_two_wheels() -> None:
