@@ -65,7 +65,7 @@ def export(
                 f"{TOLERANCE:.0e} is allowed"
             )
         parity = {"max_difference": difference, "batches": list(BATCHES)}
-        metrics = _metrics(state, exported, split)
+        metrics = _metrics(state, exported, split, data)
         manifest = _manifest(state, path, out.stem, version, weights, metrics, parity)
         entry = graph.metadata_props.add()
         entry.key, entry.value = METADATA_KEY, manifest.to_json()
@@ -100,12 +100,15 @@ def largest_difference(reference: Classify, exported: Classify, split: Split | N
     return gap.max().item()
 
 
-def _metrics(state: Checkpoint, exported: Classify, split: Split | None) -> tuple[Metrics, ...]:
-    data = f"{state.provenance['data']} (validation)"
+def _metrics(
+    state: Checkpoint, exported: Classify, split: Split | None, data: Path | None
+) -> tuple[Metrics, ...]:
+    name = data.resolve().name if data is not None else state.provenance["data"]
+    measured_on = f"{name} (validation)"
     if split is None:
-        return (Metrics(data, crops=1, **state.metrics),) if state.metrics else ()
+        return (Metrics(measured_on, crops=1, **state.metrics),) if state.metrics else ()
     results = [evaluate(exported, split, len(state.classes), DEFAULT_RECIPE, crops) for crops in (1, 10)]
-    return tuple(Metrics(data, r.images, r.crops, r.top1, r.top5) for r in results)
+    return tuple(Metrics(measured_on, r.images, r.crops, r.top1, r.top5) for r in results)
 
 
 def _manifest(
