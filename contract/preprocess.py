@@ -199,7 +199,9 @@ def _drawable(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I"):  # 16-bit grey, also in Pillow's 32-bit mode
         # 65535 / 257 = 255; Pillow's own convert() would saturate at 255 instead.
-        levels = np.asarray(image, dtype=np.int32).clip(0, 65535)
+        levels = np.asarray(image, dtype=np.int32)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise InvalidImage("32-bit levels have no defined white; save it with 8 or 16 bits")
         key = image.info.get("transparency")  # PNG's transparent level of grey
         if isinstance(key, int):
             levels = np.where(levels == key, 65535, levels)

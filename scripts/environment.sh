@@ -12,6 +12,7 @@ find_python() {
       { echo "$candidate"; return; }
   done
   first=${PYTHON:-python3}
+  command -v "$first" >/dev/null || fail "no Python from 3.11 to 3.14 found ($first is missing); name one: PYTHON=python3.12"
   fail "no Python from 3.11 to 3.14 found ($first is $("$first" --version 2>&1 | cut -d' ' -f2)); name one: PYTHON=python3.12"
 }
 

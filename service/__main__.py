@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from types import FrameType
 
 import uvicorn
 
@@ -35,17 +36,6 @@ def main() -> int:
         print(f"error: cannot listen on {settings.host}:{settings.port}: {reason}", file=sys.stderr)
         return 1
 
-    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104
-    address = f"http://{host}:{listener.getsockname()[1]}"
-    print(
-        f"{model.manifest.name} version {model.manifest.version} on {address} "
-        f"({model.provider}), ready in {time.monotonic() - started:.1f} s\n"
-        f"try: curl -F file=@photo.jpg {address}/predict",
-        flush=True,
-    )
-    # uvicorn raises the signals that it caught once more when it is done; a clean stop is exit code 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: None)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -54,7 +44,24 @@ def main() -> int:
         ws="none",
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    server = uvicorn.Server(config)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    # Before anything is printed: whoever waits for the line may signal at once. Later uvicorn has handlers
+    # of its own and, when done, raises what it caught once more: here, so a clean stop is exit code 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104
+    address = f"http://{host}:{listener.getsockname()[1]}"
+    print(
+        f"{model.manifest.name} version {model.manifest.version} on {address} "
+        f"({model.provider}), ready in {time.monotonic() - started:.1f} s\n"
+        f"try: curl -F file=@photo.jpg {address}/predict",
+        flush=True,
+    )
+    server.run(sockets=[listener])
     return 0
 
 

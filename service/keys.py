@@ -15,9 +15,11 @@ from service.settings import SettingsError
 def read_digests(path: Path) -> tuple[str, ...]:
     """One SHA-256 in hexadecimal per line; blank lines and those with # are left out. SettingsError."""
     try:
-        lines = [line.strip().lower() for line in path.read_text().splitlines()]
+        lines = [line.strip().lower() for line in path.read_text("utf-8").splitlines()]
     except OSError as error:
         raise SettingsError(f"API_KEYS_FILE cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError("API_KEYS_FILE is not text") from None
     digests = tuple(line for line in lines if line and not line.startswith("#"))
     for number, digest in enumerate(digests, 1):
         if not re.fullmatch(r"[0-9a-f]{64}", digest):

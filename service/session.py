@@ -50,7 +50,10 @@ def load_model(path: Path, device: str, threads: int) -> Model:
     _refuse_two_wheels()
     if not path.is_file():
         raise ModelError(f"no model file {path.name}; set MODEL to one, or train and export it")
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path.name} cannot be read: {error.strerror}") from None
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors; warnings speak of optimisations
@@ -68,7 +71,7 @@ def load_model(path: Path, device: str, threads: int) -> Model:
     model = Model(
         manifest=manifest,
         sha256=hashlib.sha256(data).hexdigest(),
-        card=card.read_text() if card.is_file() else None,
+        card=card.read_text("utf-8", errors="replace") if card.is_file() else None,
         provider=session.get_providers()[0],
         session=session,
     )

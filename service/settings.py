@@ -31,7 +31,7 @@ class Settings:
     )
     api_keys_file: Path | None = _of(
         None,
-        "file with one SHA-256 (hex) of an API key per line; then every path but /health needs "
+        "file with one SHA-256 (hex) of an API key per line; then /predict and /models need "
         "`Authorization: Bearer KEY`. Unset: no keys",
     )
     max_batch: int = _of(
@@ -48,7 +48,9 @@ class Settings:
         20_000_000, "bytes of one request's body; the largest photograph you expect", 1000
     )
     max_pixels: int = _of(
-        50_000_000, "pixels of one image, by its header; decoding takes 3 to 8 bytes each", 1000
+        50_000_000,
+        "pixels of one image, by its header; decoding takes 3 to 28 bytes each, most for WebP with alpha",
+        1000,
     )
     body_timeout_s: float = _of(20.0, "s for a request's body to arrive; longer for slow uplinks", 0.01)
     request_timeout_s: float = _of(

@@ -109,6 +109,12 @@ def test_a_port_that_is_taken(model_file: Path) -> None:
     assert "cannot listen on 127.0.0.1" in line
 
 
+def test_a_signal_right_after_the_line_is_not_lost(model_file: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "log", model_file) as server:
+        server.process.terminate()
+        assert server.process.wait(20) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_requests_finish_and_ends_with_0(
     model_file: Path, tmp_path: Path, number: signal.Signals
