@@ -11,6 +11,8 @@ changes: a better way of scaling gets a new id.
 """
 
 import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -120,8 +122,31 @@ class Picture:
     format: str
 
 
+@dataclass(frozen=True)
+class Header:
+    """A file of a known format whose header has been read, and no more. Decoding it takes memory for
+    `pixels`, at 3 to 18 bytes each by the format and the mode.
+    """
+
+    image: Image.Image
+    format: str
+    width: int
+    height: int
+
+    @property
+    def pixels(self) -> int:
+        if self.image.info.get("progressive"):  # its coefficients are held at full size
+            return self.width * self.height
+        return self.image.width * self.image.height
+
+
 def decode(data: bytes, recipe: Recipe, max_pixels: int) -> Picture:
     """Raises UnsupportedImage, TooManyPixels (from the header, before decoding) or InvalidImage."""
+    return decode_pixels(read_header(data, recipe, max_pixels))
+
+
+def read_header(data: bytes, recipe: Recipe, max_pixels: int) -> Header:
+    """Raises UnsupportedImage, TooManyPixels or InvalidImage."""
     name = sniff(data)
     if name is None:
         raise UnsupportedImage(
@@ -132,30 +157,42 @@ def decode(data: bytes, recipe: Recipe, max_pixels: int) -> Picture:
             "HEIC is read only where the server has the package pillow-heif (its extra `heif`); "
             "send the photograph as JPEG"
         )
-    try:
+    with _corrupt_is_invalid(name):
         image = Image.open(io.BytesIO(data), formats=[name])
         width, height = image.size
         if width * height > max_pixels:
             raise TooManyPixels(
                 f"the image has {width}x{height} = {width * height} pixels; the limit is {max_pixels}"
             )
-        orientation = 1 if name == "TIFF" else _orientation(image)  # Pillow turns TIFF upright itself
         if name == "JPEG" and recipe.scaled_jpeg:
             image.draft(None, (recipe.resize, recipe.resize))
+    return Header(image, name, width, height)
+
+
+def decode_pixels(header: Header) -> Picture:
+    """Raises InvalidImage."""
+    image, width, height = header.image, header.width, header.height
+    with _corrupt_is_invalid(header.format):
+        # Pillow turns TIFF upright itself.
+        orientation = 1 if header.format == "TIFF" else _orientation(image)
         image.load()
         profile = image.info.get("icc_profile")
         upright = _drawable(image)
-    except ImageError:
-        raise
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's decoders raise a dozen different types on broken files
-        raise InvalidImage(f"the {name} file is corrupt or truncated: {_reason(error)}") from error
     if orientation in _TRANSPOSE:
         upright = upright.transpose(_TRANSPOSE[orientation])
         if orientation >= 5:
             width, height = height, width
-    return Picture(upright, profile, width, height, name)
+    return Picture(upright, profile, width, height, header.format)
+
+
+@contextmanager
+def _corrupt_is_invalid(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise a dozen different types on broken files
+        raise InvalidImage(f"the {name} file is corrupt or truncated: {_reason(error)}") from error
 
 
 def square(picture: Picture, recipe: Recipe) -> Pixels:
@@ -195,26 +232,46 @@ def _sample(picture: Picture, recipe: Recipe, left: int, top: int, size: int) ->
 
 def _drawable(image: Image.Image) -> Image.Image:
     """A mode whose values can be averaged: alpha over white, palettes resolved, 16 bits to 8."""
-    if image.mode in {"RGB", "L", "CMYK", "LAB"} and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):  # 16-bit grey, also in Pillow's 32-bit mode
-        # 65535 / 257 = 255; Pillow's own convert() would saturate at 255 instead.
-        levels = np.asarray(image, dtype=np.int32)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise InvalidImage("32-bit levels have no defined white; save it with 8 or 16 bits")
-        key = image.info.get("transparency")  # PNG's transparent level of grey
-        if isinstance(key, int):
-            levels = np.where(levels == key, 65535, levels)
-        grey = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-        # TIFF's photometric 0 counts from white; Pillow turns it round for 8 bits, not for 16.
-        return ImageChops.invert(grey) if _white_is_zero(image) else grey
     if image.mode == "F":
         raise InvalidImage("floating-point pixels have no defined white; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16-bit grey, also in Pillow's 32-bit mode
+        grey = _in_strips(image, "L", _eight_bits)
+        # TIFF's photometric 0 counts from white; Pillow turns it round for 8 bits, not for 16.
+        return ImageChops.invert(grey) if _white_is_zero(image) else grey
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        # A grey picture stays grey, so that its grey profile still fits.
+        return _in_strips(image, "L" if image.mode in {"L", "LA", "La", "1"} else "RGB", _over_white)
+    if image.mode in {"RGB", "L", "CMYK", "LAB"}:
+        return image
     return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _in_strips(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """`convert` on a million pixels at a time: its intermediate copies of a large picture stay small."""
+    whole = Image.new(mode, image.size)
+    rows = max(1, 1_000_000 // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        strip = convert(image.crop(box))
+        whole.paste(strip.getchannel(0) if mode == "L" else strip, box)
+    return whole
+
+
+def _over_white(strip: Image.Image) -> Image.Image:
+    rgba = strip.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def _eight_bits(strip: Image.Image) -> Image.Image:
+    # 65535 / 257 = 255; Pillow's own convert() would saturate at 255 instead.
+    levels = np.asarray(strip, dtype=np.int32)
+    if levels.min() < 0 or levels.max() > 65535:
+        raise InvalidImage("32-bit levels have no defined white; save it with 8 or 16 bits")
+    key = strip.info.get("transparency")  # PNG's transparent level of grey
+    if isinstance(key, int):
+        levels = np.where(levels == key, 65535, levels)
+    return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
 
 
 def _white_is_zero(image: Image.Image) -> bool:

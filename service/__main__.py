@@ -3,28 +3,34 @@
 Exit codes: 0 after SIGTERM or Ctrl-C, 1 if the model or the port cannot be used, 2 for a bad setting.
 """
 
+import ctypes
 import logging
 import signal
-import socket
 import sys
 import time
 from types import FrameType
+from typing import Final
 
 import uvicorn
 
 from service.app import create_app
+from service.server import Protocol, Server, address_of, listen
 from service.session import ModelError, load_model
 from service.settings import Settings, SettingsError, usable_cores
 
+M_MMAP_THRESHOLD: Final = -3  # of glibc's malloc.h
+
 
 def main() -> int:
+    give_large_memory_back()
     logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a line for every odd byte otherwise
     started = time.monotonic()
     try:
         settings = Settings.from_environ()
         model = load_model(settings.model, settings.device, settings.threads or usable_cores())
         app = create_app(settings, model)
-        listener = socket.create_server((settings.host, settings.port), backlog=2048)
+        listener = listen(settings.host, settings.port)
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -41,10 +47,15 @@ def main() -> int:
         log_level="warning",
         access_log=False,
         server_header=False,
+        http=Protocol,
         ws="none",
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
-    server = uvicorn.Server(config)
+
+    def not_ready() -> None:
+        app.state.engine.draining = True
+
+    server = Server(config, not_ready, settings.drain_delay_s)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         server.should_exit = True
@@ -53,8 +64,7 @@ def main() -> int:
     # of its own and, when done, raises what it caught once more: here, so a clean stop is exit code 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104
-    address = f"http://{host}:{listener.getsockname()[1]}"
+    address = address_of(listener)
     print(
         f"{model.manifest.name} version {model.manifest.version} on {address} "
         f"({model.provider}), ready in {time.monotonic() - started:.1f} s\n"
@@ -63,6 +73,15 @@ def main() -> int:
     )
     server.run(sockets=[listener])
     return 0
+
+
+def give_large_memory_back() -> None:
+    """glibc learns to keep freed blocks of up to 32 MB, in every thread; pictures are made of 16 MB ones.
+    With a fixed threshold they go back to the system: 18 bytes a pixel held by four threads, not 60.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 8_000_000)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,15 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final
 
 import numpy as np
-from fastapi import Depends, FastAPI, Query, Request
+from fastapi import FastAPI, Query, Request
 
-from contract.preprocess import Pixels, Recipe, centre_crop, decode
-from service.admission import Admission
+from contract.preprocess import Pixels, centre_crop, decode_pixels, read_header
+from service.admission import Admission, PixelBudget
 from service.batcher import Batcher
-from service.body import read_image
+from service.body import announced_bytes, read_image
+from service.edge import Edge
 from service.errors import STATUSES, DeadlineExceeded, InvalidRequest, NotReady, install_handlers
-from service.keys import key_check, read_digests
+from service.keys import read_digests
 from service.schemas import (
     Alive,
     Health,
@@ -51,7 +52,7 @@ _IMAGE_BODY: Final[dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Engine:
     """What the routes share while the application runs."""
 
@@ -60,13 +61,15 @@ class Engine:
     batcher: Batcher[Pixels, Probabilities]
     decoders: ThreadPoolExecutor
     admission: Admission
+    budget: PixelBudget
+    draining: bool = False
 
     @property
     def name(self) -> ModelName:
         manifest = self.model.manifest
         return ModelName(name=manifest.name, version=manifest.version, sha256=self.model.sha256)
 
-    def require_ready(self) -> None:
+    def require_worker(self) -> None:
         if not self.batcher.alive:
             raise NotReady("the inference worker has ended; the server needs a restart")
 
@@ -76,13 +79,7 @@ class Engine:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(limit):
-                decoded = await loop.run_in_executor(
-                    self.decoders,
-                    _decode,
-                    data,
-                    self.model.manifest.recipe,
-                    self.settings.max_pixels,
-                )
+                decoded = await loop.run_in_executor(self.decoders, self._decode, data)
                 answer = await self.batcher.submit(decoded.crop)
         except TimeoutError:
             raise DeadlineExceeded(f"no answer within {limit:g} s") from None
@@ -98,6 +95,18 @@ class Engine:
             ),
         )
 
+    def _decode(self, data: bytes) -> "_Decoded":
+        """In a worker thread; the times are of `time.perf_counter`."""
+        began = time.perf_counter()
+        recipe = self.model.manifest.recipe
+        header = read_header(data, recipe, self.settings.max_pixels)
+        with self.budget.reserve(header.pixels):
+            picture = decode_pixels(header)
+            crop = centre_crop(picture, recipe)
+            info = ImageInfo(width=picture.width, height=picture.height, format=picture.format)
+            del header, picture  # their memory is what the budget is for
+        return _Decoded(crop, info, began, time.perf_counter())
+
 
 def create_app(settings: Settings, model: Model) -> FastAPI:
     """Raises SettingsError when the file of API keys cannot be used."""
@@ -108,7 +117,14 @@ def create_app(settings: Settings, model: Model) -> FastAPI:
             model.run, settings.max_batch, settings.max_wait_ms / 1000
         )
         with ThreadPoolExecutor(settings.threads or usable_cores(), "decode") as decoders:
-            app.state.engine = Engine(settings, model, batcher, decoders, Admission(settings.max_queue))
+            app.state.engine = Engine(
+                settings,
+                model,
+                batcher,
+                decoders,
+                Admission(settings.max_queue, settings.max_queue_bytes),
+                PixelBudget(settings.max_pixels),
+            )
             yield
             await batcher.close()
 
@@ -119,9 +135,10 @@ def create_app(settings: Settings, model: Model) -> FastAPI:
         version=str(model.manifest.version),
         lifespan=lifespan,
         redirect_slashes=False,
-        dependencies=[Depends(key_check(read_digests(keys)))] if keys else [],
+        redoc_url=None,
         responses={"default": {"model": Problem, "description": "what went wrong, RFC 9457"}},
     )
+    app.add_middleware(Edge, digests=read_digests(keys) if keys else ())
     install_handlers(app)
 
     def engine(request: Request) -> Engine:
@@ -136,11 +153,11 @@ def create_app(settings: Settings, model: Model) -> FastAPI:
     async def predict(request: Request, top_k: Annotated[int | None, Query(ge=1)] = None) -> PredictAnswer:
         """Classifies one image: the multipart field `file`, or the bare body."""
         here = engine(request)
-        here.require_ready()
+        here.require_worker()
         classes = len(model.manifest.classes)
         if top_k is not None and top_k > classes:
             raise InvalidRequest(f"top_k is {top_k}; this model has {classes} classes")
-        with here.admission.admit():
+        with here.admission.admit(announced_bytes(request, settings.max_body_bytes)):
             data = await read_image(request, settings.max_body_bytes, settings.body_timeout_s)
             return await here.predict(data, top_k or min(DEFAULT_TOP_K, classes))
 
@@ -161,7 +178,9 @@ def create_app(settings: Settings, model: Model) -> FastAPI:
     async def health(request: Request) -> Health:
         """200 once a real forward pass has been made and while predictions can be answered."""
         here = engine(request)
-        here.require_ready()
+        here.require_worker()
+        if here.draining:
+            raise NotReady("the server is stopping")
         return Health(status="ok", model=here.name, provider=model.provider)
 
     @app.get("/health/live")
@@ -178,15 +197,6 @@ class _Decoded:
     info: ImageInfo
     began: float
     ended: float
-
-
-def _decode(data: bytes, recipe: Recipe, max_pixels: int) -> _Decoded:
-    """In a worker thread; the times are of `time.perf_counter`."""
-    began = time.perf_counter()
-    picture = decode(data, recipe, max_pixels)
-    crop = centre_crop(picture, recipe)
-    info = ImageInfo(width=picture.width, height=picture.height, format=picture.format)
-    return _Decoded(crop, info, began, time.perf_counter())
 
 
 def _best(probabilities: Probabilities, classes: tuple[str, ...], top_k: int) -> list[Prediction]:

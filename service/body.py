@@ -17,6 +17,12 @@ class _InMemoryParser(MultiPartParser):
     spool_max_size = 1 << 62
 
 
+def announced_bytes(request: Request, max_bytes: int) -> int:
+    """What the body will take in memory: `max_bytes` where its length is not known or is too much."""
+    declared = request.headers.get("content-length", "")
+    return min(int(declared), max_bytes) if declared.isdecimal() else max_bytes
+
+
 async def read_image(request: Request, max_bytes: int, timeout: float) -> bytes:
     """The multipart field `file`, or else the bare body, whatever its content type says.
 

@@ -96,6 +96,11 @@ def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | No
 
 
 def answer_known(_request: Request, error: Exception) -> Response:
+    return answer_to(error)
+
+
+def answer_to(error: Exception) -> Response:
+    """To an error of the table."""
     status, code = STATUSES[type(error)]
     headers = dict(HEADERS.get(status, {}))
     if isinstance(error, Overloaded):

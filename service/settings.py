@@ -19,7 +19,7 @@ def _of(default: Any, meaning: str, low: float = 0, high: float = float("inf")) 
 
 @dataclass(frozen=True)
 class Settings:
-    host: str = _of("127.0.0.1", "address to listen on; 0.0.0.0 for all, as in a container")
+    host: str = _of("127.0.0.1", "address to listen on, IPv4 or IPv6; 0.0.0.0 for all, as in a container")
     port: int = _of(8000, "TCP port; 0 takes a free one and prints it", 0, 65535)
     model: Path = _of(
         Path(__file__).parents[1] / "models" / "flowers17.onnx", "the model file that is served"
@@ -47,9 +47,16 @@ class Settings:
     max_body_bytes: int = _of(
         20_000_000, "bytes of one request's body; the largest photograph you expect", 1000
     )
+    max_queue_bytes: int = _of(
+        500_000_000,
+        "bytes of all bodies in memory at once; more are answered 429. One of unknown length counts as "
+        "MAX_BODY_BYTES, which must fit",
+        1000,
+    )
     max_pixels: int = _of(
         50_000_000,
-        "pixels of one image, by its header; decoding takes 3 to 28 bytes each, most for WebP with alpha",
+        "pixels of one image, by its header, and of all that are decoded at once, at 3 to 18 bytes each "
+        "(most for WebP); the largest photograph you expect",
         1000,
     )
     body_timeout_s: float = _of(20.0, "s for a request's body to arrive; longer for slow uplinks", 0.01)
@@ -58,9 +65,14 @@ class Settings:
         "s from a body's arrival to its answer; then 504, and no inference is spent on it",
         0.01,
     )
+    drain_delay_s: float = _of(
+        0.0,
+        "s after SIGTERM in which connections are still taken while /health/ready says 503; behind a "
+        "balancer, a little more than it needs to see that",
+    )
     drain_timeout_s: int = _of(
         20,
-        "s that requests under way get after SIGTERM; below the container's stop grace period",
+        "s that requests under way get after that; both together below the container's stop grace period",
         1,
     )
     threads: int = _of(
@@ -77,7 +89,13 @@ class Settings:
                 values[entry.name] = _parse(name, text, entry.default, entry.metadata)
         if values.get("device", "auto") not in {"auto", "cpu", "cuda"}:
             raise SettingsError(f"DEVICE is {values['device']!r}; use auto, cpu or cuda")
-        return cls(**values)
+        settings = cls(**values)
+        if settings.max_queue_bytes < settings.max_body_bytes:
+            raise SettingsError(
+                f"MAX_QUEUE_BYTES is {settings.max_queue_bytes}; it must be at least MAX_BODY_BYTES, "
+                f"{settings.max_body_bytes}"
+            )
+        return settings
 
 
 def _parse(name: str, text: str, default: Any, limits: Mapping[str, Any]) -> Any:
@@ -90,7 +108,8 @@ def _parse(name: str, text: str, default: Any, limits: Mapping[str, Any]) -> Any
         whole = "a whole number" if kind is int else "a number"
         raise SettingsError(f"{name} is {text!r}; it must be {whole}") from None
     if not limits["low"] <= value <= limits["high"]:
-        bounds = f"{limits['low']} to {limits['high']}"
+        low, high = limits["low"], limits["high"]
+        bounds = f"{low} or more" if high == float("inf") else f"{low} to {high}"
         raise SettingsError(f"{name} is {text}; it must be {bounds}")
     return value
 

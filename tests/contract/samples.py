@@ -90,6 +90,15 @@ def _png() -> dict[str, Sample]:
         ),
         "png-palette": Sample(encode(palette, "PNG"), palette),
         "png-palette-key": Sample(encode(clear, "PNG", transparency=201), punched),
+        "png-grey-alpha-icc": Sample(
+            encode(
+                Image.merge("LA", [_linear(GREY), Image.new("L", GREY.size, 255)]),
+                "PNG",
+                icc_profile=linear_grey_profile(),
+            ),
+            GREY,
+            mean=1.0,
+        ),
         "png-palette-icc": Sample(
             encode(swap_red_and_blue(palette.convert("RGB")).quantize(64), "PNG", **profile),
             palette,

@@ -4,11 +4,13 @@ import hashlib
 import io
 import json
 import re
+import socket
 import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from http.client import HTTPResponse
 from pathlib import Path
 
 import httpx
@@ -122,21 +124,27 @@ def test_hardened(stack: Stack, name: str) -> None:
 @pytest.mark.parametrize("whole", [False, True])
 def test_stop_answers_what_is_under_way(stack: Stack, whole: bool) -> None:
     """SIGTERM to the only replica, and `docker compose stop`."""
-    stack.up()
+    stack.up(MAX_QUEUE="1")
     (service,), (proxy,) = stack.containers("service"), stack.containers("proxy")
-    data = photograph(4000, 3000)
-
-    def post(_number: int) -> str:
-        return top_label(stack.client.post("/predict", content=data))
-
-    with ThreadPoolExecutor(24) as clients:
-        answers = clients.map(post, range(24))
-        time.sleep(1)
-        if whole:
-            stack.do("stop")
-        else:
-            docker("stop", service)
-        assert list(answers) == ["red"] * 24
+    body = photograph() + bytes(400_000)  # more than the proxy keeps; what follows a JPEG's end is ignored
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    port = int(stack.settings["PORT"])
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=60) as connection,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        connection.sendall(head + body[:-1])
+        while stack.client.post("/predict", content=photograph()).status_code != 429:
+            pass  # until the request above is in the house
+        stopping = pool.submit(stack.do, "stop") if whole else pool.submit(docker, "stop", service)
+        while reachable(stack):
+            pass
+        connection.sendall(body[-1:])
+        raw = HTTPResponse(connection)
+        raw.begin()
+        answer = httpx.Response(raw.status, content=raw.read())
+        stopping.result()
+    assert top_label(answer) == "red"
     assert inspect(service)["State"]["ExitCode"] == 0
     if whole:
         assert inspect(proxy)["State"]["ExitCode"] == 0
@@ -145,6 +153,13 @@ def test_stop_answers_what_is_under_way(stack: Stack, whole: bool) -> None:
         refused = httpx.get(f"{stack.client.base_url}/health", timeout=60)
         assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
         assert refused.headers["content-type"] == "application/problem+json"
+
+
+def reachable(stack: Stack) -> bool:
+    try:
+        return httpx.get(f"{stack.client.base_url}/health").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @pytest.mark.parametrize("command", ["kill", "stop"])

@@ -39,7 +39,7 @@ def serving(log: Path, model: Path, **settings: object) -> Iterator[Server]:
     ):
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert " on http://127.0.0.1:" in line, line + log.read_text()
+        assert " on http://" in line, line + log.read_text()
         server = Server(process, line.split(" on ")[1].split()[0], log)
         try:
             with server.client:

@@ -5,6 +5,7 @@ import socket
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,11 @@ def test_no_or_a_wrong_key(strict: Server, authorization: str) -> None:
         assert response.headers["www-authenticate"] == "Bearer"
 
 
+def test_no_path_but_health_says_anything_without_a_key(strict: Server) -> None:
+    for path in ("/docs", "/openapi.json", "/nothing", "/"):
+        check(httpx.get(strict.address + path), 401, "unauthorized")
+
+
 def test_health_needs_no_key_and_either_key_will_do(strict: Server) -> None:
     assert httpx.get(strict.address + "/health").status_code == 200
     for key in ("first", "second"):
@@ -162,6 +168,65 @@ def test_more_than_the_queue_holds(model_file: Path, tmp_path: Path) -> None:
         check(response, 429, "overloaded")
         assert 1 <= int(response.headers["retry-after"]) <= 60
         assert full.client.get("/health").status_code == 200
+
+
+def test_more_bytes_than_the_house_holds(model_file: Path, tmp_path: Path) -> None:
+    limits = {"max_body_bytes": 100_000, "max_queue_bytes": 100_000, "body_timeout_s": 30}
+    with serving(tmp_path / "log", model_file, **limits) as full, open_request(full):
+        while (response := full.client.post("/predict", content=iter([plain(1)]))).status_code == 200:
+            pass  # its length is not known, so it counts as the most that it can have
+        check(response, 429, "overloaded", "100000")
+        assert full.client.post("/predict", content=plain(1)).status_code == 200
+
+
+@pytest.mark.parametrize("sent", [b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\0\0\r\n\r\n"])
+def test_no_http(server: Server, sent: bytes) -> None:
+    host, port = server.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(sent)
+        raw = HTTPResponse(connection)
+        raw.begin()
+        check(
+            httpx.Response(raw.status, headers=raw.getheaders(), content=raw.read()), 400, "invalid_request"
+        )
+        assert connection.recv(1) == b""
+
+
+def test_the_body_of_a_refused_request_is_not_read_for_ever(strict: Server) -> None:
+    host, port = strict.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000000\r\n\r\n")
+        raw = HTTPResponse(connection)
+        raw.begin()
+        assert raw.status == 401
+        sent, chunk = 0, bytes(1_000_000)
+        while sent < 1_000_000_000:
+            try:
+                connection.sendall(chunk)
+            except OSError:
+                break
+            sent += len(chunk)
+    assert 50_000_000 < sent < 200_000_000  # a client that sends all before it reads gets its answer
+
+
+def test_large_pictures_are_decoded_within_bounds(model_file: Path, tmp_path: Path) -> None:
+    """Small files of many pixels, WebP with alpha, which takes the most memory for each."""
+    pixels = 12_000_000
+    bomb = encoded(Image.new("RGBA", (4000, 3000), (1, 2, 3, 9)), "WEBP", lossless=True)
+    assert len(bomb) < 2000
+    with serving(tmp_path / "log", model_file, max_pixels=pixels, threads=4) as server:
+        assert server.client.post("/predict", content=plain(1)).status_code == 200
+        before = peak_memory(server)
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: server.client.post("/predict", content=bomb), range(8)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert peak_memory(server) - before < 25 * pixels
+
+
+def peak_memory(server: Server) -> int:
+    """Bytes, of the process so far."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def test_the_deadline(model_file: Path, tmp_path: Path) -> None:

@@ -41,6 +41,11 @@ def test_a_bad_value_names_the_variable(name: str, value: str) -> None:
         Settings.from_environ({name: value})
 
 
+def test_one_body_must_fit_in_the_house() -> None:
+    with pytest.raises(SettingsError, match="MAX_QUEUE_BYTES is 2000; it must be at least MAX_BODY_BYTES"):
+        Settings.from_environ({"MAX_QUEUE_BYTES": "2000", "MAX_BODY_BYTES": "3000"})
+
+
 def test_the_readme_has_every_setting_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]*?) \|", (ROOT / "README.md").read_text(), re.M))
     shown = {name: text.strip("`") for name, text in rows.items()}

@@ -2,17 +2,14 @@
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import onnx
-import pytest
 
 from contract.manifest import METADATA_KEY
-from tests.service.images import plain
 from tests.service.server import ROOT, serving
 
 
@@ -41,6 +38,12 @@ def changed(model: Path, target: Path, key: str, value: str) -> Path:
             entry.key, entry.value = key, value
     onnx.save(loaded, target)
     return target
+
+
+def test_ipv6(model_file: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "log", model_file, host="::1") as server:
+        assert server.address.startswith("http://[::1]:")
+        assert server.client.get("/health").status_code == 200
 
 
 def test_bad_settings() -> None:
@@ -107,32 +110,3 @@ def test_a_port_that_is_taken(model_file: Path) -> None:
         code, line = refused(model=model_file, port=taken.getsockname()[1])
     assert code == 1
     assert "cannot listen on 127.0.0.1" in line
-
-
-def test_a_signal_right_after_the_line_is_not_lost(model_file: Path, tmp_path: Path) -> None:
-    with serving(tmp_path / "log", model_file) as server:
-        server.process.terminate()
-        assert server.process.wait(20) == 0
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_requests_finish_and_ends_with_0(
-    model_file: Path, tmp_path: Path, number: signal.Signals
-) -> None:
-    data = plain(100)
-    with serving(tmp_path / "log", model_file, max_queue=4) as server:
-        host, port = server.address.removeprefix("http://").split(":")
-        connections = [socket.create_connection((host, int(port)), timeout=10) for _ in range(4)]
-        for connection in connections:
-            connection.sendall(
-                b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data)
-            )
-        while server.client.post("/predict", content=data).status_code != 429:
-            pass  # until all four are in the house
-        server.process.send_signal(number)
-        for connection in connections:
-            connection.sendall(data)
-            assert connection.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
-            connection.close()
-        assert server.process.wait(20) == 0
-        assert server.log == ""

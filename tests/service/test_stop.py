@@ -1,0 +1,94 @@
+"""How the service ends: what is under way is answered, and the rest is told."""
+
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPResponse
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.service.images import plain
+from tests.service.server import Server, serving
+from tests.service.test_errors import check
+
+
+@contextmanager
+def half_sent(server: Server, body: bytes) -> Iterator[socket.socket]:
+    """A connection with all of a POST /predict on it but the last byte of the body."""
+    split = urlsplit(server.address)
+    with socket.create_connection((split.hostname, split.port), timeout=20) as connection:
+        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n"
+        connection.sendall(head % len(body))
+        # That the server asks for the body is the sign that it has admitted the request.
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body[:-1])
+        yield connection
+
+
+def answer_on(connection: socket.socket) -> httpx.Response:
+    raw = HTTPResponse(connection)
+    raw.begin()
+    return httpx.Response(raw.status, headers=raw.getheaders(), content=raw.read())
+
+
+def test_a_signal_right_after_the_line_is_not_lost(model_file: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "log", model_file) as server:
+        server.process.terminate()
+        assert server.process.wait(20) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_requests_finish_and_ends_with_0(
+    model_file: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    data = plain(100)
+    with serving(tmp_path / "log", model_file, max_queue=4) as server:
+        host, port = server.address.removeprefix("http://").split(":")
+        connections = [socket.create_connection((host, int(port)), timeout=10) for _ in range(4)]
+        for connection in connections:
+            connection.sendall(
+                b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data)
+            )
+        while server.client.post("/predict", content=data).status_code != 429:
+            pass  # until all four are in the house
+        server.process.send_signal(number)
+        for connection in connections:
+            connection.sendall(data)
+            assert connection.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
+            connection.close()
+        assert server.process.wait(20) == 0
+        assert server.log == ""
+
+
+def test_connections_are_taken_for_the_delay_while_not_ready(model_file: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "log", model_file, drain_delay_s=3) as server:
+        server.process.terminate()
+        while (answer := server.client.get("/health/ready")).status_code == 200:
+            pass
+        check(answer, 503, "not_ready", "stopping")
+        assert httpx.get(server.address + "/health/live").status_code == 200
+        assert httpx.post(server.address + "/predict", content=plain(100)).status_code == 200
+        server.process.send_signal(signal.SIGINT)  # a second one ends the delay
+        server.process.wait(2)
+
+
+def test_what_outlasts_the_drain_is_told_so(model_file: Path, tmp_path: Path) -> None:
+    with (
+        serving(tmp_path / "log", model_file, drain_timeout_s=1) as server,
+        half_sent(server, plain(100)) as connection,
+    ):
+        server.process.terminate()
+        check(answer_on(connection), 503, "not_ready", "send the request again")
+        assert server.process.wait(10) == 0
+
+
+def test_a_request_on_an_idle_connection_at_the_stop(model_file: Path, tmp_path: Path) -> None:
+    """A connection that is open and says nothing gets a last call, then ends; the stop does not wait."""
+    with serving(tmp_path / "log", model_file) as server:
+        assert server.client.get("/health/live").status_code == 200
+        server.process.terminate()
+        assert server.process.wait(3) == 0
