@@ -43,6 +43,16 @@ class Metrics:
     top1: float
     top5: float
 
+    def __post_init__(self) -> None:
+        if self.images < 1 or self.crops < 1:
+            raise ManifestError(
+                f"metrics of {self.images} images and {self.crops} crops: none were measured"
+            )
+        if not 0 <= self.top1 <= self.top5 <= 1:
+            raise ManifestError(
+                f"metrics: top1 {self.top1} and top5 {self.top5} must be 0 to 1, in this order"
+            )
+
 
 @dataclass(frozen=True)
 class Manifest:

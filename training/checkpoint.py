@@ -24,8 +24,9 @@ class CheckpointError(ValueError):
 @dataclass
 class Checkpoint:
     """`model` holds the weights to evaluate and export: the running average where there is one, and
-    then `raw` those that the optimiser works on. `step` counts finished optimiser steps. `mean` (3,)
-    is that of the training set's channels, 0 to 255; `metrics` the last validation's.
+    then `raw` those that the optimiser works on. `step` counts finished optimiser steps; of those
+    in the epoch under way, `epoch_loss` sums the losses and `epoch_seconds` the time. `mean` (3,) is
+    that of the training set's channels, 0 to 255; `metrics` the last validation's.
     """
 
     config: Config
@@ -36,6 +37,8 @@ class Checkpoint:
     optimizer: dict[str, Any] = field(default_factory=dict)
     step: int = 0
     epoch: int = 0
+    epoch_loss: float = 0.0
+    epoch_seconds: float = 0.0
     metrics: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)

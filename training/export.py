@@ -1,9 +1,9 @@
 """A checkpoint -> one ONNX file with its manifest inside, proven equal before it gets its name."""
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnx
@@ -44,6 +44,10 @@ def export(
             f"{path} was trained at image_size {state.config.image_size}; only {DEFAULT_RECIPE.crop} "
             "can be served: train on from it with --weights"
         )
+    try:  # before the long part: a name or version that cannot be is refused at once
+        manifest = _manifest(state, path, out.stem, version, weights)
+    except ManifestError as error:
+        raise ExportError(f"{out} is not written: {error}") from None
     split = None
     if data is not None:
         samples = held_out_samples(data, state.classes, state.provenance)
@@ -64,15 +68,15 @@ def export(
                 f"{out} is not written: its probabilities differ from torch's by up to {difference:.1e}, "
                 f"{TOLERANCE:.0e} is allowed"
             )
-        parity = {"max_difference": difference, "batches": list(BATCHES)}
-        metrics = _metrics(state, exported, split, data)
-        manifest = _manifest(state, path, out.stem, version, weights, metrics, parity)
+        manifest = replace(
+            manifest,
+            metrics=_metrics(state, exported, split, data),
+            parity={"max_difference": difference, "batches": list(BATCHES)},
+        )
         entry = graph.metadata_props.add()
         entry.key, entry.value = METADATA_KEY, manifest.to_json()
         onnx.save(graph, partial)
         partial.replace(out)
-    except ManifestError as error:
-        raise ExportError(f"{out} is not written: {error}") from None
     finally:
         partial.unlink(missing_ok=True)
     return manifest
@@ -117,9 +121,8 @@ def _manifest(
     name: str,
     version: int,
     weights: str,
-    metrics: tuple[Metrics, ...],
-    parity: dict[str, Any],
 ) -> Manifest:
+    """All but what the file is yet to be measured for: metrics and parity. Raises ManifestError."""
     size, std = DEFAULT_RECIPE.crop, state.config.std
     red, green, blue = state.mean
     classes, features, channels = (len(state.model[f"{n}.bias"]) for n in ("fc8", "fc7", "conv5"))
@@ -144,12 +147,10 @@ def _manifest(
                 "the last convolution after its ReLU: what is where",
             ),
         ),
-        metrics=metrics,
         training={
             "config": asdict(state.config),
             "epochs": state.epoch,
             "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             **state.provenance,
         },
-        parity=parity,
     )

@@ -111,7 +111,7 @@ def train(
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {steps} steps an epoch, {device}")
     for epoch in range(state.epoch, config.epochs):
         order = torch.randperm(len(train_split), generator=generator_of(config.seed, ORDER, epoch))
-        done, started, losses = state.step - epoch * steps, time.monotonic(), []
+        done, started = state.step - epoch * steps, time.monotonic()
         bar = tqdm(
             desc=f"epoch {epoch + 1}/{config.epochs}",
             total=steps * batch_size,
@@ -138,16 +138,16 @@ def train(
             optimizer.step()
             if config.ema:
                 update_average(averaged, model, config.ema, step)
-            losses.append(loss.item())
+            state.epoch_loss += loss.item()
             bar.update(len(batch))
-            bar.set_postfix(loss=f"{losses[-1]:.3f}", lr=f"{lr:.2g}")
+            bar.set_postfix(loss=f"{state.epoch_loss / (index + 1):.3f}", lr=f"{lr:.2g}")
             if stopping():
                 bar.close()
-                state.provenance["seconds"] += time.monotonic() - started
+                state.epoch_seconds += time.monotonic() - started
                 save(step + 1, "last.pt")
                 raise Interrupted(f"stopped after step {step + 1}, saved; go on with --resume")
         bar.close()
-        rate = len(losses) * batch_size / (time.monotonic() - started)
+        rate = steps * batch_size / (state.epoch_seconds + time.monotonic() - started)
 
         result = evaluate(classify, val_split, len(classes), config.recipe)
         metrics = {"images": result.images, "top1": result.top1, "top5": result.top5}
@@ -155,11 +155,12 @@ def train(
         better = result.top1 > state.best.get("top1", -1.0)
         if better:
             state.best = {"epoch": epoch + 1, **metrics}
-        seconds = time.monotonic() - started
+        seconds = state.epoch_seconds + time.monotonic() - started
         state.epoch, state.metrics = epoch + 1, metrics
         state.provenance["seconds"] += seconds
+        train_loss = state.epoch_loss / steps
+        state.epoch_loss = state.epoch_seconds = 0.0
         save((epoch + 1) * steps, "last.pt", *(["best.pt"] if better else []))
-        train_loss = sum(losses) / max(1, len(losses))
         _log(out / "metrics.csv", epoch + 1, train_loss, result.top1, result.top5, rate)
         print(
             f"epoch {epoch + 1}/{config.epochs}  loss {train_loss:.3f}  top-1 {result.top1:.1%}  "

@@ -32,6 +32,13 @@ names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
 text = st.text(st.characters(codec="utf-8"), max_size=20)
 levels = st.floats(0, 255)
 shares = st.floats(0, 1)
+measured = st.builds(
+    lambda data, images, crops, share: Metrics(data, images, crops, min(share), max(share)),
+    text,
+    st.integers(1),
+    st.integers(1),
+    st.tuples(shares, shares),
+)
 records = st.dictionaries(
     text, st.one_of(text, st.integers(), st.floats(allow_nan=False), st.none()), max_size=4
 )
@@ -51,9 +58,7 @@ manifests = st.builds(
     weights=st.sampled_from(["fp32", "fp16", "int8"]),
     inputs=st.lists(tensors, min_size=1, max_size=3).map(tuple),
     outputs=st.lists(tensors, min_size=1, max_size=3).map(tuple),
-    metrics=st.lists(
-        st.builds(Metrics, text, st.integers(0), st.integers(1), shares, shares), max_size=3
-    ).map(tuple),
+    metrics=st.lists(measured, max_size=3).map(tuple),
     training=records,
     parity=records,
 )
@@ -139,7 +144,12 @@ def test_a_missing_field_is_named(path: str) -> None:
         ("inputs.0.shape", [None, [224], 224, 3]),
         ("inputs.0.shape", [None, 224.5, 224, 3]),
         ("metrics.0.top1", "87%"),
+        ("metrics.0.top1", 1.5),
+        ("metrics.0.top1", -0.1),
+        ("metrics.0.top5", float("nan")),
         ("metrics.0.images", 1.5),
+        ("metrics.0.images", 0),
+        ("metrics.0.crops", 0),
         ("manifest_version", 2),
         ("manifest_version", "1"),
         ("architecture", "alexnet"),

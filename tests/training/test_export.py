@@ -239,7 +239,9 @@ def test_a_name_that_cannot_be_served_leaves_no_file(tmp_path: Path) -> None:
     run = trained(tmp_path / "best.pt")
     (tmp_path / "models").mkdir()
     with pytest.raises(ExportError, match="name is 'My Model'"):
-        export(run, tmp_path / "models" / "My Model.onnx")
+        export(run, tmp_path / "models" / "My Model.onnx", data=tmp_path / "not looked at yet")
+    with pytest.raises(ExportError, match="version is 0"):
+        export(run, tmp_path / "models" / "mine.onnx", version=0)
     assert list((tmp_path / "models").iterdir()) == []
 
 

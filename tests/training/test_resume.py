@@ -81,7 +81,9 @@ def test_an_interrupted_run_ends_with_the_same_weights(
         assert same(getattr(ours, part), getattr(theirs, part)), part
     rows = [list(csv.DictReader((run / "metrics.csv").read_text().splitlines())) for run in (broken, whole)]
     assert [row["epoch"] for row in rows[0]] == ["1", "2", "3"][: ours.config.epochs]
-    assert [row["top1"] for row in rows[0]] == [row["top1"] for row in rows[1]]
+    for column in ("loss", "top1", "top5"):
+        assert [row[column] for row in rows[0]] == [row[column] for row in rows[1]]
+    assert all(float(row["images_per_second"]) > 0 for row in rows[0])
 
 
 def test_another_seed_gives_other_weights(photographs: Path, tmp_path: Path) -> None:
