@@ -4,7 +4,6 @@ Exit codes: 0 after SIGTERM or Ctrl-C, 1 if the model or the port cannot be used
 """
 
 import ctypes
-import logging
 import signal
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Final
 
 import uvicorn
 
+from service import logs
 from service.app import create_app
 from service.server import Protocol, Server, address_of, listen
 from service.session import ModelError, load_model
@@ -23,11 +23,10 @@ M_MMAP_THRESHOLD: Final = -3  # of glibc's malloc.h
 
 def main() -> int:
     give_large_memory_back()
-    logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a line for every odd byte otherwise
     started = time.monotonic()
     try:
         settings = Settings.from_environ()
+        logs.configure(settings.log_format)
         model = load_model(settings.model, settings.device, settings.threads or usable_cores())
         app = create_app(settings, model)
         listener = listen(settings.host, settings.port)
@@ -44,6 +43,7 @@ def main() -> int:
 
     config = uvicorn.Config(
         app,
+        log_config=None,  # its loggers hand over to ours
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -65,12 +65,14 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     address = address_of(listener)
-    print(
+    ready = (
         f"{model.manifest.name} version {model.manifest.version} on {address} "
-        f"({model.provider}), ready in {time.monotonic() - started:.1f} s\n"
-        f"try: curl -F file=@photo.jpg {address}/predict",
-        flush=True,
+        f"({model.provider}), ready in {time.monotonic() - started:.1f} s"
     )
+    if settings.log_format == "json":
+        logs.log.info(ready)
+    else:
+        print(f"{ready}\ntry: curl -F file=@photo.jpg {address}/predict", flush=True)
     server.run(sockets=[listener])
     return 0
 

@@ -22,6 +22,10 @@ class Admission:
         self._bytes = 0
         self._departures: deque[float] = deque(maxlen=64)
 
+    @property
+    def inside(self) -> int:
+        return self._inside
+
     @contextmanager
     def admit(self, body_bytes: int) -> Iterator[None]:
         """Raises Overloaded, with the time that the images inside will take by the recent rate."""

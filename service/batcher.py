@@ -62,6 +62,10 @@ class Batcher(Generic[Item, Result]):
     def alive(self) -> bool:
         return not self._worker.done()
 
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
     async def submit(self, item: Item) -> Answer[Result]:
         """Waits for the result. Raises whatever `run` raised on the batch, or BatcherClosed."""
         if not self.alive:

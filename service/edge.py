@@ -1,11 +1,22 @@
-"""What happens to every request before and around its route: the API key, and a stop in its middle."""
+"""What happens to every request around its route: an id, the API key, a stop in its middle, and the
+line in the log and in the metrics that it leaves behind.
+"""
 
 import asyncio
+import re
+import secrets
+import time
+from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import NotReady, Unauthorized, answer_to
 from service.keys import is_known
+from service.logs import REQUEST_ID, requests
+from service.metrics import Metrics
+
+_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_TRACE: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C traceparent
 
 
 class Edge:
@@ -13,34 +24,66 @@ class Edge:
     need one.
     """
 
-    def __init__(self, app: ASGIApp, digests: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, digests: tuple[str, ...], metrics: Metrics) -> None:
         self._app = app
         self._digests = digests
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        began, status = time.perf_counter(), 500
+        headers = dict(scope["headers"])
+        request_id = _request_id(headers)
+        REQUEST_ID.set(request_id)
         started = False
 
         async def sending(message: Message) -> None:
-            nonlocal started
-            started = True
+            nonlocal started, status
+            if message["type"] == "http.response.start":
+                started, status = True, message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
         open_to_all = not self._digests or scope["path"].startswith("/health")
-        if not open_to_all and not is_known(
-            dict(scope["headers"]).get(b"authorization", b""), self._digests
-        ):
-            error = Unauthorized("send a known API key as the header `Authorization: Bearer KEY`")
-            await answer_to(error)(scope, receive, send)
-            return
         try:
-            await self._app(scope, receive, sending)
+            if open_to_all or is_known(headers.get(b"authorization", b""), self._digests):
+                await self._app(scope, receive, sending)
+            else:
+                answer = answer_to(
+                    Unauthorized("send a known API key as the header `Authorization: Bearer KEY`")
+                )
+                await answer(scope, receive, sending)
         except asyncio.CancelledError:
             # The server's time to drain is over, and it cancels what is still under way.
             if started:
                 raise
-            await answer_to(NotReady("the server is stopping; send the request again"))(
-                scope, receive, send
-            )
+            answer = answer_to(NotReady("the server is stopping; send the request again"))
+            await answer(scope, receive, sending)
+        finally:
+            self._leave_a_trace(scope, status, time.perf_counter() - began)
+
+    def _leave_a_trace(self, scope: Scope, status: int, seconds: float) -> None:
+        # Paths that strangers make up are one label, not one each.
+        route = getattr(scope.get("route"), "path", "other")
+        self._metrics.requests.labels(route, status).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        fields = {
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "ms": round(seconds * 1000, 1),
+            "client": scope["client"][0] if scope["client"] else None,
+        }
+        requests.info("request", extra={"fields": fields})
+
+
+def _request_id(headers: dict[bytes, bytes]) -> str:
+    """The client's X-Request-ID, else its trace's id, else a new one: 1 to 128 harmless characters."""
+    given = headers.get(b"x-request-id", b"")
+    if _ID.fullmatch(given):
+        return given.decode()
+    if trace := _TRACE.fullmatch(headers.get(b"traceparent", b"")):
+        return trace[1].decode()
+    return secrets.token_hex(16)

@@ -7,7 +7,7 @@
     +-- InvalidRequest    the request lacks something or contradicts itself
     +-- Overloaded        MAX_QUEUE images are in the house
     +-- NotReady          starting, draining, or the inference worker is dead
-    +-- DeadlineExceeded  no answer within REQUEST_TIMEOUT_S
+    +-- DeadlineExceeded  no answer within REQUEST_TIMEOUT_S or the client's own, shorter limit
 
 Pictures that cannot be used are `contract.preprocess.ImageError`s. Anything else is our own bug: 500.
 """
@@ -23,6 +23,7 @@ from starlette.exceptions import HTTPException
 
 from contract.preprocess import InvalidImage, TooManyPixels, UnsupportedImage
 from service.batcher import BatcherClosed
+from service.logs import REQUEST_ID
 
 
 class ServiceError(Exception):
@@ -126,7 +127,9 @@ def answer_validation(_request: Request, error: Exception) -> Response:
 
 def answer_bug(_request: Request, _error: Exception) -> Response:
     """Starlette raises the error again after this answer, so that the log has its traceback."""
-    return problem(500, "internal", "the server failed on this request; its log says why", HEADERS[500])
+    # The id is set here because the middleware that sets it elsewhere has been left by the exception.
+    headers = HEADERS[500] | {"X-Request-ID": REQUEST_ID.get() or ""}
+    return problem(500, "internal", "the server failed on this request; its log says why", headers)
 
 
 def install_handlers(app: FastAPI) -> None:

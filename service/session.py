@@ -1,7 +1,6 @@
 """A model file in ONNX Runtime: the provider, the manifest, and run(batch)."""
 
 import hashlib
-import logging
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,10 +12,9 @@ from numpy.typing import NDArray
 
 from contract.manifest import METADATA_KEY, Manifest, ManifestError
 from contract.preprocess import Pixels
+from service.logs import log
 
 Probabilities = NDArray[np.float32]
-
-log = logging.getLogger("alexnet")
 
 CUDA: Final = "CUDAExecutionProvider"
 CPU: Final = "CPUExecutionProvider"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 
 class SettingsError(ValueError):
@@ -15,6 +15,9 @@ class SettingsError(ValueError):
 
 def _of(default: Any, meaning: str, low: float = 0, high: float = float("inf")) -> Any:
     return field(default=default, metadata={"help": meaning, "low": low, "high": high})
+
+
+_CHOICES: Final = {"device": ("auto", "cpu", "cuda"), "log_format": ("text", "json")}
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class Settings:
         None,
         "file with one SHA-256 (hex) of an API key per line; then /predict and /models need "
         "`Authorization: Bearer KEY`. Unset: no keys",
+    )
+    log_format: str = _of(
+        "text",
+        "text: warnings and errors on stderr, for people; json: those and every request on stdout, an "
+        "object a line",
     )
     max_batch: int = _of(
         32, "images that one run of the network takes at most; larger helps GPUs, costs memory", 1
@@ -87,8 +95,10 @@ class Settings:
             name, text = entry.name.upper(), environ.get(entry.name.upper(), "")
             if text:
                 values[entry.name] = _parse(name, text, entry.default, entry.metadata)
-        if values.get("device", "auto") not in {"auto", "cpu", "cuda"}:
-            raise SettingsError(f"DEVICE is {values['device']!r}; use auto, cpu or cuda")
+        for key, allowed in _CHOICES.items():
+            if values.get(key, allowed[0]) not in allowed:
+                choices = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+                raise SettingsError(f"{key.upper()} is {values[key]!r}; use {choices}")
         settings = cls(**values)
         if settings.max_queue_bytes < settings.max_body_bytes:
             raise SettingsError(
