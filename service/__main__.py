@@ -1,12 +1,14 @@
 """python -m service: loads the model, warms it up, and serves. Settings come from the environment.
 
-Exit codes: 0 after SIGTERM or Ctrl-C, 1 if the model or the port cannot be used, 2 for a bad setting.
+Exit codes: 0 after SIGTERM or Ctrl-C, 1 if the model or the port cannot be used or the network
+hangs, 2 for a bad setting.
 """
 
 import ctypes
 import signal
 import sys
 import time
+from functools import partial
 from types import FrameType
 from typing import Final
 
@@ -27,8 +29,9 @@ def main() -> int:
     try:
         settings = Settings.from_environ()
         logs.configure(settings.log_format)
-        model = load_model(settings.model, settings.device, settings.threads or usable_cores())
-        app = create_app(settings, model)
+        load = partial(load_model, settings.model, settings.device, settings.threads or usable_cores())
+        model = load()
+        app = create_app(settings, model, load)
         listener = listen(settings.host, settings.port)
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -55,11 +58,16 @@ def main() -> int:
     def not_ready() -> None:
         app.state.engine.draining = True
 
-    server = Server(config, not_ready, settings.drain_delay_s)
+    server = Server(config, not_ready, lambda: app.state.engine.failed, settings.drain_delay_s)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         server.should_exit = True
 
+    def reload(_number: int, _frame: FrameType | None) -> None:
+        if hasattr(app.state, "engine"):
+            app.state.engine.reload_wanted = True
+
+    signal.signal(signal.SIGHUP, reload)
     # Before anything is printed: whoever waits for the line may signal at once. Later uvicorn has handlers
     # of its own and, when done, raises what it caught once more: here, so a clean stop is exit code 0.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -74,7 +82,7 @@ def main() -> int:
     else:
         print(f"{ready}\ntry: curl -F file=@photo.jpg {address}/predict", flush=True)
     server.run(sockets=[listener])
-    return 0
+    return 1 if app.state.engine.failed else 0
 
 
 def give_large_memory_back() -> None:

@@ -2,8 +2,9 @@
 its body is read, to the limit at most, then the engine answers.
 """
 
+import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -11,11 +12,11 @@ from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Header, Query, Request, Response
 
-from service.admission import Admission, PixelBudget
 from service.body import announced_bytes, read_image
 from service.edge import Edge
 from service.engine import Engine
 from service.errors import STATUSES, InvalidRequest, NotReady, install_handlers
+from service.follow import follow
 from service.keys import read_digests
 from service.metrics import CONTENT_TYPE, Metrics
 from service.schemas import Alive, Health, ModelInfo, PredictAnswer, Problem
@@ -38,24 +39,21 @@ _IMAGE_BODY: Final[dict[str, Any]] = {
 }
 
 
-def create_app(settings: Settings, model: Model) -> FastAPI:
-    """Raises SettingsError when the file of API keys cannot be used."""
+def create_app(settings: Settings, model: Model, load: Callable[[], Model]) -> FastAPI:
+    """Serves `model`, and after a reload what `load` returns. Raises SettingsError when the file of API
+    keys cannot be used.
+    """
 
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ThreadPoolExecutor(settings.threads or usable_cores(), "decode") as decoders:
-            app.state.engine = engine = Engine(
-                settings,
-                model,
-                decoders,
-                Admission(settings.max_queue, settings.max_queue_bytes),
-                PixelBudget(settings.max_pixels),
-                metrics,
-            )
+            app.state.engine = engine = Engine(settings, model, load, decoders, metrics)
+            following = asyncio.create_task(follow(engine, settings.model, bool(settings.watch_model)))
             yield
-            await engine.batcher.close()
+            following.cancel()
+            await engine.current.batcher.close()
 
     keys = settings.api_keys_file
     app = FastAPI(
@@ -89,7 +87,7 @@ def create_app(settings: Settings, model: Model) -> FastAPI:
         here = engine_of(request)
         limit = min(settings.request_timeout_s, (x_request_timeout_ms or math.inf) / 1000)
         here.require_worker()
-        classes = len(model.manifest.classes)
+        classes = len(here.current.model.manifest.classes)
         if top_k is not None and top_k > classes:
             raise InvalidRequest(f"top_k is {top_k}; this model has {classes} classes")
         with here.admission.admit(announced_bytes(request, settings.max_body_bytes)):
@@ -102,12 +100,14 @@ def create_app(settings: Settings, model: Model) -> FastAPI:
     @app.get("/models")
     async def models(request: Request) -> list[ModelInfo]:
         """Every model served, with what its file says of it."""
+        served = engine_of(request).current
+        manifest = served.model.manifest
         return [
             ModelInfo(
-                **engine_of(request).name.model_dump(),
-                classes=list(model.manifest.classes),
-                metrics=[asdict(m) for m in model.manifest.metrics],
-                card=model.card,
+                **served.name.model_dump(),
+                classes=list(manifest.classes),
+                metrics=[asdict(m) for m in manifest.metrics],
+                card=served.model.card,
             )
         ]
 
@@ -119,7 +119,12 @@ def create_app(settings: Settings, model: Model) -> FastAPI:
         here.require_worker()
         if here.draining:
             raise NotReady("the server is stopping")
-        return Health(status="ok", model=here.name, provider=model.provider)
+        return Health(
+            status="ok",
+            model=here.current.name,
+            provider=here.current.model.provider,
+            reload_error=here.reload_error,
+        )
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def prometheus() -> Response:

@@ -53,6 +53,7 @@ class Batcher(Generic[Item, Result]):
         self._max_batch = max_batch
         self._max_wait = max_wait
         self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._running_since: float | None = None
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "inference")
         self._worker = asyncio.create_task(self._work())
@@ -61,6 +62,11 @@ class Batcher(Generic[Item, Result]):
     @property
     def alive(self) -> bool:
         return not self._worker.done()
+
+    @property
+    def running_for(self) -> float:
+        """Seconds that the run under way has taken so far; 0 between runs."""
+        return 0.0 if self._running_since is None else time.perf_counter() - self._running_since
 
     @property
     def waiting(self) -> int:
@@ -90,7 +96,7 @@ class Batcher(Generic[Item, Result]):
             batch = self._assemble()
             if not batch:
                 continue
-            started = time.perf_counter()
+            self._running_since = started = time.perf_counter()
             run = loop.run_in_executor(self._thread, self._run, [w.item for w in batch])
             try:
                 results = await asyncio.shield(run)
@@ -103,6 +109,8 @@ class Batcher(Generic[Item, Result]):
             except Exception as error:
                 self._deliver_failure(batch, error)
                 continue
+            finally:
+                self._running_since = None
             ran = time.perf_counter() - started
             for waiting, result in zip(batch, results, strict=True):
                 if not waiting.future.done():

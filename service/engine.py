@@ -4,56 +4,124 @@ queue -> the one thread that owns the session runs the batch -> top-k -> answer.
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
-from contract.preprocess import Pixels, centre_crop, decode_pixels, read_header
+from contract.preprocess import Pixels, Recipe, centre_crop, decode_pixels, read_header
 from service.admission import Admission, PixelBudget
 from service.batcher import Batcher
 from service.errors import DeadlineExceeded, NotReady
+from service.logs import log
 from service.metrics import Metrics
 from service.schemas import ImageInfo, ModelName, PredictAnswer, Prediction, Timing
-from service.session import Model, Probabilities
+from service.session import Model, ModelError, Probabilities
 from service.settings import Settings
 
 
-@dataclass
-class Engine:
-    """What the routes share while the application runs; all of it on the event loop but `_decode` and
-    `_run`.
-    """
+class Served:
+    """A model and the thread that runs it, kept until its last request is answered."""
 
-    settings: Settings
-    model: Model
-    decoders: ThreadPoolExecutor
-    admission: Admission
-    budget: PixelBudget
-    metrics: Metrics
-    draining: bool = False
+    def __init__(self, model: Model, settings: Settings, metrics: Metrics) -> None:
+        self.model = model
+        self._metrics = metrics
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+        self.batcher: Batcher[Pixels, Probabilities] = Batcher(
+            self._run, settings.max_batch, settings.max_wait_ms / 1000
+        )
 
     @property
     def name(self) -> ModelName:
         manifest = self.model.manifest
         return ModelName(name=manifest.name, version=manifest.version, sha256=self.model.sha256)
 
-    def __post_init__(self) -> None:
-        settings = self.settings
-        self.batcher: Batcher[Pixels, Probabilities] = Batcher(
-            self._run, settings.max_batch, settings.max_wait_ms / 1000
-        )
-        self.metrics.watch(
-            ready=lambda: self.batcher.alive and not self.draining,
+    @contextmanager
+    def use(self) -> Iterator[Self]:
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield self
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def retire(self) -> None:
+        """Once nobody uses it."""
+        await self._unused.wait()
+        await self.batcher.close()
+
+    def _run(self, batch: list[Pixels]) -> list[Probabilities]:
+        """In the thread of the batcher."""
+        self._metrics.batch_images.observe(len(batch))
+        return self.model.run(batch)
+
+
+class Engine:
+    """What the routes share while the application runs, on the event loop. `load` reads the model file
+    again. `reload_wanted` is set by SIGHUP; `failed` says that no batch will ever be run again.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: Model,
+        load: Callable[[], Model],
+        decoders: Executor,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._load = load
+        self._decoders = decoders
+        self._metrics = metrics
+        self._budget = PixelBudget(settings.max_pixels)
+        self.admission = Admission(settings.max_queue, settings.max_queue_bytes)
+        self.current = Served(model, settings, metrics)
+        self.draining = False
+        self.failed = False
+        self.reload_wanted = False
+        self.reload_error: str | None = None
+        metrics.watch(
+            ready=lambda: self.current.batcher.alive and not self.draining,
             inside=lambda: self.admission.inside,
-            waiting=lambda: self.batcher.waiting,
+            waiting=lambda: self.current.batcher.waiting,
         )
-        name = self.name
-        self.metrics.serving(name.name, name.version, name.sha256, self.model.provider)
+        self._report_model()
 
     def require_worker(self) -> None:
-        if not self.batcher.alive:
+        if not self.current.batcher.alive:
             raise NotReady("the inference worker has ended; the server needs a restart")
+
+    async def reload(self) -> None:
+        """Loads the file beside the model that is served and swaps them between batches; a request stays
+        with the one that it began with. A file that cannot be used changes nothing.
+        """
+        try:
+            model = await asyncio.to_thread(self._load)
+        except ModelError as error:
+            self.reload_error = str(error)
+            log.error("the model file is not served, the one before it is: %s", error)
+            return
+        old, self.current = self.current, Served(model, self._settings, self._metrics)
+        self.reload_error = None
+        self._report_model()
+        await old.retire()
+
+    def _report_model(self) -> None:
+        name = self.current.name
+        self._metrics.serving(name.name, name.version, name.sha256, self.current.model.provider)
+
+    @property
+    def stuck(self) -> bool:
+        """No batch runs any more, or one has run for longer than any request may take."""
+        batcher = self.current.batcher
+        return not batcher.alive or batcher.running_for > self._settings.request_timeout_s
 
     async def predict(self, data: bytes, top_k: int, limit: float) -> PredictAnswer:
         """Within `limit` s. Raises ImageError, DeadlineExceeded, BatcherClosed, or what the session
@@ -61,20 +129,22 @@ class Engine:
         """
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
-        try:
-            async with asyncio.timeout(limit):
-                decoded = await loop.run_in_executor(self.decoders, self._decode, data)
-                answer = await self.batcher.submit(decoded.crop)
-        except TimeoutError:
-            raise DeadlineExceeded(f"no answer within {limit:g} s") from None
+        with self.current.use() as served:
+            recipe = served.model.manifest.recipe
+            try:
+                async with asyncio.timeout(limit):
+                    decoded = await loop.run_in_executor(self._decoders, self._decode, data, recipe)
+                    answer = await served.batcher.submit(decoded.crop)
+            except TimeoutError:
+                raise DeadlineExceeded(f"no answer within {limit:g} s") from None
         decoding = decoded.ended - decoded.began
         waiting = decoded.began - started + answer.queued
-        self.metrics.images.inc()
+        self._metrics.images.inc()
         for stage, seconds in (("decode", decoding), ("queue", waiting), ("inference", answer.ran)):
-            self.metrics.stage_seconds.labels(stage).observe(seconds)
+            self._metrics.stage_seconds.labels(stage).observe(seconds)
         return PredictAnswer(
-            predictions=_best(answer.result, self.model.manifest.classes, top_k),
-            model=self.name,
+            predictions=_best(answer.result, served.model.manifest.classes, top_k),
+            model=served.name,
             image=decoded.info,
             timing_ms=Timing(
                 decode=_ms(decoding),
@@ -84,22 +154,16 @@ class Engine:
             ),
         )
 
-    def _decode(self, data: bytes) -> "_Decoded":
+    def _decode(self, data: bytes, recipe: Recipe) -> "_Decoded":
         """In a worker thread; the times are of `time.perf_counter`."""
         began = time.perf_counter()
-        recipe = self.model.manifest.recipe
-        header = read_header(data, recipe, self.settings.max_pixels)
-        with self.budget.reserve(header.pixels):
+        header = read_header(data, recipe, self._settings.max_pixels)
+        with self._budget.reserve(header.pixels):
             picture = decode_pixels(header)
             crop = centre_crop(picture, recipe)
             info = ImageInfo(width=picture.width, height=picture.height, format=picture.format)
             del header, picture  # their memory is what the budget is for
         return _Decoded(crop, info, began, time.perf_counter())
-
-    def _run(self, batch: list[Pixels]) -> list[Probabilities]:
-        """In the thread of the batcher."""
-        self.metrics.batch_images.observe(len(batch))
-        return self.model.run(batch)
 
 
 @dataclass(frozen=True)

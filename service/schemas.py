@@ -51,6 +51,7 @@ class Health(BaseModel):
     status: str = Field(examples=["ok"])
     model: ModelName
     provider: str = Field(description="the ONNX Runtime provider in use", examples=["CPUExecutionProvider"])
+    reload_error: str | None = Field(description="why a newer model file is not the one that is served")
 
 
 class Alive(BaseModel):

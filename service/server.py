@@ -25,17 +25,27 @@ LAST_CALL_S: Final = 0.2
 class Server(uvicorn.Server):
     """SIGTERM or Ctrl-C: `not_ready` is called, connections are taken for `delay` s more, so that a
     balancer sees it; then everything under way is answered, within uvicorn's
-    `timeout_graceful_shutdown`. A second signal ends it at once.
+    `timeout_graceful_shutdown`. A second signal ends it at once. It stops too when `failed` says so.
     """
 
-    def __init__(self, config: uvicorn.Config, not_ready: Callable[[], None], delay: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        not_ready: Callable[[], None],
+        failed: Callable[[], bool],
+        delay: float,
+    ) -> None:
         super().__init__(config)
+        self._failed = failed
         self._not_ready = not_ready
         self._delay = delay
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit
         super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._failed()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._not_ready()

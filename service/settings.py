@@ -27,6 +27,13 @@ class Settings:
     model: Path = _of(
         Path(__file__).parents[1] / "models" / "flowers17.onnx", "the model file that is served"
     )
+    watch_model: int = _of(
+        0,
+        "1: when that file is replaced, the new one is loaded beside the old one and takes over between "
+        "batches, as on SIGHUP; a bad file changes nothing and is named in /health",
+        0,
+        1,
+    )
     device: str = _of(
         "auto",
         "auto, cpu or cuda; cuda refuses to start without a GPU that works, auto falls back to the "

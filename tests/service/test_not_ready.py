@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,8 @@ from tests.service.test_errors import check
 
 
 def test_a_dead_worker_is_503_and_not_ready_but_alive(model_file: Path) -> None:
-    app = create_app(Settings(), load_model(model_file, "cpu", threads=1))
+    load = partial(load_model, model_file, "cpu", threads=1)
+    app = create_app(Settings(), load(), load)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     with socket.create_server(("127.0.0.1", 0)) as listener, asyncio.Runner() as runner:
         thread = threading.Thread(target=lambda: runner.run(server.serve(sockets=[listener])))
@@ -26,7 +28,7 @@ def test_a_dead_worker_is_503_and_not_ready_but_alive(model_file: Path) -> None:
             with httpx.Client(base_url=address, timeout=30) as client:
                 assert client.post("/predict", content=plain(1)).status_code == 200
                 ended = asyncio.run_coroutine_threadsafe(
-                    app.state.engine.batcher.close(), runner.get_loop()
+                    app.state.engine.current.batcher.close(), runner.get_loop()
                 )
                 ended.result(10)
                 for response in (
@@ -36,6 +38,8 @@ def test_a_dead_worker_is_503_and_not_ready_but_alive(model_file: Path) -> None:
                 ):
                     check(response, 503, "not_ready")
                 assert client.get("/health/live").status_code == 200
+                while not app.state.engine.failed:
+                    pass  # until it has been noticed: `python -m service` ends then
         finally:
             server.should_exit = True
             thread.join()

@@ -1,0 +1,142 @@
+"""A new model takes over without a request lost, a bad one changes nothing, a hanging one ends it all."""
+
+import itertools
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import httpx
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from contract.manifest import METADATA_KEY, Manifest
+from tests.service.images import encoded, noise, plain
+from tests.service.server import Server, serving
+from tests.service.test_errors import check
+
+
+def numbered(model: Path, target: Path, version: int) -> Path:
+    """The same model with another version, put in its place in one step."""
+    loaded = onnx.load(model)
+    (entry,) = (entry for entry in loaded.metadata_props if entry.key == METADATA_KEY)
+    entry.value = entry.value.replace('"version": 3', f'"version": {version}')
+    partial = target.with_suffix(".new")
+    onnx.save(loaded, partial)
+    return partial.replace(target)
+
+
+def wait_for(server: Server, version: int) -> None:
+    while server.client.get("/health").json()["model"]["version"] != version:
+        pass
+
+
+@pytest.mark.parametrize("watch", [0, 1])
+def test_a_new_model_takes_over_and_no_request_is_lost(
+    model_file: Path, tmp_path: Path, watch: int
+) -> None:
+    file, data = tmp_path / "model.onnx", encoded(noise(3))
+    shutil.copy(model_file, file)
+    seen: list[int] = []
+    ended = threading.Event()
+    with serving(tmp_path / "log", file, watch_model=watch) as server:
+
+        def ask() -> None:
+            with httpx.Client(base_url=server.address, timeout=30) as client:
+                while not ended.is_set():
+                    answer = client.post("/predict", content=data)
+                    assert answer.status_code == 200, answer.text
+                    seen.append(answer.json()["model"]["version"])
+
+        clients = [threading.Thread(target=ask) for _ in range(4)]
+        for client in clients:
+            client.start()
+        for version in (4, 5):
+            numbered(model_file, file, version)
+            if not watch:
+                server.process.send_signal(signal.SIGHUP)
+            wait_for(server, version)
+        until = len(seen) + 8
+        while len(seen) < until:
+            pass
+        ended.set()
+        for client in clients:
+            client.join()
+    assert {version for version, _ in itertools.groupby(sorted(seen))} >= {3, 5}
+    assert seen[-1] == 5
+
+
+def test_a_bad_file_leaves_the_old_model_serving_and_is_named(model_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    shutil.copy(model_file, file)
+    with serving(tmp_path / "log", file, watch_model=1) as server:
+        file.write_bytes(model_file.read_bytes()[:10_000])
+        while (health := server.client.get("/health").json())["reload_error"] is None:
+            pass
+        assert "model.onnx" in health["reload_error"]
+        assert str(tmp_path) not in health["reload_error"]
+        assert health["model"]["version"] == 3
+        assert server.client.post("/predict", content=plain(7)).status_code == 200
+        assert "the model file is not served" in server.log
+        numbered(model_file, file, 4)
+        wait_for(server, 4)
+        assert server.client.get("/health").json()["reload_error"] is None
+
+
+def hanging(model: Path, target: Path) -> Path:
+    """Runs for ever on a picture with any light in it: 10^13 rounds for each level of its maximum."""
+    manifest = Manifest.from_json(
+        next(e.value for e in onnx.load(model).metadata_props if e.key == METADATA_KEY)
+    )
+    round_ = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go.next"]),
+            helper.make_node("Add", ["x", "x"], ["x.next"]),
+        ],
+        "round",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", len(manifest.classes)]),
+        ],
+        [
+            helper.make_tensor_value_info("go.next", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x.next", TensorProto.FLOAT, ["N", len(manifest.classes)]),
+        ],
+    )
+    zeros = helper.make_tensor(
+        "zeros", TensorProto.FLOAT, [3, len(manifest.classes)], [0.0] * 3 * len(manifest.classes)
+    )
+    many = helper.make_tensor("many", TensorProto.INT64, [], [10**13])
+    true = helper.make_tensor("true", TensorProto.BOOL, [], [True])
+    nodes = [
+        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["pixels"], ["level"], keepdims=0),
+        helper.make_node("Cast", ["level"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["whole", "many"], ["rounds"]),
+        helper.make_node("ReduceMean", ["pixels"], ["colours"], axes=[1, 2], keepdims=0),
+        helper.make_node("MatMul", ["colours", "zeros"], ["nothing"]),
+        helper.make_node("Loop", ["rounds", "true", "nothing"], ["probabilities"], body=round_),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 224, 224, 3])
+    output = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", len(manifest.classes)])
+    made = helper.make_model(
+        helper.make_graph(nodes, "hanging", [images], [output], [zeros, many, true]),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    entry = made.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, manifest.to_json()
+    onnx.save(made, target)
+    return target
+
+
+def test_a_network_that_hangs_ends_the_process(model_file: Path, tmp_path: Path) -> None:
+    """The request gets its 504; then the process ends with 1, so that a supervisor starts another."""
+    model = hanging(model_file, tmp_path / "hanging.onnx")
+    with serving(tmp_path / "log", model, request_timeout_s=1) as server:
+        assert server.client.post("/predict", content=plain(0)).status_code == 200
+        check(server.client.post("/predict", content=plain(200)), 504, "deadline")
+        assert server.process.wait(10) == 1
+        assert "does not answer any more" in server.log
