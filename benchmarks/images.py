@@ -1,0 +1,45 @@
+"""The photographs that are sent: a folder of the user's, or drawn ones that are as costly as real ones."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SMALL, LARGE = (500, 375), (4000, 3000)
+
+
+def drawn(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
+    """Writes `count` JPEG files, the same ones every time; 500x375 have about 110 KB, 4000x3000 about 4 MB.
+
+    Decoding costs by the byte as well as by the pixel, so pictures of smooth colours alone would be too
+    cheap: blobs of every size carry a grain such as a sensor's.
+    """
+    files = []
+    for seed in range(count):
+        path = folder / f"{size[0]}x{size[1]}-{seed:03}.jpg"
+        path.write_bytes(_jpeg(seed, size))
+        files.append(path)
+    return files
+
+
+def _jpeg(seed: int, size: tuple[int, int]) -> bytes:
+    random = np.random.default_rng(seed)
+    picture = np.zeros((size[1], size[0], 3), np.float32)
+    for cells in (4, 16, 64):
+        blobs = random.integers(0, 256, (cells * 3 // 4, cells, 3), dtype=np.uint8)
+        picture += np.asarray(Image.fromarray(blobs).resize(size, Image.Resampling.BICUBIC)) / 3
+    grain = 16.0 if size == SMALL else 6.0
+    picture += random.normal(0, grain, picture.shape[:2])[..., None]
+    buffer = io.BytesIO()
+    image = Image.fromarray(picture.clip(0, 255).astype(np.uint8))
+    image.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def found(folder: Path, most: int = 256) -> list[Path]:
+    """Up to `most` JPEG files from anywhere below the folder, spread evenly over their sorted names."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg"})
+    if not files:
+        raise SystemExit(f"error: no .jpg or .jpeg below {folder}")
+    return files[:: max(1, len(files) // most)][:most]

@@ -1,0 +1,175 @@
+"""What this machine can do without HTTP: the ceiling that benchmarks/serve.py measures the server against.
+
+    python -m benchmarks.limit --model models/flowers17.onnx --images FOLDER
+
+Prints what an image costs by stage in core-milliseconds (CPU time of all threads), then images a second
+with everything at once, in two arrangements of which the better one is the limit: "pool", threads that
+decode while one session with all cores takes batch after batch, and "lanes", a thread per core that
+decodes a batch and runs it by itself on a session of one thread.
+"""
+
+import argparse
+import json
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import cycle, islice
+from pathlib import Path
+
+from benchmarks.images import LARGE, SMALL, drawn, found
+from benchmarks.machine import STEAL_LIMIT, Watch
+from contract.preprocess import Pixels, centre_crop, decode
+from service.session import Model, load_model
+from service.settings import usable_cores
+
+BATCHES = (1, 8, 16, 32)
+NO_LIMIT = 1 << 40  # pixels
+
+
+def stages(model: Model, files: list[Path]) -> dict[str, float]:
+    """Core-ms an image of each stage, alone on the machine; also `alone_ms`, the wall-clock time of
+    decoding, cropping and a batch of one: what no server can answer faster than.
+    """
+    recipe = model.manifest.recipe
+    costs = {
+        "read": _thread_ms(lambda: [file.read_bytes() for file in files], len(files)),
+    }
+    bodies = [file.read_bytes() for file in files]
+    # One at a time, as in serving: pictures held on to would make every decode pay for fresh memory.
+    costs["decode"] = _thread_ms(
+        lambda: [decode(body, recipe, NO_LIMIT) and None for body in bodies], len(files)
+    )
+    costs["crop"] = (
+        _thread_ms(lambda: [crop_of(body, model) for body in bodies], len(files)) - costs["decode"]
+    )
+    crops = list(islice(cycle([crop_of(body, model) for body in bodies]), max(BATCHES)))
+    for size in BATCHES:
+        wall, core = _run_ms(model, crops[:size])
+        costs[f"inference_{size}"] = core / size
+        costs[f"inference_{size}_wall"] = wall / size
+    costs["alone"] = costs["decode"] + costs["crop"] + costs["inference_1_wall"]
+    return costs
+
+
+def crop_of(body: bytes, model: Model) -> Pixels:
+    return centre_crop(decode(body, model.manifest.recipe, NO_LIMIT), model.manifest.recipe)
+
+
+def _thread_ms(work: Callable[[], object], images: int, repeats: int = 3) -> float:
+    """The least of some repeats, per image: what disturbs only ever adds."""
+    times = []
+    for _repeat in range(repeats):
+        start = time.thread_time()
+        work()
+        times.append(time.thread_time() - start)
+    return 1000 * min(times) / images
+
+
+def _run_ms(model: Model, batch: list[Pixels], repeats: int = 8) -> tuple[float, float]:
+    """Median wall-clock and least CPU ms of one run."""
+    model.run(batch)
+    walls, cores = [], []
+    for _repeat in range(repeats):
+        wall, core = time.perf_counter(), time.process_time()
+        model.run(batch)
+        walls.append(1000 * (time.perf_counter() - wall))
+        cores.append(1000 * (time.process_time() - core))
+    return sorted(walls)[repeats // 2], min(cores)
+
+
+def pool(model: Model, files: list[Path], seconds: float, threads: int, batch: int) -> float:
+    """Images a second: `threads` decode ahead of one caller of the session, by two batches at most."""
+    source, ready = cycle(files), deque[Future[Pixels]]()
+    done, start = 0, time.perf_counter()
+    with ThreadPoolExecutor(threads) as decoders:
+        while time.perf_counter() - start < seconds:
+            while len(ready) < 2 * batch:
+                ready.append(decoders.submit(lambda file: crop_of(file.read_bytes(), model), next(source)))
+            model.run([ready.popleft().result() for _image in range(batch)])
+            done += batch
+        elapsed = time.perf_counter() - start
+        decoders.shutdown(cancel_futures=True)
+    return done / elapsed
+
+
+def lanes(model: Model, files: list[Path], seconds: float, threads: int, batch: int) -> float:
+    """Images a second: each thread decodes a batch and runs it; `model` is to use one thread a run."""
+    done, start = [0] * threads, time.perf_counter()
+
+    def lane(number: int) -> None:
+        source = cycle(files[number:] + files[:number])
+        while time.perf_counter() - start < seconds:
+            model.run([crop_of(file.read_bytes(), model) for file in islice(source, batch)])
+            done[number] += batch
+
+    workers = [threading.Thread(target=lane, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return sum(done) / (time.perf_counter() - start)
+
+
+def undisturbed(measure: Callable[[], float]) -> tuple[float, Watch]:
+    """`measure` again, three times at most, while other guests take more than STEAL_LIMIT of the cores."""
+    for _attempt in range(3):
+        with Watch() as watch:
+            result = measure()
+        if watch.steal <= STEAL_LIMIT:
+            break
+    return result, watch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", type=Path, default=Path("models/flowers17.onnx"))
+    parser.add_argument("--images", type=Path, help="folder of JPEG files; default: drawn, 110 KB each")
+    parser.add_argument("--large", action="store_true", help="drawn photographs of 12 megapixels")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--no-stages", action="store_true", help="images a second alone")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+
+    cores = usable_cores()
+    model = load_model(args.model, "cpu", cores)
+    with tempfile.TemporaryDirectory() as folder:
+        files = photographs(args.images, args.large, Path(folder))
+        costs = {} if args.no_stages else stages(model, files)
+        rates: dict[str, float] = {}
+        rates["pool"], one = undisturbed(lambda: pool(model, files, args.seconds, cores, args.batch))
+        model = load_model(args.model, "cpu", 1)
+        rates["lanes"], other = undisturbed(lambda: lanes(model, files, args.seconds, cores, args.batch))
+    steal = max(one.steal, other.steal)
+    if args.json:
+        print(
+            json.dumps(
+                {"core_ms": costs, "images_per_s": rates, "limit": max(rates.values()), "steal": steal}
+            )
+        )
+        return
+    if costs:
+        print(f"core-ms an image ({cores} cores, {len(files)} photographs)")
+        for name in ("read", "decode", "crop"):
+            print(f"  {name:<20}{costs[name]:7.2f}")
+        for size in BATCHES:
+            core, wall = costs[f"inference_{size}"], costs[f"inference_{size}_wall"]
+            print(f"  inference, batch {size:<3}{core:7.2f}   {wall:.2f} ms by the clock")
+        print(f"decode, crop and a batch of one: {costs['alone']:.1f} ms by the clock")
+    for name, rate in rates.items():
+        print(f"{name:<6}{rate:7.1f} images/s")
+    print(f"limit {max(rates.values()):7.1f} images/s, steal {steal:.1f} %")
+
+
+def photographs(folder: Path | None, large: bool, scratch: Path) -> list[Path]:
+    """The files to send: the user's, or drawn into `scratch`."""
+    if folder is not None:
+        return found(folder)
+    return drawn(scratch, 4, LARGE) if large else drawn(scratch, 64, SMALL)
+
+
+if __name__ == "__main__":
+    main()

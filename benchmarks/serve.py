@@ -1,0 +1,112 @@
+"""The server under load, beside what the same machine does without HTTP (benchmarks/limit.py).
+
+    python -m benchmarks.serve --model models/flowers17.onnx --images FOLDER
+
+A real server process, a real socket, and the load generator of benchmarks/load.py in a process of its own,
+on the same cores. Closed loop at several numbers of connections, then open loop at 70 % of the best rate
+and at 150 %, which is past saturation. The limit is measured anew between every two of them, because it
+moves, and each is held against its neighbours. Steal is what other guests of the machine took of its cores;
+a measurement with more than 2 % of it is made again, three times at most.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.limit import photographs
+from benchmarks.machine import STEAL_LIMIT, Watch, memory_mb
+
+
+@contextmanager
+def server(model: Path) -> Iterator[tuple[str, int]]:
+    """-> its address and process id; other settings are those of the environment."""
+    environ = os.environ | {"MODEL": str(model), "PORT": "0", "DEVICE": "cpu"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "service"], env=environ, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if " on http" not in line:
+            raise SystemExit("error: the server did not start; it says why above")
+        try:
+            yield line.split(" on ")[1].split()[0], process.pid
+        finally:
+            process.terminate()
+
+
+def load(url: str, images: Path, *options: object) -> tuple[dict[str, Any], float]:
+    """-> what benchmarks/load.py printed, and the steal meanwhile, %."""
+    command = [sys.executable, "-m", "benchmarks.load", url, "--images", images, *options]
+    for _attempt in range(3):
+        with Watch() as watch:
+            done = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE)
+        if watch.steal <= STEAL_LIMIT:
+            break
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result, watch.steal
+
+
+def limit(model: Path, images: Path, seconds: float, stages: bool) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.limit", "--json", "--model", str(model)]
+    command += ["--images", str(images), "--seconds", str(seconds)]
+    if not stages:
+        command.append("--no-stages")
+    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", type=Path, default=Path("models/flowers17.onnx"))
+    parser.add_argument("--images", type=Path, help="folder of JPEG files; default: drawn, 110 KB each")
+    parser.add_argument("--large", action="store_true", help="drawn photographs of 12 megapixels")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32, 64])
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        images = photographs(args.images, args.large, Path(folder))[0].parent
+        if args.images is not None:
+            images = args.images
+        measure(args.model, images, args.seconds, args.connections)
+
+
+def measure(model: Path, images: Path, seconds: float, connections: list[int]) -> None:
+    first = limit(model, images, seconds / 2, stages=True)
+    alone, limits = first["core_ms"]["alone"], [first["limit"]]
+    print(f"decode, crop and a batch of one: {alone:.1f} ms by the clock")
+    print(
+        f"{'load':<16}{'images/s':>9}{'of limit':>9}{'p50 ms':>8}{'p95':>8}{'p99':>8}{'steal %':>8}  errors"
+    )
+    best = 0.0
+    with server(model) as (url, pid):
+
+        def row(name: str, *options: object) -> None:
+            nonlocal best
+            result, steal = load(url, images, *options, "--seconds", seconds)
+            limits.append(limit(model, images, seconds / 2, stages=False)["limit"])
+            rate, ceiling = result["images_per_s"], sum(limits[-2:]) / 2
+            best = max(best, rate)
+            times = "".join(f"{result[f'{p}_ms'] or float('nan'):8.1f}" for p in ("p50", "p95", "p99"))
+            failed = result["errors"] | {k: result[k] for k in ("unsent", "unanswered") if result[k]}
+            print(
+                f"{name:<16}{rate:9.1f}{rate / ceiling:9.2f}{times}{steal:8.1f}  {failed or ''}", flush=True
+            )
+
+        for count in connections:
+            row(f"{count} connections", "--connections", count)
+        best_rate = best
+        for share in (0.7, 1.5):
+            row(f"{share * best_rate:.0f} a second", "--rate", share * best_rate)
+        print(f"the server's memory at most {memory_mb(pid):.0f} MB")
+    print(f"limit {min(limits):.0f} to {max(limits):.0f} images/s, from one measurement to the next")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""The benchmarks run, at a size that says nothing about speed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.images import SMALL, drawn
+from tests.service.server import ROOT
+
+
+def test_the_server_under_load(tmp_path: Path) -> None:
+    drawn(tmp_path, 2, SMALL)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.serve",
+            "--images",
+            tmp_path,
+            "--seconds",
+            "0.3",
+            "--connections",
+            "1",
+            "4",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert lines[-1].startswith("limit ")
+    assert [line.split()[1] for line in lines[2:4]] == ["connections"] * 2
+    assert all(float(line.split()[2]) > 0 for line in lines[2:4])
+    assert len(lines) == 8
+
+
+def test_drawn_photographs_are_as_large_as_real_ones(tmp_path: Path) -> None:
+    (file,) = drawn(tmp_path, 1, SMALL)
+    assert 90_000 < file.stat().st_size < 130_000
