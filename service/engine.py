@@ -83,6 +83,7 @@ class Engine:
         self._budget = PixelBudget(settings.max_pixels)
         self.admission = Admission(settings.max_queue, settings.max_queue_bytes)
         self.current = Served(model, settings, metrics)
+        self._retiring: set[asyncio.Task[None]] = set()
         self.draining = False
         self.failed = False
         self.reload_wanted = False
@@ -108,10 +109,16 @@ class Engine:
             self.reload_error = str(error)
             log.error("the model file is not served, the one before it is: %s", error)
             return
+        except Exception:  # our own bug, or no memory: the old model goes on serving all the same
+            self.reload_error = "the model file cannot be loaded; the log says why"
+            log.exception("the model file is not served, the one before it is")
+            return
         old, self.current = self.current, Served(model, self._settings, self._metrics)
         self.reload_error = None
         self._report_model()
-        await old.retire()
+        retiring = asyncio.create_task(old.retire())
+        self._retiring.add(retiring)  # the loop itself holds tasks weakly
+        retiring.add_done_callback(self._retiring.discard)
 
     def _report_model(self) -> None:
         name = self.current.name
