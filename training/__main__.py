@@ -1,4 +1,4 @@
-"""python -m training train|evaluate|export|inspect|verify
+"""python -m training train|evaluate|export|inspect|verify|figure1
 
 Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted with a checkpoint written.
 """
@@ -18,6 +18,7 @@ from training.config import CHOICES, Config, ConfigError, load_config
 from training.data import DataError, held_out_samples, load_split
 from training.evaluate import evaluate, torch_classifier, worst_confusions
 from training.export import ExportError, export
+from training.figure1 import figure1
 from training.train import Interrupted, train
 from training.verify import read_model, verify
 
@@ -90,6 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_verify)
     command.add_argument("file", type=Path, help="a model file, NAME.onnx")
     command.add_argument("--data", type=Path, required=True, help="what its accuracy was measured on")
+
+    command = commands.add_parser("figure1", help="ReLU against tanh on CIFAR-10, the paper's Figure 1")
+    command.set_defaults(run=_figure1)
+    command.add_argument("--data", type=Path, required=True, help="folder or zip with train/CLASS/IMAGE")
+    command.add_argument("--out", type=Path, required=True, help="folder for figure1.svg and figure1.json")
+    command.add_argument("--epochs", type=int, default=40, help="at most, per learning rate (default 40)")
+    command.add_argument("--seed", type=int, default=0, help="of weights and order (default 0)")
     return parser
 
 
@@ -169,6 +177,10 @@ def _verify(options: argparse.Namespace) -> None:
         )
     if not result.kept:
         raise ExportError(f"{options.file} does not keep its word")
+
+
+def _figure1(options: argparse.Namespace) -> None:
+    print(figure1(options.data, options.out, options.epochs, options.seed))
 
 
 if __name__ == "__main__":
