@@ -7,8 +7,9 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,12 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--resume", action="store_true", help="go on with the run in --out")
     _device_option(command)
     for key in fields(Config):
-        command.add_argument(
-            f"--{key.name.replace('_', '-')}",
-            type=type(key.default),
-            choices=CHOICES.get(key.name),
-            help=f"{key.metadata['help']} (default {key.default})",
-        )
+        _setting(command, key)
 
     command = commands.add_parser("evaluate", help="top-1 and top-5 accuracy of a run")
     command.set_defaults(run=_evaluate)
@@ -99,6 +95,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--epochs", type=int, default=40, help="at most, per learning rate (default 40)")
     command.add_argument("--seed", type=int, default=0, help="of weights and order (default 0)")
     return parser
+
+
+def _setting(command: argparse.ArgumentParser, key: Field[Any]) -> None:
+    """The option of one setting of Config; a switch has a --no-KEY as well."""
+    flag, text = f"--{key.name.replace('_', '-')}", f"{key.metadata['help']} (default {key.default})"
+    if isinstance(key.default, bool):
+        text = f"{key.metadata['help']} (default {'on' if key.default else 'off'})"
+        command.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+    else:
+        command.add_argument(flag, type=type(key.default), choices=CHOICES.get(key.name), help=text)
 
 
 def _device_option(command: argparse.ArgumentParser) -> None:

@@ -48,7 +48,7 @@ class Checkpoint:
 def restore_model(state: Checkpoint) -> AlexNet:
     """The network to evaluate or export, on the CPU."""
     config = state.config
-    model = AlexNet(len(state.classes), config.width, config.init, config.image_size)
+    model = AlexNet(len(state.classes), config.width, config.weight_init, config.image_size, config.variant)
     model.load_state_dict(state.model)
     return model
 
@@ -86,7 +86,10 @@ def load(path: Path) -> Checkpoint:
     """Raises CheckpointError if the file is missing, cut off, or not a checkpoint."""
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
-        record["config"] = override(Config(), record["config"])
+        values = record["config"]
+        if "init" in values:  # what checkpoints called it before there was a command of that name
+            values["weight_init"] = values.pop("init")
+        record["config"] = override(Config(), values)
         return Checkpoint(**record)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None

@@ -1,5 +1,6 @@
 """What a training run can be told: defaults are the paper's, recipes and the command line override."""
 
+import json
 import math
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -7,10 +8,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from contract.preprocess import DEFAULT_RECIPE, Recipe
+from training.model import ACTIVATIONS, ARCHS, POOL_WINDOWS, Variant
 
 RECIPES: Final = Path(__file__).parent / "recipes"
 CHOICES: Final = {
-    "init": ("paper", "kaiming"),
+    "arch": tuple(ARCHS),
+    "activation": ACTIVATIONS,
+    "pooling": tuple(POOL_WINDOWS),
+    "weight_init": ("paper", "kaiming"),
     "augment": ("paper", "strong"),
     "optimizer": ("sgd", "adamw"),
     "schedule": ("plateau", "cosine"),
@@ -44,9 +49,17 @@ class Config:
     mix: float = _of(0.0, "share of the steps on mixed images (CutMix and mixup)")
     ema: float = _of(0.0, "decay per step of an average of the weights that is used instead; 0: none")
     augment: str = _of("paper", "paper: crop, mirror, PCA colour; strong: zoom, rotation, jitter")
+    pca: bool = _of(True, "PCA colour in the paper's augmentation")
     image_size: int = _of(224, "side of the crop, pixels; less is for pre-training and cannot be served")
     width: float = _of(1.0, "factor on the kernels and hidden units of every layer, above 0 to 1")
-    init: str = _of("paper", "paper: N(0, 0.01), biases 0 and 1, raw pixels; kaiming: pixels / 58")
+    arch: str = _of(
+        "paper", "paper: two groups; one-tower: none; torchvision: none, other kernels, and never LRN"
+    )
+    activation: str = _of("relu", "relu or tanh, after every layer but the last")
+    lrn: bool = _of(True, "local response normalisation after conv1 and conv2")
+    pooling: str = _of("overlapping", "overlapping: windows of 3 at a stride of 2; plain: of 2")
+    dropout: bool = _of(True, "half of the units of two layers dropped in training")
+    weight_init: str = _of("paper", "paper: N(0, 0.01), biases 0 and 1, raw pixels; kaiming: pixels / 58")
     precision: str = _of("fp32", "fp32, or bf16 by autocast")
     val_fraction: float = _of(0.2, "share of each class to validate on, where DATA has no train/")
     seed: int = _of(0, "of everything drawn at random")
@@ -80,15 +93,17 @@ class Config:
         return replace(DEFAULT_RECIPE, id="for training alone", resize=resize, crop=self.image_size)
 
     @property
+    def variant(self) -> Variant:
+        return Variant(self.arch, self.activation, self.lrn, self.pooling, self.dropout)
+
+    @property
     def std(self) -> float:
         """What the pixels, mean subtracted, are divided by: the paper takes them raw."""
-        return 1.0 if self.init == "paper" else 58.0
+        return 1.0 if self.weight_init == "paper" else 58.0
 
     def to_toml(self) -> str:
-        lines = (
-            f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {value}"
-            for key, value in asdict(self).items()
-        )
+        # JSON's strings, numbers and booleans, for the values that can be, are TOML's too.
+        lines = (f"{key} = {json.dumps(value)}" for key, value in asdict(self).items())
         return "\n".join(lines) + "\n"
 
 

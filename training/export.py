@@ -129,7 +129,14 @@ def _manifest(
     return Manifest(
         name=name,
         version=version,
-        architecture={"name": "alexnet", "variant": "paper", "width": state.config.width},
+        architecture={
+            "name": "alexnet",
+            "variant": state.config.arch,
+            "width": state.config.width,
+            "activation": state.config.activation,
+            "lrn": state.config.lrn and state.config.arch != "torchvision",
+            "pooling": state.config.pooling,
+        },
         classes=state.classes,
         recipe=DEFAULT_RECIPE,
         mean=(red, green, blue),
@@ -139,12 +146,14 @@ def _manifest(
         inputs=(Declared("images", "uint8", (None, size, size, 3), "RGB pixels in sRGB, 0 to 255"),),
         outputs=(
             Declared("probabilities", "float32", (None, classes), "softmax, in the order of `classes`"),
-            Declared("fc7", "float32", (None, features), "the last hidden layer after ReLU: features"),
+            Declared(
+                "fc7", "float32", (None, features), "the last hidden layer after its activation: features"
+            ),
             Declared(
                 "conv5",
                 "float32",
                 (None, channels, 13, 13),
-                "the last convolution after its ReLU: what is where",
+                "the last convolution after its activation: what is where",
             ),
         ),
         training={

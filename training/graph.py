@@ -40,7 +40,7 @@ class Graph:
 
 def build_graph(model: AlexNet, mean: list[float], std: float, weights: str) -> onnx.ModelProto:
     """images (N, 224, 224, 3) uint8 -> float32: probabilities (N, classes), fc7 (N, F), and conv5
-    (N, C, 13, 13), both after their ReLU.
+    (N, C, 13, 13), both after their activation.
 
     With `weights` fp16 or int8 the file holds them so and widens them to float32 when it is loaded:
     Cast, and for int8 a scale per output channel. Every runtime folds that once; none needs kernels
@@ -56,11 +56,12 @@ def build_graph(model: AlexNet, mean: list[float], std: float, weights: str) -> 
             x = graph.node("Flatten", [x], "flat")
         x = _layer(graph, x, name, layer, weights, std if name == "conv1" else 1.0)
         if name != "fc8":
-            x = graph.node("Relu", [x], name)
-        if name in {"conv1", "conv2"}:
-            x = _norm(graph, x, name, model.norm1 if name == "conv1" else model.norm2)
+            x = graph.node("Relu" if model.variant.activation == "relu" else "Tanh", [x], name)
+        norm = {"conv1": model.norm1, "conv2": model.norm2}.get(name)
+        if isinstance(norm, LocalResponseNorm):
+            x = _norm(graph, x, name, norm)
         if name in {"conv1", "conv2", "conv5"}:
-            x = graph.node("MaxPool", [x], f"{name}.pool", kernel_shape=[3, 3], strides=[2, 2])
+            x = graph.node("MaxPool", [x], f"{name}.pool", kernel_shape=[model.window] * 2, strides=[2, 2])
     graph.node("Softmax", [x], "probabilities", axis=1)
 
     size = DEFAULT_RECIPE.crop

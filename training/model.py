@@ -16,6 +16,36 @@ LRN_SIZE: Final = 5
 LRN_K: Final = 2.0
 LRN_ALPHA: Final = 1e-4
 
+# Kernels of conv1 to conv5 and units of fc6 and fc7, and the groups of conv2, conv4 and conv5. Two
+# groups are the paper's two GPUs, which talk to each other in conv3 and from fc6 on only. torchvision's
+# is the variant of Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014.
+ARCHS: Final = {
+    "paper": ((96, 256, 384, 384, 256, 4096), 2),
+    "one-tower": ((96, 256, 384, 384, 256, 4096), 1),
+    "torchvision": ((64, 192, 384, 256, 256, 4096), 1),
+}
+ACTIVATIONS: Final = ("relu", "tanh")
+POOL_WINDOWS: Final = {"overlapping": 3, "plain": 2}  # at a stride of 2, section 3.4
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Which relative of the paper's network. torchvision's has no LRN whatever `lrn` says."""
+
+    arch: str = "paper"
+    activation: str = "relu"
+    lrn: bool = True
+    pooling: str = "overlapping"
+    dropout: bool = True
+
+    def __post_init__(self) -> None:
+        for key, allowed in (("arch", ARCHS), ("activation", ACTIVATIONS), ("pooling", POOL_WINDOWS)):
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"{key} is {getattr(self, key)!r}; use {' or '.join(allowed)}")
+
+
+PAPER: Final = Variant()
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -57,66 +87,79 @@ class AlexNet(nn.Module):
     """Pixels minus mean, (N, 3, image_size, image_size) float, -> logits (N, classes).
 
     `width`, above 0 and up to 1, scales the number of kernels and of hidden units of every layer, to an
-    even number for the two groups. `init` is "paper" (section 5: weights N(0, 0.01^2), biases 1 in
+    even number for the two groups. `weight_init` is "paper" (section 5: weights N(0, 0.01^2), biases 1 in
     conv2, conv4, conv5, fc6 and fc7) or "kaiming", for inputs of unit variance. An `image_size` below
     224 is for pre-training; it changes the shape of fc6 alone.
     """
 
     def __init__(
-        self, classes: int, width: float = 1.0, init: str = "paper", image_size: int = 224
+        self,
+        classes: int,
+        width: float = 1.0,
+        weight_init: str = "paper",
+        image_size: int = 224,
+        variant: Variant = PAPER,
     ) -> None:
         super().__init__()
         if not 0 < width <= 1:
             raise ValueError(f"width is {width}; it must be above 0 and at most 1")
-        c1, c2, c3, c4, c5, hidden = (
-            max(2, 2 * round(n * width / 2)) for n in (96, 256, 384, 384, 256, 4096)
-        )
+        sizes, groups = ARCHS[variant.arch]
+        c1, c2, c3, c4, c5, hidden = (max(2, 2 * round(n * width / 2)) for n in sizes)
+        lrn = variant.lrn and variant.arch != "torchvision"
+        self.variant = variant
+        self.window = POOL_WINDOWS[variant.pooling]
         # Padding is not in the paper: with 2, (224 - 11 + 2*2) / 4 + 1 is 55, the size it goes on with.
         self.conv1 = nn.Conv2d(3, c1, 11, stride=4, padding=2)
-        self.norm1 = LocalResponseNorm(c1)
-        # Two groups: the paper's two GPUs, which talk to each other in conv3 and from fc6 on only.
-        self.conv2 = nn.Conv2d(c1, c2, 5, padding=2, groups=2)
-        self.norm2 = LocalResponseNorm(c2)
+        self.norm1 = LocalResponseNorm(c1) if lrn else nn.Identity()
+        self.conv2 = nn.Conv2d(c1, c2, 5, padding=2, groups=groups)
+        self.norm2 = LocalResponseNorm(c2) if lrn else nn.Identity()
         self.conv3 = nn.Conv2d(c2, c3, 3, padding=1)
-        self.conv4 = nn.Conv2d(c3, c4, 3, padding=1, groups=2)
-        self.conv5 = nn.Conv2d(c4, c5, 3, padding=1, groups=2)
+        self.conv4 = nn.Conv2d(c3, c4, 3, padding=1, groups=groups)
+        self.conv5 = nn.Conv2d(c4, c5, 3, padding=1, groups=groups)
         side = (image_size + 2 * 2 - 11) // 4 + 1  # 55 after conv1
         for _pool in range(3):
-            side = (side - 3) // 2 + 1  # 27, 13, 6
+            side = (side - self.window) // 2 + 1  # 27, 13, 6
         self.fc6 = nn.Linear(c5 * side * side, hidden)
         self.fc7 = nn.Linear(hidden, hidden)
         self.fc8 = nn.Linear(hidden, classes)
-        self.dropout = nn.Dropout(0.5)  # section 4.2, on the outputs of fc6 and fc7
-        initialise(self, init)
+        # Section 4.2: on the outputs of fc6 and fc7. torchvision's: on the inputs of both.
+        dropped = ("fc6", "fc7") if variant.arch != "torchvision" else ("pool5", "fc6")
+        self.drop5, self.drop6, self.drop7 = (
+            nn.Dropout(0.5) if variant.dropout and name in dropped else nn.Identity()
+            for name in ("pool5", "fc6", "fc7")
+        )
+        initialise(self, weight_init)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, 3, 224, 224); shapes at width 1
-        x = overlapping_pool(self.norm1(F.relu(self.conv1(x))))  # (N, 96, 27, 27)
-        x = overlapping_pool(self.norm2(F.relu(self.conv2(x))))  # (N, 256, 13, 13)
-        x = F.relu(self.conv3(x))  # (N, 384, 13, 13)
-        x = F.relu(self.conv4(x))  # (N, 384, 13, 13)
-        x = overlapping_pool(F.relu(self.conv5(x)))  # (N, 256, 6, 6)
-        x = self.dropout(F.relu(self.fc6(x.flatten(1))))  # (N, 4096)
-        x = self.dropout(F.relu(self.fc7(x)))  # (N, 4096)
+        act = F.relu if self.variant.activation == "relu" else torch.tanh
+        x = self.pool(self.norm1(act(self.conv1(x))))  # (N, 96, 27, 27)
+        x = self.pool(self.norm2(act(self.conv2(x))))  # (N, 256, 13, 13)
+        x = act(self.conv3(x))  # (N, 384, 13, 13)
+        x = act(self.conv4(x))  # (N, 384, 13, 13)
+        x = self.pool(act(self.conv5(x)))  # (N, 256, 6, 6)
+        x = self.drop5(x.flatten(1))  # (N, 9216)
+        x = self.drop6(act(self.fc6(x)))  # (N, 4096)
+        x = self.drop7(act(self.fc7(x)))  # (N, 4096)
         logits: Tensor = self.fc8(x)
         return logits
 
+    def pool(self, x: Tensor) -> Tensor:
+        """Section 3.4: windows of 3 at a stride of 2 overlap, plain ones of 2 do not."""
+        return F.max_pool2d(x, self.window, stride=2)
 
-def overlapping_pool(x: Tensor) -> Tensor:
-    """Section 3.4: windows of 3 at a stride of 2 overlap."""
-    return F.max_pool2d(x, kernel_size=3, stride=2)
 
-
-def initialise(model: AlexNet, init: str) -> None:
+def initialise(model: AlexNet, weight_init: str) -> None:
     """Fills weights and biases in place from torch's global random state."""
-    if init not in {"paper", "kaiming"}:
-        raise ValueError(f"init is {init!r}; it must be 'paper' or 'kaiming'")
+    if weight_init not in {"paper", "kaiming"}:
+        raise ValueError(f"weight_init is {weight_init!r}; it must be 'paper' or 'kaiming'")
     for name, layer in weighted_layers(model):
         assert layer.bias is not None
-        if init == "kaiming" and name != "fc8":
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        if weight_init == "kaiming" and name != "fc8":
+            gain = nn.init.calculate_gain("relu" if model.variant.activation == "relu" else "tanh")
+            nn.init.normal_(layer.weight, std=gain / layer.weight[0].numel() ** 0.5)
         else:
             nn.init.normal_(layer.weight, std=0.01)
-        ones = init == "paper" and name in {"conv2", "conv4", "conv5", "fc6", "fc7"}
+        ones = weight_init == "paper" and name in {"conv2", "conv4", "conv5", "fc6", "fc7"}
         nn.init.constant_(layer.bias, 1.0 if ones else 0.0)
 
 

@@ -63,12 +63,14 @@ def train(
         f"{len(classes)} classes, {len(skipped)} skipped"
     )
     mean, covariance = channel_statistics(train_split.squares)
+    if not config.pca:
+        covariance = torch.zeros_like(covariance)  # no variance, no shift; every other draw stays
     colours = augment.colour_components(covariance).to(device)
     batch_size = min(config.batch_size, len(train_split))
     steps = len(train_split) // batch_size
 
     torch.manual_seed(config.seed)
-    model = AlexNet(len(classes), config.width, config.init, config.image_size)
+    model = AlexNet(len(classes), config.width, config.weight_init, config.image_size, config.variant)
     state = Checkpoint(config, classes, mean.tolist(), model.state_dict())
     state.provenance = run_provenance(data, len(train_split), config)
     if resume and (out / "last.pt").is_file():

@@ -14,7 +14,7 @@ from training.data import held_out_samples, load_split
 from training.evaluate import evaluate, torch_classifier
 from training.export import BATCHES, TOLERANCE, ExportError, largest_difference, session_classifier
 from training.graph import Array
-from training.model import AlexNet, weighted_layers
+from training.model import PAPER, AlexNet, Variant, weighted_layers
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,23 @@ def verify(path: Path, data: Path) -> Verification:
 
 
 def restore_network(model: onnx.ModelProto, manifest: Manifest) -> AlexNet:
-    """The network with the weights that the file holds, the division by std folded into conv1."""
+    """The network with the weights that the file holds, the division by std folded into conv1.
+
+    Raises ExportError if the manifest's architecture is unknown here.
+    """
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    network = AlexNet(len(manifest.classes), float(manifest.architecture["width"])).eval()
+    said = manifest.architecture
+    try:
+        variant = Variant(
+            said["variant"],
+            # Files of the paper's own network need not say these.
+            said.get("activation", PAPER.activation),
+            said.get("lrn", PAPER.lrn),
+            said.get("pooling", PAPER.pooling),
+        )
+        network = AlexNet(len(manifest.classes), float(said["width"]), variant=variant).eval()
+    except (KeyError, TypeError, ValueError) as error:
+        raise ExportError(f"the manifest's architecture is none of ours: {error}") from None
     for name, layer in weighted_layers(network):
         assert layer.bias is not None
         layer.weight.data = torch.from_numpy(_weight(stored, f"{name}.weight"))

@@ -230,7 +230,7 @@ def test_wrong_folder(stack: Stack) -> None:
 
 
 def test_stopped_training_leaves_a_checkpoint(stack: Stack) -> None:
-    long = ["--width", "0.05", "--epochs", "100000", "--batch-size", "8", "--init", "kaiming"]
+    long = ["--width", "0.05", "--epochs", "100000", "--batch-size", "8", "--weight-init", "kaiming"]
     command = ("training", "train", "--data", "/data", "--out", "/runs/stopped", *long)
     name = stack.do("run", "-d", *command).strip()
     checkpoint = Path(stack.settings["RUNS"]) / "stopped" / "last.pt"

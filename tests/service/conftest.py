@@ -22,9 +22,9 @@ from training.model import AlexNet
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A narrow AlexNet with random weights, large enough that every image gets its own answer."""
     folder = tmp_path_factory.mktemp("model")
-    config = Config(width=0.05, init="kaiming")
+    config = Config(width=0.05, weight_init="kaiming")
     torch.manual_seed(1)
-    network = AlexNet(len(CLASSES), config.width, config.init)
+    network = AlexNet(len(CLASSES), config.width, config.weight_init)
     torch.nn.init.normal_(network.fc8.weight, std=0.3)
     state = Checkpoint(config, CLASSES, [120.0, 110.0, 90.0], network.state_dict())
     state.provenance = {"data": "nothing"}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,15 +53,17 @@ def python(*arguments: object) -> subprocess.Popen[str]:
     )
 
 
-def trained(path: Path, init: str = "kaiming", image_size: int = 224, seed: int = 0) -> Path:
+def trained(
+    path: Path, weight_init: str = "kaiming", image_size: int = 224, seed: int = 0, **variant: Any
+) -> Path:
     """A checkpoint whose answers differ from image to image."""
-    config = Config(width=0.08, init=init, image_size=image_size, epochs=4)
+    config = Config(width=0.08, weight_init=weight_init, image_size=image_size, epochs=4, **variant)
     torch.manual_seed(seed)
-    model = AlexNet(len(CLASSES), config.width, config.init, image_size)
+    model = AlexNet(len(CLASSES), config.width, weight_init, image_size, config.variant)
     for name, layer in weighted_layers(model):
-        if name != "conv1" and init == "paper":
+        if name != "conv1" and weight_init == "paper":
             layer.weight.data *= 6  # so few units need more to be heard beside biases of 1
-    torch.nn.init.normal_(model.fc8.weight, std=0.5 if init == "kaiming" else 0.03)
+    torch.nn.init.normal_(model.fc8.weight, std=0.5 if weight_init == "kaiming" else 0.03)
     state = Checkpoint(config, CLASSES, MEAN, model.state_dict(), epoch=3, step=99)
     state.metrics = {"images": 40, "top1": 0.75, "top5": 1.0}
     state.provenance = {"data": "colours", "seconds": 12.5}

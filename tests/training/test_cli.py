@@ -73,7 +73,7 @@ def test_a_bad_recipe_file_is_a_usage_error(
         ["train"],
         ["train", "--data", "x"],
         ["train", "--data", "x", "--out", "y", "--epochs", "many"],
-        ["train", "--data", "x", "--out", "y", "--init", "xavier"],
+        ["train", "--data", "x", "--out", "y", "--weight-init", "xavier"],
         ["export", "run"],
         ["export", "run", "--out", "x.onnx", "--weights", "fp8"],
     ],

@@ -16,7 +16,7 @@ SHIPPED = sorted(path.stem for path in RECIPES.glob("*.toml"))
 def test_the_defaults_are_the_paper_s() -> None:
     config = Config()
     assert (config.epochs, config.batch_size, config.lr, config.weight_decay) == (90, 128, 0.01, 5e-4)
-    assert (config.optimizer, config.schedule, config.augment, config.init) == (
+    assert (config.optimizer, config.schedule, config.augment, config.weight_init) == (
         *("sgd", "plateau", "paper", "paper"),
     )
     assert (config.width, config.image_size, config.std) == (1.0, 224, 1.0)
@@ -42,7 +42,9 @@ def test_the_command_line_overrides_the_recipe_and_the_recipe_the_defaults(tmp_p
 
 
 def test_toml_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    config = override(Config(), {"lr": 1e-5, "init": "kaiming", "epochs": 2, "width": 0.1, "seed": 11})
+    config = override(
+        Config(), {"lr": 1e-5, "weight_init": "kaiming", "epochs": 2, "width": 0.1, "seed": 11}
+    )
     (tmp_path / "run.toml").write_text(config.to_toml())
     assert load_config(str(tmp_path / "run.toml"), {}) == config
 
@@ -56,7 +58,7 @@ def test_toml_comes_back_as_it_was_written(tmp_path: Path) -> None:
         ({"epochs": True}, "epochs is True"),
         ({"lr": "fast"}, "lr is 'fast'; it must be of type float"),
         ({"lr": True}, "lr is True"),
-        ({"init": 3}, "init is 3; it must be of type str"),
+        ({"weight_init": 3}, "weight_init is 3; it must be of type str"),
         *(({key: 0}, f"{key} is 0") for key in ("epochs", "batch_size", "lr", "width")),
         *(({key: -1}, f"{key} is -1") for key in ("epochs", "batch_size", "lr", "width", "seed")),
         *(({key: -0.1}, f"{key} is -0.1") for key in ("weight_decay", "warmup_epochs", "clip_norm")),

@@ -107,7 +107,7 @@ def test_the_paper_s_initialisation(paper_net: AlexNet) -> None:
 
 def test_kaiming_initialisation() -> None:
     torch.manual_seed(0)
-    for name, layer in weighted_layers(AlexNet(10, width=0.25, init="kaiming")):
+    for name, layer in weighted_layers(AlexNet(10, width=0.25, weight_init="kaiming")):
         fan_in = layer.weight[0].numel()
         expected = 0.01 if name == "fc8" else (2 / fan_in) ** 0.5
         assert layer.weight.std().item() == pytest.approx(expected, rel=0.05), name

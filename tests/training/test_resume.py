@@ -20,7 +20,7 @@ PAPER = [*COMMON, "--lr", "0.001"]
 MODERN = [
     *(*COMMON, "--lr", "0.001", "--optimizer", "adamw", "--schedule", "cosine", "--warmup-epochs", "1"),
     *("--augment", "strong", "--mix", "0.5", "--ema", "0.9", "--label-smoothing", "0.1"),
-    *("--init", "kaiming", "--clip-norm", "1", "--precision", "bf16"),
+    *("--weight-init", "kaiming", "--clip-norm", "1", "--precision", "bf16"),
 ]
 # Ctrl-C at a given step, from within: the signal is real and its moment is certain.
 STOPPED_AT = """

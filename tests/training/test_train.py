@@ -24,7 +24,7 @@ def train(data: Path, out: Path, *options: str) -> int:
 def test_two_colours_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also that labels, crops, mean and evaluation fit together: chance is a half."""
     data = draw_classes(tmp_path / "data", {"red": (190, 60, 50), "teal": (40, 140, 150)}, 15)
-    options = ["--width", "0.1", "--epochs", "6", "--optimizer", "adamw", "--init", "kaiming"]
+    options = ["--width", "0.1", "--epochs", "6", "--optimizer", "adamw", "--weight-init", "kaiming"]
     assert train(data, tmp_path / "run", *options) == 0
     assert checkpoint.load(tmp_path / "run" / "best.pt").metrics["top1"] > 0.9
     capsys.readouterr()

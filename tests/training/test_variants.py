@@ -1,0 +1,173 @@
+"""The paper's relatives: each is the network it claims to be, is exported as such, and is rebuilt."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.training.conftest import MEAN, trained
+from training import checkpoint
+from training.__main__ import main
+from training.augment import colour_components
+from training.checkpoint import Checkpoint
+from training.config import Config
+from training.evaluate import torch_classifier
+from training.export import TOLERANCE, ExportError, export
+from training.model import AlexNet, Variant, weighted_layers
+from training.verify import read_model, restore_network
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"arch": "one-tower"},
+    {"arch": "torchvision"},
+    {"activation": "tanh"},
+    {"lrn": False},
+    {"pooling": "plain"},
+    {"dropout": False},
+    {"arch": "torchvision", "activation": "tanh", "pooling": "plain", "dropout": False},
+]
+
+
+def name_of(variant: dict[str, Any]) -> str:
+    return "-".join(map(str, variant.values())) or "paper"
+
+
+@pytest.mark.parametrize(
+    ("arch", "parameters"),
+    [("paper", 60_965_224), ("one-tower", 62_378_344), ("torchvision", 61_100_840)],
+)
+def test_the_parameters_are_as_many_as_published(arch: str, parameters: int) -> None:
+    with torch.device("meta"):
+        net = AlexNet(1000, variant=Variant(arch))
+    assert sum(p.numel() for p in net.parameters()) == parameters
+    names = [*(f"conv{i}" for i in range(1, 6)), "fc6", "fc7", "fc8"]
+    assert list(net.state_dict()) == [f"{n}.{kind}" for n in names for kind in ("weight", "bias")]
+
+
+def test_torchvision_s_variant_is_that_network() -> None:
+    """Its layers in its order, as torchvision/models/alexnet.py lists them, with the weights of ours."""
+    torch.manual_seed(0)
+    net = AlexNet(10, 0.1, "kaiming", variant=Variant("torchvision"))
+    c1, c2, c3, c4, c5, f6, f7, f8 = (layer for _name, layer in weighted_layers(net))
+    half, pool = nn.Dropout(), nn.MaxPool2d(3, 2)
+    features = nn.Sequential(
+        *(c1, nn.ReLU(), pool, c2, nn.ReLU(), pool, c3, nn.ReLU(), c4, nn.ReLU(), c5, nn.ReLU(), pool)
+    )
+    classifier = nn.Sequential(nn.Flatten(), half, f6, nn.ReLU(), half, f7, nn.ReLU(), f8)
+    theirs = nn.Sequential(features, classifier)
+    images = torch.randn(2, 3, 224, 224)
+    for mode in (False, True):
+        torch.manual_seed(1)
+        expected = theirs.train(mode)(images)
+        torch.manual_seed(1)
+        torch.testing.assert_close(net.train(mode)(images), expected)
+
+
+@pytest.mark.parametrize("pooling", ["overlapping", "plain"])
+@pytest.mark.parametrize("lrn", [True, False])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_every_switch_does_what_it_says(activation: str, lrn: bool, pooling: str) -> None:
+    torch.manual_seed(0)
+    net = AlexNet(4, 0.05, "kaiming", variant=Variant("paper", activation, lrn, pooling)).eval()
+    act = nn.ReLU() if activation == "relu" else nn.Tanh()
+    norm = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2) if lrn else nn.Identity()
+    pool = nn.MaxPool2d(3, 2) if pooling == "overlapping" else nn.MaxPool2d(2, 2)
+    images = torch.randn(2, 3, 224, 224)
+    x = pool(norm(act(net.conv2(pool(norm(act(net.conv1(images))))))))
+    x = pool(act(net.conv5(act(net.conv4(act(net.conv3(x)))))))
+    expected = net.fc8(act(net.fc7(act(net.fc6(x.flatten(1))))))
+    torch.testing.assert_close(net(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_dropout_training_is_as_evaluating() -> None:
+    net, images = AlexNet(4, 0.05, variant=Variant(dropout=False)), torch.randn(2, 3, 224, 224)
+    assert torch.equal(net.train()(images), net.eval()(images))
+    dropping = AlexNet(4, 0.05)
+    assert not torch.equal(dropping.train()(images), dropping.eval()(images))
+
+
+@pytest.mark.parametrize("size", [64, 112, 150])
+@pytest.mark.parametrize("pooling", ["overlapping", "plain"])
+def test_smaller_images_fit_either_pooling(pooling: str, size: int) -> None:
+    net = AlexNet(3, 0.05, image_size=size, variant=Variant(pooling=pooling))
+    assert net(torch.zeros(1, 3, size, size)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=name_of)
+def test_the_exported_file_is_the_variant_and_rebuilds_it(variant: dict[str, Any], tmp_path: Path) -> None:
+    run = trained(tmp_path / "best.pt", **variant)
+    manifest = export(run, tmp_path / "net.onnx")  # refuses what differs from torch
+    assert manifest.parity["max_difference"] <= TOLERANCE
+    rebuilt = restore_network(*read_model(tmp_path / "net.onnx"))
+    state = checkpoint.load(run)
+    trained_net = checkpoint.restore_model(state)
+    assert replace(rebuilt.variant, dropout=True, lrn=True) == replace(
+        trained_net.variant, dropout=True, lrn=True
+    )
+    crops = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
+    expected = torch_classifier(trained_net, torch.tensor(MEAN), state.config.std)(crops)
+    found = torch_classifier(rebuilt, torch.tensor(MEAN), 1.0)(crops)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    # or equality would show nothing
+    paper = AlexNet(4, 0.08)
+    if variant and variant != {"dropout": False} and "arch" not in variant:
+        paper.load_state_dict(rebuilt.state_dict())
+        other = torch_classifier(paper, torch.tensor(MEAN), 1.0)(crops)
+        assert (other - expected).abs().max() > 1e-4
+
+
+def test_a_file_of_an_unknown_variant_is_named(tmp_path: Path) -> None:
+    export(trained(tmp_path / "best.pt"), tmp_path / "net.onnx")
+    model, manifest = read_model(tmp_path / "net.onnx")
+    with pytest.raises(ExportError, match="arch is 'vgg'; use paper or one-tower or torchvision"):
+        restore_network(model, replace(manifest, architecture={"variant": "vgg", "width": 0.08}))
+    with pytest.raises(ExportError, match="none of ours: 'variant'"):
+        restore_network(model, replace(manifest, architecture={}))
+
+
+def test_a_checkpoint_from_before_the_variants_reads_with_defaults(tmp_path: Path) -> None:
+    config = Config(width=0.02, weight_init="kaiming")
+    checkpoint.save(Checkpoint(config, ("a", "b"), [1.0, 2.0, 3.0], {}), tmp_path / "last.pt")
+    record = torch.load(tmp_path / "last.pt", weights_only=True)
+    record["config"]["init"] = record["config"].pop("weight_init")
+    for key in ("pca", *asdict(Variant())):
+        del record["config"][key]
+    torch.save(record, tmp_path / "last.pt")
+    assert checkpoint.load(tmp_path / "last.pt").config == config
+
+
+def test_the_command_line_switches_reach_the_run_and_its_file(photographs: Path, tmp_path: Path) -> None:
+    run, tiny = tmp_path / "run", ["--width", "0.02", "--epochs", "1", "--batch-size", "4", "--lr", "1e-4"]
+    switches = ["--arch", "one-tower", "--activation", "tanh", "--pooling", "plain"]
+    switches += ["--no-lrn", "--no-dropout", "--no-pca"]
+    assert main(["train", "--data", str(photographs), "--out", str(run), *tiny, *switches]) == 0
+    config = checkpoint.load(run / "last.pt").config
+    assert config.variant == Variant("one-tower", "tanh", False, "plain", False)
+    assert not config.pca
+    assert main(["export", str(run), "--out", str(tmp_path / "net.onnx")]) == 0
+    _model, manifest = read_model(tmp_path / "net.onnx")
+    assert json.loads(manifest.to_json())["architecture"] == {
+        "name": "alexnet",
+        "variant": "one-tower",
+        "width": 0.02,
+        "activation": "tanh",
+        "lrn": False,
+        "pooling": "plain",
+    }
+
+
+def test_no_pca_shifts_no_colour(photographs: Path, tmp_path: Path) -> None:
+    assert (colour_components(torch.zeros(3, 3)) == 0).all()
+    tiny = ["--width", "0.02", "--epochs", "1", "--batch-size", "4", "--lr", "1e-4"]
+    weights = []
+    for name, switch in (("with", "--pca"), ("again", "--pca"), ("without", "--no-pca")):
+        assert (
+            main(["train", "--data", str(photographs), "--out", str(tmp_path / name), *tiny, switch]) == 0
+        )
+        weights.append(checkpoint.load(tmp_path / name / "last.pt").model["conv1.weight"])
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
