@@ -84,7 +84,7 @@ def train(
             )
     elif weights is not None:
         source = checkpoint.load(checkpoint.find(weights))
-        print(f"starts from {weights}; afresh: {_take_weights(model, source)}")
+        print(f"starts from {weights}; afresh: {_take_weights(model, config, source)}")
         state.model = model.state_dict()
         state.provenance["started_from"] = {"config": asdict(source.config), **source.provenance}
     out.mkdir(parents=True, exist_ok=True)
@@ -194,8 +194,19 @@ def _batch(
     return pixels, targets
 
 
-def _take_weights(model: AlexNet, source: Checkpoint) -> str:
-    """Copies every tensor whose name and shape fit, in place; -> the layers that start afresh."""
+def _take_weights(model: AlexNet, config: Config, source: Checkpoint) -> str:
+    """Copies every tensor whose name and shape fit, in place; -> the layers that start afresh.
+
+    Raises CheckpointError where the weights would compute something else here: they fit the pixels and
+    the layers without weights that they were trained with.
+    """
+    for key in ("arch", "activation", "lrn", "pooling", "std"):
+        theirs, wanted = getattr(source.config, key), getattr(config, key)
+        if theirs != wanted:
+            hint = "--weight-init" if key == "std" else f"--{key}"
+            raise CheckpointError(
+                f"--weights has {key} {theirs}, this run {wanted}; give it the same {hint}"
+            )
     ours = model.state_dict()
     fitting = {k: v for k, v in source.model.items() if k in ours and ours[k].shape == v.shape}
     if not fitting:

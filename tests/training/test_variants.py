@@ -171,3 +171,29 @@ def test_no_pca_shifts_no_colour(photographs: Path, tmp_path: Path) -> None:
         weights.append(checkpoint.load(tmp_path / name / "last.pt").model["conv1.weight"])
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [({"activation": "tanh"}, "--activation"), ({"weight_init": "paper"}, "--weight-init")],
+)
+def test_weights_that_mean_something_else_are_refused(
+    photographs: Path, tmp_path: Path, other: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = trained(tmp_path / "best.pt")
+    config = checkpoint.load(source).config
+    here = {"weight_init": config.weight_init, "activation": config.activation}
+    options = ["--width", str(config.width)]
+    for key, value in (here | other).items():
+        options += [f"--{key.replace('_', '-')}", value]
+    command = [
+        "train",
+        "--data",
+        str(photographs),
+        "--out",
+        str(tmp_path / "run"),
+        "--weights",
+        str(source),
+    ]
+    assert main([*command, *options]) == 1
+    assert f"give it the same {said}" in capsys.readouterr().err
