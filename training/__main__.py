@@ -1,4 +1,4 @@
-"""python -m training train|evaluate|export|inspect|verify|figure1
+"""python -m training prepare|train|evaluate|export|inspect|verify|figure1
 
 Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted with a checkpoint written.
 """
@@ -16,10 +16,11 @@ import torch
 from training import checkpoint
 from training.checkpoint import CheckpointError
 from training.config import CHOICES, Config, ConfigError, load_config
-from training.data import DataError, held_out_samples, load_split
+from training.data import DataError, cores
 from training.evaluate import evaluate, torch_classifier, worst_confusions
 from training.export import ExportError, export
 from training.figure1 import figure1
+from training.prepared import load_held_out, prepare
 from training.train import Interrupted, train
 from training.verify import read_model, verify
 
@@ -57,8 +58,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--weights", type=Path, help="run or checkpoint to start from")
     command.add_argument("--resume", action="store_true", help="go on with the run in --out")
     _device_option(command)
+    _workers_option(command)
     for key in fields(Config):
         _setting(command, key)
+
+    command = commands.add_parser("prepare", help="scale a folder of images once, for sets beyond memory")
+    command.set_defaults(run=_prepare)
+    command.add_argument("--data", type=Path, required=True, help="has train/ and val/, or is split here")
+    command.add_argument("--out", type=Path, required=True, help="folder to write; the --data of `train`")
+    _workers_option(command)
+    for key in fields(Config):
+        if key.name in {"image_size", "val_fraction", "seed"}:
+            _setting(command, key)
 
     command = commands.add_parser("evaluate", help="top-1 and top-5 accuracy of a run")
     command.set_defaults(run=_evaluate)
@@ -114,6 +125,10 @@ def _device_option(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _workers_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workers", type=int, help=f"threads that read images (default {cores()})")
+
+
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
@@ -123,11 +138,14 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Those of Config that were given on the command line."""
+    values = {f.name: getattr(options, f.name, None) for f in fields(Config)}
+    return {key: value for key, value in values.items() if value is not None}
+
+
 def _train(options: argparse.Namespace) -> None:
-    overrides = {
-        f.name: getattr(options, f.name) for f in fields(Config) if getattr(options, f.name) is not None
-    }
-    config = load_config(options.recipe, overrides)
+    config = load_config(options.recipe, _settings(options))
     train(
         config,
         options.data,
@@ -135,13 +153,25 @@ def _train(options: argparse.Namespace) -> None:
         options.device,
         options.weights,
         options.resume,
+        options.workers,
+    )
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    config = load_config(None, _settings(options))
+    dataset = prepare(options.data, options.out, config, options.workers)
+    skipped = dataset.train.skipped + dataset.val.skipped
+    print(*(f"skipped {problem}" for problem in skipped), sep="\n", end="\n" if skipped else "")
+    size = sum(path.stat().st_size for path in options.out.iterdir()) / 1e6
+    print(
+        f"{options.out}: {len(dataset.train)} images to train on, {len(dataset.val)} to validate on, "
+        f"{len(dataset.classes)} classes, {len(skipped)} skipped, {size:.0f} MB"
     )
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     state = checkpoint.load(checkpoint.find(options.source))
-    samples = held_out_samples(options.data, state.classes, state.provenance)
-    split = load_split(samples, state.config.recipe, "val")
+    split = load_held_out(options.data, state.classes, state.provenance, state.config.recipe)
     model = checkpoint.restore_model(state)
     model.to(options.device)
     classify = torch_classifier(model, torch.tensor(state.mean), state.config.std)

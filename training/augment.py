@@ -5,7 +5,7 @@ resumed run sees the same crops as one that never stopped.
 """
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,21 +17,40 @@ JITTER = 0.3  # brightness, contrast and saturation each vary by this fraction, 
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def paper(squares: Tensor, size: int, colours: Tensor, generator: Generator) -> Tensor:
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers for the images `rows` of a batch of `total`. They are drawn for the whole batch, so
+    that processes that share it give every image what a single one would.
+    """
+
+    generator: Generator
+    total: int
+    rows: slice
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
+        return torch.rand(self.total, generator=self.generator)[self.rows] * (high - low) + low
+
+    def normal(self, count: int) -> Tensor:
+        return torch.randn(self.total, count, generator=self.generator)[self.rows]
+
+    def integers(self, below: int, count: int) -> Tensor:
+        return torch.randint(0, below, (self.total, count), generator=self.generator)[self.rows]
+
+
+def paper(squares: Tensor, size: int, colours: Tensor, draws: Draws) -> Tensor:
     """Section 4.1: a random crop, mirrored half of the time, and PCA colour.
 
     `colours` (3, 3) has as columns the eigenvectors of the training set's RGB covariance, each times
     its eigenvalue, on the scale 0 to 1 (`colour_components`). -> (N, 3, size, size) float32, 0 to 255
     before the colour shift, which may leave that range.
     """
-    n, side = squares.shape[:2]
-    corners = torch.randint(0, side - size + 1, (n, 2), generator=generator).tolist()
+    corners = draws.integers(squares.shape[1] - size + 1, 2).tolist()
     crops = torch.stack(
         [square[y : y + size, x : x + size] for square, (y, x) in zip(squares, corners, strict=True)]
     )
-    mirrored = torch.rand(n, generator=generator) < 0.5
+    mirrored = draws.uniform() < 0.5
     pixels = torch.where(_per_image(mirrored, squares), crops.flip(2), crops)
-    alpha = torch.randn(n, 3, generator=generator) * 0.1
+    alpha = draws.normal(3) * 0.1
     shift = alpha.to(colours.device) @ colours.T * 255
     return pixels.permute(0, 3, 1, 2).float() + shift[:, :, None, None]
 
@@ -43,16 +62,12 @@ def colour_components(covariance: Tensor) -> Tensor:
     return components.float()
 
 
-def strong(squares: Tensor, size: int, generator: Generator) -> Tensor:
+def strong(squares: Tensor, size: int, draws: Draws) -> Tensor:
     """For small data sets: zoom, aspect, rotation and mirror in one resampling, then colour jitter.
 
     -> (N, 3, size, size) float32, 0 to 255.
     """
-    n = len(squares)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(n, generator=generator) * (high - low) + low
-
+    n, uniform = len(squares), draws.uniform
     area, aspect = uniform(MIN_AREA, 1), torch.exp(uniform(math.log(3 / 4), math.log(4 / 3)))
     w, h = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
     x, y = uniform(-1, 1) * (1 - w), uniform(-1, 1) * (1 - h)
@@ -68,17 +83,17 @@ def strong(squares: Tensor, size: int, generator: Generator) -> Tensor:
     pixels = F.grid_sample(
         squares.permute(0, 3, 1, 2).float(), grid, padding_mode="reflection", align_corners=False
     )
-    matrix, offset = _colour_jitter(squares, uniform)
+    matrix, offset = _colour_jitter(squares, [uniform(1 - JITTER, 1 + JITTER) for _ in range(3)])
     # One matrix product for brightness, contrast and saturation: a fifth of the passes over the pixels.
     flat = torch.baddbmm(offset, matrix, pixels.flatten(2))
     return flat.clamp_(0, 255).view_as(pixels)
 
 
-def _colour_jitter(squares: Tensor, uniform: Callable[[float, float], Tensor]) -> tuple[Tensor, Tensor]:
+def _colour_jitter(squares: Tensor, factors: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Brightness b, contrast c about the mean level, saturation s about the grey value, as one affine
     map per image, p -> (s I + (1 - s) 1 luma^T)(b c p + b (1 - c) level): (N, 3, 3) and (N, 3, 1).
     """
-    b, c, s = (uniform(1 - JITTER, 1 + JITTER)[:, None, None].to(squares.device) for _ in range(3))
+    b, c, s = (factor[:, None, None].to(squares.device) for factor in factors)
     luma = torch.tensor(_LUMA, device=squares.device)
     saturate = s * torch.eye(3, device=squares.device) + (1 - s) * luma.expand(3, 3)
     level = squares[:, ::8, ::8].float().mean((1, 2, 3))[:, None, None]

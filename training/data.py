@@ -1,7 +1,7 @@
-"""A folder per class -> every picture's central square, decoded once and held in memory as uint8."""
+"""A folder per class -> every picture's central square, decoded once, as uint8."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ from tqdm import tqdm
 from contract.preprocess import ImageError, Recipe, decode, square
 
 MAX_PIXELS = 200_000_000  # one's own photographs may be larger than what a server takes from strangers
+
+_AHEAD = 512  # squares that may wait for the one before them: 100 MB
 
 Sample = tuple[Path, int]  # a file and the index of its class
 
@@ -120,39 +122,65 @@ def _samples(root: Path, names: Sequence[str], classes: Sequence[str] | None = N
     return samples
 
 
-def load_split(samples: Sequence[Sample], recipe: Recipe, title: str) -> Split:
-    """Decodes with one thread per core. Unreadable files are left out and listed; DataError if all are,
-    if a class loses its last picture, or if the pixels would not fit in memory.
-    """
+def load_split(samples: Sequence[Sample], recipe: Recipe, title: str, workers: int | None = None) -> Split:
+    """Every picture in memory. Raises DataError as `read_squares` does, or if they would not fit."""
     needed = len(samples) * recipe.resize * recipe.resize * 3
     if needed > 0.8 * (memory := _memory()):
         raise DataError(
             f"{len(samples)} images take {needed / 1e9:.1f} GB in memory, and there are "
-            f"{memory / 1e9:.1f}; train on fewer images or on a larger machine"
+            f"{memory / 1e9:.1f}; write them to a disk once with `prepare`, and train on what that wrote"
         )
     squares = torch.empty(len(samples), recipe.resize, recipe.resize, 3, dtype=torch.uint8)
+    rows = iter(squares)
+    labels, skipped = read_squares(samples, recipe, title, workers, lambda row: next(rows).copy_(row))
+    return Split(squares[: len(labels)], labels, skipped)
 
-    def load(index: int) -> str | None:
+
+def read_squares(
+    samples: Sequence[Sample],
+    recipe: Recipe,
+    title: str,
+    workers: int | None,
+    keep: Callable[[Tensor], object],
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Gives `keep` the square of every readable picture, in order; -> their labels and what was skipped.
+
+    Decodes with `workers` threads, by default one per core. DataError if a class loses its last picture.
+    """
+
+    def load(sample: Sample) -> Tensor | str:
         try:
-            picture = decode(samples[index][0].read_bytes(), recipe, MAX_PIXELS)
-            squares[index] = torch.from_numpy(square(picture, recipe).copy())
+            picture = decode(sample[0].read_bytes(), recipe, MAX_PIXELS)
+            return torch.from_numpy(square(picture, recipe).copy())
         except (ImageError, OSError) as error:
-            return str(error)
-        return None
+            return f"{sample[0]}: {error}"
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        loaded = pool.map(load, range(len(samples)))
-        problems = list(tqdm(loaded, title, len(samples), unit="img", leave=False, disable=None))
-    kept = [i for i, problem in enumerate(problems) if problem is None]
-    lost = {label for _, label in samples} - {samples[i][1] for i in kept}
+    kept: list[int] = []
+    skipped: list[str] = []
+    with (
+        ThreadPoolExecutor(workers or cores()) as pool,
+        tqdm(desc=title, total=len(samples), unit="img", leave=False, disable=None) as bar,
+    ):
+        for start in range(0, len(samples), _AHEAD):
+            chunk = samples[start : start + _AHEAD]
+            for (_path, label), loaded in zip(chunk, pool.map(load, chunk), strict=True):
+                bar.update()
+                if isinstance(loaded, str):
+                    skipped.append(loaded)
+                else:
+                    keep(loaded)
+                    kept.append(label)
+    lost = {label for _, label in samples} - set(kept)
     if lost:
         folder = next(path.parent for path, label in samples if label in lost)
-        raise DataError(f"no image in {folder} can be read: {next(filter(None, problems))}")
-    return Split(
-        squares if len(kept) == len(samples) else squares[kept],
-        torch.tensor([samples[i][1] for i in kept]),
-        tuple(f"{samples[i][0]}: {problem}" for i, problem in enumerate(problems) if problem),
-    )
+        reason = next(line for line in skipped if line.startswith(str(folder)))
+        raise DataError(f"no image in {folder} can be read: {reason}")
+    return torch.tensor(kept), tuple(skipped)
+
+
+def cores() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory() -> int:

@@ -15,13 +15,23 @@ Classify = Callable[[Tensor], Tensor]  # (N, H, W, 3) uint8 crops -> probabiliti
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`top1` and `top5` as fractions; `confusion[i, j]` counts images of class i taken for class j."""
+    """`hits1` and `hits5` count the images whose class came first, or among the first five;
+    `confusion[i, j]` those of class i taken for class j.
+    """
 
     images: int
     crops: int
-    top1: float
-    top5: float
+    hits1: int
+    hits5: int
     confusion: Tensor
+
+    @property
+    def top1(self) -> float:
+        return self.hits1 / self.images
+
+    @property
+    def top5(self) -> float:
+        return self.hits5 / self.images
 
 
 def evaluate(classify: Classify, split: Split, classes: int, recipe: Recipe, crops: int = 1) -> Evaluation:
@@ -36,8 +46,8 @@ def evaluate(classify: Classify, split: Split, classes: int, recipe: Recipe, cro
     return Evaluation(
         images=len(split),
         crops=crops,
-        top1=hits[:, 0].double().mean().item(),
-        top5=hits.any(1).double().mean().item(),
+        hits1=int(hits[:, 0].sum()),
+        hits5=int(hits.any(1).sum()),
         confusion=confusion,
     )
 

@@ -16,9 +16,10 @@ from contract.manifest import Tensor as Declared
 from contract.preprocess import DEFAULT_RECIPE
 from training import checkpoint
 from training.checkpoint import Checkpoint
-from training.data import Split, held_out_samples, load_split
+from training.data import Split
 from training.evaluate import Classify, evaluate, torch_classifier
 from training.graph import OPSET, build_graph
+from training.prepared import load_held_out
 
 TOLERANCE: Final = 1e-5  # of a probability, between torch and ONNX Runtime
 BATCHES: Final = (1, 2, 3, 32, 257)
@@ -50,8 +51,7 @@ def export(
         raise ExportError(f"{out} is not written: {error}") from None
     split = None
     if data is not None:
-        samples = held_out_samples(data, state.classes, state.provenance)
-        split = load_split(samples, DEFAULT_RECIPE, "val")
+        split = load_held_out(data, state.classes, state.provenance, DEFAULT_RECIPE)
     model = checkpoint.restore_model(state)
     graph = build_graph(model, state.mean, state.config.std, weights)
     reference = torch_classifier(model, torch.tensor(state.mean), state.config.std)

@@ -9,18 +9,17 @@ from typing import Any
 
 import torch
 
-from training.config import Config
+from training.prepared import Dataset
 
 
-def run_provenance(data: Path, images: int, config: Config) -> dict[str, Any]:
+def run_provenance(data: Dataset) -> dict[str, Any]:
     """`split` says how one tree was divided, so that what was held out can be found again."""
-    split = {"val_fraction": config.val_fraction, "seed": config.seed}
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "revision": _revision(),
-        "data": data.resolve().name,
-        "images": images,
-        "split": None if (data / "train").is_dir() else split,
+        "data": data.name,
+        "images": len(data.train),
+        "split": data.split,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "seconds": 0.0,

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from training import augment, checkpoint
 from training.checkpoint import Checkpoint, CheckpointError
 from training.config import Config
-from training.data import Split, channel_statistics, find_samples, load_split
+from training.data import Split
 from training.evaluate import evaluate, normalise, torch_classifier
 from training.model import AlexNet
 from training.optim import (
@@ -30,6 +30,7 @@ from training.optim import (
     update_average,
     update_plateau,
 )
+from training.prepared import load_dataset
 from training.provenance import run_provenance
 
 
@@ -44,6 +45,7 @@ def train(
     device: torch.device,
     weights: Path | None = None,
     resume: bool = False,
+    workers: int | None = None,
 ) -> None:
     """Trains into the run folder `out`: last.pt, best.pt, config.toml and metrics.csv.
 
@@ -53,18 +55,17 @@ def train(
     """
     if out.is_dir() and any(out.iterdir()) and not resume:
         raise CheckpointError(f"{out} is not empty; add --resume, or choose another folder")
-    classes, train_samples, val_samples = find_samples(data, config.val_fraction, config.seed)
-    train_split = load_split(train_samples, config.recipe, "train")
-    val_split = load_split(val_samples, config.recipe, "val")
+    dataset = load_dataset(data, config, workers)
+    classes, train_split, val_split = dataset.classes, dataset.train, dataset.val
     skipped = train_split.skipped + val_split.skipped
     print(*(f"skipped {problem}" for problem in skipped), sep="\n", end="\n" if skipped else "")
     print(
         f"{len(train_split)} images to train on, {len(val_split)} to validate on, "
         f"{len(classes)} classes, {len(skipped)} skipped"
     )
-    mean, covariance = channel_statistics(train_split.squares)
-    if not config.pca:
-        covariance = torch.zeros_like(covariance)  # no variance, no shift; every other draw stays
+    mean = dataset.mean
+    # Without variance there is no shift, and every other draw stays.
+    covariance = dataset.covariance if config.pca else torch.zeros(3, 3).double()
     colours = augment.colour_components(covariance).to(device)
     batch_size = min(config.batch_size, len(train_split))
     steps = len(train_split) // batch_size
@@ -72,7 +73,7 @@ def train(
     torch.manual_seed(config.seed)
     model = AlexNet(len(classes), config.width, config.weight_init, config.image_size, config.variant)
     state = Checkpoint(config, classes, mean.tolist(), model.state_dict())
-    state.provenance = run_provenance(data, len(train_split), config)
+    state.provenance = run_provenance(dataset)
     if resume and (out / "last.pt").is_file():
         state = checkpoint.load(out / "last.pt")
         if (state.config, state.classes) != (config, classes):
@@ -181,12 +182,13 @@ def _batch(
     float32, where `colours` is: colour and crop run there.
     """
     generator = generator_of(config.seed, AUGMENTATION, step)
+    draws = augment.Draws(generator, len(batch), slice(None))
     squares = split.squares[batch].to(colours.device)
     labels = split.labels[batch].to(colours.device)
     if config.augment == "paper":
-        pixels = augment.paper(squares, config.image_size, colours, generator)
+        pixels = augment.paper(squares, config.image_size, colours, draws)
     else:
-        pixels = augment.strong(squares, config.image_size, generator)
+        pixels = augment.strong(squares, config.image_size, draws)
     targets = F.one_hot(labels, classes).float()
     targets = targets * (1 - config.label_smoothing) + config.label_smoothing / classes
     if float(torch.rand((), generator=generator)) < config.mix:

@@ -10,11 +10,11 @@ import torch
 from onnx import numpy_helper
 
 from contract.manifest import METADATA_KEY, Manifest, ManifestError, Metrics
-from training.data import held_out_samples, load_split
 from training.evaluate import evaluate, torch_classifier
 from training.export import BATCHES, TOLERANCE, ExportError, largest_difference, session_classifier
 from training.graph import Array
 from training.model import PAPER, AlexNet, Variant, weighted_layers
+from training.prepared import load_held_out
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ def verify(path: Path, data: Path) -> Verification:
     reference = torch_classifier(network, torch.tensor(manifest.mean), std=1.0)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     exported = session_classifier(session)
-    samples = held_out_samples(data, manifest.classes, manifest.training)
-    split = load_split(samples, manifest.recipe, "val")
+    split = load_held_out(data, manifest.classes, manifest.training, manifest.recipe)
     found = [
         evaluate(exported, split, len(manifest.classes), manifest.recipe, metrics.crops)
         for metrics in manifest.metrics

@@ -7,6 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from training import augment
+from training.augment import Draws
 
 NO_COLOUR = torch.zeros(3, 3)
 
@@ -19,6 +20,10 @@ def seeded(seed: int) -> Generator:
     return Generator().manual_seed(seed)
 
 
+def every(count: int, generator: Generator) -> Draws:
+    return Draws(generator, count, slice(None))
+
+
 def a_mix(pixels: Tensor, generator: Generator) -> Tensor:
     mixed, targets = augment.mix(pixels.permute(0, 3, 1, 2).float(), torch.eye(len(pixels)), generator)
     return torch.cat([mixed.flatten(), targets.flatten()])
@@ -27,8 +32,8 @@ def a_mix(pixels: Tensor, generator: Generator) -> Tensor:
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda pixels, generator: augment.paper(pixels, 56, torch.eye(3), generator),
-        lambda pixels, generator: augment.strong(pixels, 56, generator),
+        lambda pixels, generator: augment.paper(pixels, 56, torch.eye(3), every(len(pixels), generator)),
+        lambda pixels, generator: augment.strong(pixels, 56, every(len(pixels), generator)),
         a_mix,
     ],
     ids=["paper", "strong", "mix"],
@@ -47,7 +52,7 @@ def test_paper_crops_come_from_the_square_and_are_mirrored_half_of_the_time() ->
     place = torch.arange(side, dtype=torch.uint8)
     columns, rows = place.expand(side, side), place[:, None].expand(side, side)
     image = torch.stack([columns, rows, torch.full_like(rows, 9)], dim=2)
-    crops = augment.paper(image.expand(count, -1, -1, -1), size, NO_COLOUR, seeded(0))
+    crops = augment.paper(image.expand(count, -1, -1, -1), size, NO_COLOUR, every(count, seeded(0)))
     assert crops.shape == (count, 3, size, size)
     across = crops[:, 0, 0, 1] - crops[:, 0, 0, 0]
     assert set(across.tolist()) == {1.0, -1.0}
@@ -79,7 +84,7 @@ def test_the_colour_shift_is_one_draw_per_image_of_deviation_a_tenth_of_the_comp
     components = augment.colour_components(covariance)
     count = 20_000
     grey = torch.full((count, 2, 2, 3), 100, dtype=torch.uint8)
-    shift = augment.paper(grey, 2, components, seeded(0)) - 100
+    shift = augment.paper(grey, 2, components, every(count, seeded(0))) - 100
     assert torch.equal(shift, shift[:, :, :1, :1].expand_as(shift))  # the same at every pixel
     per_image = shift[:, :, 0, 0].double()
     expected = (components @ components.T).double() * 0.1**2 * 255**2
@@ -88,7 +93,7 @@ def test_the_colour_shift_is_one_draw_per_image_of_deviation_a_tenth_of_the_comp
 
 
 def test_strong_keeps_to_0_to_255_and_to_its_size() -> None:
-    pixels = augment.strong(squares(40), 48, seeded(3))
+    pixels = augment.strong(squares(40), 48, every(40, seeded(3)))
     assert pixels.shape == (40, 3, 48, 48)
     assert pixels.dtype == torch.float32
     assert pixels.min() == 0
@@ -98,7 +103,7 @@ def test_strong_keeps_to_0_to_255_and_to_its_size() -> None:
 def test_strong_invents_no_colours_on_a_plain_picture() -> None:
     """A crop that reached beyond the picture, or black corners after a rotation, would show."""
     plain = torch.full((200, 40, 40, 3), 120, dtype=torch.uint8)
-    pixels = augment.strong(plain, 32, seeded(0))
+    pixels = augment.strong(plain, 32, every(len(plain), seeded(0)))
     spread = pixels.amax((2, 3)) - pixels.amin((2, 3))
     assert spread.max() < 1e-2
     levels = pixels.mean((1, 2, 3)) / 120
@@ -109,10 +114,8 @@ def test_strong_invents_no_colours_on_a_plain_picture() -> None:
 
 def test_one_colour_matrix_equals_brightness_contrast_and_saturation_step_by_step() -> None:
     pixels = squares(5, 40, seed=2)
-    # The three draws, in the order in which they are asked for.
     factors = [torch.linspace(0.7, 1.3, 5).roll(k) for k in range(3)]
-    given = iter(factors)
-    matrix, offset = augment._colour_jitter(pixels, lambda _low, _high: next(given))
+    matrix, offset = augment._colour_jitter(pixels, factors)
     planes = pixels.permute(0, 3, 1, 2).double()
     jittered = (matrix.double() @ planes.flatten(2) + offset.double()).view_as(planes)
 
@@ -140,3 +143,20 @@ def test_mix_keeps_targets_summing_to_one_and_moves_pixels_by_the_same_share() -
         kinds.add("cutmix" if whole.all() else "mixup")
     assert kinds == {"cutmix", "mixup"}
     assert torch.equal(pixels, levels[:, None, None, None].expand(count, 3, side, side))  # not in place
+
+
+@pytest.mark.parametrize(
+    "augmented",
+    [
+        lambda pixels, draws: augment.paper(pixels, 56, torch.eye(3), draws),
+        lambda pixels, draws: augment.strong(pixels, 56, draws),
+    ],
+    ids=["paper", "strong"],
+)
+def test_a_share_of_a_batch_gets_what_the_whole_batch_would_have_given_it(
+    augmented: Callable[[Tensor, Draws], Tensor],
+) -> None:
+    whole = augmented(squares(), every(6, seeded(5)))
+    rows = slice(2, 4)
+    part = augmented(squares()[rows], Draws(seeded(5), 6, rows))
+    torch.testing.assert_close(part, whole[rows])
