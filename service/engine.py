@@ -91,6 +91,7 @@ class Engine:
         metrics.watch(
             ready=lambda: self.current.batcher.alive and not self.draining,
             inside=lambda: self.admission.inside,
+            limit=settings.max_queue,
             waiting=lambda: self.current.batcher.waiting,
         )
         self._report_model()

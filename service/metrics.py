@@ -14,6 +14,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 
+from service.settings import memory_limit
+
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -60,14 +62,22 @@ class Metrics:
         self._inside = Gauge(
             "alexnet_inside_images", "images admitted and not yet answered", registry=registry
         )
+        self._limit = Gauge(
+            "alexnet_inside_images_limit", "MAX_QUEUE; more are answered 429", registry=registry
+        )
         self._waiting = Gauge(
             "alexnet_queue_images", "decoded images that wait for a batch", registry=registry
         )
+        memory = Gauge(
+            "alexnet_memory_limit_bytes", "of the container; +Inf without a limit", registry=registry
+        )
+        memory.set(memory_limit())
 
     def watch(
-        self, ready: Callable[[], bool], inside: Callable[[], int], waiting: Callable[[], int]
+        self, ready: Callable[[], bool], inside: Callable[[], int], limit: int, waiting: Callable[[], int]
     ) -> None:
-        """The gauges, read when Prometheus asks."""
+        """The gauges, read when Prometheus asks; `limit` is that of the images inside."""
+        self._limit.set(limit)
         self._ready.set_function(ready)
         self._inside.set_function(inside)
         self._waiting.set_function(waiting)

@@ -151,3 +151,14 @@ def _cgroup_quota() -> float | None:
     if quota in {"max", "-1"}:
         return None
     return int(quota) / int(period)
+
+
+def memory_limit() -> float:
+    """Bytes by the container's limit (cgroup v2, then v1); inf without one."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limit = float(Path(path).read_text().replace("max", "inf"))
+        except OSError:
+            continue
+        return limit if limit < 2**62 else float("inf")  # v1 writes an enormous number for none
+    return float("inf")

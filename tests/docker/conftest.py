@@ -35,11 +35,11 @@ def bench(tmp_path_factory: pytest.TempPathFactory, user: tuple[int, int]) -> It
         }
     )
     try:
-        stack.do("--profile", "training", "build")
+        stack.do("--profile", "*", "build")
         with stack.client:
             yield stack
     finally:
-        stack.compose("--profile", "training", "down", "--timeout", "5")
+        stack.compose("--profile", "*", "down", "--timeout", "5", "--volumes")
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,7 @@ def model(bench: Stack) -> Path:
 def stack(bench: Stack, model: Path) -> Iterator[Stack]:
     """The model is there; the test brings up what it needs, and it is taken down afterwards."""
     yield bench
-    bench.compose("down", "--timeout", "5")
+    bench.compose("--profile", "*", "down", "--timeout", "5", "--volumes")
 
 
 def draw_photographs(data: Path) -> None:

@@ -1,14 +1,15 @@
-"""The stack of docker-compose.yml in a real engine, under a project name and a port of its own."""
+"""The stack of docker-compose.yml in a real engine, under a project name and ports of its own."""
 
 import json
 import os
-import socket
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.checkout import free_port
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "alexnet-test"
@@ -32,8 +33,7 @@ class Stack:
     client: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.settings["PORT"] = str(probe.getsockname()[1])
+        self.settings |= {"PORT": str(free_port()), "PROMETHEUS_PORT": str(free_port())}
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.settings['PORT']}", timeout=60)
 
     def compose(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:

@@ -101,24 +101,40 @@ def test_becomes_healthy(stack: Stack) -> None:
     assert seen == ["starting", "healthy"]
 
 
-@pytest.mark.parametrize("name", ["service", "proxy"])
+@pytest.mark.parametrize("name", ["service", "proxy", "prometheus"])
 def test_hardened(stack: Stack, name: str) -> None:
-    stack.up()
+    stack.up(name)
     (container,) = stack.containers(name)
     probe = json.loads(docker("exec", container, "python", "-c", PROBE))
     assert probe["uid"] == 10001
     assert probe["capabilities"] == 0
     assert probe["no_new_privileges"] == "1"
-    assert probe["pid1"] == {"service": "python", "proxy": "haproxy"}[name]
+    assert probe["pid1"] == {"service": "python", "proxy": "haproxy", "prometheus": "prometheus"}[name]
     assert probe["writable"].pop("/tmp") == "yes"
-    if name == "proxy":
+    if name != "service":
         del probe["writable"]["/app"], probe["writable"]["/models"]
     assert set(probe["writable"].values()) == {"Read-only file system"}
     host = inspect(container)["HostConfig"]
     assert host["Memory"] > 0
     assert host["PidsLimit"] > 0
     ports = inspect(container)["NetworkSettings"]["Ports"]
-    assert bool(ports["8000/tcp"]) == (name == "proxy")
+    published = {port: [where["HostIp"] for where in places] for port, places in ports.items() if places}
+    loopback = ["127.0.0.1"]
+    wanted = {"service": {}, "proxy": {"8000/tcp": loopback}, "prometheus": {"9090/tcp": loopback}}
+    assert published == wanted[name]
+
+
+def test_every_service_is_meant_to_be_hardened(bench: Stack) -> None:
+    """Grafana too, whose image only a registry has."""
+    services = json.loads(bench.do("--profile", "*", "config", "--format", "json"))["services"]
+    assert set(services) == {"service", "proxy", "training", "prometheus", "grafana"}
+    for name, service in services.items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert int(service["mem_limit"]) > 0, name
+        assert service["pids_limit"] > 0, name
+        assert {port["host_ip"] for port in service.get("ports", [])} <= {"127.0.0.1"}, name
 
 
 @pytest.mark.parametrize("whole", [False, True])

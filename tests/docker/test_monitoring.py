@@ -1,0 +1,71 @@
+"""What a real Prometheus finds. Grafana's image is in no package registry; what can be known of its
+dashboard without it is in tests/service/test_monitoring.py.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.docker.stack import Stack
+from tests.docker.test_stack import photograph, top_label
+from tests.promql import alerts, queries
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+
+# Nothing fires.
+EMPTY = {"Alerts"}
+
+
+def ask(stack: Stack, path: str, **parameters: str) -> Any:
+    address = f"http://127.0.0.1:{stack.settings['PROMETHEUS_PORT']}/api/v1/{path}"
+    answer = httpx.get(address, params=parameters, timeout=10).json()
+    assert answer["status"] == "success", (parameters, answer)
+    return answer["data"]
+
+
+def health(stack: Stack) -> list[str]:
+    """Of each replica that Prometheus knows."""
+    return [f"{t['health']} {t['lastError']}".strip() for t in ask(stack, "targets")["activeTargets"]]
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120  # eight scrapes
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_prometheus_watches_every_replica(stack: Stack) -> None:
+    stack.up("--scale", "service=2", "proxy", "prometheus")
+    wait_until(lambda: health(stack) == ["up", "up"])
+    rules = [rule for group in ask(stack, "rules")["groups"] for rule in group["rules"]]
+    assert {rule["name"] for rule in rules} == set(alerts())
+
+    def answered() -> bool:
+        """Once there are two scrapes that requests lie between, every panel has something to show."""
+        assert top_label(stack.client.post("/predict", content=photograph())) == "red"
+        return all(
+            ask(stack, "query", query=query)["result"]
+            for title, panel in queries().items()
+            if title not in EMPTY
+            for query in panel
+        )
+
+    wait_until(answered)
+    assert ask(stack, "query", query='ALERTS{alertstate="firing"}')["result"] == []
+
+
+def test_prometheus_has_a_key(stack: Stack, tmp_path: Path) -> None:
+    keys, key = tmp_path / "keys", tmp_path / "key"
+    keys.write_text(hashlib.sha256(b"a key").hexdigest() + "\n")
+    key.write_text("a key\n")
+    both = ("--force-recreate", "service", "prometheus")
+    stack.up(*both, API_KEYS_FILE=str(keys))
+    wait_until(lambda: health(stack) == ["down server returned HTTP status 401 Unauthorized"])
+    stack.up(*both, API_KEYS_FILE=str(keys), PROMETHEUS_KEY_FILE=str(key))
+    wait_until(lambda: health(stack) == ["up"])
