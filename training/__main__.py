@@ -17,6 +17,7 @@ from training import checkpoint
 from training.checkpoint import CheckpointError
 from training.config import CHOICES, Config, ConfigError, load_config
 from training.data import DataError, cores
+from training.distributed import joined
 from training.evaluate import evaluate, torch_classifier, worst_confusions
 from training.export import ExportError, export
 from training.figure1 import figure1
@@ -57,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--recipe", help="a name in training/recipes or a TOML file")
     command.add_argument("--weights", type=Path, help="run or checkpoint to start from")
     command.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    command.add_argument("--classes", type=int, help="an error if DATA has another number of them")
+    command.add_argument("--keep", type=int, default=2, help="checkpoints step-N.pt that stay (default 2)")
     _device_option(command)
     _workers_option(command)
     for key in fields(Config):
@@ -146,15 +149,18 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 def _train(options: argparse.Namespace) -> None:
     config = load_config(options.recipe, _settings(options))
-    train(
-        config,
-        options.data,
-        options.out,
-        options.device,
-        options.weights,
-        options.resume,
-        options.workers,
-    )
+    with joined(options.device) as ranks:
+        train(
+            config,
+            options.data,
+            options.out,
+            ranks,
+            options.weights,
+            options.resume,
+            options.workers,
+            options.keep,
+            options.classes,
+        )
 
 
 def _prepare(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ configuration's seed and the step.
 """
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +26,8 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """`model` holds the weights to evaluate and export: the running average where there is one, and
     then `raw` those that the optimiser works on. `step` counts finished optimiser steps; of those
-    in the epoch under way, `epoch_loss` sums the losses and `epoch_seconds` the time. `mean` (3,) is
+    in the epoch under way, `epoch_loss` sums the losses, `epoch_seconds` the time and `epoch_waited` the
+    part of it in which there was no batch. `scaler` is the loss scaling of fp16. `mean` (3,) is
     that of the training set's channels, 0 to 255; `metrics` the last validation's.
     """
 
@@ -39,9 +41,11 @@ class Checkpoint:
     epoch: int = 0
     epoch_loss: float = 0.0
     epoch_seconds: float = 0.0
+    epoch_waited: float = 0.0
     metrics: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
@@ -80,6 +84,25 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         raise CheckpointError(f"{path} cannot be written: {error.__context__ or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def save_step(checkpoint: Checkpoint, run: Path, keep: int, best: bool) -> None:
+    """Writes step-N.pt into the run folder, which is last.pt from then on, and best.pt if it is; of all
+    step-N.pt the newest `keep` stay. The names share one file where the file system can do that.
+    """
+    path = run / f"step-{checkpoint.step}.pt"
+    save(checkpoint, path)
+    for name in ("last.pt", "best.pt") if best else ("last.pt",):
+        partial = run / f"{name}.partial"
+        partial.unlink(missing_ok=True)
+        try:
+            partial.hardlink_to(path)
+        except OSError:
+            shutil.copyfile(path, partial)
+        partial.replace(run / name)
+    steps = sorted(run.glob("step-*.pt"), key=lambda p: int(p.stem.removeprefix("step-")))
+    for old in steps[:-keep]:
+        old.unlink()
 
 
 def load(path: Path) -> Checkpoint:

@@ -7,31 +7,33 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import Final, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from training import augment, checkpoint
+from training.batches import augmented, load_ahead
 from training.checkpoint import Checkpoint, CheckpointError
-from training.config import Config
-from training.data import Split
+from training.config import Config, ConfigError
+from training.data import DataError, cores
+from training.distributed import Ranks
 from training.evaluate import evaluate, normalise, torch_classifier
 from training.model import AlexNet
 from training.optim import (
-    AUGMENTATION,
     DROPOUT,
-    ORDER,
-    generator_of,
     learning_rate,
     make_optimizer,
     seed_of,
     update_average,
     update_plateau,
 )
-from training.prepared import load_dataset
+from training.prepared import Dataset, load_dataset
 from training.provenance import run_provenance
+
+AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Interrupted(Exception):
@@ -42,33 +44,40 @@ def train(
     config: Config,
     data: Path,
     out: Path,
-    device: torch.device,
+    ranks: Ranks,
     weights: Path | None = None,
     resume: bool = False,
     workers: int | None = None,
+    keep: int = 2,
+    class_count: int | None = None,
 ) -> None:
-    """Trains into the run folder `out`: last.pt, best.pt, config.toml and metrics.csv.
+    """Trains into the run folder `out`: config.toml, metrics.csv, last.pt, best.pt, and of step-N.pt the
+    newest `keep`.
 
     `weights`, a run folder or checkpoint, gives the first values of every layer whose shape fits. A
     run that was stopped anywhere and resumed on the same machine ends with the same weights, bit for
-    bit. Raises DataError, CheckpointError, or Interrupted.
+    bit. Raises ConfigError, DataError, CheckpointError, or Interrupted.
     """
     if out.is_dir() and any(out.iterdir()) and not resume:
         raise CheckpointError(f"{out} is not empty; add --resume, or choose another folder")
+    device = ranks.device
     dataset = load_dataset(data, config, workers)
-    classes, train_split, val_split = dataset.classes, dataset.train, dataset.val
-    skipped = train_split.skipped + val_split.skipped
-    print(*(f"skipped {problem}" for problem in skipped), sep="\n", end="\n" if skipped else "")
-    print(
-        f"{len(train_split)} images to train on, {len(val_split)} to validate on, "
-        f"{len(classes)} classes, {len(skipped)} skipped"
-    )
+    classes = dataset.classes
+    if class_count not in {None, len(classes)}:
+        raise DataError(f"--classes is {class_count}, and {data} has {len(classes)} class folders")
+    skipped = dataset.train.skipped + dataset.val.skipped
+    if ranks.first:
+        print(*(f"skipped {problem}" for problem in skipped), sep="\n", end="\n" if skipped else "")
+        print(
+            f"{len(dataset.train)} images to train on, {len(dataset.val)} to validate on, "
+            f"{len(classes)} classes, {len(skipped)} skipped"
+        )
     mean = dataset.mean
     # Without variance there is no shift, and every other draw stays.
     covariance = dataset.covariance if config.pca else torch.zeros(3, 3).double()
     colours = augment.colour_components(covariance).to(device)
-    batch_size = min(config.batch_size, len(train_split))
-    steps = len(train_split) // batch_size
+    batch_size = _batch_size(config, len(dataset.train), ranks)
+    steps = len(dataset.train) // batch_size
 
     torch.manual_seed(config.seed)
     model = AlexNet(len(classes), config.width, config.weight_init, config.image_size, config.variant)
@@ -76,124 +85,147 @@ def train(
     state.provenance = run_provenance(dataset)
     if resume and (out / "last.pt").is_file():
         state = checkpoint.load(out / "last.pt")
-        if (state.config, state.classes) != (config, classes):
-            raise CheckpointError(f"{out} has other settings or classes; see {out}/config.toml")
-        if state.provenance["images"] != len(train_split):
-            raise CheckpointError(
-                f"{out} was trained on {state.provenance['images']} images, not {len(train_split)}; "
-                "start another run from it with --weights"
-            )
+        _same_run(state, config, dataset, out)
     elif weights is not None:
         source = checkpoint.load(checkpoint.find(weights))
-        print(f"starts from {weights}; afresh: {_take_weights(model, config, source)}")
+        fresh = _take_weights(model, config, source)
+        if ranks.first:
+            print(f"starts from {weights}; afresh: {fresh}")
         state.model = model.state_dict()
         state.provenance["started_from"] = {"config": asdict(source.config), **source.provenance}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.toml").write_text(config.to_toml())
+    ranks.wait()  # until all have looked at `out`
+    if ranks.first:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.toml").write_text(config.to_toml())
 
     model.load_state_dict(state.raw if state.raw is not None else state.model)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(model, config)
     if state.optimizer:
         optimizer.load_state_dict(state.optimizer)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+    if state.scaler:
+        scaler.load_state_dict(state.scaler)
     averaged = model
     if config.ema:
         averaged = checkpoint.restore_model(state)
         averaged.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     classify = torch_classifier(averaged, mean, config.std)
+    network = ranks.wrap(cast(nn.Module, torch.compile(model)) if config.compile else model)
 
-    def save(step: int, *names: str) -> None:
+    def save(step: int, best: bool = False) -> None:
         state.step = step
         state.model = averaged.state_dict()
         state.raw = model.state_dict() if config.ema else None
-        state.optimizer = optimizer.state_dict()
-        for name in names:
-            checkpoint.save(state, out / name)
+        state.optimizer, state.scaler = optimizer.state_dict(), scaler.state_dict()
+        if ranks.first:
+            checkpoint.save_step(state, out, keep, best)
 
     stopping = _catch_signals()
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {steps} steps an epoch, {device}")
+    if ranks.first:
+        count = sum(p.numel() for p in model.parameters())
+        print(f"{count:,} parameters, {steps} steps an epoch, {ranks.world} x {device}")
     for epoch in range(state.epoch, config.epochs):
-        order = torch.randperm(len(train_split), generator=generator_of(config.seed, ORDER, epoch))
-        done, started = state.step - epoch * steps, time.monotonic()
+        started, seconds_before = time.monotonic(), state.epoch_seconds
         bar = tqdm(
             desc=f"epoch {epoch + 1}/{config.epochs}",
             total=steps * batch_size,
-            initial=done * batch_size,
+            initial=(state.step - epoch * steps) * batch_size,
             unit="img",
             leave=False,
-            disable=None,  # no bar where the output is no terminal
+            disable=None if ranks.first else True,  # None: no bar where the output is no terminal
         )
-        for step in range(epoch * steps + done, (epoch + 1) * steps):
-            index = step - epoch * steps
-            batch = order[index * batch_size : (index + 1) * batch_size]
+        todo = range(state.step, (epoch + 1) * steps)
+        batches = load_ahead(dataset.train, config, batch_size, todo, ranks, workers or cores())
+        for step in todo:
             lr = learning_rate(config, state.schedule, step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            pixels, targets = _batch(train_split, batch, config, len(classes), colours, step)
-            torch.manual_seed(seed_of(config.seed, DROPOUT, step))
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                logits = model(normalise(pixels, mean, config.std))
-            loss = F.cross_entropy(logits.float(), targets)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = 0.0
+            for turn in range(config.accumulate):
+                batch = next(batches)
+                state.epoch_waited += batch.waited
+                pixels, targets = augmented(batch, config, len(classes), colours)
+                torch.manual_seed(seed_of(config.seed, DROPOUT, step * batch_size + batch.rows.start))
+                with ranks.without_exchange(network, turn + 1 < config.accumulate):
+                    with torch.autocast(
+                        device.type, AUTOCAST.get(config.precision), config.precision in AUTOCAST
+                    ):
+                        logits = network(normalise(pixels, mean, config.std))
+                    part = F.cross_entropy(logits.float(), targets) / config.accumulate
+                    scaler.scale(part).backward()  # type: ignore[no-untyped-call]
+                loss += part.item()
             if config.clip_norm:
+                scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             if config.ema:
                 update_average(averaged, model, config.ema, step)
-            state.epoch_loss += loss.item()
-            bar.update(len(batch))
-            bar.set_postfix(loss=f"{state.epoch_loss / (index + 1):.3f}", lr=f"{lr:.2g}")
-            if stopping():
+            # The loss is the mean over all processes; a signal to one of them stops all after this step.
+            total, stop = ranks.total(torch.tensor([loss, float(stopping())], dtype=torch.float64)).tolist()
+            state.epoch_loss += total / ranks.world
+            bar.update(batch_size)
+            bar.set_postfix(loss=f"{state.epoch_loss / (step + 1 - epoch * steps):.3f}", lr=f"{lr:.2g}")
+            if stop:
                 bar.close()
-                state.epoch_seconds += time.monotonic() - started
-                save(step + 1, "last.pt")
+                state.epoch_seconds = seconds_before + time.monotonic() - started
+                save(step + 1)
                 raise Interrupted(f"stopped after step {step + 1}, saved; go on with --resume")
         bar.close()
-        rate = steps * batch_size / (state.epoch_seconds + time.monotonic() - started)
+        trained = seconds_before + time.monotonic() - started
 
-        result = evaluate(classify, val_split, len(classes), config.recipe)
+        result = ranks.merge(evaluate(classify, ranks.part(dataset.val), len(classes), config.recipe))
         metrics = {"images": result.images, "top1": result.top1, "top5": result.top5}
         update_plateau(state.schedule, result.top1)
         better = result.top1 > state.best.get("top1", -1.0)
         if better:
             state.best = {"epoch": epoch + 1, **metrics}
-        seconds = state.epoch_seconds + time.monotonic() - started
+        seconds = seconds_before + time.monotonic() - started
+        rate, waited = steps * batch_size / trained, state.epoch_waited / trained
         state.epoch, state.metrics = epoch + 1, metrics
         state.provenance["seconds"] += seconds
         train_loss = state.epoch_loss / steps
-        state.epoch_loss = state.epoch_seconds = 0.0
-        save((epoch + 1) * steps, "last.pt", *(["best.pt"] if better else []))
-        _log(out / "metrics.csv", epoch + 1, train_loss, result.top1, result.top5, rate)
-        print(
-            f"epoch {epoch + 1}/{config.epochs}  loss {train_loss:.3f}  top-1 {result.top1:.1%}  "
-            f"top-5 {result.top5:.1%}  {rate:.0f} img/s  "
-            f"{seconds * (config.epochs - epoch - 1) / 60:.0f} min left",
-            flush=True,
+        state.epoch_loss = state.epoch_seconds = state.epoch_waited = 0.0
+        save((epoch + 1) * steps, better)
+        if ranks.first:
+            _log(out / "metrics.csv", epoch + 1, train_loss, result.top1, result.top5, rate, waited)
+            print(
+                f"epoch {epoch + 1}/{config.epochs}  loss {train_loss:.3f}  top-1 {result.top1:.1%}  "
+                f"top-5 {result.top5:.1%}  {rate:.0f} img/s, {waited:.0%} of the time waiting for data  "
+                f"{seconds * (config.epochs - epoch - 1) / 60:.0f} min left",
+                flush=True,
+            )
+    if ranks.first:
+        best = state.best
+        print(f"best: top-1 {best['top1']:.1%} after epoch {best['epoch']}, in {out / 'best.pt'}")
+
+
+def _batch_size(config: Config, images: int, ranks: Ranks) -> int:
+    """Of all processes together: that of the configuration, less if there are fewer images."""
+    pieces = ranks.world * config.accumulate
+    if config.batch_size % pieces:
+        raise ConfigError(
+            f"batch_size is {config.batch_size}; it must be a multiple of {pieces}, {ranks.world} "
+            f"process(es) times accumulate {config.accumulate}"
         )
-    best = state.best
-    print(f"best: top-1 {best['top1']:.1%} after epoch {best['epoch']}, in {out / 'best.pt'}")
+    if images < pieces:
+        raise DataError(
+            f"{images} images to train on; a step needs {pieces}, one for each piece of a batch"
+        )
+    return min(config.batch_size, images // pieces * pieces)
 
 
-def _batch(
-    split: Split, batch: Tensor, config: Config, classes: int, colours: Tensor, step: int
-) -> tuple[Tensor, Tensor]:
-    """The images at the indices `batch`, augmented: pixels (N, 3, H, W) and targets (N, classes),
-    float32, where `colours` is: colour and crop run there.
-    """
-    generator = generator_of(config.seed, AUGMENTATION, step)
-    draws = augment.Draws(generator, len(batch), slice(None))
-    squares = split.squares[batch].to(colours.device)
-    labels = split.labels[batch].to(colours.device)
-    if config.augment == "paper":
-        pixels = augment.paper(squares, config.image_size, colours, draws)
-    else:
-        pixels = augment.strong(squares, config.image_size, draws)
-    targets = F.one_hot(labels, classes).float()
-    targets = targets * (1 - config.label_smoothing) + config.label_smoothing / classes
-    if float(torch.rand((), generator=generator)) < config.mix:
-        pixels, targets = augment.mix(pixels, targets, generator)
-    return pixels, targets
+def _same_run(state: Checkpoint, config: Config, dataset: Dataset, out: Path) -> None:
+    """Raises CheckpointError if the checkpoint in `out` is not of this run."""
+    if (state.config, state.classes) != (config, dataset.classes):
+        raise CheckpointError(f"{out} has other settings or classes; see {out}/config.toml")
+    if state.provenance["images"] != len(dataset.train):
+        raise CheckpointError(
+            f"{out} was trained on {state.provenance['images']} images, not {len(dataset.train)}; "
+            "start another run from it with --weights"
+        )
 
 
 def _take_weights(model: AlexNet, config: Config, source: Checkpoint) -> str:
@@ -230,10 +262,12 @@ def _catch_signals() -> Callable[[], bool]:
     return lambda: bool(caught)
 
 
-def _log(path: Path, epoch: int, loss: float, top1: float, top5: float, rate: float) -> None:
+def _log(path: Path, epoch: int, loss: float, top1: float, top5: float, rate: float, waited: float) -> None:
     new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.writer(file)
         if new:
-            writer.writerow(["epoch", "loss", "top1", "top5", "images_per_second"])
-        writer.writerow([epoch, f"{loss:.4f}", f"{top1:.4f}", f"{top5:.4f}", f"{rate:.1f}"])
+            writer.writerow(["epoch", "loss", "top1", "top5", "images_per_second", "data_wait"])
+        writer.writerow(
+            [epoch, f"{loss:.4f}", f"{top1:.4f}", f"{top5:.4f}", f"{rate:.1f}", f"{waited:.4f}"]
+        )

@@ -55,18 +55,24 @@ def same(ours: Any, theirs: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("options", "step"),
-    [(PAPER, 5), (MODERN, 4), ([*PAPER, "--epochs", "2"], 3)],
-    ids=["paper", "modern", "last-step-of-an-epoch"],
+    ("options", "update", "step"),
+    [
+        (PAPER, 5, 5),
+        (MODERN, 4, 4),
+        ([*PAPER, "--epochs", "2"], 3, 3),
+        # The first step's gradients overflow: the loss scaling is halved and the weights stay.
+        ([*PAPER, "--precision", "fp16", "--accumulate", "2"], 3, 4),
+    ],
+    ids=["paper", "modern", "last-step-of-an-epoch", "fp16-accumulated"],
 )
 def test_an_interrupted_run_ends_with_the_same_weights(
-    photographs: Path, tmp_path: Path, options: list[str], step: int
+    photographs: Path, tmp_path: Path, options: list[str], update: int, step: int
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert train_here(photographs, whole, *options) == 0
 
     command = ["train", "--data", photographs, "--out", broken, *options]
-    with python("-c", STOPPED_AT, step, *command) as process:
+    with python("-c", STOPPED_AT, update, *command) as process:
         out, errors = process.communicate()
     assert process.returncode == 130, errors
     assert f"stopped after step {step}, saved; go on with --resume" in errors
@@ -77,7 +83,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert train_here(photographs, broken, *options, "--resume") == 0
     ours, theirs = checkpoint.load(broken / "last.pt"), checkpoint.load(whole / "last.pt")
     assert ours.step == theirs.step == 3 * ours.config.epochs
-    for part in ("model", "raw", "optimizer", "schedule", "metrics", "best", "mean"):
+    for part in ("model", "raw", "optimizer", "scaler", "schedule", "metrics", "best", "mean"):
         assert same(getattr(ours, part), getattr(theirs, part)), part
     rows = [list(csv.DictReader((run / "metrics.csv").read_text().splitlines())) for run in (broken, whole)]
     assert [row["epoch"] for row in rows[0]] == ["1", "2", "3"][: ours.config.epochs]
@@ -170,3 +176,28 @@ def test_resuming_a_cut_off_checkpoint_is_a_plain_error(
 def test_resume_where_nothing_was_begun_begins(photographs: Path, tmp_path: Path) -> None:
     assert train_here(photographs, tmp_path / "new", *PAPER, "--epochs", "1", "--resume") == 0
     assert checkpoint.load(tmp_path / "new" / "last.pt").step == 3
+
+
+def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(photographs: Path, tmp_path: Path) -> None:
+    """SIGKILL in the second epoch: nothing could be saved, and nothing is different."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train_here(photographs, whole, *PAPER) == 0
+    command = ["train", "--data", photographs, "--out", killed, *PAPER]
+    kill = STOPPED_AT.replace("SIGINT", "SIGKILL")
+    with python("-c", kill, 5, *command) as process:
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert checkpoint.load(killed / "last.pt").step == 3
+    assert train_here(photographs, killed, *PAPER, "--resume") == 0
+    ours, theirs = checkpoint.load(killed / "last.pt"), checkpoint.load(whole / "last.pt")
+    assert same(ours.model, theirs.model)
+    assert same(ours.optimizer, theirs.optimizer)
+
+
+def test_the_newest_checkpoints_stay(photographs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train_here(photographs, run, *PAPER, "--keep", "1") == 0
+    assert [path.name for path in run.glob("step-*")] == ["step-9.pt"]
+    assert checkpoint.load(run / "last.pt").step == 9
+    assert (run / "last.pt").samefile(run / "step-9.pt"), "one file under two names"
+    assert checkpoint.load(run / "best.pt").best == checkpoint.load(run / "last.pt").best

@@ -42,7 +42,9 @@ def test_two_colours_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_run_leaves_checkpoints_settings_and_a_log(photographs: Path, tmp_path: Path) -> None:
     run = tmp_path / "deep" / "run"
     assert train(photographs, run, "--epochs", "2", "--seed", "3") == 0
-    assert {path.name for path in run.iterdir()} == {"best.pt", "last.pt", "config.toml", "metrics.csv"}
+    assert {path.name for path in run.iterdir()} == {
+        *("best.pt", "last.pt", "step-3.pt", "step-6.pt", "config.toml", "metrics.csv")
+    }
     state = checkpoint.load(run / "last.pt")
     assert load_config(str(run / "config.toml"), {}) == state.config
     assert (state.config.seed, state.config.epochs, state.epoch, state.step) == (3, 2, 2, 6)
@@ -133,6 +135,37 @@ def test_weights_of_another_width_are_refused(
     assert train(data, tmp_path / "second", "--weights", str(tmp_path / "wide.pt")) == 1
     assert "no layer of" in capsys.readouterr().err
     assert not (tmp_path / "second").exists()
+
+
+def test_another_number_of_classes_than_expected_is_refused(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(photographs, tmp_path / "run", "--classes", "3") == 0
+    assert train(photographs, tmp_path / "other", "--classes", "1000") == 1
+    assert re.search(r"--classes is 1000, and .* has 3 class folders", capsys.readouterr().err)
+
+
+@pytest.mark.slow  # half a minute of compiling
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_compiled_it_is_the_same_network(photographs: Path, tmp_path: Path) -> None:
+    for name, options in (("compiled", ["--compile"]), ("plain", [])):
+        assert train(photographs, tmp_path / name, "--epochs", "2", "--no-dropout", *options) == 0
+    logs = [(tmp_path / name / "metrics.csv").read_text() for name in ("compiled", "plain")]
+    losses = [[float(row["loss"]) for row in csv.DictReader(log.splitlines())] for log in logs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns_what_full_precision_does(
+    photographs: Path, tmp_path: Path, precision: str
+) -> None:
+    options = ["--epochs", "2", "--no-dropout", "--weight-init", "kaiming"]
+    for name in (precision, "fp32"):
+        assert train(photographs, tmp_path / name, *options, "--precision", name) == 0
+    logs = [(tmp_path / name / "metrics.csv").read_text() for name in (precision, "fp32")]
+    losses = [[float(row["loss"]) for row in csv.DictReader(log.splitlines())] for log in logs]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0] != losses[1]
 
 
 def test_no_folder_is_made_when_the_data_is_at_fault(

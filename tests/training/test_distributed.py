@@ -1,0 +1,94 @@
+"""Two processes started by torchrun train as one does with the same batch, and count each image once."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.pictures import draw_classes
+from tests.training.conftest import ROOT
+from training import checkpoint
+from training.__main__ import main
+
+# 16 pictures in batches of 8: 2 steps an epoch. Without dropout the processes' draws are those of one.
+OPTIONS = ["--width", "0.05", "--epochs", "3", "--batch-size", "8", "--device", "cpu", "--no-dropout"]
+LEARNS = ["--weight-init", "kaiming", "--lr", "0.003", "--augment", "strong"]
+TOLERANCE = 1e-4  # of the loss, relative: sums of floats in another order
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 pictures to train on and, so that no two processes get equally many, 5 to validate on."""
+    root = tmp_path_factory.mktemp("colours")
+    chosen = {"red": (190, 60, 50), "teal": (40, 140, 150)}
+    draw_classes(root / "train", chosen, 8)
+    draw_classes(root / "val", chosen, 2, first=8)
+    draw_classes(root / "val", {"red": chosen["red"]}, 1, first=10)
+    return root
+
+
+def torchrun(data: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
+    command += ["-m", "training", "train", "--data", str(data), "--out", str(out), *OPTIONS, *options]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def curve(run: Path) -> list[tuple[float, float, float]]:
+    with (run / "metrics.csv").open() as file:
+        return [(float(r["loss"]), float(r["top1"]), float(r["top5"])) for r in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("more", [LEARNS, [*LEARNS, "--accumulate", "2"]], ids=["plain", "accumulated"])
+def test_the_curve_is_that_of_one_process_with_the_same_batch(
+    colours: Path, tmp_path: Path, more: list[str]
+) -> None:
+    with torchrun(colours, tmp_path / "two", *more) as process:
+        said, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, said
+    assert said.count("best: top-1") == 1, "the first process alone speaks"
+    assert "2 steps an epoch, 2 x cpu" in said
+    alone = ["train", "--data", str(colours), "--out", str(tmp_path / "one"), *OPTIONS, *LEARNS]
+    assert main(alone) == 0
+    for ours, theirs in zip(curve(tmp_path / "two"), curve(tmp_path / "one"), strict=True):
+        assert ours == pytest.approx(theirs, rel=TOLERANCE)
+    two, one = (checkpoint.load(tmp_path / name / "last.pt") for name in ("two", "one"))
+    assert two.metrics["images"] == one.metrics["images"] == 5, "nothing padded, nothing lost"
+    for name, values in one.model.items():
+        torch.testing.assert_close(two.model[name], values, rtol=1e-3, atol=1e-5)
+
+
+def test_a_signal_to_one_process_stops_both_with_one_checkpoint(colours: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with torchrun(colours, run, *LEARNS, "--epochs", "5000") as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch 1/"):
+                break
+        workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout
+        os.kill(int(workers.split()[-1]), signal.SIGTERM)
+        said = process.stdout.read()
+        process.wait(timeout=60)
+    assert "saved; go on with --resume" in said, said
+    state = checkpoint.load(run / "last.pt")
+    assert (run / f"step-{state.step}.pt").is_file()
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_refused(
+    colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "--data", str(colours), "--out", str(tmp_path / "run"), *OPTIONS]
+    assert main([*command, "--accumulate", "3"]) == 2
+    assert "batch_size is 8; it must be a multiple of 3" in capsys.readouterr().err
