@@ -1,0 +1,36 @@
+"""Clients that take their time, at the proxy."""
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPResponse
+
+import pytest
+
+from tests.docker.stack import Stack
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+
+GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+
+
+def until_closed(stack: Stack, sent: bytes) -> tuple[int, str, bytes]:
+    """Status and media type of the answer, and what comes before the proxy closes the connection."""
+    with socket.create_connection(("127.0.0.1", int(stack.settings["PORT"])), timeout=90) as connection:
+        connection.sendall(sent)
+        answer = HTTPResponse(connection)
+        answer.begin()
+        answer.read()
+        return answer.status, answer.headers["content-type"], connection.recv(1)
+
+
+def test_the_proxy_does_not_wait_for_ever(stack: Stack) -> None:
+    stack.up()
+    headers_without_end, body_without_end, silence = GET, POST + b"x", GET + b"\r\n"
+    large_headers = (GET + b"X: ").ljust(262_144, b"x")  # tune.bufsize; more could cross with the answer
+    with ThreadPoolExecutor(4) as pool:
+        sent = (headers_without_end, body_without_end, large_headers, silence)
+        slow, half, large, idle = pool.map(lambda data: until_closed(stack, data), sent)
+    assert half == (408, "application/problem+json", b"")
+    assert (slow[0], large[0]) == (408, 400)
+    assert idle == (200, "application/json", b"")
