@@ -37,19 +37,23 @@ class Draws:
         return torch.randint(0, below, (self.total, count), generator=self.generator)[self.rows]
 
 
-def paper(squares: Tensor, size: int, colours: Tensor, draws: Draws) -> Tensor:
+def paper(squares: Tensor, size: int, colours: Tensor, draws: Draws, crops: bool = True) -> Tensor:
     """Section 4.1: a random crop, mirrored half of the time, and PCA colour.
 
     `colours` (3, 3) has as columns the eigenvectors of the training set's RGB covariance, each times
     its eigenvalue, on the scale 0 to 1 (`colour_components`). -> (N, 3, size, size) float32, 0 to 255
-    before the colour shift, which may leave that range.
+    before the colour shift, which may leave that range. Without `crops` every image is its centre,
+    never mirrored.
     """
-    corners = draws.integers(squares.shape[1] - size + 1, 2).tolist()
-    crops = torch.stack(
+    margin = squares.shape[1] - size
+    corners = draws.integers(margin + 1, 2).tolist()
+    mirrored = draws.uniform() < 0.5
+    if not crops:
+        corners, mirrored = [[margin // 2] * 2] * len(squares), torch.zeros_like(mirrored)
+    cropped = torch.stack(
         [square[y : y + size, x : x + size] for square, (y, x) in zip(squares, corners, strict=True)]
     )
-    mirrored = draws.uniform() < 0.5
-    pixels = torch.where(_per_image(mirrored, squares), crops.flip(2), crops)
+    pixels = torch.where(_per_image(mirrored, squares), cropped.flip(2), cropped)
     alpha = draws.normal(3) * 0.1
     shift = alpha.to(colours.device) @ colours.T * 255
     return pixels.permute(0, 3, 1, 2).float() + shift[:, :, None, None]

@@ -81,7 +81,7 @@ def augmented(batch: Batch, config: Config, classes: int, colours: Tensor) -> tu
     squares = batch.squares.to(colours.device, non_blocking=True)
     labels = batch.labels.to(colours.device)
     if config.augment == "paper":
-        pixels = augment.paper(squares, config.image_size, colours, draws)
+        pixels = augment.paper(squares, config.image_size, colours, draws, config.crops)
     else:
         pixels = augment.strong(squares, config.image_size, draws)
     targets = F.one_hot(labels, classes).float()

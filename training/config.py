@@ -49,6 +49,7 @@ class Config:
     mix: float = _of(0.0, "share of the steps on mixed images (CutMix and mixup)")
     ema: float = _of(0.0, "decay per step of an average of the weights that is used instead; 0: none")
     augment: str = _of("paper", "paper: crop, mirror, PCA colour; strong: zoom, rotation, jitter")
+    crops: bool = _of(True, "random crops and mirroring in the paper's augmentation; else the centre")
     pca: bool = _of(True, "PCA colour in the paper's augmentation")
     image_size: int = _of(224, "side of the crop, pixels; less is for pre-training and cannot be served")
     width: float = _of(1.0, "factor on the kernels and hidden units of every layer, above 0 to 1")

@@ -67,6 +67,16 @@ def test_paper_crops_come_from_the_square_and_are_mirrored_half_of_the_time() ->
         )
 
 
+def test_without_crops_every_image_is_its_centre() -> None:
+    images = squares(6, 64)
+    pixels = augment.paper(images, 56, NO_COLOUR, every(6, seeded(0)), crops=False)
+    assert torch.equal(pixels, images[:, 4:60, 4:60].permute(0, 3, 1, 2).float())
+    coloured = augment.paper(images, 56, torch.eye(3), every(6, seeded(0)), crops=False)
+    cropped = augment.paper(images, 56, torch.eye(3), every(6, seeded(0)))
+    flat = augment.paper(images, 56, NO_COLOUR, every(6, seeded(0)))
+    torch.testing.assert_close(coloured - pixels, cropped - flat)  # the colours' draws are the same
+
+
 def test_eigenvalues_are_those_of_the_scale_0_to_1() -> None:
     values = torch.randn(5000, 3, generator=seeded(0)).double() * torch.tensor([50.0, 30.0, 20.0]) + 120
     covariance = torch.cov(values.T, correction=0)
