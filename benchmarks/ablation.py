@@ -24,7 +24,7 @@ from training.prepared import load_held_out
 COMMON = (
     "--width 0.25 --image-size 112 --epochs 60 --batch-size 32 --optimizer sgd --schedule cosine --lr 0.01 "
     "--weight-init kaiming --device cpu --workers 1 --keep 1"
-).split()
+)
 VARIANTS = {
     "the paper's": (),
     "without LRN": ("--no-lrn",),
@@ -54,7 +54,7 @@ def run(data: Path, out: Path, options: tuple[str, ...], seed: int) -> None:
         str(out),
         "--resume",
     ]
-    command += [*COMMON, *options, "--seed", str(seed)]
+    command += [*COMMON.split(), *options, "--seed", str(seed)]
     with out.with_suffix(".log").open("a") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, env=environment)
@@ -92,7 +92,7 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda one: run(options.data, place(*one), VARIANTS[one[0]], one[1]), todo))
     print(
-        f"| {' '.join(COMMON)} | top-1 error, % | ten crops | to the paper's, seed by seed |\n|---|---|---|---|"
+        f"`{COMMON}`\n\n| variant | top-1 error, % | of ten crops | beside the paper's |\n|---|---|---|---|"
     )
     found = {
         name: [errors(options.data, place(name, seed)) for seed in range(options.seeds)]

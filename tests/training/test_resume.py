@@ -43,6 +43,10 @@ def train_here(data: Path, out: Path, *options: str) -> int:
     return main(["train", "--data", str(data), "--out", str(out), *options])
 
 
+def files(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
 def same(ours: Any, theirs: Any) -> bool:
     """Equality of nested records that hold tensors, to the last bit."""
     if isinstance(ours, torch.Tensor):
@@ -140,14 +144,14 @@ def test_resuming_with_other_settings_or_classes_is_refused_and_changes_nothing(
 ) -> None:
     run = tmp_path / "run"
     assert train_here(photographs, run, *PAPER, "--epochs", "1") == 0
-    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    before = files(run)
     capsys.readouterr()
     for other in (["--lr", "0.002"], ["--seed", "6"], ["--epochs", "2"]):
         assert train_here(photographs, run, *PAPER, "--epochs", "1", *other, "--resume") == 1
         said = capsys.readouterr().err
         assert "other settings or classes" in said
         assert "config.toml" in said
-    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert files(run) == before
 
 
 def test_resuming_with_other_photographs_is_refused(

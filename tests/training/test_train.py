@@ -43,7 +43,7 @@ def test_a_run_leaves_checkpoints_settings_and_a_log(photographs: Path, tmp_path
     run = tmp_path / "deep" / "run"
     assert train(photographs, run, "--epochs", "2", "--seed", "3") == 0
     assert {path.name for path in run.iterdir()} == {
-        *("best.pt", "last.pt", "step-3.pt", "step-6.pt", "config.toml", "metrics.csv")
+        *("best.pt", "last.pt", "step-3.pt", "step-6.pt", "config.toml", "metrics.csv", "tensorboard")
     }
     state = checkpoint.load(run / "last.pt")
     assert load_config(str(run / "config.toml"), {}) == state.config

@@ -1,0 +1,83 @@
+"""A network and what changes it: one step of the optimiser after the other, in any precision, on any
+number of processes.
+"""
+
+from collections.abc import Iterator
+from typing import Final, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training import checkpoint
+from training.batches import Batch, augmented
+from training.checkpoint import Checkpoint
+from training.distributed import Ranks
+from training.evaluate import Classify, normalise, torch_classifier
+from training.optim import DROPOUT, make_optimizer, seed_of, update_average
+
+AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Learner:
+    """Begins with what `state` holds. `colours` are those of `augment.paper`."""
+
+    def __init__(self, state: Checkpoint, colours: Tensor, ranks: Ranks) -> None:
+        self.config, self.ranks = state.config, ranks
+        self.mean, self.colours = torch.tensor(state.mean), colours.to(ranks.device)
+        self.classes = len(state.classes)
+        self.averaged = checkpoint.restore_model(state)
+        self.model = checkpoint.restore_model(state) if self.config.ema else self.averaged
+        if state.raw is not None:
+            self.model.load_state_dict(state.raw)
+        for model in (self.model, self.averaged):
+            model.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = make_optimizer(self.model, self.config)
+        if state.optimizer:
+            self.optimizer.load_state_dict(state.optimizer)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.config.precision == "fp16")
+        if state.scaler:
+            self.scaler.load_state_dict(state.scaler)
+        compiled = cast(nn.Module, torch.compile(self.model)) if self.config.compile else self.model
+        self.network = ranks.wrap(compiled)
+
+    def step(self, batches: Iterator[Batch], number: int, lr: float) -> tuple[float, float]:
+        """Takes as many `batches` as make one step; -> this process's mean loss, and the seconds for which
+        it had to wait for them.
+        """
+        config, loss, waited = self.config, 0.0, 0.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad()
+        for turn in range(config.accumulate):
+            batch = next(batches)
+            pixels, targets = augmented(batch, config, self.classes, self.colours)
+            torch.manual_seed(seed_of(config.seed, DROPOUT, number * batch.total + batch.rows.start))
+            with self.ranks.without_exchange(self.network, turn + 1 < config.accumulate):
+                part = self._loss(pixels, targets) / config.accumulate
+                self.scaler.scale(part).backward()  # type: ignore[no-untyped-call]
+            loss += part.item()
+            waited += batch.waited
+        if config.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if config.ema:
+            update_average(self.averaged, self.model, config.ema, number)
+        return loss, waited
+
+    def _loss(self, pixels: Tensor, targets: Tensor) -> Tensor:
+        dtype = AUTOCAST.get(self.config.precision)
+        with torch.autocast(self.ranks.device.type, dtype, enabled=dtype is not None):
+            logits = self.network(normalise(pixels, self.mean, self.config.std))
+        return F.cross_entropy(logits.float(), targets)
+
+    def classifier(self) -> Classify:
+        return torch_classifier(self.averaged, self.mean, self.config.std)
+
+    def store(self, state: Checkpoint) -> None:
+        """Everything that a later `Learner(state, ...)` needs to go on."""
+        state.model = self.averaged.state_dict()
+        state.raw = self.model.state_dict() if self.config.ema else None
+        state.optimizer, state.scaler = self.optimizer.state_dict(), self.scaler.state_dict()

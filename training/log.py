@@ -1,0 +1,76 @@
+"""What a run writes down while it trains: metrics.csv for people and scripts, events for TensorBoard."""
+
+import csv
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+from typing import Final, Self
+
+from torch.utils.tensorboard import SummaryWriter
+
+EVERY: Final = 50  # steps between two points of the curves within an epoch
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """`epoch` counts from 1; `top1` and `top5` are of the validation, fractions of 1, as is `data_wait`:
+    the share of the time in which there was no batch to train on.
+    """
+
+    epoch: int
+    loss: float
+    top1: float
+    top5: float
+    lr: float
+    images_per_second: float
+    data_wait: float
+
+
+class Log:
+    """Goes on after `epoch` and `step`: what a run that was killed had written beyond them is dropped.
+
+    Without a `run` folder, for processes other than the first, it writes nothing.
+    """
+
+    def __init__(self, run: Path | None, epoch: int, step: int) -> None:
+        self._run = run
+        if run is None:
+            return
+        rows = [row for row in read_log(run) if row.epoch <= epoch]
+        with (run / "metrics.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(field.name for field in fields(EpochRow))
+            writer.writerows(astuple(row) for row in rows)
+        self._events = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+
+    def step(self, step: int, loss: float, lr: float) -> None:
+        if self._run is not None and step % EVERY == 0:
+            self._events.add_scalar("step/loss", loss, step)
+            self._events.add_scalar("step/lr", lr, step)
+
+    def epoch(self, step: int, row: EpochRow) -> None:
+        """`step` counts the steps of all epochs until now."""
+        if self._run is None:
+            return
+        with (self._run / "metrics.csv").open("a", newline="") as file:
+            csv.writer(file).writerow(astuple(row))
+        for key, value in asdict(row).items():
+            self._events.add_scalar(f"epoch/{key}", value, step)
+        self._events.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        if self._run is not None:
+            self._events.close()
+
+
+def read_log(run: Path) -> list[EpochRow]:
+    """The rows of a run's metrics.csv; none if it has not got one yet."""
+    if not (run / "metrics.csv").is_file():
+        return []
+    with (run / "metrics.csv").open(newline="") as file:
+        return [
+            EpochRow(int(row.pop("epoch")), **{key: float(value) for key, value in row.items()})
+            for row in csv.DictReader(file)
+        ]

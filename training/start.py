@@ -1,0 +1,67 @@
+"""How a run begins: with fresh weights, with those of another run, or where it was stopped."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from training import checkpoint
+from training.checkpoint import Checkpoint, CheckpointError
+from training.config import Config
+from training.model import AlexNet
+from training.prepared import Dataset
+from training.provenance import run_provenance
+
+
+def begin(
+    config: Config, dataset: Dataset, out: Path, resume: bool, weights: Path | None
+) -> tuple[Checkpoint, str]:
+    """-> the state to go on from, and a line that says which. Raises CheckpointError."""
+    if resume and (out / "last.pt").is_file():
+        state = checkpoint.load(out / "last.pt")
+        _same_run(state, config, dataset, out)
+        return state, f"goes on after step {state.step}"
+    torch.manual_seed(config.seed)
+    classes = dataset.classes
+    model = AlexNet(len(classes), config.width, config.weight_init, config.image_size, config.variant)
+    state = Checkpoint(config, classes, dataset.mean.tolist(), model.state_dict())
+    state.provenance = run_provenance(dataset)
+    if weights is None:
+        return state, f"starts afresh with seed {config.seed}"
+    source = checkpoint.load(checkpoint.find(weights))
+    fresh = _take_weights(model, config, source)
+    state.model = model.state_dict()
+    state.provenance["started_from"] = {"config": asdict(source.config), **source.provenance}
+    return state, f"starts from {weights}; afresh: {fresh}"
+
+
+def _same_run(state: Checkpoint, config: Config, dataset: Dataset, out: Path) -> None:
+    """Raises CheckpointError if the checkpoint in `out` is not of this run."""
+    if (state.config, state.classes) != (config, dataset.classes):
+        raise CheckpointError(f"{out} has other settings or classes; see {out}/config.toml")
+    if state.provenance["images"] != len(dataset.train):
+        raise CheckpointError(
+            f"{out} was trained on {state.provenance['images']} images, not {len(dataset.train)}; "
+            "start another run from it with --weights"
+        )
+
+
+def _take_weights(model: AlexNet, config: Config, source: Checkpoint) -> str:
+    """Copies every tensor whose name and shape fit, in place; -> the layers that start afresh.
+
+    Raises CheckpointError where the weights would compute something else here: they fit the pixels and
+    the layers without weights that they were trained with.
+    """
+    for key in ("arch", "activation", "lrn", "pooling", "std"):
+        theirs, wanted = getattr(source.config, key), getattr(config, key)
+        if theirs != wanted:
+            hint = "--weight-init" if key == "std" else f"--{key}"
+            raise CheckpointError(
+                f"--weights has {key} {theirs}, this run {wanted}; give it the same {hint}"
+            )
+    ours = model.state_dict()
+    fitting = {k: v for k, v in source.model.items() if k in ours and ours[k].shape == v.shape}
+    if not fitting:
+        raise CheckpointError("no layer of --weights fits; was it trained with another width?")
+    model.load_state_dict(ours | fitting)
+    return ", ".join(sorted({name.split(".")[0] for name in ours.keys() - fitting.keys()})) or "nothing"
