@@ -15,8 +15,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
-
 from training import checkpoint
 from training.evaluate import evaluate, torch_classifier
 from training.prepared import load_held_out
@@ -63,9 +61,9 @@ def run(data: Path, out: Path, options: tuple[str, ...], seed: int) -> None:
 def errors(data: Path, out: Path) -> tuple[float, float]:
     """-> top-1 error in per cent on one crop and on ten."""
     state = checkpoint.load(out / "last.pt")
-    split = load_held_out(data, state.classes, state.provenance, state.config.recipe)
-    classify = torch_classifier(checkpoint.restore_model(state), torch.tensor(state.mean), state.config.std)
-    one, ten = (evaluate(classify, split, len(state.classes), state.config.recipe, n) for n in (1, 10))
+    split = load_held_out(data, state.classes, state.provenance, state.recipe)
+    classify = torch_classifier(checkpoint.restore_model(state), state.mean, state.std)
+    one, ten = (evaluate(classify, split, len(state.classes), state.recipe, n) for n in (1, 10))
     return 100 - 100 * one.top1, 100 - 100 * ten.top1
 
 

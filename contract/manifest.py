@@ -144,7 +144,8 @@ def _recipe(preprocessing: dict[str, Any]) -> Recipe:
         raise ManifestError(f"preprocessing id {found!r} is unknown; known: {', '.join(RECIPES)}")
     recipe = RECIPES[found]
     for key, value in (asdict(recipe) | {"filter": FILTER}).items():
-        if preprocessing.get(key) != value:
+        # A setting that came later has a default, and files from before do not name it.
+        if preprocessing.get(key, getattr(Recipe, key, None)) != value:
             raise ManifestError(
                 f"preprocessing.{key} is {preprocessing.get(key)!r}; {found} means {value!r}"
             )

@@ -52,17 +52,26 @@ class Recipe:
     `resize(box=...)` and its antialiased bilinear filter; a pixel of any two crops of one picture
     that covers the same place has the same value. With `scaled_jpeg`, JPEG files are decoded at
     1/2, 1/4 or 1/8 of their size while the shorter side stays at `resize` or more.
+
+    `whole` is torchvision's way, for weights that were trained with it: the whole picture is scaled, the
+    longer side to a whole number of pixels, and the square begins at a whole number too.
     """
 
     id: str
     resize: int
     crop: int
     scaled_jpeg: bool
+    whole: bool = False
 
 
 RECIPES: Final = {
-    recipe.id: recipe for recipe in [Recipe("bilinear-box-256-224-scaledjpeg", 256, 224, scaled_jpeg=True)]
+    recipe.id: recipe
+    for recipe in [
+        Recipe("bilinear-box-256-224-scaledjpeg", 256, 224, scaled_jpeg=True),
+        Recipe("bilinear-whole-256-224", 256, 224, scaled_jpeg=False, whole=True),
+    ]
 }
+TORCHVISION_RECIPE: Final = RECIPES["bilinear-whole-256-224"]
 DEFAULT_RECIPE: Final = RECIPES["bilinear-box-256-224-scaledjpeg"]
 
 _SIGNATURES: Final = [
@@ -78,6 +87,7 @@ _HEIF_BRANDS: Final = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"m
 _LARGEST_PROFILE: Final = (
     4_000_000  # bytes; print profiles have up to three million, and the last 16 are kept
 )
+_LONGEST: Final = 16  # times the shorter side, of a picture that is scaled as a whole
 _TRANSPOSE: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -220,6 +230,9 @@ def ten_crops(pixels: Pixels, recipe: Recipe) -> Pixels:
 def _sample(picture: Picture, recipe: Recipe, left: int, top: int, size: int) -> Pixels:
     """`size` x `size` pixels at (left, top) of the central square, resampled straight from the source."""
     image = picture.image
+    if recipe.whole:
+        crop = _sample_whole(image, recipe, left, top, size)
+        return np.asarray(_to_srgb(crop, picture.profile))
     shorter = min(image.size)
     scale = shorter / recipe.resize
     x = (image.width - shorter) / 2 + left * scale
@@ -228,6 +241,19 @@ def _sample(picture: Picture, recipe: Recipe, left: int, top: int, size: int) ->
     box = (x, y, min(x + size * scale, image.width), min(y + size * scale, image.height))
     crop = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
     return np.asarray(_to_srgb(crop, picture.profile))
+
+
+def _sample_whole(image: Image.Image, recipe: Recipe, left: int, top: int, size: int) -> Image.Image:
+    """As torchvision's Resize and CenterCrop have it, to the pixel."""
+    shorter = min(image.size)
+    # A strip of one by a hundred thousand pixels would need gigabytes; no crop looks that far out.
+    width, height = (min(side, _LONGEST * shorter) for side in image.size)
+    x, y = (image.width - width) // 2, (image.height - height) // 2
+    image = image.crop((x, y, x + width, y + height))
+    scaled = [int(recipe.resize * side / shorter) for side in image.size]
+    x, y = (round((side - recipe.resize) / 2) for side in scaled)
+    whole = image.resize((scaled[0], scaled[1]), Image.Resampling.BILINEAR)
+    return whole.crop((x + left, y + top, x + left + size, y + top + size))
 
 
 def _drawable(image: Image.Image) -> Image.Image:

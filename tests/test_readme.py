@@ -6,8 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.checkout import ROOT, clone, commands, draw_photos, environ, free_port, serving
+from tests.training.test_published import TheirAlexNet
+from training.published import imagenet_classes
 from training.verify import read_model
 
 SERVE = "scripts/serve"
@@ -15,6 +18,8 @@ ASK = "curl -F file=@photo.jpg http://127.0.0.1:8000/predict"
 TRAIN = "scripts/training train --data photos --out runs/mine --recipe flowers17"
 EXPORT = "scripts/training export runs/mine --out models/mine.onnx --data photos"
 SERVE_MINE = "MODEL=models/mine.onnx scripts/serve"
+IMPORT = "scripts/training import --from torchvision --out runs/imagenet"
+SERVE_IMPORTED = "MODEL=runs/imagenet/imagenet.onnx scripts/serve"
 MAKE_KEY = (
     "python3 -c 'import hashlib, secrets; key = secrets.token_urlsafe(32); "
     "print(key, hashlib.sha256(key.encode()).hexdigest())'"
@@ -23,7 +28,8 @@ DOCKER = "docker compose up"  # run in tests/docker
 
 
 def test_no_command_is_left_out() -> None:
-    assert commands(ROOT / "README.md") == [SERVE, ASK, TRAIN, EXPORT, SERVE_MINE, DOCKER, MAKE_KEY]
+    shown = [SERVE, ASK, TRAIN, EXPORT, SERVE_MINE, IMPORT, SERVE_IMPORTED, DOCKER, MAKE_KEY]
+    assert commands(ROOT / "README.md") == shown
 
 
 def ask(port: int, cwd: Path) -> dict[str, object]:
@@ -89,6 +95,22 @@ def test_training_on_one_s_own_photographs(tmp_path: Path) -> None:
         answer = ask(port, checkout)
     assert answer["model"]["name"] == "mine"  # type: ignore[index]
     assert {p["label"] for p in answer["predictions"]} == {"red", "green"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.timeout(300)
+def test_importing_published_weights(tmp_path: Path) -> None:
+    """All but the download: the file, of the same names and shapes, lies here."""
+    checkout = clone(tmp_path / "clone")
+    (checkout / ".venv").symlink_to(ROOT / ".venv")
+    torch.save(TheirAlexNet().state_dict(), checkout / "weights.pth")
+    subprocess.run(["bash", "-c", f"{IMPORT} weights.pth"], cwd=checkout, env=environ(), check=True)
+    draw_photos(checkout / "one", ("red",), 1)
+    (checkout / "one/red/0.jpg").rename(checkout / "photo.jpg")
+    port = free_port()
+    with serving("env " + SERVE_IMPORTED, checkout, environ(PORT=str(port)), 60):
+        answer = ask(port, checkout)
+    assert answer["model"]["name"] == "imagenet"  # type: ignore[index]
+    assert {p["label"] for p in answer["predictions"]} < set(imagenet_classes())  # type: ignore[attr-defined]
 
 
 def test_making_a_key() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from contract.preprocess import RECIPES, Recipe
 from training.config import Config, override
 from training.model import AlexNet
 
@@ -27,13 +28,15 @@ class Checkpoint:
     """`model` holds the weights to evaluate and export: the running average where there is one, and
     then `raw` those that the optimiser works on. `step` counts finished optimiser steps; of those
     in the epoch under way, `epoch_loss` sums the losses, `epoch_seconds` the time and `epoch_waited` the
-    part of it in which there was no batch. `scaler` is the loss scaling of fp16. `mean` (3,) is
-    that of the training set's channels, 0 to 255; `metrics` the last validation's.
+    part of it in which there was no batch. `scaler` is the loss scaling of fp16. The network takes
+    (pixel - mean) / std, with `mean` and `std` per channel on the scale 0 to 255. `preprocessing` is the
+    id of a recipe where it is not the configuration's own. `metrics` are the last validation's.
     """
 
     config: Config
     classes: tuple[str, ...]
     mean: list[float]
+    std: list[float]
     model: Mapping[str, Tensor]
     raw: Mapping[str, Tensor] | None = None
     optimizer: dict[str, Any] = field(default_factory=dict)
@@ -47,6 +50,11 @@ class Checkpoint:
     schedule: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    preprocessing: str | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        return RECIPES[self.preprocessing] if self.preprocessing else self.config.recipe
 
 
 def restore_model(state: Checkpoint) -> AlexNet:
@@ -113,6 +121,7 @@ def load(path: Path) -> Checkpoint:
         if "init" in values:  # what checkpoints called it before there was a command of that name
             values["weight_init"] = values.pop("init")
         record["config"] = override(Config(), values)
+        record.setdefault("std", [record["config"].std] * 3)  # older ones have it nowhere else
         return Checkpoint(**record)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None

@@ -1,6 +1,6 @@
 """Top-1 and top-5 accuracy on one crop or ten, for one class as for all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,13 +74,15 @@ def worst_confusions(confusion: Tensor, classes: tuple[str, ...], count: int = 5
     ]
 
 
-def normalise(pixels: Tensor, mean: Tensor, std: float) -> Tensor:
-    """(N, 3, H, W) float, 0 to 255 -> what the network takes: mean 0, in the order of channels_last."""
-    pixels = (pixels - mean.to(pixels)[:, None, None]) / std
+def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(N, 3, H, W) float, 0 to 255 -> what the network takes: less the mean of each channel, over its
+    std, in the order of channels_last.
+    """
+    pixels = (pixels - pixels.new_tensor(mean)[:, None, None]) / pixels.new_tensor(std)[:, None, None]
     return pixels.contiguous(memory_format=torch.channels_last)
 
 
-def torch_classifier(model: AlexNet, mean: Tensor, std: float) -> Classify:
+def torch_classifier(model: AlexNet, mean: Sequence[float], std: Sequence[float]) -> Classify:
     """`model` without dropout, on the device where it is; probabilities in float32 on the CPU."""
 
     @torch.no_grad()

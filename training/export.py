@@ -51,10 +51,10 @@ def export(
         raise ExportError(f"{out} is not written: {error}") from None
     split = None
     if data is not None:
-        split = load_held_out(data, state.classes, state.provenance, DEFAULT_RECIPE)
+        split = load_held_out(data, state.classes, state.provenance, state.recipe)
     model = checkpoint.restore_model(state)
-    graph = build_graph(model, state.mean, state.config.std, weights)
-    reference = torch_classifier(model, torch.tensor(state.mean), state.config.std)
+    graph = build_graph(model, state.mean, state.std, weights)
+    reference = torch_classifier(model, state.mean, state.std)
 
     partial = out.with_suffix(".partial")
     try:
@@ -111,7 +111,7 @@ def _metrics(
     measured_on = f"{name} (validation)"
     if split is None:
         return (Metrics(measured_on, crops=1, **state.metrics),) if state.metrics else ()
-    results = [evaluate(exported, split, len(state.classes), DEFAULT_RECIPE, crops) for crops in (1, 10)]
+    results = [evaluate(exported, split, len(state.classes), state.recipe, crops) for crops in (1, 10)]
     return tuple(Metrics(measured_on, r.images, r.crops, r.top1, r.top5) for r in results)
 
 
@@ -123,8 +123,8 @@ def _manifest(
     weights: str,
 ) -> Manifest:
     """All but what the file is yet to be measured for: metrics and parity. Raises ManifestError."""
-    size, std = DEFAULT_RECIPE.crop, state.config.std
-    red, green, blue = state.mean
+    size = state.recipe.crop
+    mean, std = ((red, green, blue) for red, green, blue in (state.mean, state.std))
     classes, features, channels = (len(state.model[f"{n}.bias"]) for n in ("fc8", "fc7", "conv5"))
     return Manifest(
         name=name,
@@ -138,9 +138,9 @@ def _manifest(
             "pooling": state.config.pooling,
         },
         classes=state.classes,
-        recipe=DEFAULT_RECIPE,
-        mean=(red, green, blue),
-        std=(std, std, std),
+        recipe=state.recipe,
+        mean=mean,
+        std=std,
         opset=OPSET,
         weights=weights,
         inputs=(Declared("images", "uint8", (None, size, size, 3), "RGB pixels in sRGB, 0 to 255"),),

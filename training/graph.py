@@ -5,6 +5,7 @@ subtracted before conv1, whose zero padding must mean "average colour"; the divi
 is folded into conv1's weights, which padding does not notice.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -38,7 +39,9 @@ class Graph:
         return output
 
 
-def build_graph(model: AlexNet, mean: list[float], std: float, weights: str) -> onnx.ModelProto:
+def build_graph(
+    model: AlexNet, mean: Sequence[float], std: Sequence[float], weights: str
+) -> onnx.ModelProto:
     """images (N, 224, 224, 3) uint8 -> float32: probabilities (N, classes), fc7 (N, F), and conv5
     (N, C, 13, 13), both after their activation.
 
@@ -51,10 +54,13 @@ def build_graph(model: AlexNet, mean: list[float], std: float, weights: str) -> 
     x = graph.node("Transpose", [x], "planes", perm=[0, 3, 1, 2])
     centre = graph.constant("mean", np.array(mean, dtype=np.float32).reshape(1, 3, 1, 1))
     x = graph.node("Sub", [x, centre], "centred")
+    deviation = np.array(std, dtype=np.float32).reshape(3, 1, 1)
     for name, layer in weighted_layers(model):
         if name == "fc6":
             x = graph.node("Flatten", [x], "flat")
-        x = _layer(graph, x, name, layer, weights, std if name == "conv1" else 1.0)
+        x = _layer(
+            graph, x, name, layer, weights, deviation if name == "conv1" else np.ones((), np.float32)
+        )
         if name != "fc8":
             x = graph.node("Relu" if model.variant.activation == "relu" else "Tanh", [x], name)
         norm = {"conv1": model.norm1, "conv2": model.norm2}.get(name)
@@ -83,11 +89,11 @@ def build_graph(model: AlexNet, mean: list[float], std: float, weights: str) -> 
     )
 
 
-def _layer(graph: Graph, x: str, name: str, layer: nn.Conv2d | nn.Linear, weights: str, std: float) -> str:
+def _layer(graph: Graph, x: str, name: str, layer: nn.Conv2d | nn.Linear, weights: str, std: Array) -> str:
     assert layer.bias is not None
-    values = layer.weight.detach().numpy() / np.float32(std)
+    values = layer.weight.detach().numpy() / std
     stored, rounded = _store(graph, f"{name}.weight", values, weights)
-    layer.weight.data.numpy()[...] = rounded * np.float32(std)
+    layer.weight.data.numpy()[...] = rounded * std
     bias = graph.constant(f"{name}.bias", layer.bias.detach().numpy())
     if isinstance(layer, nn.Linear):
         return graph.node("Gemm", [x, stored, bias], f"{name}.linear", transB=1)

@@ -24,7 +24,7 @@ class Learner:
 
     def __init__(self, state: Checkpoint, colours: Tensor, ranks: Ranks) -> None:
         self.config, self.ranks = state.config, ranks
-        self.mean, self.colours = torch.tensor(state.mean), colours.to(ranks.device)
+        self.mean, self.std, self.colours = state.mean, state.std, colours.to(ranks.device)
         self.classes = len(state.classes)
         self.averaged = checkpoint.restore_model(state)
         self.model = checkpoint.restore_model(state) if self.config.ema else self.averaged
@@ -70,11 +70,11 @@ class Learner:
     def _loss(self, pixels: Tensor, targets: Tensor) -> Tensor:
         dtype = AUTOCAST.get(self.config.precision)
         with torch.autocast(self.ranks.device.type, dtype, enabled=dtype is not None):
-            logits = self.network(normalise(pixels, self.mean, self.config.std))
+            logits = self.network(normalise(pixels, self.mean, self.std))
         return F.cross_entropy(logits.float(), targets)
 
     def classifier(self) -> Classify:
-        return torch_classifier(self.averaged, self.mean, self.config.std)
+        return torch_classifier(self.averaged, self.mean, self.std)
 
     def store(self, state: Checkpoint) -> None:
         """Everything that a later `Learner(state, ...)` needs to go on."""

@@ -3,7 +3,7 @@ Neural Networks", NIPS 2012; the sections below are the paper's.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -49,7 +49,7 @@ PAPER: Final = Variant()
 
 @dataclass(frozen=True)
 class Layer:
-    """One row of the layer table, for one image: `shape` is C, H, W or just C."""
+    """One row of the layer table, for one image: `shape` is that of the output, C, H, W or just C."""
 
     name: str
     shape: tuple[int, ...]
@@ -108,6 +108,7 @@ class AlexNet(nn.Module):
         lrn = variant.lrn and variant.arch != "torchvision"
         self.variant = variant
         self.window = POOL_WINDOWS[variant.pooling]
+        self.pool = nn.MaxPool2d(self.window, stride=2)  # windows of 3 overlap, plain ones of 2 do not
         # Padding is not in the paper: with 2, (224 - 11 + 2*2) / 4 + 1 is 55, the size it goes on with.
         self.conv1 = nn.Conv2d(3, c1, 11, stride=4, padding=2)
         self.norm1 = LocalResponseNorm(c1) if lrn else nn.Identity()
@@ -143,10 +144,6 @@ class AlexNet(nn.Module):
         logits: Tensor = self.fc8(x)
         return logits
 
-    def pool(self, x: Tensor) -> Tensor:
-        """Section 3.4: windows of 3 at a stride of 2 overlap, plain ones of 2 do not."""
-        return F.max_pool2d(x, self.window, stride=2)
-
 
 def initialise(model: AlexNet, weight_init: str) -> None:
     """Fills weights and biases in place from torch's global random state."""
@@ -171,23 +168,32 @@ def weighted_layers(model: AlexNet) -> Iterator[tuple[str, nn.Conv2d | nn.Linear
 
 
 def layer_table(model: AlexNet) -> list[Layer]:
-    """The table that the facts of the architecture are checked against, measured on a real pass."""
+    """The table that the facts of the architecture are checked against, measured on a real pass: every
+    layer with weights, the normalisations and the poolings. Multiply-adds are those of the weights.
+    """
     rows: list[Layer] = []
     hooks = [
         layer.register_forward_hook(
             lambda _module, _inputs, output, name=name, layer=layer: rows.append(_row(name, layer, output))
         )
-        for name, layer in weighted_layers(model)
+        for name, layer in model.named_children()
+        if not isinstance(layer, nn.Dropout | nn.Identity)
     ]
     with torch.no_grad():
         model(torch.zeros(1, 3, 224, 224))
     for hook in hooks:
         hook.remove()
+    # One pooling serves three times: it gets the number of the layer before it.
+    last = ""
+    for index, row in enumerate(rows):
+        last = row.name[-1] if row.name != "pool" else last
+        rows[index] = replace(row, name=f"pool{last}") if row.name == "pool" else row
     return rows
 
 
-def _row(name: str, layer: nn.Conv2d | nn.Linear, output: Tensor) -> Layer:
+def _row(name: str, layer: nn.Module, output: Tensor) -> Layer:
     shape = tuple(output.shape[1:])
-    positions = shape[1] * shape[2] if len(shape) == 3 else 1
     parameters = sum(p.numel() for p in layer.parameters())
-    return Layer(name, shape, parameters, layer.weight.numel() * positions)
+    positions = shape[1] * shape[2] if len(shape) == 3 else 1
+    weight = layer.weight.numel() if isinstance(layer, nn.Conv2d | nn.Linear) else 0
+    return Layer(name, shape, parameters, weight * positions)

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -11,6 +12,8 @@ from training.config import Config
 from training.model import AlexNet
 from training.prepared import Dataset
 from training.provenance import run_provenance
+
+MIDDLE: Final = 127.5  # of the pixels' range, where no training set has a mean
 
 
 def begin(
@@ -24,15 +27,35 @@ def begin(
     torch.manual_seed(config.seed)
     classes = dataset.classes
     model = AlexNet(len(classes), config.width, config.weight_init, config.image_size, config.variant)
-    state = Checkpoint(config, classes, dataset.mean.tolist(), model.state_dict())
+    std = [config.std] * 3
+    state = Checkpoint(config, classes, dataset.mean.tolist(), std, model.state_dict())
     state.provenance = run_provenance(dataset)
     if weights is None:
         return state, f"starts afresh with seed {config.seed}"
     source = checkpoint.load(checkpoint.find(weights))
     fresh = _take_weights(model, config, source)
     state.model = model.state_dict()
+    state.mean, state.std = source.mean, source.std  # the weights fit the pixels that they have seen
     state.provenance["started_from"] = {"config": asdict(source.config), **source.provenance}
     return state, f"starts from {weights}; afresh: {fresh}"
+
+
+def initial_state(config: Config, class_count: int, out: Path) -> Checkpoint:
+    """Writes out/last.pt with an initialised network that nobody has trained, for benchmarks.
+
+    Raises CheckpointError if there is something in `out`.
+    """
+    if out.is_dir() and any(out.iterdir()):
+        raise CheckpointError(f"{out} is not empty; choose another folder")
+    torch.manual_seed(config.seed)
+    model = AlexNet(class_count, config.width, config.weight_init, config.image_size, config.variant)
+    classes = tuple(f"class{index:04d}" for index in range(class_count))
+    mean, std = [MIDDLE] * 3, [config.std] * 3
+    state = Checkpoint(config, classes, mean, std, model.state_dict(), provenance={"data": "none"})
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(state, out / "last.pt")
+    (out / "config.toml").write_text(config.to_toml())
+    return state
 
 
 def _same_run(state: Checkpoint, config: Config, dataset: Dataset, out: Path) -> None:
@@ -49,16 +72,13 @@ def _same_run(state: Checkpoint, config: Config, dataset: Dataset, out: Path) ->
 def _take_weights(model: AlexNet, config: Config, source: Checkpoint) -> str:
     """Copies every tensor whose name and shape fit, in place; -> the layers that start afresh.
 
-    Raises CheckpointError where the weights would compute something else here: they fit the pixels and
-    the layers without weights that they were trained with.
+    Raises CheckpointError where the weights would compute something else here: they fit the layers
+    without weights that they were trained with.
     """
-    for key in ("arch", "activation", "lrn", "pooling", "std"):
+    for key in ("arch", "activation", "lrn", "pooling"):
         theirs, wanted = getattr(source.config, key), getattr(config, key)
         if theirs != wanted:
-            hint = "--weight-init" if key == "std" else f"--{key}"
-            raise CheckpointError(
-                f"--weights has {key} {theirs}, this run {wanted}; give it the same {hint}"
-            )
+            raise CheckpointError(f"--weights has {key} {theirs}, this run {wanted}; give it the same")
     ours = model.state_dict()
     fitting = {k: v for k, v in source.model.items() if k in ours and ours[k].shape == v.shape}
     if not fitting:

@@ -55,7 +55,7 @@ def verify(path: Path, data: Path) -> Verification:
     """
     model, manifest = read_model(path)
     network = restore_network(model, manifest)
-    reference = torch_classifier(network, torch.tensor(manifest.mean), std=1.0)
+    reference = torch_classifier(network, manifest.mean, (1, 1, 1))
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     exported = session_classifier(session)
     split = load_held_out(data, manifest.classes, manifest.training, manifest.recipe)

@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 
 from contract.preprocess import (
     DEFAULT_RECIPE,
+    TORCHVISION_RECIPE,
     Picture,
     Pixels,
     Recipe,
@@ -167,3 +168,26 @@ def test_scaled_jpeg_decoding_stays_near_the_full_decoding(size: tuple[int, int]
 
 def test_a_small_jpeg_is_not_scaled() -> None:
     assert read(encode(scene(511, 700), "JPEG")).image.size == (511, 700)
+
+
+@pytest.mark.parametrize("size", [(256, 256), (300, 257), (257, 411), (640, 427), (90, 61), (1000, 333)])
+def test_torchvision_s_recipe_is_torchvision_s_to_the_pixel(size: tuple[int, int]) -> None:
+    """Resize(256) and CenterCrop(224) of torchvision 0.28, for pictures of Pillow's, written out."""
+    image, (width, height) = scene(*size), size
+    if width < height:
+        image = image.resize((256, int(256 * height / width)), Image.Resampling.BILINEAR)
+    else:
+        image = image.resize((int(256 * width / height), 256), Image.Resampling.BILINEAR)
+    top, left = (round((side - 224) / 2.0) for side in (image.height, image.width))
+    expected = np.asarray(image.crop((left, top, left + 224, top + 224)))
+    picture = read(encode(scene(*size), "PNG"), TORCHVISION_RECIPE)
+    assert np.array_equal(centre_crop(picture, TORCHVISION_RECIPE), expected)
+    pixels = square(picture, TORCHVISION_RECIPE)
+    assert np.array_equal(pixels[16:240, 16:240], expected)
+    assert np.array_equal(ten_crops(pixels, TORCHVISION_RECIPE)[4], expected)
+
+
+def test_torchvision_s_recipe_needs_no_gigabytes_for_a_strip() -> None:
+    """256 times 12,000 times 256 pixels, were all of it scaled."""
+    picture = read(encode(Image.new("RGB", (12_000, 1), (9, 8, 7)), "PNG"), TORCHVISION_RECIPE)
+    assert (centre_crop(picture, TORCHVISION_RECIPE) == (9, 8, 7)).all()

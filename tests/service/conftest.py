@@ -26,7 +26,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     network = AlexNet(len(CLASSES), config.width, config.weight_init)
     torch.nn.init.normal_(network.fc8.weight, std=0.3)
-    state = Checkpoint(config, CLASSES, [120.0, 110.0, 90.0], network.state_dict())
+    state = Checkpoint(config, CLASSES, [120.0, 110.0, 90.0], [config.std] * 3, network.state_dict())
     state.provenance = {"data": "nothing"}
     checkpoint.save(state, folder / "best.pt")
     path = folder / "tiny.onnx"

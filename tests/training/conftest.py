@@ -64,7 +64,7 @@ def trained(
         if name != "conv1" and weight_init == "paper":
             layer.weight.data *= 6  # so few units need more to be heard beside biases of 1
     torch.nn.init.normal_(model.fc8.weight, std=0.5 if weight_init == "kaiming" else 0.03)
-    state = Checkpoint(config, CLASSES, MEAN, model.state_dict(), epoch=3, step=99)
+    state = Checkpoint(config, CLASSES, MEAN, [config.std] * 3, model.state_dict(), epoch=3, step=99)
     state.metrics = {"images": 40, "top1": 0.75, "top5": 1.0}
     state.provenance = {"data": "colours", "seconds": 12.5}
     checkpoint.save(state, path)

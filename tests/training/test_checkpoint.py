@@ -24,6 +24,7 @@ def a_checkpoint(seed: int = 0) -> Checkpoint:
         config,
         ("a", "b", "ç"),
         [1.5, 2.5, 3.5],
+        [58.0, 57.0, 59.0],
         model.state_dict(),
         step=7,
         epoch=1,

@@ -1,17 +1,21 @@
 """The command line: help, exit codes, and messages that name what is wrong."""
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.pictures import draw_classes
 from tests.training.conftest import python
-from training.__main__ import main
+from training import checkpoint
+from training.__main__ import COMMANDS, main
 from training.config import Config
+from training.verify import read_model
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["export"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_is_printed(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])
@@ -19,9 +23,37 @@ def test_help_is_printed(command: list[str], capsys: pytest.CaptureFixture[str])
     said = capsys.readouterr().out
     assert "usage: python -m training" in said
     if not command:
-        assert all(name in said for name in ("train", "evaluate", "export", "Exit codes"))
+        assert all(name in said for name in (*COMMANDS, "Exit codes"))
     if command == ["train"]:
         assert all(f"--{f.name.replace('_', '-')}" in said for f in fields(Config))
+
+
+def test_the_summary_has_the_paper_s_totals(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["summary"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[-1].split() == ["total", "60,965,224", "724,406,816"]
+    assert rows[1].split() == ["conv1", *["96", "x", "55", "x", "55"], "34,944", "105,415,200"]
+    assert main(["summary", "--arch", "one-tower", "--no-lrn", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert (table["parameters"], table["multiply_adds"]) == (62_378_344, 1_135_256_096)
+    assert [layer["name"] for layer in table["layers"]][:3] == ["conv1", "pool1", "conv2"]
+    assert main(["summary", "--classes", "1"]) == 2
+    assert "--classes is 1; it must be 2 or more" in capsys.readouterr().err
+
+
+def test_init_writes_a_run_that_is_exported_like_any_other(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = ["init", "--out", str(run), "--classes", "7", "--width", "0.05", "--seed", "3"]
+    assert main(command) == 0
+    assert {path.name for path in run.iterdir()} == {"last.pt", "config.toml"}
+    assert main(["export", str(run), "--out", str(tmp_path / "net.onnx")]) == 0
+    _model, manifest = read_model(tmp_path / "net.onnx")
+    assert (manifest.classes[0], len(manifest.classes), manifest.metrics) == ("class0000", 7, ())
+    assert main(command) == 1, "what is there stays"
+    again = tmp_path / "again"
+    assert main([*command[:2], str(again), *command[3:]]) == 0
+    ours, theirs = (checkpoint.load(path / "last.pt").model for path in (run, again))
+    assert torch.equal(ours["fc8.weight"], theirs["fc8.weight"])
 
 
 def test_the_module_runs_as_a_program() -> None:

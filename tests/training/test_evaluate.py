@@ -73,7 +73,7 @@ def noise(count: int) -> Split:
 
 def test_one_crop_is_the_centre(network: AlexNet) -> None:
     split, mean = noise(5), torch.tensor([120.0, 110.0, 100.0])
-    classify = torch_classifier(network, mean, 58.0)
+    classify = torch_classifier(network, mean.tolist(), [58] * 3)
     network.eval()
     with torch.no_grad():
         pixels = (split.squares[:, 16:240, 16:240].permute(0, 3, 1, 2).float() - mean[:, None, None]) / 58
@@ -86,7 +86,7 @@ def test_one_crop_is_the_centre(network: AlexNet) -> None:
 
 def test_ten_crops_are_the_mean_of_ten_probabilities_by_hand(network: AlexNet) -> None:
     split = noise(3)
-    classify = torch_classifier(network, torch.zeros(3), 58.0)
+    classify = torch_classifier(network, [0] * 3, [58] * 3)
     by_hand = []
     for image in split.squares:
         total = torch.zeros(4)
@@ -111,7 +111,7 @@ def test_ten_crops_are_the_mean_of_ten_probabilities_by_hand(network: AlexNet) -
 
 
 def test_a_classifier_drops_nothing_out_and_leaves_training_mode_as_it_was(network: AlexNet) -> None:
-    classify = torch_classifier(network, torch.zeros(3), 58.0)
+    classify = torch_classifier(network, [0] * 3, [58] * 3)
     crops = noise(2).squares[:, :224, :224]
     for mode in (True, False):
         network.train(mode)

@@ -84,7 +84,7 @@ def rounded_model(run: Path, file: Path) -> AlexNet:
 def test_the_file_answers_as_torch_does(exported: tuple[Path, Path], count: int) -> None:
     run, file = exported
     std = checkpoint.load(run).config.std
-    reference = torch_classifier(rounded_model(run, file), torch.tensor(MEAN), std)
+    reference = torch_classifier(rounded_model(run, file), MEAN, [std] * 3)
     crops = images(count)
     expected, found = reference(crops), session_classifier(session_of(file))(crops)
     assert found.shape == (count, 4)
@@ -150,7 +150,7 @@ def test_fc7_and_conv5_are_what_their_names_say(exported: tuple[Path, Path]) -> 
     hidden: dict[str, Tensor] = {}
     model.conv5.register_forward_hook(lambda _layer, _inputs, output: hidden.update(conv5=output.relu()))
     model.fc8.register_forward_pre_hook(lambda _layer, inputs: hidden.update(fc7=inputs[0]))
-    torch_classifier(model, torch.tensor(MEAN), checkpoint.load(run).config.std)(images(2))
+    torch_classifier(model, MEAN, checkpoint.load(run).std)(images(2))
     for name, expected in hidden.items():
         (found,) = session_of(file).run([name], {"images": images(2).numpy()})
         torch.testing.assert_close(torch.from_numpy(found), expected.contiguous(), rtol=1e-4, atol=1e-4)
@@ -204,9 +204,9 @@ def test_one_wrong_weight_is_a_difference(weights: str, tmp_path: Path) -> None:
     """The check that stands between a wrong graph and its name."""
     state = checkpoint.load(trained(tmp_path / "best.pt"))
     model = checkpoint.restore_model(state)
-    onnx.save(build_graph(model, MEAN, state.config.std, weights), tmp_path / "a.onnx")
+    onnx.save(build_graph(model, MEAN, state.std, weights), tmp_path / "a.onnx")
     found = session_classifier(session_of(tmp_path / "a.onnx"))
-    reference = torch_classifier(model, torch.tensor(MEAN), state.config.std)
+    reference = torch_classifier(model, MEAN, state.std)
     assert largest_difference(reference, found, None, 3) <= TOLERANCE
     with torch.no_grad():
         model.conv3.weight[0, 0, 1, 1] += 0.5
@@ -258,10 +258,10 @@ def test_a_kernel_of_zeros_survives_int8(tmp_path: Path) -> None:
     state = checkpoint.load(trained(tmp_path / "best.pt"))
     model = checkpoint.restore_model(state)
     model.conv2.weight.data[1] = 0
-    graph = build_graph(model, MEAN, state.config.std, "int8")
+    graph = build_graph(model, MEAN, state.std, "int8")
     assert torch.isfinite(model.conv2.weight).all()
     assert (model.conv2.weight[1] == 0).all()
     onnx.save(graph, tmp_path / "zeros.onnx")
     found = session_classifier(session_of(tmp_path / "zeros.onnx"))(images(1))
-    reference = torch_classifier(model, torch.tensor(MEAN), state.config.std)
+    reference = torch_classifier(model, MEAN, state.std)
     assert (found - reference(images(1))).abs().max() <= TOLERANCE

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from contract.preprocess import DEFAULT_RECIPE
 from tests.training.conftest import MEAN, trained
 from training import checkpoint
 from training.__main__ import main
@@ -109,14 +110,14 @@ def test_the_exported_file_is_the_variant_and_rebuilds_it(variant: dict[str, Any
         trained_net.variant, dropout=True, lrn=True
     )
     crops = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
-    expected = torch_classifier(trained_net, torch.tensor(MEAN), state.config.std)(crops)
-    found = torch_classifier(rebuilt, torch.tensor(MEAN), 1.0)(crops)
+    expected = torch_classifier(trained_net, MEAN, state.std)(crops)
+    found = torch_classifier(rebuilt, MEAN, [1] * 3)(crops)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     # or equality would show nothing
     paper = AlexNet(4, 0.08)
     if variant and variant != {"dropout": False} and "arch" not in variant:
         paper.load_state_dict(rebuilt.state_dict())
-        other = torch_classifier(paper, torch.tensor(MEAN), 1.0)(crops)
+        other = torch_classifier(paper, MEAN, [1] * 3)(crops)
         assert (other - expected).abs().max() > 1e-4
 
 
@@ -131,13 +132,17 @@ def test_a_file_of_an_unknown_variant_is_named(tmp_path: Path) -> None:
 
 def test_a_checkpoint_from_before_the_variants_reads_with_defaults(tmp_path: Path) -> None:
     config = Config(width=0.02, weight_init="kaiming")
-    checkpoint.save(Checkpoint(config, ("a", "b"), [1.0, 2.0, 3.0], {}), tmp_path / "last.pt")
+    checkpoint.save(Checkpoint(config, ("a", "b"), [1.0, 2.0, 3.0], [1.0] * 3, {}), tmp_path / "last.pt")
     record = torch.load(tmp_path / "last.pt", weights_only=True)
     record["config"]["init"] = record["config"].pop("weight_init")
     for key in ("pca", *asdict(Variant())):
         del record["config"][key]
+    del record["std"], record["preprocessing"]
     torch.save(record, tmp_path / "last.pt")
-    assert checkpoint.load(tmp_path / "last.pt").config == config
+    state = checkpoint.load(tmp_path / "last.pt")
+    assert state.config == config
+    assert state.std == [58.0, 58.0, 58.0]
+    assert state.recipe == DEFAULT_RECIPE
 
 
 def test_the_command_line_switches_reach_the_run_and_its_file(photographs: Path, tmp_path: Path) -> None:
@@ -173,27 +178,21 @@ def test_no_pca_shifts_no_colour(photographs: Path, tmp_path: Path) -> None:
     assert not torch.equal(weights[0], weights[2])
 
 
-@pytest.mark.parametrize(
-    ("other", "said"),
-    [({"activation": "tanh"}, "--activation"), ({"weight_init": "paper"}, "--weight-init")],
-)
-def test_weights_that_mean_something_else_are_refused(
-    photographs: Path, tmp_path: Path, other: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+def test_weights_of_other_layers_are_refused(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = trained(tmp_path / "best.pt")
-    config = checkpoint.load(source).config
-    here = {"weight_init": config.weight_init, "activation": config.activation}
-    options = ["--width", str(config.width)]
-    for key, value in (here | other).items():
-        options += [f"--{key.replace('_', '-')}", value]
-    command = [
-        "train",
-        "--data",
-        str(photographs),
-        "--out",
-        str(tmp_path / "run"),
-        "--weights",
-        str(source),
-    ]
-    assert main([*command, *options]) == 1
-    assert f"give it the same {said}" in capsys.readouterr().err
+    options = ["--width", "0.08", "--activation", "tanh", "--weights", str(source)]
+    assert main(["train", "--data", str(photographs), "--out", str(tmp_path / "run"), *options]) == 1
+    assert "--weights has activation relu, this run tanh; give it the same" in capsys.readouterr().err
+
+
+def test_weights_bring_the_pixels_along_that_they_were_trained_on(
+    photographs: Path, tmp_path: Path
+) -> None:
+    """Raw pixels here, pixels over 58 there: the weights would be 58 times too large or too small."""
+    source = trained(tmp_path / "best.pt", "kaiming")
+    options = ["--width", "0.08", "--epochs", "1", "--lr", "1e-12", "--weights", str(source)]
+    assert main(["train", "--data", str(photographs), "--out", str(tmp_path / "run"), *options]) == 0
+    state = checkpoint.load(tmp_path / "run" / "last.pt")
+    assert (state.config.weight_init, state.mean, state.std) == ("paper", MEAN, [58.0] * 3)

@@ -1,0 +1,126 @@
+"""torchvision's weights: the same network under our names, with its own pixels, to serve and to train."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from torch import Tensor, nn
+
+from contract.preprocess import TORCHVISION_RECIPE, centre_crop, decode
+from tests.pictures import encode, scene
+from training import checkpoint
+from training.__main__ import main
+from training.checkpoint import CheckpointError
+from training.published import MEAN, STD, imagenet_classes, to_alexnet
+from training.verify import read_model
+
+
+class TheirAlexNet(nn.Module):
+    """torchvision/models/alexnet.py, written out; its state dict has the names of the published file."""
+
+    def __init__(self, classes: int = 1000) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *(nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+            *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+            *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(), nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
+            *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        )
+        self.last = nn.Linear(4096, classes)
+        self.classifier = nn.Sequential(
+            *(nn.Dropout(), nn.Linear(256 * 6 * 6, 4096), nn.ReLU()),
+            *(nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), self.last),
+        )
+        del self.last
+        self.eval()
+
+    @torch.no_grad()
+    def probabilities(self, crop: Tensor) -> Tensor:
+        """(224, 224, 3) uint8 -> as torchvision's own transforms and network have it."""
+        pixels = crop.permute(2, 0, 1)[None].float() / 255
+        pixels = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+        logits: Tensor = self.classifier(self.features(pixels).flatten(1))
+        return logits.softmax(1)[0]
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, Any]:
+    """Of the published file's names and shapes, with answers that differ from picture to picture."""
+    torch.manual_seed(0)
+    state = TheirAlexNet().state_dict()
+    nn.init.normal_(state["classifier.6.weight"], std=5)
+    return state
+
+
+@pytest.fixture(scope="module")
+def imported(weights: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("imported")
+    torch.save(weights, folder / "alexnet.pth")
+    command = ["import", "--from", "torchvision", str(folder / "alexnet.pth"), "--out", str(folder / "run")]
+    assert main(command) == 0
+    return folder / "run"
+
+
+def test_the_model_file_answers_as_torchvision_does(weights: dict[str, Any], imported: Path) -> None:
+    net = TheirAlexNet()
+    net.load_state_dict(weights)
+    session = ort.InferenceSession(imported / "imagenet.onnx", providers=["CPUExecutionProvider"])
+    answers = []
+    for seed in range(3):
+        picture = decode(encode(scene(320, 280, seed=seed), "PNG"), TORCHVISION_RECIPE, 10**6)
+        crop = centre_crop(picture, TORCHVISION_RECIPE).copy()
+        (probabilities,) = session.run(["probabilities"], {"images": crop[None]})
+        answers.append(np.asarray(probabilities)[0])
+        expected = net.probabilities(torch.from_numpy(crop))
+        assert np.abs(answers[-1] - expected.numpy()).max() < 1e-5
+    assert np.abs(answers[0] - answers[1]).max() > 1e-3, "or equality would show nothing"
+
+
+def test_the_manifest_says_whose_it_is(imported: Path) -> None:
+    _model, manifest = read_model(imported / "imagenet.onnx")
+    assert manifest.recipe == TORCHVISION_RECIPE
+    assert manifest.mean == pytest.approx((123.675, 116.28, 103.53))
+    assert manifest.std == pytest.approx((58.395, 57.12, 57.375))
+    assert (len(manifest.classes), manifest.classes[0]) == (1000, "tench")
+    assert manifest.metrics == (), "the publisher's accuracy is that of the published file alone"
+    assert manifest.training["source"].startswith("alexnet.pth, SHA-256 ")
+    assert manifest.parity["max_difference"] <= 1e-5
+
+
+def test_it_is_a_run_to_train_on_from_with_a_new_last_layer(
+    imported: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--arch", "torchvision", "--epochs", "1", "--batch-size", "4", "--lr", "1e-12"]
+    options += ["--weights", str(imported), "--device", "cpu", "--keep", "1"]
+    assert main(["train", "--data", str(photographs), "--out", str(tmp_path), *options]) == 0
+    assert "afresh: fc8" in capsys.readouterr().out
+    ours, source = checkpoint.load(tmp_path / "last.pt"), checkpoint.load(imported / "last.pt")
+    assert ours.model["fc8.weight"].shape == (3, 4096)
+    assert (ours.mean, ours.std) == (source.mean, source.std)
+    torch.testing.assert_close(ours.model["conv1.weight"], source.model["conv1.weight"], rtol=0, atol=1e-6)
+
+
+def test_the_names_are_a_thousand_different_ones() -> None:
+    names = imagenet_classes()
+    assert len(set(names)) == len(names) == 1000
+    assert names[281] == "tabby"
+
+
+def test_other_layers_are_named(
+    weights: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(CheckpointError, match=r"it differs in features.0.weight"):
+        to_alexnet({k: v for k, v in weights.items() if k != "features.0.weight"})
+    torch.save({**weights, "classifier.6.bias": torch.zeros(10)}, tmp_path / "ten.pth")
+    command = ["import", "--from", "torchvision", str(tmp_path / "ten.pth"), "--out", str(tmp_path / "run")]
+    assert main(command) == 1
+    assert "ten.pth has other layers than torchvision's AlexNet" in capsys.readouterr().err
+    (tmp_path / "ten.pth").write_bytes(b"no weights")
+    assert main(command) == 1
+    assert "ten.pth cannot be read" in capsys.readouterr().err
+    assert main([*command, "--sha256", "0" * 64]) == 1
+    assert "not 000" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

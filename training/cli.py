@@ -1,0 +1,128 @@
+"""The commands of `python -m training`, their options, defaults and units."""
+
+import argparse
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.config import CHOICES, Config
+from training.data import cores
+from training.published import URL
+
+SHAPE = ("width", "arch", "activation", "lrn", "pooling", "dropout")  # of the network
+SPLIT = ("image_size", "val_fraction", "seed")
+
+
+def make_parser(about: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=about)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
+
+    command = commands.add_parser("train", help="train on a folder of images, a folder per class")
+    command.add_argument("--data", type=Path, required=True, help="has train/ and val/, or is split here")
+    command.add_argument("--out", type=Path, required=True, help="run folder, for checkpoints and log")
+    command.add_argument("--recipe", help="a name in training/recipes or a TOML file")
+    command.add_argument("--weights", type=Path, help="run or checkpoint to start from")
+    command.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    command.add_argument("--classes", type=int, help="an error if DATA has another number of them")
+    command.add_argument("--keep", type=int, default=2, help="checkpoints step-N.pt that stay (default 2)")
+    _device_option(command)
+    _workers_option(command)
+    _settings(command, tuple(key.name for key in fields(Config)))
+
+    command = commands.add_parser("prepare", help="scale a folder of images once, for sets beyond memory")
+    command.add_argument("--data", type=Path, required=True, help="has train/ and val/, or is split here")
+    command.add_argument("--out", type=Path, required=True, help="folder to write; the --data of `train`")
+    _workers_option(command)
+    _settings(command, SPLIT)
+
+    command = commands.add_parser("summary", help="the layers: shapes, parameters, multiply-adds")
+    _classes_option(command)
+    command.add_argument("--json", action="store_true", help="for programs")
+    _settings(command, SHAPE)
+
+    command = commands.add_parser("init", help="a run with an initialised network and no training")
+    command.add_argument("--out", type=Path, required=True, help="run folder to write")
+    _classes_option(command)
+    _settings(command, (*SHAPE, "weight_init", "seed"))
+
+    command = commands.add_parser("import", help="published weights become a run and a model file")
+    command.add_argument("--from", dest="origin", choices=("torchvision",), required=True, help="whose")
+    command.add_argument(
+        "source", nargs="?", default=URL, metavar="FILE|URL", help=f"a state dict (default {URL})"
+    )
+    command.add_argument("--out", type=Path, required=True, help="run folder to write")
+    command.add_argument("--sha256", help="that it must have (default of a URL: the published file's)")
+
+    command = commands.add_parser("evaluate", help="top-1 and top-5 accuracy of a run")
+    command.add_argument("source", type=Path, metavar="RUN", help="run folder or checkpoint")
+    command.add_argument(
+        "--data", type=Path, required=True, help="what it was trained on, or any folder per class"
+    )
+    command.add_argument("--ten-crop", action="store_true", help="mean of ten crops, paper section 4.1")
+    _device_option(command)
+
+    command = commands.add_parser("export", help="one proven ONNX file with its manifest inside")
+    command.add_argument("source", type=Path, metavar="RUN", help="run folder or checkpoint")
+    command.add_argument("--out", type=Path, required=True, help="the file NAME.onnx to write")
+    command.add_argument("--data", type=Path, help="measures the file on it, for its manifest")
+    command.add_argument(
+        "--weights", choices=("fp32", "fp16", "int8"), default="fp32", help="how they are stored"
+    )
+    command.add_argument("--version", type=int, default=1, help="the model's, counts up (default 1)")
+
+    command = commands.add_parser("inspect", help="what a model file says of itself")
+    command.add_argument("file", type=Path, help="a model file, NAME.onnx")
+
+    command = commands.add_parser("verify", help="recompute parity and accuracy; exit code 1 if worse")
+    command.add_argument("file", type=Path, help="a model file, NAME.onnx")
+    command.add_argument("--data", type=Path, required=True, help="what its accuracy was measured on")
+
+    command = commands.add_parser("figure1", help="ReLU against tanh on CIFAR-10, the paper's Figure 1")
+    command.add_argument("--data", type=Path, required=True, help="folder or zip with train/CLASS/IMAGE")
+    command.add_argument("--out", type=Path, required=True, help="folder for figure1.svg and figure1.json")
+    command.add_argument("--epochs", type=int, default=40, help="at most, per learning rate (default 40)")
+    command.add_argument("--seed", type=int, default=0, help="of weights and order (default 0)")
+    return parser
+
+
+def _settings(command: argparse.ArgumentParser, names: tuple[str, ...]) -> None:
+    for key in fields(Config):
+        if key.name in names:
+            _setting(command, key)
+
+
+def _setting(command: argparse.ArgumentParser, key: Field[Any]) -> None:
+    """The option of one setting of Config; a switch has a --no-KEY as well."""
+    flag, text = f"--{key.name.replace('_', '-')}", f"{key.metadata['help']} (default {key.default})"
+    if isinstance(key.default, bool):
+        text = f"{key.metadata['help']} (default {'on' if key.default else 'off'})"
+        command.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+    else:
+        command.add_argument(flag, type=type(key.default), choices=CHOICES.get(key.name), help=text)
+
+
+def _device_option(command: argparse.ArgumentParser) -> None:
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    command.add_argument(
+        "--device", type=_device, default=default, help=f"cpu, cuda, cuda:1, ... (default {default})"
+    )
+
+
+def _classes_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--classes", type=int, default=1000, help="outputs, two or more (default 1000)")
+
+
+def _workers_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workers", type=int, help=f"threads that read images (default {cores()})")
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)  # raises where there is none
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(str(error).split("\n")[0]) from None
+    return device

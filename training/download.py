@@ -1,0 +1,78 @@
+"""A large file from the network: with a progress bar, taken up again where it broke off, checked."""
+
+import hashlib
+import time
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+from typing import Final
+
+from tqdm import tqdm
+
+ATTEMPTS: Final = 5  # in a row that brought nothing new
+CHUNK: Final = 1 << 20  # bytes
+TIMEOUT_S: Final = 30
+
+
+class DownloadError(RuntimeError):
+    """The network, the server or the file is at fault; the message says how to go on without them."""
+
+
+def download(url: str, target: Path, sha256: str, pause_s: float = 1.0) -> None:
+    """Writes `target` once its SHA-256 is right; until then what has come is kept beside it, with the
+    suffix .partial. After each break it waits for `pause_s` more. Raises DownloadError.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise DownloadError(f"{url!r} is neither a file here nor an http(s) URL")
+    partial = target.with_name(f"{target.name}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    failures = 0
+    while failures < ATTEMPTS:
+        before = partial.stat().st_size if partial.is_file() else 0
+        try:
+            if _fetch(url, partial, before):
+                break
+            problem = "the connection broke off"
+        except (urllib.error.URLError, HTTPException, OSError) as error:
+            problem = str(getattr(error, "reason", error))
+        grown = partial.is_file() and partial.stat().st_size > before
+        failures = 0 if grown else failures + 1
+        time.sleep(failures * pause_s)
+    else:
+        raise DownloadError(
+            f"{url} cannot be fetched: {problem}; fetch it elsewhere and put it at {target}, or try again: "
+            "what has come is kept"
+        )
+    found = digest(partial)
+    if found != sha256:
+        partial.unlink()
+        raise DownloadError(f"{url} has SHA-256 {found}, not {sha256}: it is another file, and not kept")
+    partial.replace(target)
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fetch(url: str, partial: Path, start: int) -> bool:
+    """Appends what the server sends after the first `start` bytes; -> whether that was all of it."""
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})  # noqa: S310
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_S)  # noqa: S310
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing comes after `start`
+            return True
+        raise
+    with response, partial.open("ab" if response.status == 206 else "wb") as file:
+        length = int(response.headers["Content-Length"])
+        total = file.tell() + length
+        with tqdm(
+            desc=partial.stem, total=total, initial=file.tell(), unit="B", unit_scale=True, disable=None
+        ) as bar:
+            while chunk := response.read(CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+        return file.tell() == total
