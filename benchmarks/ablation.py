@@ -26,6 +26,7 @@ COMMON = (
 VARIANTS = {
     "the paper's": (),
     "without LRN": ("--no-lrn",),
+    "without LRN, a third of the rate": ("--no-lrn", "--lr", "0.003"),
     "plain pooling": ("--pooling", "plain"),
     "without dropout": ("--no-dropout",),
     "without PCA colour": ("--no-pca",),

@@ -23,6 +23,7 @@ from training.figure1 import figure1
 from training.model import AlexNet, layer_table
 from training.prepared import load_held_out, prepare
 from training.published import import_torchvision
+from training.report import report
 from training.start import initial_state
 from training.train import Interrupted, train
 from training.verify import read_model, verify
@@ -160,6 +161,10 @@ def _verify(options: argparse.Namespace) -> None:
         raise ExportError(f"{options.file} does not keep its word")
 
 
+def _report(options: argparse.Namespace) -> None:
+    print(report(options.source, options.data))
+
+
 def _figure1(options: argparse.Namespace) -> None:
     print(figure1(options.data, options.out, options.epochs, options.seed))
 
@@ -174,6 +179,7 @@ COMMANDS = {
     "export": _export,
     "inspect": _inspect,
     "verify": _verify,
+    "report": _report,
     "figure1": _figure1,
 }
 

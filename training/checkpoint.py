@@ -30,7 +30,8 @@ class Checkpoint:
     in the epoch under way, `epoch_loss` sums the losses, `epoch_seconds` the time and `epoch_waited` the
     part of it in which there was no batch. `scaler` is the loss scaling of fp16. The network takes
     (pixel - mean) / std, with `mean` and `std` per channel on the scale 0 to 255. `preprocessing` is the
-    id of a recipe where it is not the configuration's own. `metrics` are the last validation's.
+    id of a recipe where it is not the configuration's own. `data` is the path of the photographs, on the
+    machine of the training: it goes into no model file. `metrics` are the last validation's.
     """
 
     config: Config
@@ -51,6 +52,7 @@ class Checkpoint:
     scaler: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     preprocessing: str | None = None
+    data: str = ""
 
     @property
     def recipe(self) -> Recipe:

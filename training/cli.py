@@ -80,6 +80,10 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     command.add_argument("file", type=Path, help="a model file, NAME.onnx")
     command.add_argument("--data", type=Path, required=True, help="what its accuracy was measured on")
 
+    command = commands.add_parser("report", help="one HTML page: curves, kernels, mistakes")
+    command.add_argument("source", type=Path, metavar="RUN", help="run folder or checkpoint")
+    command.add_argument("--data", type=Path, help="the photographs, if they are no longer where they were")
+
     command = commands.add_parser("figure1", help="ReLU against tanh on CIFAR-10, the paper's Figure 1")
     command.add_argument("--data", type=Path, required=True, help="folder or zip with train/CLASS/IMAGE")
     command.add_argument("--out", type=Path, required=True, help="folder for figure1.svg and figure1.json")

@@ -36,15 +36,27 @@ class Evaluation:
 
 def evaluate(classify: Classify, split: Split, classes: int, recipe: Recipe, crops: int = 1) -> Evaluation:
     """Every image counts once, with the mean of its crops' probabilities (section 4.1)."""
-    probabilities = torch.cat(
+    result = judge(probabilities_of(classify, split, recipe, crops), split.labels, crops)
+    assert result.confusion.shape == (classes, classes)
+    return result
+
+
+def probabilities_of(classify: Classify, split: Split, recipe: Recipe, crops: int = 1) -> Tensor:
+    """-> (N, classes)."""
+    return torch.cat(
         [_probabilities(classify, squares, crops, recipe) for squares in torch.split(split.squares, 50)]
     )
+
+
+def judge(probabilities: Tensor, labels: Tensor, crops: int = 1) -> Evaluation:
+    """Probabilities (N, classes) against the labels (N,)."""
+    classes = probabilities.shape[1]
     ranked = probabilities.topk(min(5, classes), dim=1).indices
-    hits = ranked == split.labels[:, None]
+    hits = ranked == labels[:, None]
     confusion = torch.zeros(classes, classes, dtype=torch.int64)
-    confusion.index_put_((split.labels, ranked[:, 0]), torch.ones_like(split.labels), accumulate=True)
+    confusion.index_put_((labels, ranked[:, 0]), torch.ones_like(labels), accumulate=True)
     return Evaluation(
-        images=len(split),
+        images=len(labels),
         crops=crops,
         hits1=int(hits[:, 0].sum()),
         hits5=int(hits.any(1).sum()),

@@ -71,6 +71,7 @@ def read_log(run: Path) -> list[EpochRow]:
         return []
     with (run / "metrics.csv").open(newline="") as file:
         return [
-            EpochRow(int(row.pop("epoch")), **{key: float(value) for key, value in row.items()})
+            # A log that an older version began may lack a column.
+            EpochRow(int(row["epoch"]), *(float(row.get(f.name, "nan")) for f in fields(EpochRow)[1:]))
             for row in csv.DictReader(file)
         ]

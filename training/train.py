@@ -63,6 +63,7 @@ def train(
     steps = len(dataset.train) // batch_size
 
     state, words = begin(config, dataset, out, resume, weights)
+    state.data = str(data.resolve())
     say(words)
     learner = Learner(state, augment.colour_components(covariance), ranks)
     classify = learner.classifier()

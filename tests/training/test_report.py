@@ -1,0 +1,85 @@
+"""The page about a run: it loads nothing, shows what it promises, and counts as `evaluate` does."""
+
+import io
+import re
+from base64 import b64decode
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.training.test_train import train
+from training import checkpoint
+from training.__main__ import main
+from training.plots import kernels_picture
+
+
+class Page(HTMLParser):
+    """Every address that a browser would follow by itself, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag != "script"
+        self.loaded += [value or "" for name, value in attrs if name in {"src", "href"}]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.fixture
+def run(photographs: Path, tmp_path: Path) -> Path:
+    """Three colours, one epoch: wrong about most."""
+    assert train(photographs, tmp_path / "a <run>", "--epochs", "2") == 0
+    return tmp_path / "a <run>"
+
+
+def test_the_page_loads_nothing_and_shows_everything(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(run)]) == 0
+    assert capsys.readouterr().out.endswith("report.html\n")
+    text = (run / "report.html").read_text()
+    page = Page(text)
+    words = " ".join(page.words)
+    assert all(address.startswith("data:image/") for address in page.loaded)
+    assert not re.search(r"url\(|@import", text)
+    state = checkpoint.load(run / "best.pt")
+    assert f"After epoch {state.epoch} of 2" in words
+    assert f"{state.metrics['top1']:.1%}" in words
+    assert "a <run>: AlexNet on photographs" in words
+    assert words.count("taken for") == 1 + (len(page.loaded) - 1), "a caption for every mistake"
+    wrong = round(6 * (1 - state.metrics["top1"]))
+    assert len(page.loaded) == 1 + wrong > 1
+    for address in page.loaded:
+        assert Image.open(io.BytesIO(b64decode(address.split(",")[1]))).size > (20, 20)
+    assert text.count("<polyline") == 3
+
+
+def test_photographs_that_have_moved_are_asked_for(
+    run: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = checkpoint.load(run / "best.pt")
+    assert state.data == str(photographs)
+    for path, said in ((str(tmp_path / "gone"), "gone is no folder"), ("", "add --data DIR")):
+        state.data = path
+        checkpoint.save(state, run / "best.pt")
+        assert main(["report", str(run)]) == 1
+        assert said in capsys.readouterr().err
+    assert main(["report", str(run), "--data", str(photographs)]) == 0
+
+
+def test_each_kernel_has_the_whole_range_and_its_place() -> None:
+    weight = torch.zeros(14, 3, 11, 11)
+    weight[13, 0, 5, 5], weight[13, 1, 0, 0] = 2.0, -1.0
+    pixels = np.asarray(kernels_picture(weight, scale=1))
+    assert pixels.shape == (2 * 13 + 2, 12 * 13 + 2, 3)
+    kernel = pixels[15:26, 15:26]  # the second of the second row
+    assert kernel[5, 5].tolist() == [255, 85, 85]
+    assert kernel[0, 0].tolist() == [85, 0, 85]
+    assert (pixels[0] == 255).all()
