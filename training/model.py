@@ -4,7 +4,7 @@ Neural Networks", NIPS 2012; the sections below are the paper's.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -78,9 +78,29 @@ class LocalResponseNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.band.dtype)
-            r = F.conv2d(x * x, self.band, self.k).rsqrt()
-            return x * (r * r.sqrt())
+            normalised: Tensor = _Normalise.apply(  # type: ignore[no-untyped-call]
+                x.to(self.band.dtype), self.band, self.k
+            )
+            return normalised
+
+
+class _Normalise(torch.autograd.Function):
+    """With a backward of its own, which takes half of the passes over memory that autograd's would."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, band: Tensor, k: Tensor) -> Tensor:
+        r = F.conv2d(x * x, band, k).rsqrt_()  # d^(-1/2)
+        ctx.save_for_backward(x, r, band)
+        return r.sqrt().mul_(r).mul_(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """g d^(-3/4) - 3/2 x band (g x d^(-7/4)); the band is symmetric."""
+        (g,) = gradients
+        x, r, band = ctx.saved_tensors
+        power = r.sqrt().mul_(r)  # d^(-3/4)
+        through_d = F.conv2d((g * x).mul_(power).mul_(r).mul_(r), band).mul_(x).mul_(-1.5)
+        return through_d.addcmul_(g, power), None, None
 
 
 class AlexNet(nn.Module):

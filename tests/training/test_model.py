@@ -155,3 +155,9 @@ def test_smaller_images_change_fc6_alone(size: int) -> None:
     assert net(torch.zeros(1, 3, size, size)).shape == (1, 3)
     shapes, others = ({k: v.shape for k, v in n.state_dict().items()} for n in (net, served))
     assert {k for k in shapes if shapes[k] != others[k]} <= {"fc6.weight"}
+
+
+def test_the_normalisation_s_backward_is_the_derivative_of_its_forward() -> None:
+    norm = LocalResponseNorm(8).double()
+    x = torch.randn(2, 8, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 50
+    assert torch.autograd.gradcheck(norm, (x.requires_grad_(),))
