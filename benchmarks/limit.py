@@ -10,6 +10,7 @@ decodes a batch and runs it by itself on a session of one thread.
 
 import argparse
 import json
+import sys
 import tempfile
 import threading
 import time
@@ -30,7 +31,7 @@ NO_LIMIT = 1 << 40  # pixels
 
 
 def stages(model: Model, files: list[Path]) -> dict[str, float]:
-    """Core-ms an image of each stage, alone on the machine; also `alone_ms`, the wall-clock time of
+    """Core-ms an image of each stage, alone on the machine; also `alone`, the wall-clock time in ms of
     decoding, cropping and a batch of one: what no server can answer faster than.
     """
     recipe = model.manifest.recipe
@@ -120,13 +121,14 @@ def undisturbed(measure: Callable[[], float]) -> tuple[float, Watch]:
             result = measure()
         if watch.steal <= STEAL_LIMIT:
             break
+        print(f"repeated: other guests took {watch.steal:.1f} % of the cores", file=sys.stderr)
     return result, watch
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, default=Path("models/flowers17.onnx"))
-    parser.add_argument("--images", type=Path, help="folder of JPEG files; default: drawn, 110 KB each")
+    parser.add_argument("--images", type=Path, help="folder of JPEG files; default: drawn, 101 KB each")
     parser.add_argument("--large", action="store_true", help="drawn photographs of 12 megapixels")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--batch", type=int, default=16)

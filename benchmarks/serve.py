@@ -65,47 +65,67 @@ def limit(model: Path, images: Path, seconds: float, stages: bool) -> dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, default=Path("models/flowers17.onnx"))
-    parser.add_argument("--images", type=Path, help="folder of JPEG files; default: drawn, 110 KB each")
+    parser.add_argument("--images", type=Path, help="folder of JPEG files; default: drawn, 101 KB each")
     parser.add_argument("--large", action="store_true", help="drawn photographs of 12 megapixels")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
+    parser.add_argument("--json", type=Path, help="file for everything that was measured")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32, 64])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         images = photographs(args.images, args.large, Path(folder))[0].parent
         if args.images is not None:
             images = args.images
-        measure(args.model, images, args.seconds, args.connections)
+        found = measure(args.model, images, args.seconds, args.connections)
+    if args.json is not None:
+        args.json.write_text(json.dumps(found, indent=1))
 
 
-def measure(model: Path, images: Path, seconds: float, connections: list[int]) -> None:
+def measure(model: Path, images: Path, seconds: float, connections: list[int]) -> dict[str, Any]:
+    """Prints a row for each load as it goes; -> everything that was measured."""
     first = limit(model, images, seconds / 2, stages=True)
-    alone, limits = first["core_ms"]["alone"], [first["limit"]]
+    alone, limits = first["core_ms"]["alone"], [first]
     print(f"decode, crop and a batch of one: {alone:.1f} ms by the clock")
-    print(
-        f"{'load':<16}{'images/s':>9}{'of limit':>9}{'p50 ms':>8}{'p95':>8}{'p99':>8}{'steal %':>8}  errors"
-    )
-    best = 0.0
+    heads = f"{'images/s':>9}{'of limit':>9}{'p50 ms':>8}{'p95':>8}{'p99':>8}{'client':>8}{'steal %':>8}"
+    print(f"{'load':<16}{heads}  errors")
+    rows: dict[str, dict[str, Any]] = {}
     with server(model) as (url, pid):
 
-        def row(name: str, *options: object) -> None:
-            nonlocal best
+        def row(name: str, *options: object) -> float:
             result, steal = load(url, images, *options, "--seconds", seconds)
-            limits.append(limit(model, images, seconds / 2, stages=False)["limit"])
-            rate, ceiling = result["images_per_s"], sum(limits[-2:]) / 2
-            best = max(best, rate)
+            limits.append(limit(model, images, seconds / 2, stages=False))
+            rate, ceiling = result["images_per_s"], (limits[-2]["limit"] + limits[-1]["limit"]) / 2
+            rows[name] = result | {"of_limit": rate / ceiling, "steal": steal}
             times = "".join(f"{result[f'{p}_ms'] or float('nan'):8.1f}" for p in ("p50", "p95", "p99"))
             failed = result["errors"] | {k: result[k] for k in ("unsent", "unanswered") if result[k]}
-            print(
-                f"{name:<16}{rate:9.1f}{rate / ceiling:9.2f}{times}{steal:8.1f}  {failed or ''}", flush=True
-            )
+            times += f"{result['client_core_ms']:8.2f}{steal:8.1f}"
+            print(f"{name:<16}{rate:9.1f}{rate / ceiling:9.2f}{times}  {failed or ''}", flush=True)
+            return float(rate)
 
-        for count in connections:
-            row(f"{count} connections", "--connections", count)
-        best_rate = best
-        for share in (0.7, 1.5):
-            row(f"{share * best_rate:.0f} a second", "--rate", share * best_rate)
-        print(f"the server's memory at most {memory_mb(pid):.0f} MB")
-    print(f"limit {min(limits):.0f} to {max(limits):.0f} images/s, from one measurement to the next")
+        best = max(row(f"{count} connections", "--connections", count) for count in connections)
+        for share, name in ((0.7, "70 % of the best"), (1.5, "150 %")):
+            row(name, "--rate", share * best)
+        memory = memory_mb(pid)
+    print("client: what the load generator itself takes of the same cores, core-ms a request")
+    print(f"the server's memory at most {memory:.0f} MB")
+    ceilings, steal = [found["limit"] for found in limits], max(found["steal"] for found in limits)
+    print(
+        f"limit {min(ceilings):.0f} to {max(ceilings):.0f} images/s, steal at most {steal:.1f} % meanwhile"
+    )
+    goals(rows, alone)
+    return {"alone_ms": alone, "loads": rows, "limits": limits, "memory_mb": memory}
+
+
+def goals(rows: dict[str, dict[str, Any]], alone: float) -> None:
+    """The ratios that are aimed at, where their loads were measured."""
+    at_32, at_1, at_70 = map(rows.get, ("32 connections", "1 connections", "70 % of the best"))
+    if at_32:
+        print(f"at 32 connections {at_32['of_limit']:.2f} of the limit (goal: 0.85 or more)")
+    if at_1:
+        print(
+            f"alone, p50 is {at_1['p50_ms'] / alone:.2f} of decoding and a batch of one (goal: 1.3 at most)"
+        )
+    if at_70:
+        print(f"at 70 % load, p99 is {at_70['p99_ms'] / at_70['p50_ms']:.1f} times p50 (goal: 3 at most)")
 
 
 if __name__ == "__main__":

@@ -101,9 +101,18 @@ class Protocol(HttpToolsProtocol):
                 self.transport.close()
         super().on_body(body)
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._unset_keepalive_if_required()  # what `on_message_complete` has armed a moment ago
+
     def on_message_complete(self) -> None:
+        lingered = self._lingering is not None
         self._end_lingering()
         super().on_message_complete()
+        if lingered:  # uvicorn armed its timer with the answer, and the rest of the body has stopped it
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_lingering()

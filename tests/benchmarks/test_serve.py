@@ -1,5 +1,6 @@
 """The benchmarks run, at a size that says nothing about speed."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ def test_the_server_under_load(tmp_path: Path) -> None:
             "--connections",
             "1",
             "4",
+            "--json",
+            tmp_path / "found.json",
         ],
         cwd=ROOT,
         capture_output=True,
@@ -29,10 +32,15 @@ def test_the_server_under_load(tmp_path: Path) -> None:
         check=True,
     )
     lines = done.stdout.splitlines()
-    assert lines[-1].startswith("limit ")
     assert [line.split()[1] for line in lines[2:4]] == ["connections"] * 2
     assert all(float(line.split()[2]) > 0 for line in lines[2:4])
-    assert len(lines) == 8
+    assert [line.split(",")[0] for line in lines[-2:]] == ["alone", "at 70 % load"], (
+        "goals of what was measured"
+    )
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["loads"].keys() == {"1 connections", "4 connections", "70 % of the best", "150 %"}
+    assert all(load["client_core_ms"] > 0 for load in found["loads"].values())
+    assert len(found["limits"]) == 5
 
 
 def test_drawn_photographs_are_as_large_as_real_ones(tmp_path: Path) -> None:

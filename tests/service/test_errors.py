@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPResponse
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 import pytest
@@ -156,6 +156,38 @@ def test_a_body_that_does_not_arrive(strict: Server) -> None:
     assert answer.startswith("HTTP/1.1 408 ")
     assert '"code":"timeout"' in answer
     assert "0.5 s" in answer
+
+
+def status_of(stream: BinaryIO) -> int:
+    """Reads one answer to its end."""
+    status = int(stream.readline().split()[1])
+    length = 0
+    while (line := stream.readline().lower()) != b"\r\n":
+        if line.startswith(b"content-length:"):
+            length = int(line.split()[1])
+    stream.read(length)
+    return status
+
+
+def test_a_connection_whose_body_was_refused_is_closed_when_it_idles(strict: Server) -> None:
+    """The answer comes first, then the rest of the body; after uvicorn's 5 idle seconds it is over."""
+    host, port = strict.address.removeprefix("http://").split(":")
+    refused = b"POST /predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer first\r\n"
+    refused += b"Content-Length: 200000\r\n\r\n"
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as connection,
+        connection.makefile("rb") as answers,
+    ):
+        for _again in range(2):
+            connection.sendall(refused)
+            assert status_of(answers) == 413
+            connection.sendall(bytes(200_000))
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert status_of(answers) == 200, "it can be used again until then"
+        connection.sendall(refused)
+        assert status_of(answers) == 413
+        connection.sendall(bytes(200_000))
+        assert answers.read() == b"", "the server hangs up"
 
 
 def test_more_than_the_queue_holds(model_file: Path, tmp_path: Path) -> None:
