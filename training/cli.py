@@ -27,7 +27,9 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     command.add_argument("--weights", type=Path, help="run or checkpoint to start from")
     command.add_argument("--resume", action="store_true", help="go on with the run in --out")
     command.add_argument("--classes", type=int, help="an error if DATA has another number of them")
-    command.add_argument("--keep", type=int, default=2, help="checkpoints step-N.pt that stay (default 2)")
+    command.add_argument(
+        "--keep", type=_count, default=2, help="checkpoints step-N.pt that stay (default 2)"
+    )
     _device_option(command)
     _workers_option(command)
     _settings(command, tuple(key.name for key in fields(Config)))
@@ -120,7 +122,13 @@ def _classes_option(command: argparse.ArgumentParser) -> None:
 
 
 def _workers_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--workers", type=int, help=f"threads that read images (default {cores()})")
+    command.add_argument("--workers", type=_count, help=f"threads that read images (default {cores()})")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
+    return int(text)
 
 
 def _device(name: str) -> torch.device:

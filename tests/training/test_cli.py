@@ -28,6 +28,15 @@ def test_help_is_printed(command: list[str], capsys: pytest.CaptureFixture[str])
         assert all(f"--{f.name.replace('_', '-')}" in said for f in fields(Config))
 
 
+@pytest.mark.parametrize("option", ["--keep", "--workers"])
+@pytest.mark.parametrize("value", ["0", "-1", "two"])
+def test_counts_begin_at_one(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--data", "photos", "--out", "run", option, value])
+    assert end.value.code == 2
+    assert f"argument {option}: '{value}' is no number from 1 up" in capsys.readouterr().err
+
+
 def test_the_summary_has_the_paper_s_totals(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["summary"]) == 0
     rows = capsys.readouterr().out.splitlines()
