@@ -107,6 +107,8 @@ def _import(options: argparse.Namespace) -> None:
     manifest = import_torchvision(options.source, options.out, options.sha256)
     print(f"{options.out / 'last.pt'}: a run, to evaluate or to train on from with --weights")
     print(f"{options.out / 'imagenet.onnx'}: {len(manifest.classes)} classes, to be served")
+    if not manifest.metrics:
+        print("the file is not the published one, by its SHA-256: no accuracy is claimed for it")
 
 
 def _class_count(options: argparse.Namespace) -> int:

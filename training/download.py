@@ -67,12 +67,13 @@ def _fetch(url: str, partial: Path, start: int) -> bool:
             return True
         raise
     with response, partial.open("ab" if response.status == 206 else "wb") as file:
-        length = int(response.headers["Content-Length"])
-        total = file.tell() + length
+        length = response.headers["Content-Length"]
+        # Without a length, the end of what comes is the end; the SHA-256 decides.
+        total = file.tell() + int(length) if length else None
         with tqdm(
             desc=partial.stem, total=total, initial=file.tell(), unit="B", unit_scale=True, disable=None
         ) as bar:
             while chunk := response.read(CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
-        return file.tell() == total
+        return total is None or file.tell() == total

@@ -157,7 +157,8 @@ def _manifest(
             ),
         ),
         training={
-            "config": asdict(state.config),
+            # Of what nobody has trained here, settings of a training would be an invention.
+            "config": asdict(state.config) if state.step else {},
             "epochs": state.epoch,
             "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             **state.provenance,

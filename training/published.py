@@ -45,6 +45,9 @@ def import_torchvision(source: str, out: Path, sha256: str | None = None) -> Man
     What comes from the network must have `sha256`, by default the published file's; a file only if one
     is given. Raises DownloadError, CheckpointError or ExportError.
     """
+    for name in ("last.pt", "best.pt"):
+        if (out / name).exists():
+            raise CheckpointError(f"{out} holds a run already, {name}; choose another folder")
     path = Path(source)
     if not path.is_file():
         path, sha256 = out / source.rsplit("/", 1)[-1], sha256 or SHA256
@@ -64,7 +67,7 @@ def import_torchvision(source: str, out: Path, sha256: str | None = None) -> Man
     state.metrics = dict(METRICS) if found == SHA256 else {}
     state.provenance = {
         "date": datetime.now(UTC).date().isoformat(),
-        "data": "ImageNet-1k as its publisher says, not measured here,",
+        "data": "ImageNet-1k, by its publisher's account",
         "source": f"{path.name}, SHA-256 {found}",
     }
     try:

@@ -17,11 +17,14 @@ SHA256 = hashlib.sha256(DATA).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Sends at most `most` bytes of DATA per answer; with `ranges` it goes on where it is asked to."""
+    """Sends at most `most` bytes of DATA per answer; with `ranges` it goes on where it is asked to. It
+    says how much there is, unless it is not `telling`.
+    """
 
-    def __init__(self, most: int, ranges: bool) -> None:
+    def __init__(self, most: int, ranges: bool, telling: bool = True) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.most, self.ranges, self.asked = most, ranges, list[str | None]()
+        self.most, self.ranges, self.telling = most, ranges, telling
+        self.asked: list[str | None] = []
 
     @property
     def url(self) -> str:
@@ -39,7 +42,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(416)
             return
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(DATA) - start))
+        if self.server.telling:
+            self.send_header("Content-Length", str(len(DATA) - start))
         self.end_headers()
         self.wfile.write(DATA[start : start + self.server.most])  # and hangs up
 
@@ -78,6 +82,12 @@ def test_what_an_earlier_run_has_fetched_is_not_fetched_again(server: Server, tm
 @pytest.mark.parametrize("server", [(10**7, False)], indirect=True)
 def test_a_server_that_knows_no_ranges_begins_again(server: Server, tmp_path: Path) -> None:
     (tmp_path / "weights.pth.partial").write_bytes(DATA[:3_000_000])
+    download(server.url, tmp_path / "weights.pth", SHA256, pause_s=0)
+    assert (tmp_path / "weights.pth").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("server", [(10**7, False, False)], indirect=True)
+def test_a_server_that_says_no_length_is_believed_by_the_sum(server: Server, tmp_path: Path) -> None:
     download(server.url, tmp_path / "weights.pth", SHA256, pause_s=0)
     assert (tmp_path / "weights.pth").read_bytes() == DATA
 

@@ -1,5 +1,7 @@
 """torchvision's weights: the same network under our names, with its own pixels, to serve and to train."""
 
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from tests.pictures import encode, scene
 from training import checkpoint
 from training.__main__ import main
 from training.checkpoint import CheckpointError
+from training.download import digest
 from training.published import MEAN, STD, imagenet_classes, to_alexnet
 from training.verify import read_model
 
@@ -67,6 +70,10 @@ def imported(weights: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
 def test_the_model_file_answers_as_torchvision_does(weights: dict[str, Any], imported: Path) -> None:
     net = TheirAlexNet()
     net.load_state_dict(weights)
+    if find_spec("torchvision"):  # itself, where it is installed
+        itself = import_module("torchvision").models.alexnet()
+        itself.load_state_dict(weights)
+        net.features, net.classifier = itself.features.eval(), itself.classifier.eval()
     session = ort.InferenceSession(imported / "imagenet.onnx", providers=["CPUExecutionProvider"])
     answers = []
     for seed in range(3):
@@ -87,6 +94,7 @@ def test_the_manifest_says_whose_it_is(imported: Path) -> None:
     assert (len(manifest.classes), manifest.classes[0]) == (1000, "tench")
     assert manifest.metrics == (), "the publisher's accuracy is that of the published file alone"
     assert manifest.training["source"].startswith("alexnet.pth, SHA-256 ")
+    assert manifest.training["config"] == {}, "nobody has trained it here"
     assert manifest.parity["max_difference"] <= 1e-5
 
 
@@ -101,6 +109,22 @@ def test_it_is_a_run_to_train_on_from_with_a_new_last_layer(
     assert ours.model["fc8.weight"].shape == (3, 4096)
     assert (ours.mean, ours.std) == (source.mean, source.std)
     torch.testing.assert_close(ours.model["conv1.weight"], source.model["conv1.weight"], rtol=0, atol=1e-6)
+
+
+def test_the_published_file_brings_its_publisher_s_accuracy_and_no_run_is_overwritten(
+    imported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = imported.parent / "alexnet.pth"
+    monkeypatch.setattr("training.published.SHA256", digest(source))  # as if it were that
+    command = ["import", "--from", "torchvision", str(source), "--out"]
+    assert main([*command, str(tmp_path / "run")]) == 0
+    assert "no accuracy is claimed" not in capsys.readouterr().out
+    _model, manifest = read_model(tmp_path / "run" / "imagenet.onnx")
+    (metrics,) = manifest.metrics
+    assert (metrics.images, metrics.top1, metrics.top5) == (50_000, 0.56522, 0.79066)
+    assert metrics.data == "ImageNet-1k, by its publisher's account (validation)"
+    assert main([*command, str(imported)]) == 1
+    assert "holds a run already, last.pt; choose another folder" in capsys.readouterr().err
 
 
 def test_the_names_are_a_thousand_different_ones() -> None:
