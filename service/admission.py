@@ -4,7 +4,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from service.errors import Overloaded
@@ -12,15 +12,17 @@ from service.errors import Overloaded
 
 class Admission:
     """Counts images and the bytes of their bodies, from before a body is read until its answer is
-    ready; on the event loop.
+    ready; on the event loop. `clock` gives seconds that never go back.
     """
 
-    def __init__(self, images: int, body_bytes: int) -> None:
+    def __init__(self, images: int, body_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = images
         self._byte_limit = body_bytes
         self._inside = 0
         self._bytes = 0
-        self._departures: deque[float] = deque(maxlen=64)
+        self._clock = clock
+        # When the house was last empty, then the images that were answered since: idle time has no rate.
+        self._departures: deque[float] = deque(maxlen=65)
 
     @property
     def inside(self) -> int:
@@ -38,20 +40,23 @@ class Admission:
                 f"{self._bytes} bytes of requests are in memory and {self._byte_limit} is the limit",
                 self._seconds_to_empty(),
             )
+        if self._inside == 0:
+            self._departures.clear()
+            self._departures.append(self._clock())
         self._inside += 1
         self._bytes += body_bytes
         try:
             yield
+            self._departures.append(self._clock())
         finally:
             self._inside -= 1
             self._bytes -= body_bytes
-            self._departures.append(time.monotonic())
 
     def _seconds_to_empty(self) -> int:
         """1 to 60."""
         if len(self._departures) < 2:
             return 1
-        rate = len(self._departures) / max(time.monotonic() - self._departures[0], 1e-3)
+        rate = (len(self._departures) - 1) / max(self._clock() - self._departures[0], 1e-3)
         return max(1, min(60, math.ceil(self._inside / rate)))
 
 
