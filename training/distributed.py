@@ -34,8 +34,8 @@ class Ranks:
         """With more than one process, gradients are averaged over all of them during backward."""
         if self.world == 1:
             return model
-        # Each process computes the constants of the normalisation by itself: no buffers to send.
-        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        # The only buffers are the constants of the normalisation: none to send before each pass.
+        return DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over all processes."""

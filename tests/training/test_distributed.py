@@ -59,6 +59,7 @@ def test_the_curve_is_that_of_one_process_with_the_same_batch(
         said, _ = process.communicate(timeout=100)
     assert process.returncode == 0, said
     assert said.count("best: top-1") == 1, "the first process alone speaks"
+    assert "Warning" not in said
     assert "2 steps an epoch, 2 x cpu" in said
     alone = ["train", "--data", str(colours), "--out", str(tmp_path / "one"), *OPTIONS, *LEARNS]
     assert main(alone) == 0
