@@ -22,7 +22,8 @@ from pathlib import Path
 
 from benchmarks.images import LARGE, SMALL, drawn, found
 from benchmarks.machine import STEAL_LIMIT, Watch
-from contract.preprocess import Pixels, centre_crop, decode
+from contract.picture import decode
+from contract.preprocess import Pixels, centre_crop
 from service.session import Model, load_model
 from service.settings import usable_cores
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self, TypeVar
 
-from contract.preprocess import RECIPES, Recipe
+from contract.recipe import RECIPES, Recipe
 
 METADATA_KEY: Final = "alexnet"
 MANIFEST_VERSION: Final = 1

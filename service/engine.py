@@ -12,7 +12,9 @@ from typing import Self
 
 import numpy as np
 
-from contract.preprocess import Pixels, Recipe, centre_crop, decode_pixels, read_header
+from contract.picture import decode_pixels, read_header
+from contract.preprocess import Pixels, centre_crop
+from contract.recipe import Recipe
 from service.admission import Admission, PixelBudget
 from service.batcher import Batcher
 from service.errors import DeadlineExceeded, NotReady

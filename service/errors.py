@@ -9,7 +9,7 @@
     +-- NotReady          starting, draining, or the inference worker is dead
     +-- DeadlineExceeded  no answer within REQUEST_TIMEOUT_S or the client's own, shorter limit
 
-Pictures that cannot be used are `contract.preprocess.ImageError`s. Anything else is our own bug: 500.
+Pictures that cannot be used are `contract.picture.ImageError`s. Anything else is our own bug: 500.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from contract.preprocess import InvalidImage, TooManyPixels, UnsupportedImage
+from contract.picture import InvalidImage, TooManyPixels, UnsupportedImage
 from service.batcher import BatcherClosed
 from service.logs import REQUEST_ID
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contract.preprocess import RECIPES, Recipe
+from contract.recipe import RECIPES, Recipe
 from training.config import Config, override
 from training.model import AlexNet
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from contract.preprocess import DEFAULT_RECIPE, Recipe
+from contract.recipe import DEFAULT_RECIPE, Recipe
 from training.model import ACTIVATIONS, ARCHS, POOL_WINDOWS, Variant
 
 RECIPES: Final = Path(__file__).parent / "recipes"

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from contract.preprocess import ImageError, Recipe, decode, square
+from contract.picture import ImageError, decode
+from contract.preprocess import square
+from contract.recipe import Recipe
 
 MAX_PIXELS = 200_000_000  # one's own photographs may be larger than what a server takes from strangers
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from contract.preprocess import Recipe, ten_crops
+from contract.preprocess import ten_crops
+from contract.recipe import Recipe
 from training.data import Split
 from training.model import AlexNet
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from contract.manifest import METADATA_KEY, Manifest, ManifestError, Metrics
 from contract.manifest import Tensor as Declared
-from contract.preprocess import DEFAULT_RECIPE
+from contract.recipe import DEFAULT_RECIPE
 from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.data import Split

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from contract.preprocess import Recipe, decode, square
+from contract.picture import decode
+from contract.preprocess import square
+from contract.recipe import Recipe
 from training.data import MAX_PIXELS, DataError, channel_statistics
 from training.plots import Line, line_chart
 

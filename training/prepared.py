@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contract.preprocess import Recipe
+from contract.recipe import Recipe
 from training.config import Config
 from training.data import (
     DataError,

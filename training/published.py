@@ -1,7 +1,7 @@
 """Weights that others have published become a run of ours and a model file.
 
 torchvision's AlexNet is `--arch torchvision` here. Its pixels are [0, 1] less a mean over a deviation,
-scaled as `contract.preprocess` has it under an id of its own.
+scaled as `contract.recipe` has it under an id of its own.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from contract.manifest import Manifest
-from contract.preprocess import TORCHVISION_RECIPE
+from contract.recipe import TORCHVISION_RECIPE
 from training import checkpoint
 from training.checkpoint import Checkpoint, CheckpointError
 from training.config import Config

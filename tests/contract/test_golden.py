@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contract.preprocess import RECIPES, Recipe, centre_crop, decode
+from contract.picture import decode
+from contract.preprocess import centre_crop
+from contract.recipe import RECIPES, Recipe
 from tests.contract.samples import samples
 
 GOLDEN = Path(__file__).with_name("golden.json")

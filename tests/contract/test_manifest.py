@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.manifest import MANIFEST_VERSION, Manifest, ManifestError, Metrics, Tensor
-from contract.preprocess import DEFAULT_RECIPE, RECIPES
+from contract.recipe import DEFAULT_RECIPE, RECIPES
 
 MANIFEST = Manifest(
     name="flowers",

@@ -13,16 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from contract.preprocess import (
-    DEFAULT_RECIPE,
-    ImageError,
-    InvalidImage,
-    TooManyPixels,
-    UnsupportedImage,
-    centre_crop,
-    decode,
-    sniff,
-)
+from contract.picture import ImageError, InvalidImage, TooManyPixels, UnsupportedImage, decode, sniff
+from contract.preprocess import centre_crop
+from contract.recipe import DEFAULT_RECIPE
 from tests.contract.samples import SCENE, samples
 from tests.pictures import encode, png, png_chunk, tiff
 
@@ -188,7 +181,8 @@ class Blocker:
             raise ImportError(name)
 
 sys.meta_path.insert(0, Blocker())
-from contract.preprocess import DEFAULT_RECIPE, UnsupportedImage, decode
+from contract.picture import UnsupportedImage, decode
+from contract.recipe import DEFAULT_RECIPE
 
 try:
     decode(sys.stdin.buffer.read(), DEFAULT_RECIPE, 10**6)

@@ -6,17 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from contract.preprocess import (
-    DEFAULT_RECIPE,
-    TORCHVISION_RECIPE,
-    Picture,
-    Pixels,
-    Recipe,
-    centre_crop,
-    decode,
-    square,
-    ten_crops,
-)
+from contract.picture import Picture, decode
+from contract.preprocess import Pixels, centre_crop, square, ten_crops
+from contract.recipe import DEFAULT_RECIPE, TORCHVISION_RECIPE, Recipe
 from tests.contract.samples import SCENE, samples
 from tests.pictures import CORNERS, STORED, encode, orientation_tag, png, scene, stored, tiff
 

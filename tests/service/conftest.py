@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, helper
 
 from contract.manifest import METADATA_KEY, Manifest, Tensor
-from contract.preprocess import DEFAULT_RECIPE
+from contract.recipe import DEFAULT_RECIPE
 from tests.service.server import CLASSES, Server, serving
 from training import checkpoint
 from training.checkpoint import Checkpoint

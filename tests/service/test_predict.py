@@ -10,7 +10,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from contract.preprocess import DEFAULT_RECIPE, centre_crop, decode
+from contract.picture import decode
+from contract.preprocess import centre_crop
+from contract.recipe import DEFAULT_RECIPE
 from tests.service.images import encoded, noise
 from tests.service.server import CLASSES, Server
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from contract.preprocess import DEFAULT_RECIPE
+from contract.recipe import DEFAULT_RECIPE
 from training.config import CHOICES, RECIPES, Config, ConfigError, load_config, override
 
 SHIPPED = sorted(path.stem for path in RECIPES.glob("*.toml"))

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from contract.preprocess import DEFAULT_RECIPE, decode, square
+from contract.picture import decode
+from contract.preprocess import square
+from contract.recipe import DEFAULT_RECIPE
 from tests.pictures import draw_classes, encode, orientation_tag, scene, stored
 from training.data import (
     DataError,

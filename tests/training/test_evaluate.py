@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from contract.preprocess import DEFAULT_RECIPE
+from contract.recipe import DEFAULT_RECIPE
 from training.data import Split
 from training.evaluate import Classify, evaluate, torch_classifier, worst_confusions
 from training.model import AlexNet

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from contract.manifest import METADATA_KEY, Manifest
-from contract.preprocess import DEFAULT_RECIPE
+from contract.recipe import DEFAULT_RECIPE
 from tests.training.conftest import CLASSES, MEAN, trained
 from training import checkpoint
 from training.__main__ import main

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from contract.preprocess import TORCHVISION_RECIPE, centre_crop, decode
+from contract.picture import decode
+from contract.preprocess import centre_crop
+from contract.recipe import TORCHVISION_RECIPE
 from tests.pictures import encode, scene
 from training import checkpoint
 from training.__main__ import main

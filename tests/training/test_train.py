@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from contract.preprocess import DEFAULT_RECIPE
+from contract.recipe import DEFAULT_RECIPE
 from tests.pictures import draw_classes
 from training import checkpoint
 from training.__main__ import main

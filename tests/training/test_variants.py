@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from contract.preprocess import DEFAULT_RECIPE
+from contract.recipe import DEFAULT_RECIPE
 from tests.training.conftest import MEAN, trained
 from training import checkpoint
 from training.__main__ import main
