@@ -9,6 +9,7 @@ the table is printed as Markdown.
 
 import argparse
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def errors(data: Path, out: Path) -> tuple[float, float]:
     state = checkpoint.load(out / "last.pt")
     split = load_held_out(data, state.classes, state.provenance, state.recipe)
     classify = torch_classifier(checkpoint.restore_model(state), state.mean, state.std)
-    one, ten = (evaluate(classify, split, len(state.classes), state.recipe, n) for n in (1, 10))
+    one, ten = (evaluate(classify, split, state.recipe, n) for n in (1, 10))
     return 100 - 100 * one.top1, 100 - 100 * ten.top1
 
 
@@ -86,7 +87,8 @@ def main() -> None:
     todo = [(name, seed) for seed in range(options.seeds) for name in VARIANTS]
 
     def place(name: str, seed: int) -> Path:
-        return Path(options.out / f"{name.replace(' ', '-').replace(chr(39), '')}-{seed}")
+        folder = "-".join(re.findall(r"\w+", f"{name} {seed}"))
+        return Path(options.out / folder)
 
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda one: run(options.data, place(*one), VARIANTS[one[0]], one[1]), todo))

@@ -24,7 +24,7 @@ from training.model import AlexNet, layer_table
 from training.prepared import load_held_out, prepare
 from training.published import import_torchvision
 from training.report import report
-from training.start import initial_state
+from training.start import write_untrained
 from training.train import Interrupted, train
 from training.verify import read_model, verify
 
@@ -98,7 +98,7 @@ def _summary(options: argparse.Namespace) -> None:
 
 
 def _init(options: argparse.Namespace) -> None:
-    state = initial_state(load_config(None, _settings(options)), _class_count(options), options.out)
+    state = write_untrained(load_config(None, _settings(options)), _class_count(options), options.out)
     parameters = sum(values.numel() for values in state.model.values())
     print(f"{options.out / 'last.pt'}: {parameters:,} parameters, untrained")
 
@@ -124,7 +124,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     model.to(options.device)
     classify = torch_classifier(model, state.mean, state.std)
     crops = 10 if options.ten_crop else 1
-    result = evaluate(classify, split, len(state.classes), state.recipe, crops)
+    result = evaluate(classify, split, state.recipe, crops)
     for problem in split.skipped:
         print(f"skipped {problem}")
     print(f"{result.images} images, {result.crops} crop(s) each, {len(split.skipped)} skipped")

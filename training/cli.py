@@ -32,23 +32,23 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     )
     _device_option(command)
     _workers_option(command)
-    _settings(command, tuple(key.name for key in fields(Config)))
+    _config_options(command, tuple(key.name for key in fields(Config)))
 
     command = commands.add_parser("prepare", help="scale a folder of images once, for sets beyond memory")
     command.add_argument("--data", type=Path, required=True, help="has train/ and val/, or is split here")
     command.add_argument("--out", type=Path, required=True, help="folder to write; the --data of `train`")
     _workers_option(command)
-    _settings(command, SPLIT)
+    _config_options(command, SPLIT)
 
     command = commands.add_parser("summary", help="the layers: shapes, parameters, multiply-adds")
     _classes_option(command)
     command.add_argument("--json", action="store_true", help="for programs")
-    _settings(command, SHAPE)
+    _config_options(command, SHAPE)
 
     command = commands.add_parser("init", help="a run with an initialised network and no training")
     command.add_argument("--out", type=Path, required=True, help="run folder to write")
     _classes_option(command)
-    _settings(command, (*SHAPE, "weight_init", "seed"))
+    _config_options(command, (*SHAPE, "weight_init", "seed"))
 
     command = commands.add_parser("import", help="published weights become a run and a model file")
     command.add_argument("--from", dest="origin", choices=("torchvision",), required=True, help="whose")
@@ -94,13 +94,13 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(command: argparse.ArgumentParser, names: tuple[str, ...]) -> None:
+def _config_options(command: argparse.ArgumentParser, names: tuple[str, ...]) -> None:
     for key in fields(Config):
         if key.name in names:
-            _setting(command, key)
+            _config_option(command, key)
 
 
-def _setting(command: argparse.ArgumentParser, key: Field[Any]) -> None:
+def _config_option(command: argparse.ArgumentParser, key: Field[Any]) -> None:
     """The option of one setting of Config; a switch has a --no-KEY as well."""
     flag, text = f"--{key.name.replace('_', '-')}", f"{key.metadata['help']} (default {key.default})"
     if isinstance(key.default, bool):

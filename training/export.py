@@ -111,7 +111,7 @@ def _metrics(
     measured_on = f"{name} (validation)"
     if split is None:
         return (Metrics(measured_on, crops=1, **state.metrics),) if state.metrics else ()
-    results = [evaluate(exported, split, len(state.classes), state.recipe, crops) for crops in (1, 10)]
+    results = [evaluate(exported, split, state.recipe, crops) for crops in (1, 10)]
     return tuple(Metrics(measured_on, r.images, r.crops, r.top1, r.top5) for r in results)
 
 

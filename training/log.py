@@ -35,11 +35,12 @@ class Log:
         self._run = run
         if run is None:
             return
-        rows = [row for row in read_log(run) if row.epoch <= epoch]
-        with (run / "metrics.csv").open("w", newline="") as file:
+        partial = run / "metrics.partial"
+        with partial.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(field.name for field in fields(EpochRow))
-            writer.writerows(astuple(row) for row in rows)
+            writer.writerows(astuple(row) for row in read_log(run) if row.epoch <= epoch)
+        partial.replace(run / "metrics.csv")  # on a full disk the old log stays
         self._events = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def step(self, step: int, loss: float, lr: float) -> None:
@@ -71,7 +72,8 @@ def read_log(run: Path) -> list[EpochRow]:
         return []
     with (run / "metrics.csv").open(newline="") as file:
         return [
-            # A log that an older version began may lack a column.
+            # A log that an older version began may lack a column, and a kill may have cut off the last row.
             EpochRow(int(row["epoch"]), *(float(row.get(f.name, "nan")) for f in fields(EpochRow)[1:]))
             for row in csv.DictReader(file)
+            if None not in row.values()
         ]

@@ -29,6 +29,11 @@ from training.data import (
 )
 
 INDEX: Final = "prepared.json"
+# What one that was cut off leaves behind.
+_BEGUN: Final = {
+    f"{INDEX}.partial",
+    *(f"{n}.{k}" for n in ("train", "val") for k in ("pixels", "labels.npy")),
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def prepare(data: Path, out: Path, config: Config, workers: int | None = None) -
     """Writes every picture of `data` as `config.recipe` has it into `out`, prepared.json last: a folder
     without it is not used, and begun anew. Raises DataError.
     """
-    if out.is_dir() and any(p for p in out.iterdir() if p.suffix not in {".pixels", ".npy"}):
+    if out.is_dir() and {path.name for path in out.iterdir()} - _BEGUN:
         raise DataError(f"{out} is not empty; choose another folder")
     classes, *found = find_samples(data, config.val_fraction, config.seed)
     out.mkdir(parents=True, exist_ok=True)

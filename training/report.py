@@ -6,6 +6,7 @@ The page is one file that loads nothing: curves are SVG, pictures data URIs.
 from base64 import b64encode
 from dataclasses import asdict
 from html import escape
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -15,12 +16,19 @@ from torch import Tensor
 from training import checkpoint
 from training.checkpoint import Checkpoint, CheckpointError
 from training.data import Split
-from training.evaluate import Evaluation, judge, probabilities_of, torch_classifier
+from training.evaluate import (
+    Evaluation,
+    judge,
+    probabilities_of,
+    torch_classifier,
+    worst_confusions,
+)
 from training.log import read_log
 from training.plots import Line, encoded, kernels_picture, line_chart
 from training.prepared import load_held_out
 
 MISTAKES = 24  # that are shown
+LEGIBLE = 60  # classes whose confusion fits into a table
 THUMBNAIL = 128  # pixels of a side
 BLUE, ORANGE = "#4a90d9", "#d9772a"
 STYLE = """
@@ -66,6 +74,7 @@ def report(run: Path, data: Path | None = None) -> Path:
         _confusion(result, state.classes),
         _mistakes(probabilities, split, state.classes),
         _settings(state),
+        "</html>",
     ]
     path = run / "report.html" if run.is_dir() else run.with_suffix(".html")
     path.write_text("\n".join(page) + "\n", encoding="utf-8")
@@ -76,12 +85,13 @@ def _curves(run: Path) -> str:
     rows = read_log(run if run.is_dir() else run.parent)
     if not rows:
         return "<p>Nothing has been logged.</p>"
-    loss = Line("loss, training", BLUE, [(row.epoch, row.loss) for row in rows])
+    finite = [(row.epoch, row.loss) for row in rows if isfinite(row.loss)]  # a run may have diverged
+    highest = max((loss for _epoch, loss in finite), default=1.0)
     lines = [
         Line("top-5 accuracy, validation", BLUE, [(row.epoch, row.top5) for row in rows]),
         Line("top-1 accuracy, validation", ORANGE, [(row.epoch, row.top1) for row in rows]),
     ]
-    left = line_chart([loss], "epoch", max(row.loss for row in rows), percent=False)
+    left = line_chart([Line("loss, training", BLUE, finite)], "epoch", highest, percent=False)
     right = line_chart(lines, "epoch", 1, percent=True)
     return f'<h2>How it went</h2><div class="curves"><div>{left}</div><div>{right}</div></div>'
 
@@ -98,20 +108,25 @@ def _classes(result: Evaluation, classes: tuple[str, ...]) -> str:
 
 
 def _confusion(result: Evaluation, classes: tuple[str, ...]) -> str:
-    """Rows are what the photographs show, columns what was answered."""
+    """Rows are what the photographs show, columns what was answered; a picture where they are many."""
+    title = "<h2>What is taken for what</h2><p>A row for each class, a column for each answer.</p>"
+    shares = result.confusion / result.confusion.sum(1, keepdim=True).clamp(min=1)
+    if len(classes) > LEGIBLE:
+        levels = (255 * (1 - shares)).round().to(torch.uint8)
+        picture = _image(Image.fromarray(levels.numpy()), "PNG", "confusion of the classes")
+        worst = "".join(f"<li>{escape(line)}" for line in worst_confusions(result.confusion, classes, 30))
+        return f"{title}{picture}<ol>{worst}</ol>"
     rows = []
-    for index, counts in enumerate(result.confusion.tolist()):
+    for index, (counts, row) in enumerate(zip(result.confusion.tolist(), shares.tolist(), strict=True)):
         cells = "".join(
             f'<td title="{escape(classes[index])} taken for {escape(name)}" '
-            f'style="background:rgb(74 144 217 / {count / max(sum(counts), 1):.2f})">{count or ""}'
-            for name, count in zip(classes, counts, strict=True)
+            f'style="background:rgb(74 144 217 / {share:.2f})">{count or ""}'
+            for name, count, share in zip(classes, counts, row, strict=True)
         )
         rows.append(f"<tr><th>{index + 1}. {escape(classes[index])}{cells}")
     head = "".join(f"<td>{i + 1}" for i in range(len(classes)))
-    return (
-        "<h2>What is taken for what</h2><p>A row for each class, a column for each answer.</p>"
-        f'<div class="wide"><table class="confusion"><tr><th>{head}{"".join(rows)}</table></div>'
-    )
+    table = f'<table class="confusion"><tr><th>{head}{"".join(rows)}</table>'
+    return f'{title}<div class="wide">{table}</div>'
 
 
 def _mistakes(probabilities: Tensor, split: Split, classes: tuple[str, ...]) -> str:
@@ -136,7 +151,7 @@ def _settings(state: Checkpoint) -> str:
         **{k: v for k, v in state.provenance.items() if not isinstance(v, dict)},
     }
     rows = "".join(f"<dt>{escape(key)}<dd>{escape(str(value))}" for key, value in values.items())
-    return f"<h2>Settings and origin</h2><dl>{rows}</dl></html>"
+    return f"<h2>Settings and origin</h2><dl>{rows}</dl>"
 
 
 def _image(picture: Image.Image, kind: str, words: str) -> str:

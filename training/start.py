@@ -40,7 +40,7 @@ def begin(
     return state, f"starts from {weights}; afresh: {fresh}"
 
 
-def initial_state(config: Config, class_count: int, out: Path) -> Checkpoint:
+def write_untrained(config: Config, class_count: int, out: Path) -> Checkpoint:
     """Writes out/last.pt with an initialised network that nobody has trained, for benchmarks.
 
     Raises CheckpointError if there is something in `out`.

@@ -113,7 +113,7 @@ def train(
             bar.close()
             trained = seconds_before + time.monotonic() - started
 
-            result = ranks.merge(evaluate(classify, ranks.part(dataset.val), len(classes), config.recipe))
+            result = ranks.merge(evaluate(classify, ranks.part(dataset.val), config.recipe))
             seconds = seconds_before + time.monotonic() - started
             row = EpochRow(
                 epoch=epoch + 1,

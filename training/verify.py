@@ -59,10 +59,7 @@ def verify(path: Path, data: Path) -> Verification:
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     exported = session_classifier(session)
     split = load_held_out(data, manifest.classes, manifest.training, manifest.recipe)
-    found = [
-        evaluate(exported, split, len(manifest.classes), manifest.recipe, metrics.crops)
-        for metrics in manifest.metrics
-    ]
+    found = [evaluate(exported, split, manifest.recipe, metrics.crops) for metrics in manifest.metrics]
     return Verification(
         difference=max(largest_difference(reference, exported, split, count) for count in BATCHES),
         promised=manifest.metrics,

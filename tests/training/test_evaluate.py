@@ -29,7 +29,7 @@ def reader(classes: int) -> Classify:
 def test_each_image_is_counted_once_at_any_number_of_images(count: int) -> None:
     labels = [i % 7 for i in range(count)]
     answers = [label if i % 3 else 6 - label for i, label in enumerate(labels)]
-    result = evaluate(reader(7), marked(answers, labels), 7, DEFAULT_RECIPE)
+    result = evaluate(reader(7), marked(answers, labels), DEFAULT_RECIPE)
     right = sum(a == b for a, b in zip(answers, labels, strict=True))
     assert result.images == count
     assert result.crops == 1
@@ -44,7 +44,7 @@ def test_each_image_is_counted_once_at_any_number_of_images(count: int) -> None:
 
 def test_top_5_counts_the_five_most_probable() -> None:
     # Level 0 ranks the classes 0, 1, 2, ...: labels 0 to 4 are within five, 5 and 6 are not.
-    result = evaluate(reader(7), marked([0] * 7, list(range(7))), 7, DEFAULT_RECIPE)
+    result = evaluate(reader(7), marked([0] * 7, list(range(7))), DEFAULT_RECIPE)
     assert result.top1 == pytest.approx(1 / 7)
     assert result.top5 == pytest.approx(5 / 7)
 
@@ -52,7 +52,7 @@ def test_top_5_counts_the_five_most_probable() -> None:
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_top_5_of_five_classes_or_fewer_is_always_right(classes: int) -> None:
     answers = [0] * classes
-    result = evaluate(reader(classes), marked(answers, list(range(classes))), classes, DEFAULT_RECIPE)
+    result = evaluate(reader(classes), marked(answers, list(range(classes))), DEFAULT_RECIPE)
     assert result.top1 == pytest.approx(1 / classes)
     assert result.top5 == 1
 
@@ -78,7 +78,7 @@ def test_one_crop_is_the_centre(network: AlexNet) -> None:
     with torch.no_grad():
         pixels = (split.squares[:, 16:240, 16:240].permute(0, 3, 1, 2).float() - mean[:, None, None]) / 58
         answers = network(pixels).argmax(1)
-    result = evaluate(classify, split, 4, DEFAULT_RECIPE)
+    result = evaluate(classify, split, DEFAULT_RECIPE)
     for label, answer in zip(split.labels, answers, strict=True):
         assert result.confusion[label, answer] > 0
     assert result.top1 == pytest.approx((answers == split.labels).double().mean().item())
@@ -100,7 +100,7 @@ def test_ten_crops_are_the_mean_of_ten_probabilities_by_hand(network: AlexNet) -
         seen.append(classify(crops))
         return seen[-1]
 
-    result = evaluate(watched, split, 4, DEFAULT_RECIPE, crops=10)
+    result = evaluate(watched, split, DEFAULT_RECIPE, crops=10)
     assert result.crops == 10
     assert result.images == 3
     torch.testing.assert_close(
@@ -137,6 +137,6 @@ def test_ten_crops_neither_vote_nor_take_the_first() -> None:
     def classify(crops: Tensor) -> Tensor:
         return views.repeat(len(crops) // 10, 1)
 
-    result = evaluate(classify, marked([0, 0], [1, 1]), 3, DEFAULT_RECIPE, crops=10)
+    result = evaluate(classify, marked([0, 0], [1, 1]), DEFAULT_RECIPE, crops=10)
     assert result.top1 == 1
     assert result.confusion[1, 1] == 2

@@ -194,7 +194,7 @@ def test_with_data_the_file_itself_is_measured(
     samples = [(path, CLASSES.index(path.parent.name)) for path, _ in samples]
     split = load_split(samples, DEFAULT_RECIPE, "val")
     for metrics, crops in ((one, 1), (ten, 10)):
-        expected = evaluate(session_classifier(session_of(out)), split, 4, DEFAULT_RECIPE, crops)
+        expected = evaluate(session_classifier(session_of(out)), split, DEFAULT_RECIPE, crops)
         assert (metrics.images, metrics.crops) == (6, crops)
         assert (metrics.top1, metrics.top5) == (expected.top1, expected.top5)
 

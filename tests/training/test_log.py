@@ -1,6 +1,7 @@
 """metrics.csv and TensorBoard's events say the same, and a run that goes on says nothing twice."""
 
 from dataclasses import replace
+from math import isnan
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,17 @@ def test_what_was_written_after_the_last_checkpoint_is_dropped(tmp_path: Path) -
         log.epoch(200, replace(ROW, epoch=2, top1=0.625))
     assert [(row.epoch, row.top1) for row in read_log(tmp_path)] == [(1, 0.25), (2, 0.625)]
     assert scalars(tmp_path, "epoch/top1") == [(100, 0.25), (200, 0.625)]
+
+
+def test_a_row_that_was_cut_off_and_a_column_that_came_later_do_not_stop_a_run(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,loss,top1,top5\n1,2.5,0.25,0.75\n2,2.0,0.")
+    (row,) = read_log(tmp_path)
+    assert (row.epoch, row.loss, row.top5) == (1, 2.5, 0.75)
+    assert isnan(row.lr)
+    with Log(tmp_path, 1, 100) as log:
+        log.epoch(200, replace(ROW, epoch=2))
+    assert [row.epoch for row in read_log(tmp_path)] == [1, 2]
+    assert not (tmp_path / "metrics.partial").exists()
 
 
 def test_a_process_that_is_not_the_first_writes_nothing(tmp_path: Path) -> None:

@@ -34,12 +34,10 @@ class TheirAlexNet(nn.Module):
             *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(), nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
             *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2)),
         )
-        self.last = nn.Linear(4096, classes)
         self.classifier = nn.Sequential(
             *(nn.Dropout(), nn.Linear(256 * 6 * 6, 4096), nn.ReLU()),
-            *(nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), self.last),
+            *(nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, classes)),
         )
-        del self.last
         self.eval()
 
     @torch.no_grad()

@@ -11,10 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.pictures import draw_classes
 from tests.training.test_train import train
 from training import checkpoint
 from training.__main__ import main
+from training.checkpoint import Checkpoint
+from training.config import Config
+from training.log import EpochRow, Log
+from training.model import AlexNet
 from training.plots import kernels_picture
+from training.report import LEGIBLE, report
 
 
 class Page(HTMLParser):
@@ -72,6 +78,26 @@ def test_photographs_that_have_moved_are_asked_for(
         assert main(["report", str(run)]) == 1
         assert said in capsys.readouterr().err
     assert main(["report", str(run), "--data", str(photographs)]) == 0
+
+
+def test_many_classes_and_a_loss_that_is_none_any_more(tmp_path: Path) -> None:
+    """A thousand classes would be a table of a million cells."""
+    names = tuple(f"class{index:03d}" for index in range(LEGIBLE + 1))
+    data = draw_classes(tmp_path / "data", dict.fromkeys(names, (90, 90, 90)), 1, size=16)
+    config = Config(width=0.02)
+    model = AlexNet(len(names), config.width)
+    state = Checkpoint(config, names, [0.0] * 3, [1.0] * 3, model.state_dict(), data=str(data), epoch=2)
+    (tmp_path / "run").mkdir()
+    checkpoint.save(state, tmp_path / "run" / "best.pt")
+    with Log(tmp_path / "run", 0, 0) as log:
+        for epoch, loss in ((1, 2.5), (2, float("nan"))):
+            log.epoch(epoch, EpochRow(epoch, loss, 0.1, 0.2, 0.01, 100.0, 0.0))
+    text = report(tmp_path / "run").read_text()
+    assert 'class="confusion"' not in text
+    assert "confusion of the classes" in text
+    # Every picture is the same, and so is the answer to all.
+    assert text.split("confusion of the classes")[1].count(": 1 of 1") == 30
+    assert "nan" not in text.split("<h2>What the first layer")[0]
 
 
 def test_each_kernel_has_the_whole_range_and_its_place() -> None:
