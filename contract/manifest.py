@@ -13,7 +13,7 @@ from typing import Any, Final, Self, TypeVar
 from contract.recipe import RECIPES, Recipe
 
 METADATA_KEY: Final = "alexnet"
-MANIFEST_VERSION: Final = 1
+MANIFEST_VERSION: Final = 2
 FILTER: Final = "bilinear"  # of every recipe so far
 T = TypeVar("T")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -70,7 +70,7 @@ class Manifest:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     opset: int
-    weights: str  # how they are stored: fp32, fp16 or int8
+    precision: str  # fp32, fp16 or int8
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     metrics: tuple[Metrics, ...] = ()
@@ -117,7 +117,9 @@ class Manifest:
             raise ManifestError(f"the manifest is not JSON: {error}") from None
         found = _get(record, "manifest_version", int)
         if found != MANIFEST_VERSION:
-            raise ManifestError(f"manifest_version is {found}; this code reads {MANIFEST_VERSION}")
+            raise ManifestError(
+                f"manifest_version is {found}, only {MANIFEST_VERSION} is read: export it again"
+            )
         preprocessing = _get(record, "preprocessing", dict)
         return cls(
             name=_get(record, "name", str),
@@ -128,7 +130,7 @@ class Manifest:
             mean=_rgb(preprocessing, "mean"),
             std=_rgb(preprocessing, "std"),
             opset=_get(record, "opset", int),
-            weights=_get(record, "weights", str),
+            precision=_get(record, "precision", str),
             inputs=tuple(_tensor(t) for t in _list(record, "inputs", dict)),
             outputs=tuple(_tensor(t) for t in _list(record, "outputs", dict)),
             metrics=tuple(_metrics(m) for m in _list(record, "metrics", dict)),

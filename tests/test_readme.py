@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,10 @@ def ask(port: int, cwd: Path) -> dict[str, object]:
     return answer
 
 
-def answer_of_the_script(checkout: Path, photo: Path) -> list[str]:
-    """What the README's Python script prints, run by the environment that serving installed."""
+def answer_of_the_script(checkout: Path, photo: Path, venv: Path) -> list[str]:
+    """What the README's Python script prints, run by the interpreter of `venv`."""
     (script,) = re.findall(r"^```python\n(.*?)^```", (checkout / "README.md").read_text(), re.M | re.S)
-    command = [checkout / ".venv/bin/python", "-c", script, photo]
+    command = [venv / "bin/python", "-c", script, photo]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
@@ -64,7 +65,7 @@ def test_from_a_clone_to_an_answer(tmp_path: Path) -> None:
         assert f"on http://127.0.0.1:{port} (CPUExecutionProvider)" in printed
         assert f"curl -F file=@photo.jpg http://127.0.0.1:{port}/predict" in printed
         answer = ask(port, elsewhere)
-    assert answer_of_the_script(checkout, elsewhere / "photo.jpg") == [
+    assert answer_of_the_script(checkout, elsewhere / "photo.jpg", checkout / ".venv") == [
         f"{p['label']:20} {p['probability']:.4f}"
         for p in answer["predictions"]  # type: ignore[attr-defined]
     ]
@@ -75,6 +76,20 @@ def test_from_a_clone_to_an_answer(tmp_path: Path) -> None:
 
     with serving(str(checkout / SERVE), elsewhere, env, 30):  # nothing to install any more
         pass
+
+
+@pytest.mark.slow  # installs it
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="ONNX Runtime 1.20 has no wheels for it")
+def test_the_oldest_onnx_runtime_answers_the_same(tmp_path: Path) -> None:
+    old = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", old], check=True)
+    subprocess.run([old / "bin/pip", "install", "-q", "onnxruntime==1.20.1", "pillow"], check=True)
+    draw_photos(tmp_path / "photos", ("red",), 1)
+    photo = tmp_path / "photos/red/0.jpg"
+    answers = [answer_of_the_script(ROOT, photo, venv) for venv in (old, Path(sys.prefix))]
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == 5
 
 
 @pytest.mark.timeout(300)

@@ -26,7 +26,7 @@ from training.published import import_torchvision
 from training.report import report
 from training.start import write_untrained
 from training.train import Interrupted, train
-from training.verify import read_model, verify
+from training.verify import manifest_text, read_model, verify
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -137,22 +137,40 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    manifest = export(options.source, options.out, options.weights, options.version, options.data)
+    manifest = export(options.source, options.out, options.precision, options.version, options.data)
     size = options.out.stat().st_size / 1e6
-    print(f"{options.out}: {size:.1f} MB, {len(manifest.classes)} classes, {manifest.weights} weights")
-    print(f"largest difference to torch: {manifest.parity['max_difference']:.1e}")
+    print(f"{options.out}: {size:.1f} MB, {len(manifest.classes)} classes, {manifest.precision}")
+    _print_parity(manifest.parity)
+    if lost := manifest.parity.get("acceptance"):
+        print(
+            f"top-1 {lost['top1']:.2%}, in fp32 {lost['top1_fp32']:.2%}; the same answer for "
+            f"{lost['agreement']:.2%} of {lost['images']} images; "
+            f"layers in float32: {', '.join(lost['layers_in_float']) or 'none'}"
+        )
     for m in manifest.metrics:
         print(f"{m.data}, {m.crops} crop(s): top-1 {m.top1:.2%}  top-5 {m.top5:.2%}")
 
 
+def _print_parity(parity: dict[str, Any]) -> None:
+    for key, name in (
+        ("file_torch64", "file to torch in float64"),
+        ("file_torch32", "file to torch in float32"),
+        ("torch32_torch64", "torch in float32 to float64"),
+    ):
+        d = parity[key]
+        print(
+            f"{name:28} largest {d['largest']:.1e}  mean {d['mean']:.1e}  same answer {d['agreement']:.2%}"
+        )
+
+
 def _inspect(options: argparse.Namespace) -> None:
     _model, manifest = read_model(options.file)
-    print(manifest.to_json())
+    print(manifest.to_json() if options.json else manifest_text(manifest))
 
 
 def _verify(options: argparse.Namespace) -> None:
     result = verify(options.file, options.data)
-    print(f"largest difference to torch: {result.difference:.1e}")
+    _print_parity(result.parity.record())
     for promised, found in zip(result.promised, result.found, strict=True):
         print(
             f"{found.crops} crop(s), {found.images} images: "

@@ -60,10 +60,18 @@ class Checkpoint:
 
 
 def restore_model(state: Checkpoint) -> AlexNet:
-    """The network to evaluate or export, on the CPU."""
+    """The network to evaluate or export, on the CPU. Raises CheckpointError if it is another one than the
+    configuration's.
+    """
     config = state.config
     model = AlexNet(len(state.classes), config.width, config.weight_init, config.image_size, config.variant)
-    model.load_state_dict(state.model)
+    try:
+        model.load_state_dict(state.model)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"the weights are not of the network that they are said to be: {reason}"
+        ) from None
     return model
 
 

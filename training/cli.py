@@ -9,6 +9,7 @@ import torch
 
 from training.config import CHOICES, Config
 from training.data import cores
+from training.graph import PRECISIONS
 from training.published import URL
 
 SHAPE = ("width", "arch", "activation", "lrn", "pooling", "dropout")  # of the network
@@ -71,12 +72,16 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True, help="the file NAME.onnx to write")
     command.add_argument("--data", type=Path, help="measures the file on it, for its manifest")
     command.add_argument(
-        "--weights", choices=("fp32", "fp16", "int8"), default="fp32", help="how they are stored"
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="fp16 suits GPUs, int8 CPUs",
     )
     command.add_argument("--version", type=int, default=1, help="the model's, counts up (default 1)")
 
     command = commands.add_parser("inspect", help="what a model file says of itself")
     command.add_argument("file", type=Path, help="a model file, NAME.onnx")
+    command.add_argument("--json", action="store_true", help="the manifest as it stands in the file")
 
     command = commands.add_parser("verify", help="recompute parity and accuracy; exit code 1 if worse")
     command.add_argument("file", type=Path, help="a model file, NAME.onnx")

@@ -80,6 +80,16 @@ def held_out_samples(data: Path, classes: Sequence[str], run: Mapping[str, Any])
     return validation_samples(data, classes)
 
 
+def training_samples(data: Path, run: Mapping[str, Any]) -> list[Sample]:
+    """What a network was trained on, given the provenance of its `run`; labels count within `data`."""
+    if (data / "train").is_dir():
+        return _samples(data / "train", class_names(data / "train"))
+    split = run.get("split")
+    if not split or data.resolve().name != run["data"]:
+        raise DataError(f"{data} is not what the run was trained on; its training images are needed")
+    return find_samples(data, **split)[1]
+
+
 def validation_samples(data: Path, classes: Sequence[str]) -> list[Sample]:
     """`data`/val, or `data` itself if it has none, its folders matched to `classes` by name."""
     root = data / "val" if (data / "val").is_dir() else data
@@ -178,6 +188,13 @@ def read_squares(
         reason = next(line for line in skipped if line.startswith(str(folder)))
         raise DataError(f"no image in {folder} can be read: {reason}")
     return torch.tensor(kept), tuple(skipped)
+
+
+def central(squares: Tensor, recipe: Recipe) -> Tensor:
+    """(N, resize, resize, 3) -> the crops (N, crop, crop, 3) in the middle."""
+    margin = (recipe.resize - recipe.crop) // 2
+    window = slice(margin, margin + recipe.crop)
+    return squares[:, window, window]
 
 
 def cores() -> int:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from contract.preprocess import ten_crops
 from contract.recipe import Recipe
-from training.data import Split
+from training.data import Split, central
 from training.model import AlexNet
 
 Classify = Callable[[Tensor], Tensor]  # (N, H, W, 3) uint8 crops -> probabilities (N, classes)
@@ -65,9 +65,7 @@ def judge(probabilities: Tensor, labels: Tensor, crops: int = 1) -> Evaluation:
 
 def _probabilities(classify: Classify, squares: Tensor, crops: int, recipe: Recipe) -> Tensor:
     if crops == 1:
-        margin = (recipe.resize - recipe.crop) // 2
-        window = slice(margin, margin + recipe.crop)
-        return classify(squares[:, window, window])
+        return classify(central(squares, recipe))
     assert crops == 10
     views = torch.cat([torch.from_numpy(ten_crops(s.numpy(), recipe)) for s in squares])
     return classify(views).view(len(squares), 10, -1).mean(1)
@@ -94,13 +92,14 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def torch_classifier(model: AlexNet, mean: Sequence[float], std: Sequence[float]) -> Classify:
-    """`model` without dropout, on the device where it is; probabilities in float32 on the CPU."""
+    """`model` without dropout, on the device where it is; probabilities on the CPU."""
 
     @torch.no_grad()
     def classify(crops: Tensor) -> Tensor:
         training = model.training
         model.eval()
-        pixels = crops.to(model.conv1.weight.device).permute(0, 3, 1, 2).float()
+        weight = model.conv1.weight
+        pixels = crops.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype)
         probabilities: Tensor = model(normalise(pixels, mean, std)).softmax(1).cpu()
         model.train(training)
         return probabilities

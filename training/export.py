@@ -1,42 +1,43 @@
 """A checkpoint -> one ONNX file with its manifest inside, proven equal before it gets its name."""
 
 import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import numpy as np
 import onnx
-import onnxruntime as ort
-import torch
-from torch import Tensor
 
 from contract.manifest import METADATA_KEY, Manifest, ManifestError, Metrics
 from contract.manifest import Tensor as Declared
 from contract.recipe import DEFAULT_RECIPE
 from training import checkpoint
 from training.checkpoint import Checkpoint
-from training.data import Split
-from training.evaluate import Classify, evaluate, torch_classifier
+from training.data import Split, central
+from training.evaluate import Classify, evaluate, judge, probabilities_of, torch_classifier
 from training.graph import OPSET, build_graph
-from training.prepared import load_held_out
+from training.parity import TOLERANCE, classifier_of, difference, measure_parity
+from training.prepared import load_held_out, load_some_training
+from training.quantize import IMAGES, quantise
 
-TOLERANCE: Final = 1e-5  # of a probability, between torch and ONNX Runtime
-BATCHES: Final = (1, 2, 3, 32, 257)
+LEAST_AGREEMENT: Final = 0.99  # with float32, of the first answers
+MOST_LOSS: Final = 0.005  # of top-1, as a fraction
 
 
 class ExportError(RuntimeError):
-    """The file cannot be written or is not equal to the checkpoint; nothing is left behind."""
+    """The file cannot be written or does not answer as the checkpoint; nothing is left behind."""
 
 
 def export(
-    source: Path, out: Path, weights: str = "fp32", version: int = 1, data: Path | None = None
+    source: Path, out: Path, precision: str = "fp32", version: int = 1, data: Path | None = None
 ) -> Manifest:
     """Writes `out`, replacing it only by a file that passed every check, and returns its manifest.
 
     `source` is a run folder or a checkpoint. With `data`, accuracy is measured with the file itself,
-    on one crop and on ten; without, the training's last validation is reported. Raises ExportError,
-    CheckpointError or DataError.
+    on one crop and on ten; without, the training's last validation is reported. fp16 and int8 need it:
+    they are accepted by what they lose on it. Raises ExportError, CheckpointError or DataError.
     """
     path = checkpoint.find(source)
     state = checkpoint.load(path)
@@ -45,63 +46,94 @@ def export(
             f"{path} was trained at image_size {state.config.image_size}; only {DEFAULT_RECIPE.crop} "
             "can be served: train on from it with --weights"
         )
+    if not all(values.isfinite().all() for values in state.model.values()):
+        raise ExportError(f"{path} holds NaN or infinity: it diverged; take an earlier checkpoint")
+    if precision == "int8" and state.config.activation != "relu":
+        raise ExportError(
+            f"{path} has activation {state.config.activation}; int8 takes relu: use fp32 or fp16"
+        )
     try:  # before the long part: a name or version that cannot be is refused at once
-        manifest = _manifest(state, path, out.stem, version, weights)
+        manifest = _manifest(state, path, out.stem, version, precision)
     except ManifestError as error:
         raise ExportError(f"{out} is not written: {error}") from None
-    split = None
-    if data is not None:
-        split = load_held_out(data, state.classes, state.provenance, state.recipe)
-    model = checkpoint.restore_model(state)
-    graph = build_graph(model, state.mean, state.std, weights)
-    reference = torch_classifier(model, state.mean, state.std)
-
-    partial = out.with_suffix(".partial")
-    try:
-        onnx.save(graph, partial)
-        onnx.checker.check_model(str(partial), full_check=True)
-        session = ort.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-        exported = session_classifier(session)
-        difference = max(largest_difference(reference, exported, split, count) for count in BATCHES)
-        if not difference <= TOLERANCE:
+    with _replaced(out) as partial:
+        split = None
+        if data is not None:
+            split = load_held_out(data, state.classes, state.provenance, state.recipe)
+        graph, acceptance = _graph_of(state, precision, data, split, out)
+        onnx.checker.check_model(graph, full_check=True)
+        exported = classifier_of(graph)
+        parity = measure_parity(checkpoint.restore_model(state), state.mean, state.std, exported, split)
+        largest = max(parity.file_torch32.largest, parity.file_torch64.largest)
+        if precision == "fp32" and not largest <= TOLERANCE:
             raise ExportError(
-                f"{out} is not written: its probabilities differ from torch's by up to {difference:.1e}, "
+                f"{out} is not written: its probabilities differ from torch's by up to {largest:.1e}, "
                 f"{TOLERANCE:.0e} is allowed"
             )
         manifest = replace(
             manifest,
             metrics=_metrics(state, exported, split, data),
-            parity={"max_difference": difference, "batches": list(BATCHES)},
+            parity=parity.record() | acceptance,
         )
         entry = graph.metadata_props.add()
         entry.key, entry.value = METADATA_KEY, manifest.to_json()
-        onnx.save(graph, partial)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+        with partial.open("wb") as file:
+            file.write(graph.SerializeToString())
+            file.flush()
+            os.fsync(file.fileno())
     return manifest
 
 
-def session_classifier(session: ort.InferenceSession) -> Classify:
-    def classify(crops: Tensor) -> Tensor:
-        (probabilities,) = session.run(["probabilities"], {"images": crops.numpy()})
-        return torch.from_numpy(np.asarray(probabilities))
+@contextmanager
+def _replaced(out: Path) -> Iterator[Path]:
+    """A file beside `out` that takes its place if all goes well, and is gone if not."""
+    partial = out.with_suffix(".partial")
+    try:
+        partial.touch()  # what cannot be written is told before the long part
+        yield partial
+        partial.replace(out)
+    except OSError as error:
+        raise ExportError(f"{out} cannot be written: {error.strerror or error}") from error
+    finally:
+        if out.parent.is_dir():
+            partial.unlink(missing_ok=True)
 
-    return classify
 
+def _graph_of(
+    state: Checkpoint, precision: str, data: Path | None, split: Split | None, out: Path
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """-> the graph, and where it rounds the measurement by which it was accepted."""
+    model = checkpoint.restore_model(state)
+    if precision == "fp32":
+        return build_graph(model, state.mean, state.std, precision), {}
+    if data is None or split is None:
+        raise ExportError(
+            f"--precision {precision} is accepted by what it loses: pass --data, what was trained on"
+        )
+    expected = probabilities_of(torch_classifier(model, state.mean, state.std), split, state.recipe)
+    top1 = judge(expected, split.labels).top1
+    seen: dict[str, Any] = {}
 
-def largest_difference(reference: Classify, exported: Classify, split: Split | None, count: int) -> float:
-    """Of any probability in a batch of `count` crops: of real pictures where there are enough."""
-    size = DEFAULT_RECIPE.crop
-    if split is not None and len(split) >= count:
-        crops = split.squares[:count, :size, :size].contiguous()
+    def passes(graph: onnx.ModelProto) -> bool:
+        found = probabilities_of(classifier_of(graph), split, state.recipe)
+        agreement = difference(found, expected).agreement
+        seen.update(agreement=agreement, top1=judge(found, split.labels).top1, top1_fp32=top1)
+        return agreement >= LEAST_AGREEMENT and top1 - seen["top1"] <= MOST_LOSS
+
+    if precision == "fp16":
+        graph = build_graph(model, state.mean, state.std, precision)
+        result: tuple[onnx.ModelProto, list[str]] | None = (graph, []) if passes(graph) else None
     else:
-        shape = (count, size, size, 3)
-        generator = torch.Generator().manual_seed(count)
-        crops = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    # NaN compares as false with everything, so it counts as an infinite difference.
-    gap = (reference(crops) - exported(crops)).abs().nan_to_num(torch.inf)
-    return gap.max().item()
+        squares = load_some_training(data, state.provenance, state.recipe, IMAGES)
+        result = quantise(model, state.mean, state.std, central(squares, state.recipe), passes)
+    if result is None:
+        raise ExportError(
+            f"{out} is not written: in {precision} top-1 is {seen['top1']:.2%} instead of {top1:.2%} and "
+            f"{seen['agreement']:.2%} of the answers stay; at most {100 * MOST_LOSS} points and at least "
+            f"{LEAST_AGREEMENT:.0%} are allowed"
+        )
+    graph, floating = result
+    return graph, {"acceptance": {"images": len(split), **seen, "layers_in_float": floating}}
 
 
 def _metrics(
@@ -120,7 +152,7 @@ def _manifest(
     path: Path,
     name: str,
     version: int,
-    weights: str,
+    precision: str,
 ) -> Manifest:
     """All but what the file is yet to be measured for: metrics and parity. Raises ManifestError."""
     size = state.recipe.crop
@@ -142,7 +174,7 @@ def _manifest(
         mean=mean,
         std=std,
         opset=OPSET,
-        weights=weights,
+        precision=precision,
         inputs=(Declared("images", "uint8", (None, size, size, 3), "RGB pixels in sRGB, 0 to 255"),),
         outputs=(
             Declared("probabilities", "float32", (None, classes), "softmax, in the order of `classes`"),

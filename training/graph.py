@@ -5,7 +5,8 @@ subtracted before conv1, whose zero padding must mean "average colour"; the divi
 is folded into conv1's weights, which padding does not notice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -15,61 +16,125 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from contract.recipe import DEFAULT_RECIPE
-from training.model import AlexNet, LocalResponseNorm, weighted_layers
+from training.model import LRN_ALPHA, LRN_K, LRN_SIZE, AlexNet, LocalResponseNorm, weighted_layers
 
 OPSET: Final = 17
 IR_VERSION: Final = 8  # of opset 17's time, so that older runtimes open the file
+PRECISIONS: Final = ("fp32", "fp16", "int8")
+TO_NHWC: Final = (0, 2, 3, 1)
+TO_NCHW: Final = (0, 3, 1, 2)
+PIXELS: Final = "centred"  # the point before conv1
 
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What an int8 graph does in 8 bits: `layers`, and the activations at `steps`' points, a level being
+    that large. A point is PIXELS, the output of a layer as "conv1", or of its normalisation, "conv1.norm".
+    """
+
+    layers: frozenset[str] = frozenset()
+    steps: Mapping[str, float] = field(default_factory=dict)
 
 
 class Graph:
     """Nodes and initializers as they are added; every method returns the name of its output."""
 
-    def __init__(self) -> None:
+    def __init__(self, precision: str) -> None:
+        self.precision = precision
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
 
-    def constant(self, name: str, value: Array) -> str:
-        self.initializers.append(numpy_helper.from_array(value, name))
+    def constant(self, name: str, value: Any, kind: Any = np.float32) -> str:
+        self.initializers.append(numpy_helper.from_array(np.asarray(value, kind), name))
         return name
 
-    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+    def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 
+    def narrow(self, x: str) -> str:
+        """float32 -> what the graph computes in."""
+        if self.precision != "fp16":
+            return x
+        return self.node("Cast", [x], f"{x}.fp16", to=TensorProto.FLOAT16)
+
+    def wide(self, x: str, output: str) -> str:
+        """The same in float32, by the name of `output`."""
+        if self.precision != "fp16":
+            return self.node("Identity", [x], output)
+        return self.node("Cast", [x], output, to=TensorProto.FLOAT)
+
+    def rounded(
+        self, x: str, output: str, step: float | None, zero: int = 0, order: Sequence[int] | None = None
+    ) -> str:
+        """To 0...255 steps and back, and with its axes in another `order`; runtimes pull the layers
+        between two of these into integers. Without a `step` it only changes the order.
+        """
+        levels = []
+        if step is not None:
+            levels = [
+                self.constant(f"{output}.step", step),
+                self.constant(f"{output}.zero", zero, np.uint8),
+            ]
+            x = self.node("QuantizeLinear", [x, *levels], f"{output}.levels")
+        if order is not None:
+            x = self.node("Transpose", [x], f"{output}.transposed", perm=order)
+        return self.node("DequantizeLinear", [x, *levels], f"{output}.rounded") if levels else x
+
 
 def build_graph(
-    model: AlexNet, mean: Sequence[float], std: Sequence[float], weights: str
+    model: AlexNet,
+    mean: Sequence[float],
+    std: Sequence[float],
+    precision: str,
+    rounding: Rounding = Rounding(),
 ) -> onnx.ModelProto:
     """images (N, 224, 224, 3) uint8 -> float32: probabilities (N, classes), fc7 (N, F), and conv5
     (N, C, 13, 13), both after their activation.
 
-    With `weights` fp16 or int8 the file holds them so and widens them to float32 when it is loaded:
-    Cast, and for int8 a scale per output channel. Every runtime folds that once; none needs kernels
-    for it. What the rounding does to the model is done to `model` too, in place.
+    fp16 computes in float16, but for the normalisation, whose squares overflow it, and the softmax. int8
+    holds every weight as int8 with a scale per output channel, and computes in integers what `rounding`
+    says; other layers widen their weights, which runtimes do once, when they load the file.
     """
-    graph = Graph()
+    graph = Graph(precision)
     x = graph.node("Cast", ["images"], "pixels", to=TensorProto.FLOAT)
-    x = graph.node("Transpose", [x], "planes", perm=[0, 3, 1, 2])
-    centre = graph.constant("mean", np.array(mean, dtype=np.float32).reshape(1, 3, 1, 1))
-    x = graph.node("Sub", [x, centre], "centred")
-    deviation = np.array(std, dtype=np.float32).reshape(3, 1, 1)
+    # As large as an image, for subtraction without broadcasting over channels; runtimes expand it once.
+    shape = graph.constant("mean.shape", [1, *[DEFAULT_RECIPE.crop] * 2, 3], np.int64)
+    centre = graph.node("Expand", [graph.constant("mean", [[[mean]]]), shape], "mean.expanded")
+    x = graph.node("Sub", [x, centre], PIXELS)
+    step = rounding.steps.get(PIXELS)
+    x = graph.rounded(x, PIXELS, step, round(max(mean) / step) if step else 0, TO_NCHW)
+    x = graph.narrow(x)
     for name, layer in weighted_layers(model):
         if name == "fc6":
             x = graph.node("Flatten", [x], "flat")
-        x = _layer(
-            graph, x, name, layer, weights, deviation if name == "conv1" else np.ones((), np.float32)
-        )
-        if name != "fc8":
-            x = graph.node("Relu" if model.variant.activation == "relu" else "Tanh", [x], name)
+            x = graph.rounded(x, "flat", step)
+        factor = np.array(std, np.float32).reshape(3, 1, 1) if name == "conv1" else np.ones((), np.float32)
+        x = _layer(graph, x, name, layer, factor, step if name in rounding.layers else None)
+        if name == "fc8":
+            break
+        x = graph.node("Relu" if model.variant.activation == "relu" else "Tanh", [x], f"{name}.activation")
         norm = {"conv1": model.norm1, "conv2": model.norm2}.get(name)
+        step = rounding.steps.get(name)
         if isinstance(norm, LocalResponseNorm):
-            x = _norm(graph, x, name, norm)
+            x = graph.rounded(x, name, step, order=TO_NHWC)
+            step = rounding.steps.get(f"{name}.norm")
+            x = _norm(graph, graph.wide(x, f"{name}.wide"), name, len(norm.k))
+            x = graph.narrow(graph.rounded(x, f"{name}.norm", step, order=TO_NCHW))
+        else:
+            x = graph.rounded(x, name, step)
+        if name in {"conv5", "fc7"}:
+            graph.wide(x, name)
         if name in {"conv1", "conv2", "conv5"}:
             x = graph.node("MaxPool", [x], f"{name}.pool", kernel_shape=[model.window] * 2, strides=[2, 2])
-    graph.node("Softmax", [x], "probabilities", axis=1)
+            x = graph.rounded(x, f"{name}.pool", step)
+    graph.node("Softmax", [graph.wide(x, "logits")], "probabilities", axis=1)
+    return _model_of(graph, model)
 
+
+def _model_of(graph: Graph, model: AlexNet) -> onnx.ModelProto:
     size = DEFAULT_RECIPE.crop
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", size, size, 3])
     shapes: dict[str, list[int]] = {
@@ -89,52 +154,81 @@ def build_graph(
     )
 
 
-def _layer(graph: Graph, x: str, name: str, layer: nn.Conv2d | nn.Linear, weights: str, std: Array) -> str:
+def _layer(
+    graph: Graph, x: str, name: str, layer: nn.Conv2d | nn.Linear, std: Array, step: float | None
+) -> str:
+    """`step` is that of a level of `x` where the layer is to compute in integers."""
     assert layer.bias is not None
-    values = layer.weight.detach().numpy() / std
-    stored, rounded = _store(graph, f"{name}.weight", values, weights)
-    layer.weight.data.numpy()[...] = rounded * std
-    bias = graph.constant(f"{name}.bias", layer.bias.detach().numpy())
+    weight, bias = layer.weight.detach().numpy() / std, layer.bias.detach().numpy()
+    if graph.precision == "int8":
+        operands = _int8(graph, name, weight, bias, step)
+    else:
+        kind = np.float16 if graph.precision == "fp16" else np.float32
+        with np.errstate(over="ignore"):  # infinity does not pass the export's check
+            operands = (
+                graph.constant(f"{name}.weight", weight, kind),
+                graph.constant(f"{name}.bias", bias, kind),
+            )
     if isinstance(layer, nn.Linear):
-        return graph.node("Gemm", [x, stored, bias], f"{name}.linear", transB=1)
-    pad = int(layer.padding[0])
+        return graph.node("Gemm", [x, *operands], f"{name}.linear", transB=1)
     return graph.node(
         "Conv",
-        [x, stored, bias],
+        [x, *operands],
         f"{name}.linear",
         kernel_shape=list(layer.kernel_size),
         strides=list(layer.stride),
-        pads=[pad] * 4,
+        pads=[int(layer.padding[0])] * 4,
         group=layer.groups,
     )
 
 
-def _store(graph: Graph, name: str, values: Array, weights: str) -> tuple[str, Array]:
-    """-> the name of the float32 tensor in the graph, and its values after rounding."""
-    if weights == "fp32":
-        return graph.constant(name, values), values
-    if weights == "fp16":
-        half = values.astype(np.float16)
-        stored = graph.constant(f"{name}.fp16", half)
-        return graph.node("Cast", [stored], name, to=TensorProto.FLOAT), half.astype(np.float32)
-    assert weights == "int8"
-    axes = tuple(range(1, values.ndim))
-    scale = np.abs(values).max(axes, keepdims=True).astype(np.float32) / 127
+def _int8(graph: Graph, name: str, weight: Array, bias: Array, step: float | None) -> tuple[str, str]:
+    """The float32 weights and biases, from int8 with a scale per output channel."""
+    axes = tuple(range(1, weight.ndim))
+    scale = np.abs(weight).max(axes) / 127
+    if step is not None:  # the sums start with the bias, and it must fit into 32 bits
+        scale = np.maximum(scale, np.abs(bias) / (step * 2**30))
     scale[scale == 0] = 1  # a kernel of zeros
     # A NaN makes its scale NaN too, which the export's check finds.
-    levels = np.rint(np.nan_to_num(values / scale)).astype(np.int8)
-    stored = graph.constant(f"{name}.int8", levels)
-    wide = graph.node("Cast", [stored], f"{name}.levels", to=TensorProto.FLOAT)
-    factor = graph.constant(f"{name}.scale", scale)
-    return graph.node("Mul", [wide, factor], name), levels.astype(np.float32) * scale
+    levels = np.rint(np.nan_to_num(weight / np.expand_dims(scale, axes)))
+    stored = graph.constant(f"{name}.weight.int8", levels, np.int8)
+    if step is None:
+        levels = graph.node("Cast", [stored], f"{name}.weight.levels", to=TensorProto.FLOAT)
+        factor = graph.constant(f"{name}.weight.scale", np.expand_dims(scale, axes))
+        return graph.node("Mul", [levels, factor], f"{name}.weight"), graph.constant(f"{name}.bias", bias)
+    factor = graph.constant(f"{name}.weight.scale", scale)
+    # ONNX Runtime 1.20 computes in integers only if they are said.
+    zeros = graph.constant(f"{name}.weight.zero", np.zeros_like(scale), np.int8)
+    sums = graph.constant(f"{name}.bias.int32", np.rint(np.nan_to_num(bias / (step * scale))), np.int32)
+    unit = graph.constant(f"{name}.bias.scale", step * scale)
+    return (
+        graph.node("DequantizeLinear", [stored, factor, zeros], f"{name}.weight", axis=0),
+        graph.node("DequantizeLinear", [sums, unit], f"{name}.bias", axis=0),
+    )
 
 
-def _norm(graph: Graph, x: str, name: str, norm: LocalResponseNorm) -> str:
-    """x / d^(3/4) with d^(3/4) = sqrt(d) * sqrt(sqrt(d)), d by a banded 1x1 convolution."""
-    band = graph.constant(f"{name}.norm.band", norm.band.numpy())
-    k = graph.constant(f"{name}.norm.k", norm.k.numpy())
-    square = graph.node("Mul", [x, x], f"{name}.norm.square")
-    d = graph.node("Conv", [square, band, k], f"{name}.norm.sum", kernel_shape=[1, 1])
+def _norm(graph: Graph, x: str, name: str, channels: int) -> str:
+    """(N, H, W, C) float32 -> x / d^(3/4) with d^(3/4) = sqrt(d) * sqrt(sqrt(d)). With the channels last,
+    the sum over neighbours is a pooling along rows, cheaper than a convolution with a banded matrix, and
+    the transposition is part of the reordering that runtimes do around convolutions anyway.
+    """
+    side = {"conv1": 55, "conv2": 27}[name]
+    square = graph.node("Pow", [x, graph.constant(f"{name}.norm.two", 2)], f"{name}.norm.square")
+    rows = graph.constant(f"{name}.norm.rows", [-1, 1, side, channels], np.int64)
+    square = graph.node("Reshape", [square, rows], f"{name}.norm.as_rows")
+    mean = graph.node(
+        "AveragePool",
+        [square],
+        f"{name}.norm.mean",
+        kernel_shape=[1, LRN_SIZE],
+        pads=[0, LRN_SIZE // 2, 0, LRN_SIZE // 2],
+        count_include_pad=1,
+    )
+    images = graph.constant(f"{name}.norm.images", [-1, side, side, channels], np.int64)
+    mean = graph.node("Reshape", [mean, images], f"{name}.norm.as_images")
+    alpha = graph.constant(f"{name}.norm.alpha", LRN_ALPHA * LRN_SIZE)
+    d = graph.node("Mul", [mean, alpha], f"{name}.norm.weighted")
+    d = graph.node("Add", [d, graph.constant(f"{name}.norm.k", LRN_K)], f"{name}.norm.d")
     root = graph.node("Sqrt", [d], f"{name}.norm.root")
     fourth_root = graph.node("Sqrt", [root], f"{name}.norm.fourth_root")
     power = graph.node("Mul", [root, fourth_root], f"{name}.norm.power")

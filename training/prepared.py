@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +27,7 @@ from training.data import (
     held_out_samples,
     load_split,
     read_squares,
+    training_samples,
 )
 
 INDEX: Final = "prepared.json"
@@ -112,6 +114,19 @@ def load_held_out(data: Path, classes: Sequence[str], run: Mapping[str, Any], re
     split = _mapped(data, "val", recipe, index["skipped"]["val"])
     places = torch.tensor([classes.index(name) for name in index["classes"]])
     return replace(split, labels=places[split.labels])
+
+
+def load_some_training(data: Path, run: Mapping[str, Any], recipe: Recipe, count: int) -> Tensor:
+    """`count` of the squares that a network was trained on, or all, always the same ones."""
+    draw = Random(0)
+    if (data / INDEX).is_file():
+        index = _index(data, recipe)
+        squares = _mapped(data, "train", recipe, index["skipped"]["train"]).squares
+        return squares[draw.sample(range(len(squares)), min(count, len(squares)))]
+    found = training_samples(data, run)
+    # As one class: it does not matter if all that was drawn of another is unreadable.
+    some = [(path, 0) for path, _label in draw.sample(found, min(count, len(found)))]
+    return load_split(some, recipe, "calibration").squares
 
 
 def _split_of(data: Path, config: Config) -> dict[str, Any] | None:

@@ -72,8 +72,8 @@ def import_torchvision(source: str, out: Path, sha256: str | None = None) -> Man
     }
     try:
         checkpoint.restore_model(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} has other layers than torchvision's AlexNet: {error}") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is not torchvision's AlexNet: {error}") from None
     out.mkdir(parents=True, exist_ok=True)
     checkpoint.save(state, out / "last.pt")
     (out / "config.toml").write_text(state.config.to_toml())

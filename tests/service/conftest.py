@@ -70,7 +70,7 @@ def fragile_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mean=(0, 0, 0),
         std=(1, 1, 1),
         opset=17,
-        weights="fp32",
+        precision="fp32",
         inputs=(Tensor("images", "uint8", (None, 224, 224, 3), "pixels"),),
         outputs=(Tensor("probabilities", "float32", (None, 2), "not quite"),),
     )

@@ -116,7 +116,7 @@ def test_a_bad_recipe_file_is_a_usage_error(
         ["train", "--data", "x", "--out", "y", "--epochs", "many"],
         ["train", "--data", "x", "--out", "y", "--weight-init", "xavier"],
         ["export", "run"],
-        ["export", "run", "--out", "x.onnx", "--weights", "fp8"],
+        ["export", "run", "--out", "x.onnx", "--precision", "fp8"],
     ],
 )
 def test_wrong_arguments_are_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
