@@ -141,7 +141,7 @@ def test_other_layers_are_named(
     torch.save({**weights, "classifier.6.bias": torch.zeros(10)}, tmp_path / "ten.pth")
     command = ["import", "--from", "torchvision", str(tmp_path / "ten.pth"), "--out", str(tmp_path / "run")]
     assert main(command) == 1
-    assert "ten.pth has is not torchvision's AlexNet" in capsys.readouterr().err
+    assert "ten.pth is not torchvision's AlexNet" in capsys.readouterr().err
     (tmp_path / "ten.pth").write_bytes(b"no weights")
     assert main(command) == 1
     assert "ten.pth cannot be read" in capsys.readouterr().err
