@@ -1,7 +1,6 @@
 """Dynamic batching by being busy: a batch is whatever queued up while the last one ran.
 
-Knows asyncio and nothing else: no HTTP, no numpy, no ONNX Runtime. One thread owns the function that
-runs a batch, so it needs no locks.
+Knows asyncio and nothing else: no HTTP, no numpy, no ONNX Runtime.
 """
 
 import asyncio
@@ -37,7 +36,8 @@ class Answer(Generic[Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """`run` maps a list of up to `max_batch` items to as many results, in order.
+    """`run` maps a list of up to `max_batch` items to as many results, in order; it is called in `lanes`
+    threads at a time.
 
     A failing run fails the items of its own batch only. An item whose caller has gone away (its
     future cancelled) is left out when the batch is assembled.
@@ -48,25 +48,27 @@ class Batcher(Generic[Item, Result]):
         run: Callable[[list[Item]], Sequence[Result]],
         max_batch: int,
         max_wait: float = 0.0,
+        lanes: int = 1,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
         self._max_wait = max_wait
         self._waiting: deque[_Waiting[Item, Result]] = deque()
-        self._running_since: float | None = None
+        self._running: set[float] = set()  # when each run under way began
         self._arrived = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, "inference")
-        self._worker = asyncio.create_task(self._work())
-        self._worker.add_done_callback(lambda _worker: self._fail_waiting())
+        self._threads = ThreadPoolExecutor(lanes, "inference")
+        self._workers = [asyncio.create_task(self._work()) for _lane in range(lanes)]
+        for worker in self._workers:
+            worker.add_done_callback(lambda _worker: self._fail_waiting())
 
     @property
     def alive(self) -> bool:
-        return not self._worker.done()
+        return not any(worker.done() for worker in self._workers)
 
     @property
     def running_for(self) -> float:
-        """Seconds that the run under way has taken so far; 0 between runs."""
-        return 0.0 if self._running_since is None else time.perf_counter() - self._running_since
+        """Seconds that the oldest run under way has taken so far; 0 between runs."""
+        return time.perf_counter() - min(self._running) if self._running else 0.0
 
     @property
     def waiting(self) -> int:
@@ -83,9 +85,10 @@ class Batcher(Generic[Item, Result]):
 
     async def close(self) -> None:
         """Every call still waiting gets BatcherClosed; the run under way is let finish."""
-        self._worker.cancel()
-        await asyncio.wait([self._worker])
-        await asyncio.to_thread(self._thread.shutdown)
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.wait(self._workers)
+        await asyncio.to_thread(self._threads.shutdown)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -96,8 +99,9 @@ class Batcher(Generic[Item, Result]):
             batch = self._assemble()
             if not batch:
                 continue
-            self._running_since = started = time.perf_counter()
-            run = loop.run_in_executor(self._thread, self._run, [w.item for w in batch])
+            started = time.perf_counter()
+            self._running.add(started)
+            run = loop.run_in_executor(self._threads, self._run, [w.item for w in batch])
             try:
                 results = await asyncio.shield(run)
                 if len(results) != len(batch):
@@ -110,7 +114,7 @@ class Batcher(Generic[Item, Result]):
                 self._deliver_failure(batch, error)
                 continue
             finally:
-                self._running_since = None
+                self._running.discard(started)
             ran = time.perf_counter() - started
             for waiting, result in zip(batch, results, strict=True):
                 if not waiting.future.done():

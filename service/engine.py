@@ -1,5 +1,5 @@
 """A request's way once its body is there, which never turns back: a worker thread decodes and crops ->
-queue -> the one thread that owns the session runs the batch -> top-k -> answer.
+queue -> a thread of the session's runs the batch -> top-k -> answer.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from contract.picture import decode_pixels, read_header
 from contract.preprocess import Pixels, centre_crop
@@ -21,7 +22,7 @@ from service.errors import DeadlineExceeded, NotReady
 from service.logs import log
 from service.metrics import Metrics
 from service.schemas import ImageInfo, ModelName, PredictAnswer, Prediction, Timing
-from service.session import Model, ModelError, Probabilities
+from service.session import Model, ModelError, Row
 from service.settings import Settings
 
 
@@ -34,8 +35,8 @@ class Served:
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
-        self.batcher: Batcher[Pixels, Probabilities] = Batcher(
-            self._run, settings.max_batch, settings.max_wait_ms / 1000
+        self.batcher: Batcher[Pixels, Row] = Batcher(
+            self._run, settings.max_batch, settings.max_wait_ms / 1000, model.lanes
         )
 
     @property
@@ -59,8 +60,8 @@ class Served:
         await self._unused.wait()
         await self.batcher.close()
 
-    def _run(self, batch: list[Pixels]) -> list[Probabilities]:
-        """In the thread of the batcher."""
+    def _run(self, batch: list[Pixels]) -> list[Row]:
+        """In a thread of the batcher."""
         self._metrics.batch_images.observe(len(batch))
         return self.model.run(batch)
 
@@ -153,7 +154,7 @@ class Engine:
         for stage, seconds in (("decode", decoding), ("queue", waiting), ("inference", answer.ran)):
             self._metrics.stage_seconds.labels(stage).observe(seconds)
         return PredictAnswer(
-            predictions=_best(answer.result, served.model.manifest.classes, top_k),
+            predictions=_best(answer.result["probabilities"], served.model.manifest.classes, top_k),
             model=served.name,
             image=decoded.info,
             timing_ms=Timing(
@@ -184,7 +185,7 @@ class _Decoded:
     ended: float
 
 
-def _best(probabilities: Probabilities, classes: tuple[str, ...], top_k: int) -> list[Prediction]:
+def _best(probabilities: NDArray[np.float32], classes: tuple[str, ...], top_k: int) -> list[Prediction]:
     order = np.argsort(-probabilities, kind="stable")[:top_k]
     return [
         Prediction(label=classes[i], index=i, probability=float(probabilities[i])) for i in order.tolist()

@@ -1,7 +1,9 @@
 """A model file in ONNX Runtime: the provider, the manifest, and run(batch)."""
 
 import hashlib
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -14,10 +16,11 @@ from contract.manifest import METADATA_KEY, Manifest, ManifestError
 from contract.preprocess import Pixels
 from service.logs import log
 
-Probabilities = NDArray[np.float32]
+Row = dict[str, NDArray[np.float32]]  # output -> what it says of one image
 
 CUDA: Final = "CUDAExecutionProvider"
 CPU: Final = "CPUExecutionProvider"
+TRIAL_BATCH: Final = 8
 
 
 class ModelError(RuntimeError):
@@ -26,25 +29,35 @@ class ModelError(RuntimeError):
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model. `provider` is the one that the session really uses; `sha256` is the file's."""
+    """A loaded model. `provider` is the one that the session really uses; `sha256` is the file's; `lanes`
+    is how many threads are to call `run` at a time.
+    """
 
     manifest: Manifest
     sha256: str
     card: str | None
     provider: str
     session: ort.InferenceSession
+    lanes: int = 1
 
-    def run(self, batch: list[Pixels]) -> list[Probabilities]:
-        """Crops (224, 224, 3) uint8, each -> the full softmax (classes,) float32."""
-        (output,) = self.session.run(["probabilities"], {"images": np.stack(batch)})
-        probabilities = np.asarray(output, dtype=np.float32)
-        if not np.isfinite(probabilities).all():
-            raise FloatingPointError("the network returned NaN or infinity")
-        return list(probabilities)
+    def run(self, batch: Sequence[Pixels], outputs: Sequence[str] = ("probabilities",)) -> list[Row]:
+        """Crops (224, 224, 3) uint8 -> for each what `outputs` say of it, such as its full softmax
+        (classes,). Raises FloatingPointError.
+        """
+        found = self.session.run(outputs, {"images": np.stack(batch)})
+        for name, values in zip(outputs, found, strict=True):
+            if not np.isfinite(values).all():
+                raise FloatingPointError(f"the network returned NaN or infinity in {name}")
+            assert len(values) == len(batch), f"{name} has {len(values)} rows for {len(batch)} images"
+        return [dict(zip(outputs, rows, strict=True)) for rows in zip(*found, strict=True)]
 
 
 def load_model(path: Path, device: str, threads: int) -> Model:
-    """`device` is auto, cpu or cuda; the model has run once when it is returned. Raises ModelError."""
+    """`device` is auto, cpu or cuda; the model has run when it is returned. Raises ModelError.
+
+    On the CPU it is tried out both ways: all threads on one batch, or a lane for each. Small networks lose
+    more to the threads' waiting for each other than an image that is alone gains by them.
+    """
     _refuse_two_wheels()
     if not path.is_file():
         raise ModelError(f"no model file {path.name}; set MODEL to one, or train and export it")
@@ -52,12 +65,7 @@ def load_model(path: Path, device: str, threads: int) -> Model:
         data = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path.name} cannot be read: {error.strerror}") from None
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors; warnings speak of optimisations
-    # Threads that wait in a loop for work take the cores from those that decode: p99 alone was twice p50.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = _open(data, options, device, path.name)
+    session = _open(data, threads, device, path.name)
     if device == "auto" and session.get_providers()[0] != CUDA:
         log.warning("serving on the CPU: %s", _why_no_cuda())
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
@@ -76,23 +84,50 @@ def load_model(path: Path, device: str, threads: int) -> Model:
         session=session,
     )
     _warm_up(model, path.name)
-    return model
+    if model.provider != CPU or threads == 1:
+        return model
+    narrow = replace(model, session=_open(data, 1, "cpu", path.name), lanes=threads)
+    return narrow if _gain(model, narrow) > _cost(model, narrow) else model
+
+
+def _gain(wide: Model, narrow: Model) -> float:
+    """How much larger the rate is when every thread runs batches of its own."""
+    return narrow.lanes * _seconds(wide, TRIAL_BATCH) / _seconds(narrow, TRIAL_BATCH)
+
+
+def _cost(wide: Model, narrow: Model) -> float:
+    """How much longer an image that is alone then takes."""
+    return _seconds(narrow, 1) / _seconds(wide, 1)
+
+
+def _seconds(model: Model, size: int) -> float:
+    """The best of three runs, after one that allocates."""
+    side, times = model.manifest.recipe.crop, []
+    for _run in range(4):
+        started = time.perf_counter()
+        model.run([np.zeros((side, side, 3), np.uint8)] * size)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
 
 
 def _warm_up(model: Model, name: str) -> None:
     """A real forward pass on a blank image, before anybody is told that the model is ready."""
     side = model.manifest.recipe.crop
     try:
-        (probabilities,) = model.run([np.zeros((side, side, 3), np.uint8)])
+        (row,) = model.run([np.zeros((side, side, 3), np.uint8)])
     except Exception as error:  # whatever ORT raises when inputs, outputs or kernels do not fit
         raise ModelError(f"{name} does not run: {str(error).splitlines()[0][:300]}") from error
-    if len(probabilities) != len(model.manifest.classes):
-        raise ModelError(
-            f"{name} has {len(probabilities)} outputs for {len(model.manifest.classes)} classes"
-        )
+    found = len(row["probabilities"])
+    if found != len(model.manifest.classes):
+        raise ModelError(f"{name} has {found} outputs for {len(model.manifest.classes)} classes")
 
 
-def _open(data: bytes, options: ort.SessionOptions, device: str, name: str) -> ort.InferenceSession:
+def _open(data: bytes, threads: int, device: str, name: str) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors; warnings speak of optimisations
+    # Threads that wait in a loop for work take the cores from those that decode: p99 alone was twice p50.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = [CPU]
     if device != "cpu" and CUDA in ort.get_available_providers():
         ort.preload_dlls()  # CUDA and cuDNN from their wheels
