@@ -1,4 +1,5 @@
-"""python -m service: loads the model, warms it up, and serves. Settings come from the environment.
+"""python -m service: loads the model, warms it up, and serves. Settings come from the environment. With
+arguments it is a command, service/cli.py.
 
 Exit codes: 0 after SIGTERM or Ctrl-C, 1 if the model or the port cannot be used or the network
 hangs, 2 for a bad setting.
@@ -14,7 +15,7 @@ from typing import Final
 
 import uvicorn
 
-from service import logs
+from service import cli, logs
 from service.app import create_app
 from service.repository import read_all
 from service.server import Protocol, Server, address_of, listen
@@ -26,6 +27,8 @@ M_MMAP_THRESHOLD: Final = -3  # of glibc's malloc.h
 
 def main() -> int:
     give_large_memory_back()
+    if sys.argv[1:]:
+        return cli.main(sys.argv[1:])
     started = time.monotonic()
     try:
         settings = Settings.from_environ()

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -59,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code."""
     options = parser().parse_args(arguments)  # exits with 2
+    # Ctrl-C ends it at once: a thread that waits for a pipe would hold up anything gentler.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     logs.configure("text")
     logs.log.setLevel(logging.ERROR)  # that this is the CPU is no news here
     try:
@@ -67,8 +70,6 @@ def main(arguments: Sequence[str]) -> int:
         return _say(str(error), 2)
     except (Failed, ModelError) as error:
         return _say(str(error), 1)
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 1

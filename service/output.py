@@ -44,9 +44,9 @@ def comma_separated(out: TextIO, _names: Sequence[str]) -> Writer:
 
 
 def table(out: TextIO, names: Sequence[str]) -> Writer:
-    """For people: names are cut at their beginning to half of a terminal, and never elsewhere."""
-    room = shutil.get_terminal_size().columns // 2 if out.isatty() else 1 << 30
-    width = min(max(_cells(_printable(name)) for name in names), room)
+    """For people: on a terminal, names that leave no room for a label lose their beginning."""
+    columns = shutil.get_terminal_size().columns if out.isatty() else 1 << 30
+    width = min(max(_cells(_printable(name)) for name in names), max(columns - 40, columns // 2))
 
     def write(name: str, answer: PredictAnswer | Problem) -> None:
         shown = _cut(_printable(name), width)

@@ -16,7 +16,7 @@ from service.engine import Engine
 from service.errors import BodyTooLarge, InvalidRequest, described, problem_of
 from service.metrics import Metrics
 from service.pictures import File, Unreadable
-from service.repository import Found, Repository, places, read
+from service.repository import Found, Load, Repository, places, read
 from service.routes import DEFAULT_TOP_K
 from service.schemas import PredictAnswer, Problem
 from service.session import ModelError, load_model
@@ -59,11 +59,14 @@ def find_models(settings: Settings, model: str | None) -> list[Found]:
         raise Usage(f"name one of the models with --model: {', '.join(names)}")
     if not wanted:
         raise Usage(f"there is no model in {settings.models}; name a model file with --model")
-    load = partial(load_model, device=settings.device, threads=settings.threads or usable_cores())
-    found = [read(place, load) for place in wanted]
+    found = [read(place, _load(settings)) for place in wanted]
     if not any(one.model for one in found):
         raise ModelError("; ".join(one.error or "" for one in found))
     return found
+
+
+def _load(settings: Settings) -> Load:
+    return partial(load_model, device=settings.device, threads=settings.threads or usable_cores())
 
 
 @asynccontextmanager
@@ -72,9 +75,8 @@ async def here(
 ) -> AsyncIterator[Ask]:
     """The engine that the service has, without a server around it. Raises Usage."""
     metrics = Metrics()
-    load = partial(load_model, device=settings.device, threads=settings.threads or usable_cores())
     with ThreadPoolExecutor(settings.threads or usable_cores(), "decode") as decoders:
-        repository = Repository(settings, found, load, metrics)
+        repository = Repository(settings, found, _load(settings), metrics)
         engine = Engine(settings, repository, decoders, metrics)
         served = repository.find()
         classes = len(served.model.manifest.classes)

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from service.client import AsyncClient, Client, ClientError
@@ -182,7 +183,9 @@ def scripted(*replies: Reply | None) -> Iterator[tuple[str, list[bytes]]]:
 
 
 def refusal(**headers: str) -> Reply:
-    body = b'{"type": "about:blank", "title": "Busy", "status": 429, "detail": "full", "code": "overloaded"}'
+    body = (
+        b'{"type": "about:blank", "title": "Busy", "status": 429, "detail": "full", "code": "overloaded"}'
+    )
     return 429, {name.replace("_", "-"): value for name, value in headers.items()}, body
 
 
@@ -273,5 +276,5 @@ def test_a_timeout_is_not_tried_again(kind: Kind) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ClientError) as caught:
-            call(kind, address, "predict", b"x", waits=waits, timeout=0.1)
+            call(kind, address, "predict", b"x", waits=waits, timeout=httpx.Timeout(30, read=0.1))
     assert (caught.value.code, waits) == ("no_answer", [])
