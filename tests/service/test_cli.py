@@ -354,6 +354,25 @@ def test_a_server_that_is_not_there(photos: Path) -> None:
     assert line.startswith(f"error: no answer from {address}/predict")
 
 
+def test_only_asking_a_server_needs_httpx(model_file: Path, photos: Path) -> None:
+    code = (
+        "import sys; sys.modules['httpx'] = None; "
+        "from service.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-c", code, "predict", "a.jpg", *arguments]
+        return subprocess.run(
+            command, cwd=photos, env=environ(), capture_output=True, text=True, check=False
+        )
+
+    assert run("--model", str(model_file)).returncode == 0
+    assert refused(run("--server", "http://127.0.0.1:9")) == (
+        1,
+        "error: --server needs httpx: pip install httpx (the extra `client`)\n",
+    )
+
+
 def test_a_server_that_wants_a_key(model_file: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "digests").write_text(hashlib.sha256(b"secret").hexdigest() + "\n")
     (tmp_path / "key").write_text("secret\n")
