@@ -19,6 +19,7 @@ from service.errors import STATUSES, InvalidRequest, NotReady, install_handlers
 from service.follow import follow
 from service.keys import read_digests
 from service.metrics import CONTENT_TYPE, Metrics
+from service.page import page_routes
 from service.schemas import Alive, Health, ModelInfo, PredictAnswer, Problem
 from service.session import Model
 from service.settings import Settings, usable_cores
@@ -62,11 +63,13 @@ def create_app(settings: Settings, model: Model, load: Callable[[], Model]) -> F
         version=str(model.manifest.version),
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # page.py has it, with assets from here
         redoc_url=None,
         responses={"default": {"model": Problem, "description": "what went wrong, RFC 9457"}},
     )
     app.add_middleware(Edge, digests=read_digests(keys) if keys else (), metrics=metrics)
     install_handlers(app)
+    app.include_router(page_routes(settings.max_body_bytes))
 
     def engine_of(request: Request) -> Engine:
         found: Engine = request.app.state.engine
