@@ -16,6 +16,7 @@ import uvicorn
 
 from service import logs
 from service.app import create_app
+from service.repository import read_all
 from service.server import Protocol, Server, address_of, listen
 from service.session import ModelError, load_model
 from service.settings import Settings, SettingsError, usable_cores
@@ -29,9 +30,9 @@ def main() -> int:
     try:
         settings = Settings.from_environ()
         logs.configure(settings.log_format)
-        load = partial(load_model, settings.model, settings.device, settings.threads or usable_cores())
-        model = load()
-        app = create_app(settings, model, load)
+        load = partial(load_model, device=settings.device, threads=settings.threads or usable_cores())
+        found = read_all(settings, load)
+        app = create_app(settings, found, load)
         listener = listen(settings.host, settings.port)
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -73,10 +74,9 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     address = address_of(listener)
-    ready = (
-        f"{model.manifest.name} version {model.manifest.version} on {address} "
-        f"({model.provider}), ready in {time.monotonic() - started:.1f} s"
-    )
+    names = ", ".join(f"{one.name} version {one.version}" for one in found if one.model)
+    provider = next(one.model.provider for one in found if one.model)
+    ready = f"{names} on {address} ({provider}), ready in {time.monotonic() - started:.1f} s"
     if settings.log_format == "json":
         logs.log.info(ready)
     else:

@@ -2,14 +2,17 @@
 
     ServiceError
     +-- Unauthorized      no or a wrong API key
+    +-- Forbidden         not with this key
     +-- BodyTooLarge      more bytes than MAX_BODY_BYTES
     +-- BodyTimeout       the body did not arrive in time
     +-- InvalidRequest    the request lacks something or contradicts itself
+    +-- UnknownModel      no model of that name and version
     +-- Overloaded        MAX_QUEUE images are in the house
     +-- NotReady          starting, draining, or the inference worker is dead
     +-- DeadlineExceeded  no answer within REQUEST_TIMEOUT_S or the client's own, shorter limit
 
-Pictures that cannot be used are `contract.picture.ImageError`s. Anything else is our own bug: 500.
+Pictures that cannot be used are `contract.picture.ImageError`s, model files `session.ModelError`s. Anything
+else is our own bug: 500.
 """
 
 from collections.abc import Mapping
@@ -24,6 +27,8 @@ from starlette.exceptions import HTTPException
 from contract.picture import InvalidImage, TooManyPixels, UnsupportedImage
 from service.batcher import BatcherClosed
 from service.logs import REQUEST_ID
+from service.schemas import Problem
+from service.session import ModelError
 
 
 class ServiceError(Exception):
@@ -31,6 +36,10 @@ class ServiceError(Exception):
 
 
 class Unauthorized(ServiceError):
+    pass
+
+
+class Forbidden(ServiceError):
     pass
 
 
@@ -43,6 +52,10 @@ class BodyTimeout(ServiceError):
 
 
 class InvalidRequest(ServiceError):
+    pass
+
+
+class UnknownModel(ServiceError):
     pass
 
 
@@ -65,12 +78,15 @@ class DeadlineExceeded(ServiceError):
 # The codes are part of the interface: clients branch on them.
 STATUSES: Final[Mapping[type[Exception], tuple[int, str]]] = {
     Unauthorized: (401, "unauthorized"),
+    Forbidden: (403, "forbidden"),
+    UnknownModel: (404, "not_found"),
     BodyTimeout: (408, "timeout"),
     BodyTooLarge: (413, "too_large"),
     TooManyPixels: (413, "too_large"),
     UnsupportedImage: (415, "unsupported_image"),
     InvalidImage: (422, "invalid_image"),
     InvalidRequest: (422, "invalid_request"),
+    ModelError: (422, "invalid_model"),
     Overloaded: (429, "overloaded"),
     NotReady: (503, "not_ready"),
     BatcherClosed: (503, "not_ready"),
@@ -85,14 +101,18 @@ HEADERS: Final = {
 }
 
 
+def described(status: int, code: str, detail: str) -> Problem:
+    title = HTTPStatus(status).phrase
+    return Problem(type="about:blank", title=title, status=status, detail=detail, code=code)
+
+
+def problem_of(error: Exception) -> Problem:
+    """An error of the table, in the one shape."""
+    return described(*STATUSES[type(error)], str(error))
+
+
 def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    content = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "code": code,
-    }
+    content = described(status, code, detail).model_dump()
     return JSONResponse(content, status, dict(headers or {}), media_type="application/problem+json")
 
 

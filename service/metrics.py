@@ -1,6 +1,6 @@
 """What `/metrics` tells Prometheus, named by its conventions: seconds, totals, base units."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from prometheus_client import (
@@ -14,6 +14,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 
+from service.schemas import ModelName
 from service.settings import memory_limit
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
@@ -54,7 +55,7 @@ class Metrics:
         )
         self._model = Gauge(
             "alexnet_model_info",
-            "1 for the model that is served",
+            "1 for each model that is served",
             ["name", "version", "sha256", "provider"],
             registry=registry,
         )
@@ -82,9 +83,11 @@ class Metrics:
         self._inside.set_function(inside)
         self._waiting.set_function(waiting)
 
-    def serving(self, name: str, version: int, sha256: str, provider: str) -> None:
+    def serving(self, models: Iterable[tuple[ModelName, str]]) -> None:
+        """The models that are served from now on, each with its provider."""
         self._model.clear()
-        self._model.labels(name, version, sha256, provider).set(1)
+        for name, provider in models:
+            self._model.labels(name.name, name.version, name.sha256, provider).set(1)
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

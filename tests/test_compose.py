@@ -19,7 +19,10 @@ def test_every_variable_is_explained() -> None:
 
 
 def test_the_values_in_the_example_are_the_defaults() -> None:
-    defaults = {field.name.upper(): str(field.default).removesuffix(".0") for field in fields(Settings)}
+    defaults = {
+        field.name.upper(): "" if field.default is None else str(field.default).removesuffix(".0")
+        for field in fields(Settings)
+    }
     for dockerfile in (ROOT / "docker").glob("*.Dockerfile"):
         defaults |= dict(re.findall(r"^ARG ([A-Z_]+)=(.*)$", dockerfile.read_text(), re.M))
     defaults |= dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", COMPOSE))

@@ -51,7 +51,7 @@ def test_the_readme_has_every_setting_with_its_default() -> None:
     shown = {name: text.strip("`") for name, text in rows.items()}
     defaults = {f.name.upper(): f.default for f in fields(Settings)}
     wanted = {
-        name: "models/flowers17.onnx" if name == "MODEL" else "" if value is None else str(value)
+        name: "models" if name == "MODELS" else "" if value is None else str(value)
         for name, value in defaults.items()
     }
     assert shown == wanted

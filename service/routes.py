@@ -1,0 +1,169 @@
+"""The routes that take images. A request is admitted or refused (429), then its body is read, to the
+limit at most, then each of its images is answered.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from enum import IntEnum
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import numpy as np
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from pydantic import BaseModel
+
+from contract.picture import ImageError
+from service.answers import classify, embed
+from service.body import announced_bytes, read_images
+from service.edge import KEY
+from service.engine import Engine
+from service.errors import STATUSES, DeadlineExceeded, InvalidRequest, problem_of
+from service.schemas import Answer, EmbedAnswer, PredictAnswer, Problem, Results
+from service.served import Served
+from service.settings import Settings
+
+T = TypeVar("T", bound=BaseModel)
+DEFAULT_TOP_K: Final = 5
+_FILE: Final = {"type": "string", "format": "binary"}
+_BASE64: Final = {"type": "string", "contentEncoding": "base64"}
+IMAGE_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": "One image or several: fields `file` of a form, base64 in JSON, or the bare image.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "array", "items": _FILE, "minItems": 1}},
+                }
+            },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "image": _BASE64,
+                        "images": {"type": "array", "items": _BASE64, "minItems": 1},
+                    },
+                    "minProperties": 1,
+                    "maxProperties": 1,
+                    "additionalProperties": False,
+                }
+            },
+            "image/*": {"schema": _FILE},
+            "application/octet-stream": {"schema": _FILE},
+        },
+    }
+}
+PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": Problem, "content": {"application/problem+json": {}}}
+    for status in sorted({status for status, _code in STATUSES.values()} - {403})
+}
+
+router = APIRouter(responses=PROBLEMS)
+
+
+class Crops(IntEnum):
+    ONE = 1
+    TEN = 10
+
+
+class Ask:
+    """What every such request may say: which model, and how long it may take."""
+
+    def __init__(
+        self,
+        request: Request,
+        model: Annotated[str | None, Query(description="its name; needed where several are served")] = None,
+        version: Annotated[int | None, Query(ge=1, description="the newest by default")] = None,
+        x_request_timeout_ms: Annotated[
+            float | None, Header(gt=0, description="less than the server's")
+        ] = None,
+    ) -> None:
+        state = request.app.state
+        self.request = request
+        self.engine: Engine = state.engine
+        self.settings: Settings = state.settings
+        self.limit = min(self.settings.request_timeout_s, (x_request_timeout_ms or math.inf) / 1000)
+        self.engine.require_worker()
+        self.served = self.engine.repository.find(model, version)
+
+    async def answer(
+        self, one: Callable[[Served, bytes], Awaitable[T]], images_each: int = 1, single: bool = False
+    ) -> T | Results[T]:
+        """`one` of each image of the body; `images_each` is what it costs. Raises what is wrong with a
+        request's only image; of several, each has its own answer or problem.
+        """
+        settings, request = self.settings, self.request
+        most = 1 if single else max(1, settings.max_queue // images_each)
+        size = announced_bytes(request, settings.max_body_bytes)
+        with self.engine.admission.admit(size, images_each, request.scope[KEY]) as visit:
+            images = await read_images(request, settings.max_body_bytes, settings.body_timeout_s, most)
+            visit.take(images_each * (len(images.files) - 1))
+            with self.served.use():
+                try:
+                    async with asyncio.timeout(self.limit):
+                        if not images.several:
+                            return await one(self.served, images.files[0])
+                        each = (_or_problem(one(self.served, data)) for data in images.files)
+                        return Results(results=list(await asyncio.gather(*each)))
+                except TimeoutError:
+                    raise DeadlineExceeded(f"no answer within {self.limit:g} s") from None
+
+
+async def _or_problem(answering: Awaitable[T]) -> T | Problem:
+    try:
+        return await answering
+    except ImageError as error:
+        return problem_of(error)
+
+
+def server_timing(response: Response, answer: Answer | Results[Any]) -> None:
+    """So that a browser shows the stages of a single answer."""
+    if isinstance(answer, Answer):
+        stages = answer.timing_ms.model_dump().items()
+        response.headers["Server-Timing"] = ", ".join(f"{stage};dur={ms}" for stage, ms in stages)
+
+
+@router.post("/predict", openapi_extra=IMAGE_BODY)
+async def predict(
+    response: Response,
+    ask: Annotated[Ask, Depends()],
+    top_k: Annotated[int | None, Query(ge=1, description="labels in an answer; 5 by default")] = None,
+    crops: Annotated[Crops, Query(description="10: the paper's, averaged")] = Crops.ONE,
+) -> PredictAnswer | Results[PredictAnswer]:
+    """Which class an image shows."""
+    classes = len(ask.served.model.manifest.classes)
+    if top_k is not None and top_k > classes:
+        raise InvalidRequest(f"top_k is {top_k}; this model has {classes} classes")
+    wanted = top_k or min(DEFAULT_TOP_K, classes)
+    answer = await ask.answer(
+        lambda served, data: classify(ask.engine, served, data, wanted, crops), images_each=crops
+    )
+    server_timing(response, answer)
+    return answer
+
+
+@router.post(
+    "/embed",
+    openapi_extra=IMAGE_BODY,
+    responses={200: {"content": {"application/octet-stream": {"schema": _FILE}}}},
+    response_model=EmbedAnswer | Results[EmbedAnswer],
+)
+async def embedding(
+    response: Response,
+    ask: Annotated[Ask, Depends()],
+    normalize: Annotated[bool, Query(description="to length 1, so that a product is a cosine")] = False,
+    format: Annotated[Literal["json", "raw"], Query(description="raw: float32, little-endian")] = "json",  # noqa: A002
+) -> Response | EmbedAnswer | Results[EmbedAnswer]:
+    """fc7, the features of the paper's Figure 4: near each other for images that are alike."""
+    answer = await ask.answer(lambda served, data: embed(ask.engine, served, data, normalize))
+    if format == "json":
+        server_timing(response, answer)
+        return answer
+    answers = answer.results if isinstance(answer, Results) else [answer]
+    for number, each in enumerate(answers, 1):
+        if isinstance(each, Problem):
+            raise InvalidRequest(f"image {number}: {each.detail}; raw features have no place for a problem")
+    vectors = np.array([each.embedding for each in answers], "<f4")  # type: ignore[union-attr]
+    return Response(vectors.tobytes(), media_type="application/octet-stream")
