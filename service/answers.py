@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.preprocess import Pixels
 from service.engine import Decoded, Engine, Inferred
-from service.schemas import EmbedAnswer, PredictAnswer, Prediction, Timing
+from service.explain import covered, occlusion_map
+from service.schemas import EmbedAnswer, Explanation, PredictAnswer, Prediction, Timing
 from service.served import Served
 
 
@@ -56,6 +58,31 @@ async def embed(engine: Engine, served: Served, data: bytes, normalize: bool) ->
     if normalize:
         vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
     return EmbedAnswer(embedding=vector.tolist(), **looked.common)
+
+
+async def explain(
+    engine: Engine, served: Served, data: bytes, label: int | None
+) -> tuple[Explanation, Pixels]:
+    """What `label`, or else the best one, rests on; and the crop that was looked at."""
+    looked = await look(engine, served, data, ("probabilities",))
+    (crop,), manifest = looked.decoded.crops, served.model.manifest
+    (whole,) = looked.inferred.rows
+    index = int(whole["probabilities"].argmax()) if label is None else label
+    parts = await engine.infer(served, covered(crop, manifest.mean), ("probabilities",))
+    probability = float(whole["probabilities"][index])
+    found = occlusion_map(probability, [float(row["probabilities"][index]) for row in parts.rows])
+    timing: Timing = looked.common["timing_ms"]
+    timing.inference = _ms(looked.inferred.took + parts.took)
+    timing.queue = _ms(looked.decoded.waited + looked.inferred.waited + parts.waited)
+    timing.total = round(timing.decode + timing.queue + timing.inference, 3)
+    answer = Explanation(
+        label=manifest.classes[index],
+        index=index,
+        probability=probability,
+        map=[[round(value, 4) for value in row] for row in found.tolist()],
+        **looked.common,
+    )
+    return answer, crop
 
 
 def best(probabilities: NDArray[np.float32], classes: tuple[str, ...], top_k: int) -> list[Prediction]:

@@ -7,18 +7,21 @@ import math
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from typing import Annotated, Any, Final, Literal, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel
 
 from contract.picture import ImageError
-from service.answers import classify, embed
+from contract.preprocess import Pixels
+from service.answers import classify, embed, explain
 from service.body import announced_bytes, read_images
 from service.edge import KEY
 from service.engine import Engine
 from service.errors import STATUSES, DeadlineExceeded, InvalidRequest, problem_of
-from service.schemas import Answer, EmbedAnswer, PredictAnswer, Problem, Results
+from service.explain import GRID, overlay
+from service.schemas import Answer, EmbedAnswer, Explanation, PredictAnswer, Problem, Results
 from service.served import Served
 from service.settings import Settings
 
@@ -167,3 +170,37 @@ async def embedding(
             raise InvalidRequest(f"image {number}: {each.detail}; raw features have no place for a problem")
     vectors = np.array([each.embedding for each in answers], "<f4")  # type: ignore[union-attr]
     return Response(vectors.tobytes(), media_type="application/octet-stream")
+
+
+@router.post(
+    "/explain",
+    openapi_extra=IMAGE_BODY,
+    responses={200: {"content": {"image/png": {"schema": _FILE}}, "description": "a PNG, or JSON"}},
+    response_model=Explanation,
+)
+async def explanation(
+    response: Response,
+    ask: Annotated[Ask, Depends()],
+    label: Annotated[str | None, Query(description="the best one by default")] = None,
+    format: Annotated[Literal["png", "json"], Query(description="png: drawn over the crop")] = "png",  # noqa: A002
+) -> Response | Explanation:
+    """What the answer rests on: how far its probability falls when a part of the image is covered."""
+    classes = ask.served.model.manifest.classes
+    if label is not None and label not in classes:
+        raise InvalidRequest(f"label is {label[:80]!r}; this model has {', '.join(classes)[:200]}")
+    wanted = None if label is None else classes.index(label)
+    crops: list[Pixels] = []
+
+    async def one(served: Served, data: bytes) -> Explanation:
+        answer, crop = await explain(ask.engine, served, data, wanted)
+        crops.append(crop)
+        return answer
+
+    answer = await ask.answer(one, images_each=1 + GRID * GRID, single=True)
+    assert isinstance(answer, Explanation)
+    server_timing(response, answer)
+    if format == "json":
+        return answer
+    picture = await asyncio.to_thread(overlay, crops[0], np.array(answer.map, np.float32))
+    response.headers["X-Label"] = quote(answer.label)
+    return Response(picture, headers=dict(response.headers), media_type="image/png")
