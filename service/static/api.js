@@ -5,11 +5,20 @@ const TRIES = 4; // of a request that is answered 429
 
 export const limit = Number(document.querySelector('meta[name="max-body-bytes"]').content) || Infinity;
 
+/** The API key: of this tab, and gone with it. */
 export const key = {
-  get: () => sessionStorage.getItem(KEY) ?? "",
-  set: (value) => sessionStorage.setItem(KEY, value),
-  forget: () => sessionStorage.removeItem(KEY),
+  get: () => kept(() => sessionStorage.getItem(KEY)) ?? "",
+  set: (value) => kept(() => sessionStorage.setItem(KEY, value)),
+  forget: () => kept(() => sessionStorage.removeItem(KEY)),
 };
+
+function kept(use) {
+  try {
+    return use();
+  } catch {
+    return null; // a browser may forbid storage: then a server without keys can be used, one with keys not
+  }
+}
 
 /** An error to be shown: `title` and `text` for people; `again` where trying again may help. */
 export class Trouble extends Error {
@@ -29,6 +38,18 @@ export async function ask(path, { body, signal, busy } = {}) {
     if (answer.status !== 429 || tries === TRIES) throw inWords(problem, answer, body);
     busy?.(seconds);
     await pause(seconds * 1000, signal);
+  }
+}
+
+export async function askForJson(path, options) {
+  const answer = await ask(path, options);
+  try {
+    return await answer.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Trouble("This is not the server's answer", "Something between it and you answered instead. Try again.", {
+      again: true,
+    });
   }
 }
 

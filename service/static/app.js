@@ -1,6 +1,6 @@
 // What happens: which pictures there are, what was asked about them, what is shown.
 
-import { Trouble, ask, key } from "./api.js";
+import { Trouble, ask, askForJson, key } from "./api.js";
 import { byId, make, named, percent, say } from "./dom.js";
 import { render } from "./markdown.js";
 import { fillResult, fillTile } from "./view.js";
@@ -20,7 +20,7 @@ let round = new AbortController(); // aborted when other pictures take the place
 async function loadModels() {
   byId("trouble").hidden = true;
   try {
-    models = await (await ask("models")).json();
+    models = await askForJson("models");
   } catch (trouble) {
     models = [];
     open(false);
@@ -49,7 +49,7 @@ function query(more = {}) {
   const parameters = new URLSearchParams(more);
   if (models.length > 1) parameters.set("model", name);
   if (models.filter((model) => model.name === name).length > 1) parameters.set("version", version);
-  return parameters.size ? `?${parameters}` : "";
+  return `${parameters}` && `?${parameters}`;
 }
 
 function open(yes) {
@@ -110,7 +110,13 @@ function askForKey() {
 
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  key.set(byId("key").value.trim());
+  const value = byId("key").value.trim();
+  if (!/^[ -~]+$/.test(value)) { // else no header can carry it
+    byId("key-wrong").textContent = "A key has no letters with accents or from other scripts. Enter it again.";
+    byId("key").setAttribute("aria-invalid", true);
+    return say(byId("key-wrong").textContent);
+  }
+  key.set(value);
   loadModels().then(() => {
     if (!models.length) return;
     byId("key").value = "";
@@ -183,7 +189,7 @@ async function answer(item, signal) {
       item.waits = `The server is busy; asking again in ${seconds} s.`;
       update(item);
     };
-    item.answer = await (await ask(`predict${query()}`, { body: item.file, signal, busy })).json();
+    item.answer = await askForJson(`predict${query()}`, { body: item.file, signal, busy });
     item.ms = performance.now() - began;
   } catch (error) {
     if (signal.aborted) return;
@@ -240,7 +246,9 @@ function show(item) {
   byId("gallery").hidden = true;
   byId("result").hidden = false;
   const back = items.length > 1 && callbacks.back;
+  const focused = byId("result").contains(document.activeElement);
   fillResult(byId("result"), item, chosen(), `predict${query()}`, { ...callbacks, back });
+  if (focused) byId("answer").focus();
 }
 
 function enlarge(item) {
@@ -278,16 +286,19 @@ document.addEventListener("paste", (event) => {
 });
 
 let depth = 0; // dragenter and dragleave come for every element on the way
-const dragging = (change) => {
+const dragging = (change, event) => {
+  if (!event.dataTransfer.types.includes("Files")) return;
   depth = change ? Math.max(0, depth + change) : 0;
   document.body.classList.toggle("dragging", depth > 0 && models.length > 0);
 };
-document.addEventListener("dragenter", () => dragging(1));
-document.addEventListener("dragleave", () => dragging(-1));
-document.addEventListener("dragover", (event) => event.preventDefault());
+document.addEventListener("dragenter", (event) => dragging(1, event));
+document.addEventListener("dragleave", (event) => dragging(-1, event));
+const elsewhere = (event) => event.target === byId("key"); // takes text by itself
+document.addEventListener("dragover", (event) => elsewhere(event) || event.preventDefault());
 document.addEventListener("drop", (event) => {
+  if (elsewhere(event)) return;
   event.preventDefault();
-  dragging(0);
+  dragging(0, event);
   const files = [...event.dataTransfer.files];
   if (files.length) look(files);
   else showTrouble(new Trouble("That was no file", "Save the picture first, then drop the file here."));

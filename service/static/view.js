@@ -175,7 +175,8 @@ function heatSwitch(frame, item, heat) {
       map.alt = `Heat map over the picture: what speaks for ${named(label)}`;
       frame.append(map);
       frame.classList.add("hot");
-      note.textContent = `Bright is what speaks for ${named(label)}. The network saw the square alone.`;
+      note.textContent = `“${named(label)}” rests on what is orange: with that covered, it is less probable. `
+        + "The network saw no more than the bright square.";
       say(`Heat map for ${named(label)} shown.`);
     } catch (trouble) {
       if (trouble.name === "AbortError") return;

@@ -28,9 +28,10 @@ class Server:
 
 
 @contextmanager
-def serving(log: Path, model: Path, **settings: object) -> Iterator[Server]:
+def serving(log: Path, model: Path | None, **settings: object) -> Iterator[Server]:
+    """With `models` among the settings, `model` is None."""
     environ = {key: value for key, value in os.environ.items() if key not in {"HOST", "PORT", "DEVICE"}}
-    environ |= {"MODEL": str(model), "PORT": "0", "DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
+    environ |= {"MODEL": str(model or ""), "PORT": "0", "DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
     environ |= {key.upper(): str(value) for key, value in settings.items()}
     command = [sys.executable, "-m", "service"]
     with (
