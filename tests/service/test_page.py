@@ -144,8 +144,8 @@ def shown(label: str) -> re.Pattern[str]:
 
 
 def check_accessible(page: Page) -> None:
-    """axe-core's rules, WCAG and good practice, in both themes, which differ in contrast alone; and nothing is
-    wider than the window.
+    """axe-core's rules, WCAG and good practice, in both themes, which differ in contrast alone; and nothing
+    is wider than the window.
     """
     page.evaluate(AXE)
     everything = {"resultTypes": ["violations"]}
