@@ -50,14 +50,14 @@ def occlusion(model: Model, crop: Pixels, label: int) -> Map:
 
 
 def energy(model: Model, crop: Pixels, _label: int) -> Map:
-    return np.asarray((conv5(model, crop) ** 2).sum(axis=0))
+    return np.asarray(np.square(conv5(model, crop)).sum(axis=0), np.float32)
 
 
 def eigen(model: Model, crop: Pixels, _label: int) -> Map:
     """The first principal component of conv5 (Muhammad and Yeasin, "Eigen-CAM", 2020)."""
     values = conv5(model, crop)
     _u, _s, components = np.linalg.svd(values.reshape(len(values), -1), full_matrices=False)
-    return np.abs(components[0]).reshape(13, 13)
+    return np.asarray(np.abs(components[0]).reshape(13, 13), np.float32)
 
 
 def score(model: Model, crop: Pixels, label: int) -> Map:

@@ -19,18 +19,18 @@ from service.metrics import CONTENT_TYPE, Metrics
 from service.page import page_routes
 from service.repository import Found, Load, Repository
 from service.schemas import Alive, Health, ModelInfo, ModelState, Problem
-from service.settings import Settings, usable_cores
+from service.settings import Settings
 
 
-def create_app(settings: Settings, found: list[Found], load: Load) -> FastAPI:
-    """Serves the models `found`, and after a reload what `load` reads. Raises SettingsError when a file of
-    keys cannot be used.
+def create_app(settings: Settings, found: list[Found], load: Load, threads: int) -> FastAPI:
+    """Serves the models `found`, and after a reload what `load` reads; decodes in so many `threads`. Raises
+    SettingsError when a file of keys cannot be used.
     """
     metrics, keys = Metrics(), Keys(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with ThreadPoolExecutor(settings.threads or usable_cores(), "decode") as decoders:
+        with ThreadPoolExecutor(threads, "decode") as decoders:
             repository = Repository(settings, found, load, metrics)
             app.state.engine = engine = Engine(settings, repository, decoders, metrics)
             following = asyncio.create_task(follow(engine, keys, bool(settings.watch_model)))
@@ -48,10 +48,10 @@ def create_app(settings: Settings, found: list[Found], load: Load) -> FastAPI:
         responses={"default": {"model": Problem, "description": "what went wrong, RFC 9457"}},
     )
     app.state.settings, app.state.keys = settings, keys
-    if settings.cors_origins:
+    app.add_middleware(Edge, keys=keys, metrics=metrics)
+    if settings.cors_origins:  # around the edge: a browser asks beforehand without a key
         origins = [origin.strip() for origin in settings.cors_origins.split(",")]
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
-    app.add_middleware(Edge, keys=keys, metrics=metrics)
     install_handlers(app)
     app.include_router(page_routes(settings.max_body_bytes))
     app.include_router(routes.router)

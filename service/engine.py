@@ -53,7 +53,7 @@ class Engine:
         self._settings = settings
         self._decoders = decoders
         self._budget = PixelBudget(settings.max_pixels)
-        self._metrics = metrics
+        self.metrics = metrics
         self.repository = repository
         self.admission = Admission(
             settings.max_queue, settings.max_queue_bytes, settings.max_queue_per_key or settings.max_queue
@@ -61,12 +61,15 @@ class Engine:
         self.draining = False
         self.failed = False
         self.reload_wanted = False
-        metrics.watch(
-            ready=lambda: self.alive and not self.draining,
-            inside=lambda: self.admission.inside,
-            limit=settings.max_queue,
-            waiting=lambda: sum(served.batcher.waiting for served in repository.served),
-        )
+        metrics.watch(self._gauges)
+
+    def _gauges(self) -> dict[str, float]:
+        return {
+            "ready": self.alive and not self.draining,
+            "inside_images": self.admission.inside,
+            "inside_images_limit": self._settings.max_queue,
+            "queue_images": sum(served.batcher.waiting for served in self.repository.served),
+        }
 
     @property
     def alive(self) -> bool:
@@ -95,7 +98,7 @@ class Engine:
         made, info, began, ended = await loop.run_in_executor(
             self._decoders, self._decode, data, recipe, crops
         )
-        self._metrics.stage_seconds.labels("decode").observe(ended - began)
+        self.metrics.stage_seconds.labels("decode").observe(ended - began)
         return Decoded(made, info, began - asked, ended - began)
 
     async def infer(self, served: Served, crops: Sequence[Pixels], outputs: tuple[str, ...]) -> Inferred:
@@ -107,13 +110,13 @@ class Engine:
             answers = await asyncio.gather(*(served.batcher.submit(Job(c, outputs)) for c in crops))
         waited = min(answer.queued for answer in answers)
         took = time.perf_counter() - began - waited
-        self._metrics.stage_seconds.labels("inference").observe(took)
+        self.metrics.stage_seconds.labels("inference").observe(took)
         return Inferred([answer.result for answer in answers], waited, took)
 
     def count_image(self, waited: float) -> None:
         """One more is answered, after `waited` s for a thread and for its batch."""
-        self._metrics.images.inc()
-        self._metrics.stage_seconds.labels("queue").observe(waited)
+        self.metrics.images.inc()
+        self.metrics.stage_seconds.labels("queue").observe(waited)
 
     def _decode(
         self, data: bytes, recipe: Recipe, crops: int

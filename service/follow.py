@@ -18,6 +18,7 @@ async def follow(engine: Engine, keys: Keys, watch: bool) -> None:
     """
     while True:
         await asyncio.sleep(PERIOD_S)
+        engine.metrics.refresh()
         if engine.stuck:
             _end(engine)
             return

@@ -128,10 +128,14 @@ class Protocol(HttpToolsProtocol):
             self._lingering = None
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)
+def bound(host: str, port: int) -> socket.socket:
+    """Connections are refused until uvicorn listens on it. Raises OSError."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if listener.family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    listener.bind((host, port))
+    return listener
 
 
 def address_of(listener: socket.socket) -> str:

@@ -107,7 +107,15 @@ class Settings:
         1,
     )
     threads: int = _of(
-        0, "threads each for decoding and for the network; 0: the cores that this process may use"
+        0,
+        "threads each for decoding and for the network, in each worker; 0: the cores that this process may "
+        "use, shared among the workers",
+    )
+    workers: int = _of(
+        1,
+        "processes on one port, each with models and limits of its own; one for each GPU, more where one "
+        "cannot feed it",
+        1,
     )
 
     @classmethod

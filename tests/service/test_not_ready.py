@@ -20,7 +20,7 @@ from tests.service.test_errors import check
 def test_a_dead_worker_is_503_and_not_ready_but_alive(model_file: Path) -> None:
     load = partial(load_model, device="cpu", threads=1)
     settings = Settings(model=model_file)
-    app = create_app(settings, read_all(settings, load), load)
+    app = create_app(settings, read_all(settings, load), load, threads=1)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     with socket.create_server(("127.0.0.1", 0)) as listener, asyncio.Runner() as runner:
         thread = threading.Thread(target=lambda: runner.run(server.serve(sockets=[listener])))
