@@ -1,4 +1,5 @@
-"""python -m service: loads the models, warms them up, and serves. Settings come from the environment.
+"""python -m service: loads the models, warms them up, and serves. Settings come from the environment. With
+arguments it is a command, service/cli.py.
 
 Exit codes: 0 after SIGTERM or Ctrl-C, 1 if no model or the port cannot be used or the network hangs, 2
 for a bad setting.
@@ -7,14 +8,17 @@ for a bad setting.
 import sys
 import time
 
-from service import logs
-from service.serve import exit_code, serve
+from service import cli, logs
+from service.serve import exit_code, give_large_memory_back, serve
 from service.server import address_of, bound
 from service.settings import Settings
 from service.workers import supervise
 
 
 def main() -> int:
+    if sys.argv[1:]:
+        give_large_memory_back()
+        return cli.main(sys.argv[1:])
     started = time.monotonic()
     settings = Settings.from_environ()
     logs.configure(settings.log_format)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from fastapi import FastAPI, Request, Response
 from starlette.middleware.cors import CORSMiddleware
 
-from service import routes
+from service import routes, v2
 from service.edge import Edge
 from service.engine import Engine
 from service.errors import NotReady, install_handlers
@@ -55,6 +55,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
     install_handlers(app)
     app.include_router(page_routes(settings.max_body_bytes))
     app.include_router(routes.router)
+    app.include_router(v2.router)
 
     def engine_of(request: Request) -> Engine:
         here: Engine = request.app.state.engine

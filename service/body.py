@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import json
+import zlib
 from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -63,6 +64,20 @@ async def read_images(request: Request, max_bytes: int, timeout: float, most: in
 async def read_body(request: Request, max_bytes: int, timeout: float) -> bytes:
     """All of it. Raises BodyTooLarge, BodyTimeout or InvalidRequest."""
     return await _in_time(_joined(_counted(request, max_bytes, max_bytes)), timeout)
+
+
+def inflate(body: bytes, encoding: str, limit: int) -> bytes:
+    """Of `encoding` gzip or deflate. Raises InvalidRequest, or BodyTooLarge past `limit` bytes."""
+    stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either header
+    try:
+        data = stream.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise InvalidRequest(f"the body is not {encoding}, as Content-Encoding says: {error}") from None
+    if len(data) > limit:
+        raise _too_large(limit)
+    if not stream.eof or stream.unused_data:
+        raise InvalidRequest(f"the {encoding} body is cut off, or has bytes behind its end")
+    return data
 
 
 async def _in_time(reading: Coroutine[Any, Any, T], timeout: float) -> T:

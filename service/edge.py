@@ -56,7 +56,8 @@ class Edge:
                 await self._app(scope, receive, sending)
             else:
                 answer = answer_to(
-                    Unauthorized("send a known API key as the header `Authorization: Bearer KEY`")
+                    Unauthorized("send a known API key as the header `Authorization: Bearer KEY`"),
+                    scope["path"],
                 )
                 await answer(scope, receive, sending)
         except asyncio.CancelledError:
@@ -66,7 +67,7 @@ class Edge:
             # The server's time to drain is over, and it cancels what is still under way.
             if started:
                 raise
-            answer = answer_to(NotReady("the server is stopping; send the request again"))
+            answer = answer_to(NotReady("the server is stopping; send the request again"), scope["path"])
             await answer(scope, receive, sending)
         finally:
             self._leave_a_trace(scope, status, time.perf_counter() - began)

@@ -21,8 +21,8 @@ M_MMAP_THRESHOLD: Final = -3  # of glibc's malloc.h
 
 
 def serve(settings: Settings, listener: socket.socket, ready: Callable[[str, str], None]) -> int:
-    """Loads the models, tells `ready` their names and the provider, and serves until a signal comes; -> 0, or 1
-    if the network hangs. Raises ModelError and SettingsError.
+    """Loads the models, tells `ready` their names and the provider, and serves until a signal comes; -> 0,
+    or 1 if the network hangs. Raises ModelError and SettingsError.
     """
     give_large_memory_back()
     threads = settings.threads or max(1, usable_cores() // settings.workers)
