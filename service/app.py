@@ -16,6 +16,7 @@ from service.errors import NotReady, install_handlers
 from service.follow import follow
 from service.keys import Keys
 from service.metrics import CONTENT_TYPE, Metrics
+from service.page import page_routes
 from service.repository import Found, Load, Repository
 from service.schemas import Alive, Health, ModelInfo, ModelState, Problem
 from service.settings import Settings
@@ -43,6 +44,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
         description="Image classification: which class a photograph shows, what it resembles, and why.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # page.py has it, with assets from here
         redoc_url=None,
         responses={"default": {"model": Problem, "description": "what went wrong, RFC 9457"}},
     )
@@ -53,6 +55,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
         origins = [origin.strip() for origin in settings.cors_origins.split(",")]
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
     install_handlers(app)
+    app.include_router(page_routes(settings.max_body_bytes))
     app.include_router(routes.router)
     app.include_router(v2.router)
 
