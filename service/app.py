@@ -12,13 +12,13 @@ from starlette.middleware.cors import CORSMiddleware
 from service import routes, v2
 from service.edge import Edge
 from service.engine import Engine
-from service.errors import NotReady, install_handlers
+from service.errors import NotReady, documented, install_handlers
 from service.follow import follow
 from service.keys import Keys
 from service.metrics import CONTENT_TYPE, Metrics
 from service.page import page_routes
 from service.repository import Found, Load, Repository
-from service.schemas import Alive, Health, ModelInfo, ModelState, Problem
+from service.schemas import Alive, Health, ModelInfo, ModelState
 from service.settings import Settings
 from service.traces import trace_requests
 
@@ -46,7 +46,6 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
         redirect_slashes=False,
         docs_url=None,  # page.py has it, with assets from here
         redoc_url=None,
-        responses={"default": {"model": Problem, "description": "what went wrong, RFC 9457"}},
     )
     app.state.settings, app.state.keys = settings, keys
     app.add_middleware(Edge, keys=keys, metrics=metrics)
@@ -63,7 +62,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
         here: Engine = request.app.state.engine
         return here
 
-    @app.get("/models")
+    @app.get("/models", responses=documented(401))
     async def models(request: Request) -> list[ModelInfo]:
         """Every model that is served, with what its file says of it."""
         return [
@@ -76,8 +75,8 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
             for served in engine_of(request).repository.served
         ]
 
-    @app.get("/health", responses={503: {"model": Problem}})
-    @app.get("/health/ready", responses={503: {"model": Problem}})
+    @app.get("/health", responses=documented(503))
+    @app.get("/health/ready", responses=documented(503))
     async def health(request: Request) -> Health:
         """200 once a real forward pass has been made and while predictions can be answered."""
         engine = engine_of(request)
@@ -96,7 +95,11 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
             reload_error=next((s.error for s in sources if s.error), None),
         )
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}, **documented(401)},
+    )
     async def prometheus() -> Response:
         """For Prometheus."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)

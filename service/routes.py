@@ -19,7 +19,7 @@ from service.answers import classify, embed, explain
 from service.body import announced_bytes, read_images
 from service.edge import KEY
 from service.engine import Engine
-from service.errors import STATUSES, DeadlineExceeded, InvalidRequest, problem_of
+from service.errors import DeadlineExceeded, InvalidRequest, documented, problem_of
 from service.explain import GRID, overlay
 from service.schemas import Answer, EmbedAnswer, Explanation, PredictAnswer, Problem, Results
 from service.served import Served
@@ -58,12 +58,7 @@ IMAGE_BODY: Final[dict[str, Any]] = {
         },
     }
 }
-PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
-    status: {"model": Problem, "content": {"application/problem+json": {}}}
-    for status in sorted({status for status, _code in STATUSES.values()} - {403})
-}
-
-router = APIRouter(responses=PROBLEMS)
+router = APIRouter(responses=documented(401, 404, 408, 413, 415, 422, 429, 503, 504))
 
 
 class Crops(IntEnum):
@@ -80,7 +75,7 @@ class Ask:
         model: Annotated[str | None, Query(description="its name; needed where several are served")] = None,
         version: Annotated[int | None, Query(ge=1, description="the newest by default")] = None,
         x_request_timeout_ms: Annotated[
-            float | None, Header(gt=0, description="less than the server's")
+            float | None, Header(ge=1, description="less than the server's")
         ] = None,
     ) -> None:
         state = request.app.state
@@ -181,7 +176,7 @@ async def embedding(
 async def explanation(
     response: Response,
     ask: Annotated[Ask, Depends()],
-    label: Annotated[str | None, Query(description="the best one by default")] = None,
+    label: Annotated[str | None, Query(description="the best one by default", min_length=1)] = None,
     format: Annotated[Literal["png", "json"], Query(description="png: drawn over the crop")] = "png",  # noqa: A002
 ) -> Response | Explanation:
     """What the answer rests on: how far its probability falls when a part of the image is covered."""
