@@ -538,7 +538,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(guarded: Server, start: Start) -
     assert '"Authorization: Bearer $API_KEY"' in line
     assert KEY not in page.content()
 
-    page.get_by_role("button", name="Forget the key").click()
+    page.get_by_role("button", name="Forget key").click()
     expect(field).to_be_visible()
     expect(page.locator("#result")).to_be_hidden()
     assert page.evaluate("sessionStorage.length") == 0
