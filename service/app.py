@@ -20,6 +20,7 @@ from service.page import page_routes
 from service.repository import Found, Load, Repository
 from service.schemas import Alive, Health, ModelInfo, ModelState, Problem
 from service.settings import Settings
+from service.traces import trace_requests
 
 
 def create_app(settings: Settings, found: list[Found], load: Load, threads: int) -> FastAPI:
@@ -49,6 +50,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
     )
     app.state.settings, app.state.keys = settings, keys
     app.add_middleware(Edge, keys=keys, metrics=metrics)
+    trace_requests(app)
     if settings.cors_origins:  # around the edge: a browser asks beforehand without a key
         origins = [origin.strip() for origin in settings.cors_origins.split(",")]
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])

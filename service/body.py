@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import binascii
-import json
 import zlib
 from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from service.errors import BodyTimeout, BodyTooLarge, InvalidRequest
+from service.fields import read_json
 
 ENVELOPE = 100_000  # bytes that the headers of a multipart body may add to its files
 MOST_FIELDS = 8  # of a form that are no files
@@ -123,11 +123,8 @@ async def _files(request: Request, max_bytes: int, most: int) -> Images:
 
 def _of_json(body: bytes) -> Images:
     """In a thread, because large ones take a while."""
-    try:
-        record = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not JSON, as its content type says: {error}") from None
-    found = [key for key in ("image", "images") if isinstance(record, dict) and key in record]
+    record = read_json(body)
+    found = [key for key in ("image", "images") if key in record]
     if len(found) != 1:
         raise InvalidRequest('JSON must be {"image": BASE64} or {"images": [BASE64, ...]}')
     several = found == ["images"]

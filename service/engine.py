@@ -19,6 +19,7 @@ from service.schemas import ImageInfo
 from service.served import Job, Served
 from service.session import Row
 from service.settings import Settings
+from service.traces import tracer
 
 
 @dataclass(frozen=True)
@@ -95,19 +96,21 @@ class Engine:
         """The bytes of an image file -> its central crop, or ten. Raises ImageError."""
         asked = time.perf_counter()
         loop = asyncio.get_running_loop()
-        made, info, began, ended = await loop.run_in_executor(
-            self._decoders, self._decode, data, recipe, crops
-        )
+        with tracer.start_as_current_span("decode"):
+            made, info, began, ended = await loop.run_in_executor(
+                self._decoders, self._decode, data, recipe, crops
+            )
         self.metrics.stage_seconds.labels("decode").observe(ended - began)
         return Decoded(made, info, began - asked, ended - began)
 
     async def infer(self, served: Served, crops: Sequence[Pixels], outputs: tuple[str, ...]) -> Inferred:
         """May spread the crops over batches. Raises BatcherClosed, or what the session raised."""
         began = time.perf_counter()
-        if len(crops) == 1:  # the most frequent case needs no tasks
-            answers = [await served.batcher.submit(Job(crops[0], outputs))]
-        else:
-            answers = await asyncio.gather(*(served.batcher.submit(Job(c, outputs)) for c in crops))
+        with tracer.start_as_current_span("inference"):
+            if len(crops) == 1:  # the most frequent case needs no tasks
+                answers = [await served.batcher.submit(Job(crops[0], outputs))]
+            else:
+                answers = await asyncio.gather(*(served.batcher.submit(Job(c, outputs)) for c in crops))
         waited = min(answer.queued for answer in answers)
         took = time.perf_counter() - began - waited
         self.metrics.stage_seconds.labels("inference").observe(took)

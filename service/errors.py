@@ -13,7 +13,7 @@ the Open Inference Protocol).
     +-- DeadlineExceeded  no answer within REQUEST_TIMEOUT_S or the client's own, shorter limit
 
 Pictures that cannot be used are `contract.picture.ImageError`s, model files `session.ModelError`s, tensors
-`fields.InvalidTensors`. Anything else is our own bug: 500.
+`fields.InvalidFields`. Anything else is our own bug: 500.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from starlette.exceptions import HTTPException
 
 from contract.picture import InvalidImage, TooManyPixels, UnsupportedImage
 from service.batcher import BatcherClosed
-from service.fields import InvalidTensors
+from service.fields import InvalidFields
 from service.logs import REQUEST_ID
 from service.schemas import Problem
 from service.session import ModelError
@@ -88,7 +88,7 @@ STATUSES: Final[Mapping[type[Exception], tuple[int, str]]] = {
     UnsupportedImage: (415, "unsupported_image"),
     InvalidImage: (422, "invalid_image"),
     InvalidRequest: (422, "invalid_request"),
-    InvalidTensors: (422, "invalid_request"),
+    InvalidFields: (422, "invalid_request"),
     ModelError: (422, "invalid_model"),
     Overloaded: (429, "overloaded"),
     NotReady: (503, "not_ready"),

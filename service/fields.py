@@ -8,47 +8,47 @@ from typing import Any, Final
 MAX_JSON_VALUES: Final = 1_000_000
 
 
-class InvalidTensors(ValueError):
+class InvalidFields(ValueError):
     """A request contradicts itself or the model; the message names field, value and remedy."""
 
 
 def read_json(text: bytes) -> dict[str, Any]:
-    """A JSON object, of an amount that is quick to read. Raises InvalidTensors."""
+    """A JSON object, of an amount that is quick to read. Raises InvalidFields."""
     if sum(map(text.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
-        raise InvalidTensors(
+        raise InvalidFields(
             f"the JSON has more than {MAX_JSON_VALUES} values; send tensors as binary data, or fewer images"
         )
     try:
         found = json.loads(
             text.decode(), parse_constant=_refuse_constant, object_pairs_hook=_without_doubles
         )
-    except InvalidTensors:
+    except InvalidFields:
         raise
     except (ValueError, RecursionError) as error:
-        raise InvalidTensors(f"the body does not begin with JSON that can be read: {error}") from None
+        raise InvalidFields(f"the body does not begin with JSON that can be read: {error}") from None
     if not isinstance(found, dict):
-        raise InvalidTensors(f"the JSON is {said(found)}; it must be an object")
+        raise InvalidFields(f"the JSON is {said(found)}; it must be an object")
     return found
 
 
 def list_of_objects(record: dict[str, Any], key: str) -> list[dict[str, Any]]:
     found = record.get(key)
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise InvalidTensors(f"{key} is {said(found)}; it must be a list of objects")
+        raise InvalidFields(f"{key} is {said(found)}; it must be a list of objects")
     return found
 
 
 def parameters_of(record: dict[str, Any], where: str) -> dict[str, Any]:
     found = record.get("parameters")
     if found is not None and not isinstance(found, dict):
-        raise InvalidTensors(f"{where} has parameters {said(found)}; they must be an object")
+        raise InvalidFields(f"{where} has parameters {said(found)}; they must be an object")
     return found or {}
 
 
 def flag(record: dict[str, Any], key: str, where: str, default: bool) -> bool:
     found = record.get(key, default)
     if not isinstance(found, bool):
-        raise InvalidTensors(f"{where}.{key} is {said(found)}; it must be true or false")
+        raise InvalidFields(f"{where}.{key} is {said(found)}; it must be true or false")
     return found
 
 
@@ -62,13 +62,13 @@ _repr.maxlevel = 2
 
 
 def _refuse_constant(name: str) -> float:
-    raise InvalidTensors(f"the JSON has {name}; its numbers must be finite")
+    raise InvalidFields(f"the JSON has {name}; its numbers must be finite")
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise InvalidTensors(f"the JSON has {said(key)} twice in one object; say it once")
+            raise InvalidFields(f"the JSON has {said(key)} twice in one object; say it once")
         found[key] = value
     return found

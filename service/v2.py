@@ -191,7 +191,7 @@ async def infer(
 def _read(
     body: bytes, encoding: str, header_length: str | None, served: Served, settings: Settings
 ) -> InferRequest:
-    """In a thread. Raises BodyTooLarge, InvalidRequest or InvalidTensors."""
+    """In a thread. Raises BodyTooLarge, InvalidRequest or InvalidFields."""
     if encoding != "identity":
         body = inflate(body, encoding, settings.max_body_bytes)
     manifest = served.model.manifest

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from contract.manifest import Tensor
-from service.fields import MAX_JSON_VALUES, InvalidTensors
+from service.fields import MAX_JSON_VALUES, InvalidFields
 from service.infer_answer import build_response
 from service.tensors import InferRequest, Output, parse_request
 
@@ -217,7 +217,7 @@ WRONG_JSON: list[tuple[bytes, str]] = [
 
 @pytest.mark.parametrize(("body", "said"), WRONG_JSON)
 def test_json_that_is_refused(body: bytes, said: str) -> None:
-    with pytest.raises(InvalidTensors) as refused:
+    with pytest.raises(InvalidFields) as refused:
         parse(body)
     assert said in str(refused.value)
     assert len(str(refused.value)) < 400
@@ -263,7 +263,7 @@ def files(size: Any) -> bytes:
     ],
 )
 def test_binary_data_that_is_refused(body: bytes, length: str | None, said: str) -> None:
-    with pytest.raises(InvalidTensors) as refused:
+    with pytest.raises(InvalidFields) as refused:
         parse(body, length)
     assert said in str(refused.value)
 
@@ -274,7 +274,7 @@ def test_json_of_too_many_values_is_not_read() -> None:
         b"0," * (MAX_JSON_VALUES + 1),
         b"{}" * (MAX_JSON_VALUES + 1),
     ):
-        with pytest.raises(InvalidTensors, match="send tensors as binary data, or fewer images"):
+        with pytest.raises(InvalidFields, match="send tensors as binary data, or fewer images"):
             parse(b'{"inputs": [' + filler)
 
 
@@ -284,7 +284,7 @@ def test_an_answer_of_too_many_json_values_is_not_computed() -> None:
     body, length = behind(
         request(pixels(data=None, shape=shape, parameters={"binary_data_size": 36})), bytes(36)
     )
-    with pytest.raises(InvalidTensors, match=f"{3 * (MAX_JSON_VALUES // 2)} values of JSON.*binary_data"):
+    with pytest.raises(InvalidFields, match=f"{3 * (MAX_JSON_VALUES // 2)} values of JSON.*binary_data"):
         parse_request(body, length, (PIXELS,), (large,), 8)
 
 
@@ -292,7 +292,7 @@ def test_many_keys_are_not_quadratic() -> None:
     """An object of 200,000 keys, of which the last two are one: minutes, were each counted."""
     keys = ",".join(f'"{number}":0' for number in range(200_000))
     began = time.perf_counter()
-    with pytest.raises(InvalidTensors, match="'199999' twice"):
+    with pytest.raises(InvalidFields, match="'199999' twice"):
         parse(f'{{{keys},"199999":0}}'.encode())
     assert time.perf_counter() - began < 20
 
@@ -310,7 +310,7 @@ def test_nothing_is_allocated_by_a_declared_size() -> None:
     tracemalloc.start()
     try:
         for body, length in lies:
-            with pytest.raises(InvalidTensors):
+            with pytest.raises(InvalidFields):
                 parse(body, length, most=2**40)
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
@@ -335,7 +335,7 @@ JSON = st.recursive(
 @given(st.binary(max_size=200), st.none() | st.text(max_size=5) | st.integers(0, 300).map(str))
 @example(b"{}", "2")
 def test_arbitrary_bytes_raise_nothing_but_our_error(body: bytes, length: str | None) -> None:
-    with pytest.raises(InvalidTensors):
+    with pytest.raises(InvalidFields):
         parse(body, length)
 
 
@@ -356,7 +356,7 @@ def test_arbitrary_json_raises_nothing_but_our_error(
         for length in (None, str(len(head))):
             try:
                 found = parse(head + tail, length)
-            except InvalidTensors as error:
+            except InvalidFields as error:
                 str(error).encode()
             else:
                 assert set(found.inputs) <= {"images", "encoded"}

@@ -35,10 +35,8 @@ def children(server: Server) -> list[int]:
 
 def ask(server: Server) -> int:
     """On a connection of its own, so that any worker may take it."""
-    version = httpx.post(server.address + "/predict", content=plain(9), timeout=30).json()["model"][
-        "version"
-    ]
-    return int(version)
+    answer = httpx.post(server.address + "/predict", content=plain(9), timeout=30)
+    return int(answer.json()["model"]["version"])
 
 
 def test_metrics_are_those_of_all_workers(server: Server) -> None:
