@@ -26,7 +26,7 @@ def red_sees(tmp_path_factory: pytest.TempPathFactory) -> Path:
         helper.make_node("MatMul", ["colours", "to_logits"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
     ]
-    weights = helper.make_tensor("to_logits", TensorProto.FLOAT, [3, 2], [0.1, -0.1, -0.1, 0.1, -0.1, 0.1])
+    weights = helper.make_tensor("to_logits", TensorProto.FLOAT, [3, 2], [0.2, -0.2, -0.1, 0.1, -0.1, 0.1])
     model = helper.make_model(
         helper.make_graph(
             nodes,
