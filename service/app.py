@@ -80,7 +80,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
     @app.get(
         "/models/{name}/filters.png",
         response_class=Response,
-        responses={200: {"content": {"image/png": {}}}, **documented(401, 404, 503)},
+        responses={200: {"content": {"image/png": {}}}, **documented(401, 404, 422, 503)},
     )
     async def filters(
         request: Request, name: str, version: Annotated[int | None, Query(ge=1)] = None
