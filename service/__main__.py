@@ -1,8 +1,8 @@
 """python -m service: loads the models, warms them up, and serves. Settings come from the environment. With
 arguments it is a command, service/cli.py.
 
-Exit codes: 0 after SIGTERM or Ctrl-C, 1 if no model or the port cannot be used or the network hangs, 2
-for a bad setting.
+Exit codes: 0 after SIGTERM or Ctrl-C, 1 if no model or the port cannot be used, the network hangs or the
+GPU fails, 2 for a bad setting.
 """
 
 import sys

@@ -4,21 +4,23 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from typing import Annotated
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from starlette.middleware.cors import CORSMiddleware
 
 from service import routes, v2
 from service.decoding import decoder_for
 from service.edge import Edge
 from service.engine import Engine
-from service.errors import NotReady, install_handlers
+from service.errors import NotReady, UnknownModel, documented, install_handlers
+from service.filters import draw_kernels
 from service.follow import follow
 from service.keys import Keys
 from service.metrics import CONTENT_TYPE, Metrics
 from service.page import page_routes
 from service.repository import Found, Load, Repository
-from service.schemas import Alive, Health, ModelInfo, ModelState, Problem
+from service.schemas import Alive, Health, ModelInfo, ModelState
 from service.settings import Settings
 from service.traces import trace_requests
 
@@ -48,7 +50,6 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
         redirect_slashes=False,
         docs_url=None,  # page.py has it, with assets from here
         redoc_url=None,
-        responses={"default": {"model": Problem, "description": "what went wrong, RFC 9457"}},
     )
     app.state.settings, app.state.keys = settings, keys
     app.add_middleware(Edge, keys=keys, metrics=metrics)
@@ -65,7 +66,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
         here: Engine = request.app.state.engine
         return here
 
-    @app.get("/models")
+    @app.get("/models", responses=documented(401))
     async def models(request: Request) -> list[ModelInfo]:
         """Every model that is served, with what its file says of it."""
         return [
@@ -78,8 +79,22 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
             for served in engine_of(request).repository.served
         ]
 
-    @app.get("/health", responses={503: {"model": Problem}})
-    @app.get("/health/ready", responses={503: {"model": Problem}})
+    @app.get(
+        "/models/{name}/filters.png",
+        response_class=Response,
+        responses={200: {"content": {"image/png": {}}}, **documented(401, 404, 422, 503)},
+    )
+    async def filters(
+        request: Request, name: str, version: Annotated[int | None, Query(ge=1)] = None
+    ) -> Response:
+        """The kernels of conv1, the paper's Figure 3."""
+        kernels = engine_of(request).repository.find(name, version).model.kernels
+        if kernels is None:
+            raise UnknownModel(f"model {name} has no layer conv1")
+        return Response(await asyncio.to_thread(draw_kernels, kernels), media_type="image/png")
+
+    @app.get("/health", responses=documented(503))
+    @app.get("/health/ready", responses=documented(503))
     async def health(request: Request) -> Health:
         """200 once a real forward pass has been made and while predictions can be answered."""
         engine = engine_of(request)
@@ -99,7 +114,11 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
             reload_error=next((s.error for s in sources if s.error), None),
         )
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}, **documented(401)},
+    )
     async def prometheus() -> Response:
         """For Prometheus."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)

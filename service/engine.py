@@ -16,7 +16,7 @@ from service.metrics import Metrics
 from service.repository import Repository
 from service.schemas import ImageInfo
 from service.served import Job, Served
-from service.session import Row
+from service.session import Row, gpu_memory_used
 from service.settings import Settings
 from service.traces import tracer
 
@@ -68,6 +68,7 @@ class Engine:
             "inside_images": self.admission.inside,
             "inside_images_limit": self._settings.max_queue,
             "queue_images": sum(served.batcher.waiting for served in self.repository.served),
+            "gpu_memory_bytes": gpu_memory_used(s.model.provider for s in self.repository.served),
         }
 
     @property

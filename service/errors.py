@@ -18,7 +18,7 @@ Pictures that cannot be used are `contract.picture.ImageError`s, model files `se
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -107,6 +107,23 @@ HEADERS: Final = {
 def described(status: int, code: str, detail: str) -> Problem:
     title = HTTPStatus(status).phrase
     return Problem(type="about:blank", title=title, status=status, detail=detail, code=code)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Problems as an OpenAPI description has them, each with an example."""
+    codes = {status: [code for s, code in STATUSES.values() if s == status] for status in statuses}
+    return {
+        status: {
+            "description": " or ".join(dict.fromkeys(found)),
+            "content": {
+                "application/problem+json": {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "example": described(status, found[0], "what is wrong, and what to do").model_dump(),
+                }
+            },
+        }
+        for status, found in codes.items()
+    }
 
 
 def problem_of(error: Exception) -> Problem:

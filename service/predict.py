@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 from contract.picture import ImageError
 from service.answers import classify
+from service.cuda import GpuOptions
 from service.decoding import decoder_for
 from service.engine import Engine
 from service.errors import BodyTooLarge, InvalidRequest, described, problem_of
@@ -66,7 +67,8 @@ def find_models(settings: Settings, model: str | None) -> list[Found]:
 
 
 def _load(settings: Settings) -> Load:
-    return partial(load_model, device=settings.device, threads=settings.threads or usable_cores())
+    threads = settings.threads or usable_cores()
+    return partial(load_model, device=settings.device, threads=threads, gpu=GpuOptions.of(settings))
 
 
 @asynccontextmanager

@@ -94,6 +94,7 @@ def places(settings: Settings) -> list[Place]:
 def read(place: Place, load: Load) -> Found:
     """Loads the file. What is wrong with it is said, not raised."""
     stamp = stamp_of(place.path)
+    log.info("loading and warming %s", place.path.name)
     try:
         return Found(place, stamp, load(place.path), None)
     except ModelError as error:

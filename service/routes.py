@@ -19,7 +19,7 @@ from service.answers import classify, embed, explain
 from service.body import announced_bytes, read_images
 from service.edge import KEY
 from service.engine import Engine
-from service.errors import STATUSES, DeadlineExceeded, InvalidRequest, problem_of
+from service.errors import DeadlineExceeded, InvalidRequest, documented, problem_of
 from service.explain import GRID, overlay
 from service.schemas import Answer, EmbedAnswer, Explanation, PredictAnswer, Problem, Results
 from service.served import Served
@@ -58,12 +58,7 @@ IMAGE_BODY: Final[dict[str, Any]] = {
         },
     }
 }
-PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
-    status: {"model": Problem, "content": {"application/problem+json": {}}}
-    for status in sorted({status for status, _code in STATUSES.values()} - {403})
-}
-
-router = APIRouter(responses=PROBLEMS)
+router = APIRouter(responses=documented(401, 404, 408, 413, 415, 422, 429, 503, 504))
 
 
 class Crops(IntEnum):
@@ -72,22 +67,16 @@ class Crops(IntEnum):
 
 
 class Ask:
-    """What every such request may say: which model, and how long it may take."""
+    """What every such request says: which model, and in how many s it is to be answered."""
 
     def __init__(
-        self,
-        request: Request,
-        model: Annotated[str | None, Query(description="its name; needed where several are served")] = None,
-        version: Annotated[int | None, Query(ge=1, description="the newest by default")] = None,
-        x_request_timeout_ms: Annotated[
-            float | None, Header(gt=0, description="less than the server's")
-        ] = None,
+        self, request: Request, model: str | None, version: int | None, timeout_ms: float | None
     ) -> None:
         state = request.app.state
         self.request = request
         self.engine: Engine = state.engine
         self.settings: Settings = state.settings
-        self.limit = min(self.settings.request_timeout_s, (x_request_timeout_ms or math.inf) / 1000)
+        self.limit = min(self.settings.request_timeout_s, (timeout_ms or math.inf) / 1000)
         self.engine.require_worker()
         self.served = self.engine.repository.find(model, version)
 
@@ -100,18 +89,30 @@ class Ask:
         settings, request = self.settings, self.request
         most = 1 if single else max(1, settings.max_queue // images_each)
         size = announced_bytes(request, settings.max_body_bytes)
-        with self.engine.admission.admit(size, images_each, request.scope[KEY]) as visit:
+        admitted = self.engine.admission.admit(size, images_each, request.scope[KEY])
+        with self.served.use(), admitted as visit:
             images = await read_images(request, settings.max_body_bytes, settings.body_timeout_s, most)
             visit.take(images_each * (len(images.files) - 1))
-            with self.served.use():
-                try:
-                    async with asyncio.timeout(self.limit):
-                        if not images.several:
-                            return await one(self.served, images.files[0])
-                        each = (_or_problem(one(self.served, data)) for data in images.files)
-                        return Results(results=list(await asyncio.gather(*each)))
-                except TimeoutError:
-                    raise DeadlineExceeded(f"no answer within {self.limit:g} s") from None
+            try:
+                async with asyncio.timeout(self.limit):
+                    if not images.several:
+                        return await one(self.served, images.files[0])
+                    each = (_or_problem(one(self.served, data)) for data in images.files)
+                    return Results(results=list(await asyncio.gather(*each)))
+            except TimeoutError:
+                raise DeadlineExceeded(f"no answer within {self.limit:g} s") from None
+
+
+async def asked(
+    request: Request,
+    model: Annotated[str | None, Query(description="its name; needed where several are served")] = None,
+    version: Annotated[int | None, Query(ge=1, description="the newest by default")] = None,
+    x_request_timeout_ms: Annotated[
+        float | None, Header(ge=1, description="less than the server's")
+    ] = None,
+) -> Ask:
+    # A coroutine, because FastAPI would make anything else in a thread.
+    return Ask(request, model, version, x_request_timeout_ms)
 
 
 async def _or_problem(answering: Awaitable[T]) -> T | Problem:
@@ -121,30 +122,33 @@ async def _or_problem(answering: Awaitable[T]) -> T | Problem:
         return problem_of(error)
 
 
-def server_timing(response: Response, answer: Answer | Results[Any]) -> None:
-    """So that a browser shows the stages of a single answer."""
-    if isinstance(answer, Answer):
-        stages = answer.timing_ms.model_dump().items()
-        response.headers["Server-Timing"] = ", ".join(f"{stage};dur={ms}" for stage, ms in stages)
+def said(answer: Answer | Results[Any]) -> Response:
+    """As JSON, not validated once more as FastAPI would. Of one image with Server-Timing for browsers."""
+    headers = server_timing(answer) if isinstance(answer, Answer) else None
+    return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
 
 
-@router.post("/predict", openapi_extra=IMAGE_BODY)
+def server_timing(answer: Answer) -> dict[str, str]:
+    stages = answer.timing_ms.model_dump().items()
+    return {"Server-Timing": ", ".join(f"{stage};dur={ms}" for stage, ms in stages)}
+
+
+@router.post("/predict", openapi_extra=IMAGE_BODY, response_model=PredictAnswer | Results[PredictAnswer])
 async def predict(
-    response: Response,
-    ask: Annotated[Ask, Depends()],
+    ask: Annotated[Ask, Depends(asked)],
     top_k: Annotated[int | None, Query(ge=1, description="labels in an answer; 5 by default")] = None,
     crops: Annotated[Crops, Query(description="10: the paper's, averaged")] = Crops.ONE,
-) -> PredictAnswer | Results[PredictAnswer]:
+) -> Response:
     """Which class an image shows."""
     classes = len(ask.served.model.manifest.classes)
     if top_k is not None and top_k > classes:
         raise InvalidRequest(f"top_k is {top_k}; this model has {classes} classes")
     wanted = top_k or min(DEFAULT_TOP_K, classes)
-    answer = await ask.answer(
-        lambda served, data: classify(ask.engine, served, data, wanted, crops), images_each=crops
+    return said(
+        await ask.answer(
+            lambda served, data: classify(ask.engine, served, data, wanted, crops), images_each=crops
+        )
     )
-    server_timing(response, answer)
-    return answer
 
 
 @router.post(
@@ -154,16 +158,14 @@ async def predict(
     response_model=EmbedAnswer | Results[EmbedAnswer],
 )
 async def embedding(
-    response: Response,
-    ask: Annotated[Ask, Depends()],
+    ask: Annotated[Ask, Depends(asked)],
     normalize: Annotated[bool, Query(description="to length 1, so that a product is a cosine")] = False,
     format: Annotated[Literal["json", "raw"], Query(description="raw: float32, little-endian")] = "json",  # noqa: A002
-) -> Response | EmbedAnswer | Results[EmbedAnswer]:
+) -> Response:
     """fc7, the features of the paper's Figure 4: near each other for images that are alike."""
     answer = await ask.answer(lambda served, data: embed(ask.engine, served, data, normalize))
     if format == "json":
-        server_timing(response, answer)
-        return answer
+        return said(answer)
     answers = answer.results if isinstance(answer, Results) else [answer]
     for number, each in enumerate(answers, 1):
         if isinstance(each, Problem):
@@ -179,11 +181,10 @@ async def embedding(
     response_model=Explanation,
 )
 async def explanation(
-    response: Response,
-    ask: Annotated[Ask, Depends()],
-    label: Annotated[str | None, Query(description="the best one by default")] = None,
+    ask: Annotated[Ask, Depends(asked)],
+    label: Annotated[str | None, Query(description="the best one by default", min_length=1)] = None,
     format: Annotated[Literal["png", "json"], Query(description="png: drawn over the crop")] = "png",  # noqa: A002
-) -> Response | Explanation:
+) -> Response:
     """What the answer rests on: how far its probability falls when a part of the image is covered."""
     classes = ask.served.model.manifest.classes
     if label is not None and label not in classes:
@@ -198,9 +199,8 @@ async def explanation(
 
     answer = await ask.answer(one, images_each=1 + GRID * GRID, single=True)
     assert isinstance(answer, Explanation)
-    server_timing(response, answer)
     if format == "json":
-        return answer
+        return said(answer)
     picture = await asyncio.to_thread(overlay, crops[0], np.array(answer.map, np.float32))
-    response.headers["X-Label"] = quote(answer.label)
-    return Response(picture, headers=dict(response.headers), media_type="image/png")
+    headers = server_timing(answer) | {"X-Label": quote(answer.label)}
+    return Response(picture, headers=headers, media_type="image/png")

@@ -9,19 +9,19 @@ Each = TypeVar("Each")
 
 class Prediction(BaseModel):
     label: str = Field(examples=["sunflower"])
-    index: int = Field(ge=0, description="place of the label among the model's classes")
-    probability: float = Field(ge=0, le=1, description="of the full softmax")
+    index: int = Field(ge=0, description="place of the label among the model's classes", examples=[13])
+    probability: float = Field(ge=0, le=1, description="of the full softmax", examples=[0.916])
 
 
 class ModelName(BaseModel):
     name: str = Field(examples=["flowers17"])
-    version: int = Field(ge=1)
-    sha256: str = Field(description="of the model file")
+    version: int = Field(ge=1, examples=[1])
+    sha256: str = Field(description="of the model file", examples=["2ce1d7b1cbd91008" * 4])
 
 
 class ImageInfo(BaseModel):
-    width: int = Field(description="pixels, after the EXIF rotation")
-    height: int = Field(description="pixels, after the EXIF rotation")
+    width: int = Field(description="pixels, after the EXIF rotation", examples=[526])
+    height: int = Field(description="pixels, after the EXIF rotation", examples=[500])
     format: str = Field(examples=["JPEG"])
 
 
@@ -30,10 +30,10 @@ class Timing(BaseModel):
     the run of the whole batch; `total` starts when the body is there.
     """
 
-    decode: float
-    queue: float
-    inference: float
-    total: float
+    decode: float = Field(examples=[2.716])
+    queue: float = Field(examples=[0.133])
+    inference: float = Field(examples=[3.974])
+    total: float = Field(examples=[7.099])
 
 
 class Problem(BaseModel):
@@ -54,7 +54,9 @@ class PredictAnswer(BaseModel):
 
 
 class EmbedAnswer(BaseModel):
-    embedding: list[float] = Field(description="fc7 after its activation: 4096 values at full width")
+    embedding: list[float] = Field(
+        description="fc7 after its activation: 4096 values at full width", examples=[[0.0, 1.25, 0.5]]
+    )
     model: ModelName
     image: ImageInfo
     timing_ms: Timing
@@ -62,10 +64,11 @@ class EmbedAnswer(BaseModel):
 
 class Explanation(BaseModel):
     label: str = Field(examples=["sunflower"])
-    index: int = Field(ge=0)
-    probability: float = Field(ge=0, le=1)
+    index: int = Field(ge=0, examples=[13])
+    probability: float = Field(ge=0, le=1, examples=[0.916])
     map: list[list[float]] = Field(
-        description="rows of the central crop from the top, 0 to 1: what the answer rests on most is 1"
+        description="rows of the central crop from the top, 0 to 1: what the answer rests on most is 1",
+        examples=[[[0.0, 0.25], [1.0, 0.5]]],
     )
     model: ModelName
     image: ImageInfo
@@ -82,16 +85,24 @@ class Results(BaseModel, Generic[Each]):
 
 
 class ModelInfo(ModelName):
-    classes: list[str]
-    metrics: list[dict[str, Any]]
-    card: str | None = Field(description="the model card, Markdown")
+    classes: list[str] = Field(examples=[["bluebell", "buttercup"]])
+    metrics: list[dict[str, Any]] = Field(
+        description="as fractions of 1",
+        examples=[
+            [{"data": "flowers17 (validation)", "images": 255, "crops": 1, "top1": 0.84, "top5": 0.97}]
+        ],
+    )
+    card: str | None = Field(description="the model card, Markdown", examples=["# flowers17"])
 
 
 class ModelState(BaseModel):
     name: str = Field(examples=["flowers17"])
-    version: int | None = Field(description="null if its file does not say")
+    version: int | None = Field(description="null if its file does not say", examples=[1])
     state: Literal["READY", "UNAVAILABLE"]
-    error: str | None = Field(description="why it is not served, or not as its file is now")
+    error: str | None = Field(
+        description="why it is not served, or not as its file is now",
+        examples=["mine.onnx has no manifest; export it with `python -m training export`"],
+    )
 
 
 class Health(BaseModel):
@@ -100,7 +111,8 @@ class Health(BaseModel):
     provider: str = Field(description="the ONNX Runtime provider in use", examples=["CPUExecutionProvider"])
     models: list[ModelState]
     reload_error: str | None = Field(
-        description="why a model file is not what is served: the first of them"
+        description="why a model file is not what is served: the first of them",
+        examples=["mine.onnx cannot be read: Permission denied"],
     )
 
 

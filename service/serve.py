@@ -10,6 +10,7 @@ from types import FrameType
 import uvicorn
 
 from service.app import create_app
+from service.cuda import GpuOptions
 from service.memory import give_large_memory_back
 from service.repository import read_all
 from service.server import Protocol, Server
@@ -19,11 +20,11 @@ from service.settings import Settings, SettingsError, usable_cores
 
 def serve(settings: Settings, listener: socket.socket, ready: Callable[[str, str], None]) -> int:
     """Loads the models, tells `ready` their names and the provider, and serves until a signal comes; -> 0,
-    or 1 if the network hangs. Raises ModelError and SettingsError.
+    or 1 if the network hangs or the GPU fails. Raises ModelError and SettingsError.
     """
     give_large_memory_back()
     threads = settings.threads or max(1, usable_cores() // settings.workers)
-    load = partial(load_model, device=settings.device, threads=threads)
+    load = partial(load_model, device=settings.device, threads=threads, gpu=GpuOptions.of(settings))
     found = read_all(settings, load)
     app = create_app(settings, found, load, threads)
     config = uvicorn.Config(

@@ -17,7 +17,11 @@ def _of(default: Any, meaning: str, low: float = 0, high: float = float("inf")) 
     return field(default=default, metadata={"help": meaning, "low": low, "high": high})
 
 
-_CHOICES: Final = {"device": ("auto", "cpu", "cuda"), "log_format": ("text", "json")}
+_CHOICES: Final = {
+    "device": ("auto", "cpu", "cuda"),
+    "cudnn_search": ("heuristic", "exhaustive", "default"),
+    "log_format": ("text", "json"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,26 @@ class Settings:
         "auto",
         "auto, cpu or cuda; cuda refuses to start without a GPU that works, auto falls back to the "
         "CPU and says why",
+    )
+    cudnn_search: str = _of(
+        "heuristic",
+        "how cuDNN chooses algorithms on a GPU: heuristic, exhaustive (tries them all, longer to start) or "
+        "default (one for everything, mostly slow)",
+    )
+    cudnn_max_workspace: int = _of(
+        1, "1: those algorithms may take as much GPU memory as they like; 0: little, so fewer can", 0, 1
+    )
+    tf32: int = _of(
+        0,
+        "1: a GPU rounds the factors in float32 networks to 10 bits, which is faster; 0: it answers as the "
+        "CPU does",
+        0,
+        1,
+    )
+    gpu_memory_bytes: int = _of(
+        0,
+        "bytes of GPU memory for each model's weights and activations; 0: no limit. CUDA and cuDNN take "
+        "some beside it",
     )
     api_keys_file: Path | None = _of(
         None,

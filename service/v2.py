@@ -156,7 +156,7 @@ async def infer(
     version: str | None = None,
     inference_header_content_length: Annotated[str | None, Header(description="bytes of the JSON")] = None,
     x_request_timeout_ms: Annotated[
-        float | None, Header(gt=0, description="less than the server's")
+        float | None, Header(ge=1, description="less than the server's")
     ] = None,
 ) -> Response:
     """The outputs asked for, of the UINT8 tensor `images` or of the image files in the BYTES tensor

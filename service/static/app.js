@@ -29,7 +29,7 @@ async function loadModels() {
   }
   byId("key-form").hidden = true;
   byId("forget-key").hidden = !key.get();
-  byId("docs").parentElement.hidden = Boolean(key.get()); // a link cannot carry the key
+  byId("docs").parentElement.hidden = Boolean(key.get());
   const twice = (model) => models.filter(({ name }) => name === model.name).length > 1;
   byId("model").replaceChildren(
     ...models.map((model, index) =>
@@ -101,6 +101,7 @@ function askForKey() {
   const refused = key.get() !== "";
   key.forget();
   byId("forget-key").hidden = true;
+  byId("docs").parentElement.hidden = true; // a link cannot carry a key
   byId("key-form").hidden = false;
   byId("key-wrong").textContent = refused ? "The server does not know this key. Check it, and enter it again." : "";
   byId("key").setAttribute("aria-invalid", refused);

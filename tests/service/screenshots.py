@@ -72,7 +72,7 @@ def opened(browser: Browser, server: Server, scheme: Any, options: dict[str, Any
     page = context.new_page()
     page.goto(server.address)
     page.wait_for_selector("#card h3")
-    page.wait_for_timeout(500)  # TMP
+    page.wait_for_load_state("networkidle")  # the filters
     return page
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from contract.manifest import METADATA_KEY, Manifest, Tensor
@@ -22,11 +22,12 @@ def red_sees(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose first class is as probable as a picture is red."""
     nodes = [
         helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["pixels"], ["colours"], axes=[1, 2], keepdims=0),
-        helper.make_node("MatMul", ["colours", "to_logits"], ["logits"]),
+        helper.make_node("Flatten", ["pixels"], ["colours"]),
+        helper.make_node("Gemm", ["colours", "to_logits"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
     ]
-    weights = helper.make_tensor("to_logits", TensorProto.FLOAT, [3, 2], [0.2, -0.2, -0.1, 0.1, -0.1, 0.1])
+    of_a_pixel = np.array([[0.2, -0.2], [-0.1, 0.1], [-0.1, 0.1]], np.float32) / (224 * 224)
+    weights = numpy_helper.from_array(np.tile(of_a_pixel, (224 * 224, 1)), "to_logits")
     model = helper.make_model(
         helper.make_graph(
             nodes,
