@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated
@@ -11,6 +10,7 @@ from fastapi import FastAPI, Query, Request, Response
 from starlette.middleware.cors import CORSMiddleware
 
 from service import routes, v2
+from service.decoding import decoder_for
 from service.edge import Edge
 from service.engine import Engine
 from service.errors import NotReady, UnknownModel, documented, install_handlers
@@ -33,13 +33,15 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with ThreadPoolExecutor(threads, "decode") as decoders:
-            repository = Repository(settings, found, load, metrics)
-            app.state.engine = engine = Engine(settings, repository, decoders, metrics)
-            following = asyncio.create_task(follow(engine, keys, bool(settings.watch_model)))
-            yield
-            following.cancel()
-            await repository.close()
+        decoder = decoder_for(settings, threads)
+        await decoder.start()
+        repository = Repository(settings, found, load, metrics)
+        app.state.engine = engine = Engine(settings, repository, decoder, metrics)
+        following = asyncio.create_task(follow(engine, keys, bool(settings.watch_model)))
+        yield
+        following.cancel()
+        await repository.close()
+        await decoder.close()
 
     app = FastAPI(
         title="AlexNet",
@@ -97,6 +99,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
         """200 once a real forward pass has been made and while predictions can be answered."""
         engine = engine_of(request)
         engine.require_worker()
+        engine.require_decoder()
         if engine.draining:
             raise NotReady("the server is stopping")
         first = next(engine.repository.served)
