@@ -1,10 +1,11 @@
 """When to come back is told by the rate of the present, with a clock that the test moves."""
 
+import threading
 from contextlib import ExitStack
 
 import pytest
 
-from service.admission import Admission
+from service.admission import Admission, PixelBudget
 from service.errors import Overloaded
 
 
@@ -64,3 +65,83 @@ def test_what_failed_is_no_answer() -> None:
                 raise ValueError("bad")
         with admission.admit(1):
             assert refusal(admission) == 8, "one answer in 4 s, two inside"
+
+
+def test_the_bytes_of_those_inside_are_counted_up_to_the_limit_and_given_back() -> None:
+    admission = Admission(10, 100)
+    for _pass in range(2):
+        with admission.admit(60):
+            with (
+                pytest.raises(
+                    Overloaded, match=r"^60 bytes of requests are in memory and 100 is the limit$"
+                ) as refused,
+                admission.admit(41),
+            ):
+                pass
+            assert refused.value.retry_after == 1
+            with admission.admit(40), pytest.raises(Overloaded, match=r"^100 bytes"), admission.admit(1):
+                pass
+        with admission.admit(100):
+            pass
+
+
+def test_the_refusal_says_how_many_are_inside() -> None:
+    admission = Admission(1, 100)
+    with (
+        admission.admit(1),
+        pytest.raises(Overloaded, match=r"^1 images are being worked on, which is the limit$"),
+        admission.admit(1),
+    ):
+        pass
+
+
+def test_the_rate_is_that_of_the_last_64_answers() -> None:
+    clock = Clock()
+    admission = Admission(41, 10**6, clock)
+    with ExitStack() as house:
+        for _place in range(40):
+            house.enter_context(admission.admit(1))
+        for pause in [1000.0] + [0.5] * 64:
+            with admission.admit(1):
+                clock.now += pause
+        with admission.admit(1):
+            assert refusal(admission) == 21, "41 inside at two a second"
+
+
+def test_nobody_is_sent_away_for_more_than_a_minute() -> None:
+    clock = Clock()
+    admission = Admission(2, 10**6, clock)
+    with admission.admit(1):
+        with admission.admit(1):
+            clock.now += 1000
+        with admission.admit(1):
+            assert refusal(admission) == 60
+
+
+def test_a_picture_may_take_all_the_pixels_at_once_and_again() -> None:
+    budget = PixelBudget(10)
+    for _pass in range(2):
+        with budget.reserve(10):
+            pass
+        with budget.reserve(4), budget.reserve(6):
+            pass
+
+
+def test_a_picture_waits_until_there_is_room_for_it() -> None:
+    budget = PixelBudget(10)
+    events: list[str] = []
+
+    def large() -> None:
+        with budget.reserve(5):
+            events.append("large")
+
+    thread = threading.Thread(target=large)
+    with budget.reserve(6):
+        thread.start()
+        while not (budget._turn.locked() or events):  # until it waits, or wrongly does not
+            pass
+        events.append("room")
+    thread.join()
+    assert events == ["room", "large"]
+    with budget.reserve(10):
+        pass
