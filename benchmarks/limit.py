@@ -143,7 +143,8 @@ def main() -> None:
         files = photographs(args.images, args.large, Path(folder))
         costs = {} if args.no_stages else stages(model, files)
         rates: dict[str, float] = {}
-        rates["pool"], one = undisturbed(lambda: pool(model, files, args.seconds, cores, args.batch))
+        wide = load_model(args.model, "cpu", cores, small=0)
+        rates["pool"], one = undisturbed(lambda: pool(wide, files, args.seconds, cores, args.batch))
         model = load_model(args.model, "cpu", 1)
         rates["lanes"], other = undisturbed(lambda: lanes(model, files, args.seconds, cores, args.batch))
     steal = max(one.steal, other.steal)

@@ -25,11 +25,11 @@ from benchmarks.machine import STEAL_LIMIT, Watch, memory_mb
 
 
 @contextmanager
-def server(model: Path) -> Iterator[tuple[str, int]]:
+def server(model: Path, module: str) -> Iterator[tuple[str, int]]:
     """-> its address and process id; other settings are those of the environment."""
     environ = os.environ | {"MODEL": str(model), "PORT": "0", "DEVICE": "cpu"}
     with subprocess.Popen(
-        [sys.executable, "-m", "service"], env=environ, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", module], env=environ, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder of JPEG files; default: drawn, 101 KB each")
     parser.add_argument("--large", action="store_true", help="drawn photographs of 12 megapixels")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
+    parser.add_argument("--plain", action="store_true", help="drive benchmarks/plain.py instead")
     parser.add_argument("--json", type=Path, help="file for everything that was measured")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32, 64])
     args = parser.parse_args()
@@ -75,12 +76,15 @@ def main() -> None:
         images = photographs(args.images, args.large, Path(folder))[0].parent
         if args.images is not None:
             images = args.images
-        found = measure(args.model, images, args.seconds, args.connections)
+        module = "benchmarks.plain" if args.plain else "service"
+        found = measure(args.model, images, args.seconds, args.connections, module)
     if args.json is not None:
         args.json.write_text(json.dumps(found, indent=1))
 
 
-def measure(model: Path, images: Path, seconds: float, connections: list[int]) -> dict[str, Any]:
+def measure(
+    model: Path, images: Path, seconds: float, connections: list[int], module: str
+) -> dict[str, Any]:
     """Prints a row for each load as it goes; -> everything that was measured."""
     first = limit(model, images, seconds / 2, stages=True)
     alone, limits = first["core_ms"]["alone"], [first]
@@ -88,7 +92,7 @@ def measure(model: Path, images: Path, seconds: float, connections: list[int]) -
     heads = f"{'images/s':>9}{'of limit':>9}{'p50 ms':>8}{'p95':>8}{'p99':>8}{'client':>8}{'steal %':>8}"
     print(f"{'load':<16}{heads}  errors")
     rows: dict[str, dict[str, Any]] = {}
-    with server(model) as (url, pid):
+    with server(model, module) as (url, pid):
 
         def row(name: str, *options: object) -> float:
             result, steal = load(url, images, *options, "--seconds", seconds)

@@ -30,7 +30,7 @@ COPY --chmod=755 service /app/service
 # The working directory is /, so that models/NAME.onnx is the same file here as in a checkout.
 WORKDIR /
 ENV PATH=/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp \
-    HOST=0.0.0.0 PORT=8000 MODEL=/models/flowers17.onnx
+    HOST=0.0.0.0 PORT=8000 MODELS=/models
 USER 10001:10001
 EXPOSE 8000
 # http.client, because urllib would ask the proxy that some Docker installations put into the environment.

@@ -1,98 +1,46 @@
-"""python -m service: loads the model, warms it up, and serves. Settings come from the environment.
+"""python -m service: loads the models, warms them up, and serves. Settings come from the environment. With
+arguments it is a command, service/cli.py.
 
-Exit codes: 0 after SIGTERM or Ctrl-C, 1 if the model or the port cannot be used or the network
-hangs, 2 for a bad setting.
+Exit codes: 0 after SIGTERM or Ctrl-C, 1 if no model or the port cannot be used, the network hangs or the
+GPU fails, 2 for a bad setting.
 """
 
-import ctypes
-import signal
 import sys
 import time
-from functools import partial
-from types import FrameType
-from typing import Final
 
-import uvicorn
-
-from service import logs
-from service.app import create_app
-from service.server import Protocol, Server, address_of, listen
-from service.session import ModelError, load_model
-from service.settings import Settings, SettingsError, usable_cores
-
-M_MMAP_THRESHOLD: Final = -3  # of glibc's malloc.h
+from service import cli, logs
+from service.serve import exit_code, give_large_memory_back, serve
+from service.server import address_of, bound
+from service.settings import Settings
+from service.workers import supervise
 
 
 def main() -> int:
-    give_large_memory_back()
+    if sys.argv[1:]:
+        give_large_memory_back()
+        return cli.main(sys.argv[1:])
     started = time.monotonic()
+    settings = Settings.from_environ()
+    logs.configure(settings.log_format)
     try:
-        settings = Settings.from_environ()
-        logs.configure(settings.log_format)
-        load = partial(load_model, settings.model, settings.device, settings.threads or usable_cores())
-        model = load()
-        app = create_app(settings, model, load)
-        listener = listen(settings.host, settings.port)
-    except SettingsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ModelError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        listener = bound(settings.host, settings.port)
     except OSError as error:
         reason = error.strerror or error
         print(f"error: cannot listen on {settings.host}:{settings.port}: {reason}", file=sys.stderr)
         return 1
-
-    config = uvicorn.Config(
-        app,
-        log_config=None,  # its loggers hand over to ours
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        http=Protocol,
-        ws="none",
-        timeout_graceful_shutdown=settings.drain_timeout_s,
-    )
-
-    def not_ready() -> None:
-        app.state.engine.draining = True
-
-    server = Server(config, not_ready, lambda: app.state.engine.failed, settings.drain_delay_s)
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        server.should_exit = True
-
-    def reload(_number: int, _frame: FrameType | None) -> None:
-        if hasattr(app.state, "engine"):
-            app.state.engine.reload_wanted = True
-
-    signal.signal(signal.SIGHUP, reload)
-    # Before anything is printed: whoever waits for the line may signal at once. Later uvicorn has handlers
-    # of its own and, when done, raises what it caught once more: here, so a clean stop is exit code 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
     address = address_of(listener)
-    ready = (
-        f"{model.manifest.name} version {model.manifest.version} on {address} "
-        f"({model.provider}), ready in {time.monotonic() - started:.1f} s"
-    )
-    if settings.log_format == "json":
-        logs.log.info(ready)
-    else:
-        print(f"{ready}\ntry: curl -F file=@photo.jpg {address}/predict", flush=True)
-    server.run(sockets=[listener])
-    return 1 if app.state.engine.failed else 0
 
+    def ready(names: str, provider: str) -> None:
+        line = f"{names} on {address} ({provider}), ready in {time.monotonic() - started:.1f} s"
+        if settings.log_format == "json":
+            logs.log.info(line)
+        else:
+            print(f"{line}\ntry: curl -F file=@photo.jpg {address}/predict", flush=True)
 
-def give_large_memory_back() -> None:
-    """glibc learns to keep freed blocks of up to 32 MB, in every thread; pictures are made of 16 MB ones.
-    With a fixed threshold they go back to the system: 18 bytes a pixel held by four threads, not 60.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 8_000_000)
+    if settings.workers > 1:
+        return supervise(settings, listener, ready)
+    return serve(settings, listener, ready)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -3,61 +3,107 @@
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 
-from service.errors import Overloaded
+from service.errors import InvalidRequest, Overloaded
 
 
 class Admission:
     """Counts images and the bytes of their bodies, from before a body is read until its answer is
-    ready; on the event loop. `clock` gives seconds that never go back.
+    ready; on the event loop. `per_key` is what one API key may have inside of the `images`. `clock` gives
+    seconds that never go back.
     """
 
-    def __init__(self, images: int, body_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        images: int,
+        body_bytes: int,
+        per_key: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._limit = images
         self._byte_limit = body_bytes
+        self._key_limit = per_key
         self._inside = 0
         self._bytes = 0
+        self._keys: Counter[str] = Counter()
         self._clock = clock
-        # When the house was last empty, then the images that were answered since: idle time has no rate.
-        self._departures: deque[float] = deque(maxlen=65)
+        # When the house was last empty, then who left since, with how many images: idle time has no rate.
+        self._departures: deque[tuple[float, int]] = deque(maxlen=65)
 
     @property
     def inside(self) -> int:
         return self._inside
 
     @contextmanager
-    def admit(self, body_bytes: int) -> Iterator[None]:
+    def admit(self, body_bytes: int, images: int = 1, key: str = "") -> Iterator["Visit"]:
         """Raises Overloaded, with the time that the images inside will take by the recent rate."""
-        if self._inside >= self._limit:
-            raise Overloaded(
-                f"{self._inside} images are being worked on, which is the limit", self._seconds_to_empty()
-            )
         if self._bytes + body_bytes > self._byte_limit:
             raise Overloaded(
                 f"{self._bytes} bytes of requests are in memory and {self._byte_limit} is the limit",
                 self._seconds_to_empty(),
             )
-        if self._inside == 0:
-            self._departures.clear()
-            self._departures.append(self._clock())
-        self._inside += 1
+        visit = Visit(self, key)
+        visit.take(images)
         self._bytes += body_bytes
         try:
-            yield
-            self._departures.append(self._clock())
+            yield visit
+            self._departures.append((self._clock(), visit.images))
         finally:
-            self._inside -= 1
             self._bytes -= body_bytes
+            self._inside -= visit.images
+            self._keys[key] -= visit.images
+            if not self._keys[key]:
+                del self._keys[key]
+
+    def _enter(self, images: int, key: str) -> None:
+        if self._inside + images > self._limit:
+            raise Overloaded(
+                f"{self._inside} images are being worked on and {self._limit} is the limit",
+                self._seconds_to_empty(),
+            )
+        if self._keys[key] + images > self._key_limit:
+            raise Overloaded(
+                f"{self._keys[key]} images of this API key are being worked on and {self._key_limit} is "
+                "the limit",
+                self._seconds_to_empty(),
+            )
+        if self._inside == 0:
+            self._departures.clear()
+            self._departures.append((self._clock(), 0))
+        self._inside += images
+        self._keys[key] += images
 
     def _seconds_to_empty(self) -> int:
         """1 to 60."""
-        if len(self._departures) < 2:
+        gone = sum(images for _when, images in islice(self._departures, 1, None))
+        if not gone:
             return 1
-        rate = (len(self._departures) - 1) / max(self._clock() - self._departures[0], 1e-3)
+        rate = gone / max(self._clock() - self._departures[0][0], 1e-3)
         return max(1, min(60, math.ceil(self._inside / rate)))
+
+
+class Visit:
+    """One request inside, with its `images`: crops and occlusions count as images too."""
+
+    def __init__(self, admission: Admission, key: str) -> None:
+        self._admission = admission
+        self._key = key
+        self.images = 0
+
+    def take(self, images: int) -> None:
+        """So many more. Raises Overloaded, or InvalidRequest if they could never be taken."""
+        most = min(self._admission._limit, self._admission._key_limit)
+        if self.images + images > most:
+            raise InvalidRequest(
+                f"the request is of {self.images + images} images, crops and occlusions counted; {most} "
+                "are taken at once, send it in parts"
+            )
+        self._admission._enter(images, self._key)
+        self.images += images
 
 
 class PixelBudget:

@@ -19,6 +19,10 @@ class BatcherClosed(RuntimeError):
     """The batcher takes nothing any more: it was closed, or its worker died."""
 
 
+class WorkerLost(RuntimeError):
+    """Raised by `run`: no batch will ever run again, in this process. The message is for clients."""
+
+
 @dataclass
 class _Waiting(Generic[Item, Result]):
     item: Item
@@ -39,7 +43,8 @@ class Batcher(Generic[Item, Result]):
     """`run` maps a list of up to `max_batch` items to as many results, in order; it is called in `lanes`
     threads at a time.
 
-    A failing run fails the items of its own batch only. An item whose caller has gone away (its
+    A failing run fails the items of its own batch only, unless it raises WorkerLost: that ends the batcher,
+    and everybody who waits gets BatcherClosed. An item whose caller has gone away (its
     future cancelled) is left out when the batch is assembled.
     """
 
@@ -110,6 +115,9 @@ class Batcher(Generic[Item, Result]):
                 self._deliver_failure(batch, BatcherClosed("the service is shutting down"))
                 run.add_done_callback(lambda ended: ended.exception())  # nobody waits for it any more
                 raise
+            except WorkerLost as lost:
+                self._deliver_failure(batch, BatcherClosed(str(lost)))
+                return
             except Exception as error:
                 self._deliver_failure(batch, error)
                 continue

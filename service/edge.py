@@ -11,7 +11,7 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import NotReady, Unauthorized, answer_to
-from service.keys import is_known
+from service.keys import Keys
 from service.logs import REQUEST_ID, requests
 from service.metrics import Metrics
 
@@ -19,14 +19,17 @@ _ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACE: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C traceparent
 
 
-class Edge:
-    """`digests` are the SHA-256 of the keys; without any, no key is asked for. Paths below /health never
-    need one.
-    """
+# Entries of a request's scope: the SHA-256 of its API key, "" without one; the task that works on it.
+KEY: Final = "alexnet.key"
+TASK: Final = "alexnet.task"
 
-    def __init__(self, app: ASGIApp, digests: tuple[str, ...], metrics: Metrics) -> None:
+
+class Edge:
+    """Without keys none is asked for. The page and everything about health never need one."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics) -> None:
         self._app = app
-        self._digests = digests
+        self._keys = keys
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,20 +49,25 @@ class Edge:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
-        open_to_all = not self._digests or scope["path"].startswith("/health")
+        scope[TASK] = asyncio.current_task()
         try:
-            if open_to_all or is_known(headers.get(b"authorization", b""), self._digests):
+            scope[KEY] = key = self._keys.known(headers.get(b"authorization", b""))
+            if key or not self._keys.wanted or _is_open(scope["path"]):
                 await self._app(scope, receive, sending)
             else:
                 answer = answer_to(
-                    Unauthorized("send a known API key as the header `Authorization: Bearer KEY`")
+                    Unauthorized("send a known API key as the header `Authorization: Bearer KEY`"),
+                    scope["path"],
                 )
                 await answer(scope, receive, sending)
         except asyncio.CancelledError:
+            if scope[TASK] is None:  # taken by `hang_up`
+                status = 499
+                return
             # The server's time to drain is over, and it cancels what is still under way.
             if started:
                 raise
-            answer = answer_to(NotReady("the server is stopping; send the request again"))
+            answer = answer_to(NotReady("the server is stopping; send the request again"), scope["path"])
             await answer(scope, receive, sending)
         finally:
             self._leave_a_trace(scope, status, time.perf_counter() - began)
@@ -77,6 +85,18 @@ class Edge:
             "client": scope["client"][0] if scope["client"] else None,
         }
         requests.info("request", extra={"fields": fields})
+
+
+def _is_open(path: str) -> bool:
+    return path in {"/", "/health"} or path.startswith(("/static/", "/health/", "/v2/health/"))
+
+
+def hang_up(scope: Scope) -> None:
+    """The client of a request has gone: what is still under way for it is cancelled."""
+    task = scope.get(TASK)
+    if task is not None:
+        scope[TASK] = None
+        task.cancel()
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:

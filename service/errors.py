@@ -1,20 +1,24 @@
-"""What can go wrong, the status of each, and the one shape in which it is said (RFC 9457).
+"""What can go wrong, the status of each, and the one shape in which it is said (RFC 9457; below /v2 that of
+the Open Inference Protocol).
 
     ServiceError
     +-- Unauthorized      no or a wrong API key
+    +-- Forbidden         not with this key
     +-- BodyTooLarge      more bytes than MAX_BODY_BYTES
     +-- BodyTimeout       the body did not arrive in time
     +-- InvalidRequest    the request lacks something or contradicts itself
+    +-- UnknownModel      no model of that name and version
     +-- Overloaded        MAX_QUEUE images are in the house
     +-- NotReady          starting, draining, or the inference worker is dead
     +-- DeadlineExceeded  no answer within REQUEST_TIMEOUT_S or the client's own, shorter limit
 
-Pictures that cannot be used are `contract.picture.ImageError`s. Anything else is our own bug: 500.
+Pictures that cannot be used are `contract.picture.ImageError`s, model files `session.ModelError`s, tensors
+`fields.InvalidFields`. Anything else is our own bug: 500.
 """
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -23,7 +27,10 @@ from starlette.exceptions import HTTPException
 
 from contract.picture import InvalidImage, TooManyPixels, UnsupportedImage
 from service.batcher import BatcherClosed
+from service.fields import InvalidFields
 from service.logs import REQUEST_ID
+from service.schemas import Problem
+from service.session import ModelError
 
 
 class ServiceError(Exception):
@@ -31,6 +38,10 @@ class ServiceError(Exception):
 
 
 class Unauthorized(ServiceError):
+    pass
+
+
+class Forbidden(ServiceError):
     pass
 
 
@@ -43,6 +54,10 @@ class BodyTimeout(ServiceError):
 
 
 class InvalidRequest(ServiceError):
+    pass
+
+
+class UnknownModel(ServiceError):
     pass
 
 
@@ -65,12 +80,16 @@ class DeadlineExceeded(ServiceError):
 # The codes are part of the interface: clients branch on them.
 STATUSES: Final[Mapping[type[Exception], tuple[int, str]]] = {
     Unauthorized: (401, "unauthorized"),
+    Forbidden: (403, "forbidden"),
+    UnknownModel: (404, "not_found"),
     BodyTimeout: (408, "timeout"),
     BodyTooLarge: (413, "too_large"),
     TooManyPixels: (413, "too_large"),
     UnsupportedImage: (415, "unsupported_image"),
     InvalidImage: (422, "invalid_image"),
     InvalidRequest: (422, "invalid_request"),
+    InvalidFields: (422, "invalid_request"),
+    ModelError: (422, "invalid_model"),
     Overloaded: (429, "overloaded"),
     NotReady: (503, "not_ready"),
     BatcherClosed: (503, "not_ready"),
@@ -85,51 +104,82 @@ HEADERS: Final = {
 }
 
 
-def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    content = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "code": code,
+def described(status: int, code: str, detail: str) -> Problem:
+    title = HTTPStatus(status).phrase
+    return Problem(type="about:blank", title=title, status=status, detail=detail, code=code)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Problems as an OpenAPI description has them, each with an example."""
+    codes = {status: [code for s, code in STATUSES.values() if s == status] for status in statuses}
+    return {
+        status: {
+            "description": " or ".join(dict.fromkeys(found)),
+            "content": {
+                "application/problem+json": {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "example": described(status, found[0], "what is wrong, and what to do").model_dump(),
+                }
+            },
+        }
+        for status, found in codes.items()
     }
+
+
+def problem_of(error: Exception) -> Problem:
+    """An error of the table, in the one shape."""
+    return described(*STATUSES[type(error)], str(error))
+
+
+def protocol_status(status: int) -> int:
+    """The Open Inference Protocol's, which has one for all that is malformed."""
+    return 400 if status in {415, 422} else status
+
+
+def problem(
+    status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, path: str = ""
+) -> JSONResponse:
+    if path == "/v2" or path.startswith("/v2/"):
+        return JSONResponse({"error": detail}, protocol_status(status), dict(headers or {}))
+    content = described(status, code, detail).model_dump()
     return JSONResponse(content, status, dict(headers or {}), media_type="application/problem+json")
 
 
-def answer_known(_request: Request, error: Exception) -> Response:
-    return answer_to(error)
+def answer_known(request: Request, error: Exception) -> Response:
+    return answer_to(error, request.scope["path"])
 
 
-def answer_to(error: Exception) -> Response:
+def answer_to(error: Exception, path: str) -> Response:
     """To an error of the table."""
     status, code = STATUSES[type(error)]
     headers = dict(HEADERS.get(status, {}))
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(error.retry_after)
-    return problem(status, code, str(error), headers)
+    return problem(status, code, str(error), headers, path)
 
 
 def answer_routing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = ROUTING.get(error.status_code, "invalid_request")
     detail = f"{request.method} {request.url.path}: {error.detail}"
-    return problem(error.status_code, code, detail, error.headers)
+    return problem(error.status_code, code, detail, error.headers, request.scope["path"])
 
 
-def answer_validation(_request: Request, error: Exception) -> Response:
+def answer_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = (
         f"{'.'.join(str(part) for part in e['loc'])} is {str(e.get('input'))[:40]!r}: {e['msg']}"
         for e in error.errors()
     )
-    return problem(422, "invalid_request", "; ".join(found))
+    return problem(422, "invalid_request", "; ".join(found), path=request.scope["path"])
 
 
-def answer_bug(_request: Request, _error: Exception) -> Response:
+def answer_bug(request: Request, _error: Exception) -> Response:
     """Starlette raises the error again after this answer, so that the log has its traceback."""
     # The id is set here because the middleware that sets it elsewhere has been left by the exception.
     headers = HEADERS[500] | {"X-Request-ID": REQUEST_ID.get() or ""}
-    return problem(500, "internal", "the server failed on this request; its log says why", headers)
+    detail = "the server failed on this request; its log says why"
+    return problem(500, "internal", detail, headers, request.scope["path"])
 
 
 def install_handlers(app: FastAPI) -> None:

@@ -28,10 +28,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(log_format: str) -> None:
-    """text: warnings and errors on stderr. json: those, the start and every request on stdout."""
+    """text: warnings and errors on stderr, on a terminal the start too. json: those, the start and every
+    request on stdout.
+    """
     as_json = log_format == "json"
     handler = logging.StreamHandler(sys.stdout if as_json else sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else logging.Formatter("%(levelname)s %(message)s"))
     logging.basicConfig(handlers=[handler])
-    log.setLevel(logging.INFO if as_json else logging.WARNING)
+    log.setLevel(logging.INFO if as_json or sys.stderr.isatty() else logging.WARNING)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a line for every odd byte otherwise

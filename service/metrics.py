@@ -1,7 +1,10 @@
 """What `/metrics` tells Prometheus, named by its conventions: seconds, totals, base units."""
 
-from collections.abc import Callable
-from typing import Final
+import os
+import resource
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final, Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -13,24 +16,41 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
+from prometheus_client.multiprocess import MultiProcessCollector
 
+from service.schemas import ModelName
 from service.settings import memory_limit
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+METRICS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"  # by this variable prometheus_client knows of workers
+GAUGES: Final[tuple[tuple[str, str, Literal["livesum", "livemin", "livemax"]], ...]] = (
+    ("ready", "1 while /health/ready is 200, in every worker", "livemin"),
+    ("inside_images", "images admitted and not yet answered", "livesum"),
+    ("inside_images_limit", "MAX_QUEUE of all workers; more are answered 429", "livesum"),
+    ("queue_images", "decoded images that wait for a batch", "livesum"),
+    ("resident_memory_bytes", "of all workers, what they share counted in each", "livesum"),
+    ("memory_limit_bytes", "of the container; +Inf without a limit", "livemax"),
+    ("workers", "processes that serve", "livesum"),
+)
 
 
 class Metrics:
-    """In a registry of its own. What is refused or late is a status of `requests`: 429 is more than
-    MAX_QUEUE, 504 a deadline missed.
+    """Of this process, or with WORKERS of all of them: prometheus_client then adds them up in a folder.
+    What is refused or late is a status of `requests`: 429 is more than MAX_QUEUE, 504 a deadline missed.
     """
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
+        if METRICS_FOLDER in os.environ:
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+            # What is measured here goes into the folder, and what is told comes from there.
+            registry = CollectorRegistry()
+        else:
+            ProcessCollector(registry=registry)
+            PlatformCollector(registry=registry)
         self.requests = Counter(
             "alexnet_requests", "requests answered", ["route", "status"], registry=registry
         )
@@ -41,10 +61,10 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
-        self.images = Counter("alexnet_images", "images classified", registry=registry)
+        self.images = Counter("alexnet_images", "images answered", registry=registry)
         self.stage_seconds = Histogram(
             "alexnet_stage_seconds",
-            "of one image: decode, queue (for a thread and for the batch), inference (its batch's run)",
+            "of one image: decode, queue (for a thread and for the batch), inference (its batches' runs)",
             ["stage"],
             buckets=SECONDS,
             registry=registry,
@@ -54,37 +74,51 @@ class Metrics:
         )
         self._model = Gauge(
             "alexnet_model_info",
-            "1 for the model that is served",
+            "1 for each model that is served, 0 for one that was",
             ["name", "version", "sha256", "provider"],
+            multiprocess_mode="livemax",
             registry=registry,
         )
-        self._ready = Gauge("alexnet_ready", "1 while /health/ready is 200", registry=registry)
-        self._inside = Gauge(
-            "alexnet_inside_images", "images admitted and not yet answered", registry=registry
-        )
-        self._limit = Gauge(
-            "alexnet_inside_images_limit", "MAX_QUEUE; more are answered 429", registry=registry
-        )
-        self._waiting = Gauge(
-            "alexnet_queue_images", "decoded images that wait for a batch", registry=registry
-        )
-        memory = Gauge(
-            "alexnet_memory_limit_bytes", "of the container; +Inf without a limit", registry=registry
-        )
-        memory.set(memory_limit())
+        self._gauges = {
+            name: Gauge(f"alexnet_{name}", meaning, multiprocess_mode=mode, registry=registry)
+            for name, meaning, mode in GAUGES
+        }
+        self._labels: set[tuple[str, ...]] = set()
+        self._measure: Callable[[], dict[str, float]] = dict
 
-    def watch(
-        self, ready: Callable[[], bool], inside: Callable[[], int], limit: int, waiting: Callable[[], int]
-    ) -> None:
-        """The gauges, read when Prometheus asks; `limit` is that of the images inside."""
-        self._limit.set(limit)
-        self._ready.set_function(ready)
-        self._inside.set_function(inside)
-        self._waiting.set_function(waiting)
+    def watch(self, measure: Callable[[], dict[str, float]]) -> None:
+        """`measure` gives the gauges that the engine knows, by name without their prefix."""
+        self._measure = measure
+        self.refresh()
 
-    def serving(self, name: str, version: int, sha256: str, provider: str) -> None:
-        self._model.clear()
-        self._model.labels(name, version, sha256, provider).set(1)
+    def refresh(self) -> None:
+        """Takes the gauges as they are now; those of other workers come from their own calls."""
+        values = self._measure() | {
+            "resident_memory_bytes": resident_memory(),
+            "memory_limit_bytes": memory_limit(),
+            "workers": 1,
+        }
+        for name, value in values.items():
+            self._gauges[name].set(value)
+
+    def serving(self, models: Iterable[tuple[ModelName, str]]) -> None:
+        """The models that are served from now on, each with its provider."""
+        for labels in self._labels:
+            self._model.labels(*labels).set(0)
+        for name, provider in models:
+            labels = (name.name, str(name.version), name.sha256, provider)
+            self._labels.add(labels)
+            self._model.labels(*labels).set(1)
 
     def text(self) -> bytes:
+        self.refresh()
         return generate_latest(self._registry)
+
+
+def resident_memory() -> float:
+    """Bytes of this process; 0 where there is no /proc."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * resource.getpagesize()

@@ -1,25 +1,27 @@
 """The answers, as the OpenAPI description shows them."""
 
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, Field
+
+Each = TypeVar("Each")
 
 
 class Prediction(BaseModel):
     label: str = Field(examples=["sunflower"])
-    index: int = Field(ge=0, description="place of the label among the model's classes")
-    probability: float = Field(ge=0, le=1, description="of the full softmax")
+    index: int = Field(ge=0, description="place of the label among the model's classes", examples=[13])
+    probability: float = Field(ge=0, le=1, description="of the full softmax", examples=[0.916])
 
 
 class ModelName(BaseModel):
     name: str = Field(examples=["flowers17"])
-    version: int = Field(ge=1)
-    sha256: str = Field(description="of the model file")
+    version: int = Field(ge=1, examples=[1])
+    sha256: str = Field(description="of the model file", examples=["e8ff0620b98eda7a" * 4])
 
 
 class ImageInfo(BaseModel):
-    width: int = Field(description="pixels, after the EXIF rotation")
-    height: int = Field(description="pixels, after the EXIF rotation")
+    width: int = Field(description="pixels, after the EXIF rotation", examples=[526])
+    height: int = Field(description="pixels, after the EXIF rotation", examples=[500])
     format: str = Field(examples=["JPEG"])
 
 
@@ -28,10 +30,20 @@ class Timing(BaseModel):
     the run of the whole batch; `total` starts when the body is there.
     """
 
-    decode: float
-    queue: float
-    inference: float
-    total: float
+    decode: float = Field(examples=[2.716])
+    queue: float = Field(examples=[0.133])
+    inference: float = Field(examples=[3.974])
+    total: float = Field(examples=[7.099])
+
+
+class Problem(BaseModel):
+    """RFC 9457; `code` is stable, `detail` is for people."""
+
+    type: str = Field(examples=["about:blank"])
+    title: str = Field(examples=["Unprocessable Entity"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["the JPEG file is corrupt or truncated: broken data stream"])
+    code: str = Field(examples=["invalid_image"])
 
 
 class PredictAnswer(BaseModel):
@@ -41,28 +53,68 @@ class PredictAnswer(BaseModel):
     timing_ms: Timing
 
 
+class EmbedAnswer(BaseModel):
+    embedding: list[float] = Field(
+        description="fc7 after its activation: 4096 values at full width", examples=[[0.0, 1.25, 0.5]]
+    )
+    model: ModelName
+    image: ImageInfo
+    timing_ms: Timing
+
+
+class Explanation(BaseModel):
+    label: str = Field(examples=["sunflower"])
+    index: int = Field(ge=0, examples=[13])
+    probability: float = Field(ge=0, le=1, examples=[0.916])
+    map: list[list[float]] = Field(
+        description="rows of the central crop from the top, 0 to 1: what the answer rests on most is 1",
+        examples=[[[0.0, 0.25], [1.0, 0.5]]],
+    )
+    model: ModelName
+    image: ImageInfo
+    timing_ms: Timing
+
+
+Answer = PredictAnswer | EmbedAnswer | Explanation
+
+
+class Results(BaseModel, Generic[Each]):
+    """Of several images, in their order: of each its answer, or what was wrong with it."""
+
+    results: list[Each | Problem]
+
+
 class ModelInfo(ModelName):
-    classes: list[str]
-    metrics: list[dict[str, Any]]
-    card: str | None = Field(description="the model card, Markdown")
+    classes: list[str] = Field(examples=[["bluebell", "buttercup"]])
+    metrics: list[dict[str, Any]] = Field(
+        description="as fractions of 1",
+        examples=[
+            [{"data": "flowers17 (validation)", "images": 255, "crops": 1, "top1": 0.84, "top5": 0.97}]
+        ],
+    )
+    card: str | None = Field(description="the model card, Markdown", examples=["# flowers17"])
+
+
+class ModelState(BaseModel):
+    name: str = Field(examples=["flowers17"])
+    version: int | None = Field(description="null if its file does not say", examples=[1])
+    state: Literal["READY", "UNAVAILABLE"]
+    error: str | None = Field(
+        description="why it is not served, or not as its file is now",
+        examples=["mine.onnx has no manifest; export it with `python -m training export`"],
+    )
 
 
 class Health(BaseModel):
     status: str = Field(examples=["ok"])
-    model: ModelName
+    model: ModelName = Field(description="the first of the models that are served")
     provider: str = Field(description="the ONNX Runtime provider in use", examples=["CPUExecutionProvider"])
-    reload_error: str | None = Field(description="why a newer model file is not the one that is served")
+    models: list[ModelState]
+    reload_error: str | None = Field(
+        description="why a model file is not what is served: the first of them",
+        examples=["mine.onnx cannot be read: Permission denied"],
+    )
 
 
 class Alive(BaseModel):
     status: str = Field(examples=["ok"])
-
-
-class Problem(BaseModel):
-    """RFC 9457; `code` is stable, `detail` is for people."""
-
-    type: str = Field(examples=["about:blank"])
-    title: str
-    status: int
-    detail: str
-    code: str

@@ -7,11 +7,13 @@ import socket
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Final
+from typing import Final, cast
 
 import uvicorn
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.edge import hang_up
 from service.errors import problem
 
 # Of the body of a request that has been answered already: read, so that the client gets to read its
@@ -117,6 +119,8 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_lingering()
         super().connection_lost(exc)
+        if not self._idle:
+            hang_up(cast(Scope, self.cycle.scope))
 
     def _end_lingering(self) -> None:
         if self._lingering is not None:
@@ -124,10 +128,14 @@ class Protocol(HttpToolsProtocol):
             self._lingering = None
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)
+def bound(host: str, port: int) -> socket.socket:
+    """Connections are refused until uvicorn listens on it. Raises OSError."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if listener.family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    listener.bind((host, port))
+    return listener
 
 
 def address_of(listener: socket.socket) -> str:

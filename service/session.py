@@ -1,12 +1,11 @@
 """A model file in ONNX Runtime: the provider, the manifest, and run(batch)."""
 
 import hashlib
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -14,35 +13,45 @@ from numpy.typing import NDArray
 
 from contract.manifest import METADATA_KEY, Manifest, ManifestError
 from contract.preprocess import Pixels
+from service import cuda, onnxfile
+from service.cuda import Buckets, GpuOptions, NoGpu, first_line
+from service.filters import conv1_weights
 from service.logs import log
+from service.onnxfile import OnnxError
 
 Row = dict[str, NDArray[np.float32]]  # output -> what it says of one image
 
-CUDA: Final = "CUDAExecutionProvider"
 CPU: Final = "CPUExecutionProvider"
-TRIAL_BATCH: Final = 8
+SMALL: Final = 32_000_000  # bytes of a model file
 
 
 class ModelError(RuntimeError):
     """The model cannot be loaded, or not on the device asked for; the message says what to do."""
 
 
+class Session(Protocol):
+    """ONNX Runtime's interface, as far as it is used."""
+
+    def run(self, outputs: Sequence[str], feed: Mapping[str, Pixels]) -> Sequence[NDArray[np.float32]]: ...
+
+
 @dataclass(frozen=True)
 class Model:
     """A loaded model. `provider` is the one that the session really uses; `sha256` is the file's; `lanes`
-    is how many threads are to call `run` at a time.
+    is how many threads are to call `run` at a time; `kernels` are conv1's (N, 3, 11, 11), if it has any.
     """
 
     manifest: Manifest
     sha256: str
     card: str | None
     provider: str
-    session: ort.InferenceSession
+    session: Session
     lanes: int = 1
+    kernels: NDArray[np.float32] | None = None
 
     def run(self, batch: Sequence[Pixels], outputs: Sequence[str] = ("probabilities",)) -> list[Row]:
         """Crops (224, 224, 3) uint8 -> for each what `outputs` say of it, such as its full softmax
-        (classes,). Raises FloatingPointError.
+        (classes,). Raises FloatingPointError, and on a GPU WorkerLost.
         """
         found = self.session.run(outputs, {"images": np.stack(batch)})
         for name, values in zip(outputs, found, strict=True):
@@ -52,99 +61,119 @@ class Model:
         return [dict(zip(outputs, rows, strict=True)) for rows in zip(*found, strict=True)]
 
 
-def load_model(path: Path, device: str, threads: int) -> Model:
-    """`device` is auto, cpu or cuda; the model has run when it is returned. Raises ModelError.
+def load_model(
+    path: Path,
+    device: str,
+    threads: int,
+    gpu: GpuOptions = cuda.DEFAULTS,
+    runtime: Any = ort,
+    small: int = SMALL,
+) -> Model:
+    """`device` is auto, cpu or cuda; the model has run when it is returned. `runtime` is ONNX Runtime.
+    Raises ModelError.
 
-    On the CPU it is tried out both ways: all threads on one batch, or a lane for each. Small networks lose
-    more to the threads' waiting for each other than an image that is alone gains by them.
+    On the CPU a network of fewer than `small` bytes gets a lane for each thread: threads that wait for
+    each other cost more than an image that is alone gains by them. A larger one gets one lane of all
+    threads, because alone on one of them an image would take far longer. The file's size decides, not a
+    trial: what is measured at the start depends on what else the machine is doing then.
     """
     _refuse_two_wheels()
+    data = _read(path)
+    try:
+        file = onnxfile.read(data)
+        onnxfile.check(file)
+        kernels = conv1_weights(file)
+    except OnnxError as error:
+        raise ModelError(f"{path.name} {error}") from None
+    if METADATA_KEY not in file.metadata:
+        raise ModelError(f"{path.name} has no manifest; export it with `python -m training export`")
+    try:
+        manifest = Manifest.from_json(file.metadata[METADATA_KEY])
+    except ManifestError as error:
+        raise ModelError(f"{path.name}: {error}") from None
+    sha256, card = hashlib.sha256(data).hexdigest(), _card(path)
+
+    def warmed(session: Session, provider: str, sizes: Sequence[int], lanes: int) -> Model:
+        model = Model(manifest, sha256, card, provider, session, lanes, kernels)
+        _warm_up(model, path.name, sizes)
+        return model
+
+    why_not = None
+    if device != "cpu":
+        try:
+            session = cuda.open_session(data, _options(threads), gpu, runtime)
+            _forget_bytes(session)
+            buckets = Buckets(session, manifest.recipe.crop, gpu.max_batch, runtime)
+            return warmed(buckets, cuda.PROVIDER, buckets.sizes, lanes=1)
+        except NoGpu as error:
+            why_not = str(error)
+        except (
+            Exception
+        ) as error:  # what CUDA lacks, such as memory; the file's own faults show again below
+            why_not = f"the GPU cannot be used: {first_line(_root(error))}"
+        if device == "cuda":
+            raise ModelError(f"DEVICE=cuda, but {why_not}; use DEVICE=auto or cpu for the CPU")
+    lanes = threads if len(data) < small else 1
+    try:
+        session = runtime.InferenceSession(data, _options(threads // lanes), providers=[CPU])
+    except Exception as error:  # ORT's exceptions share no base class of their own
+        raise ModelError(f"{path.name} cannot be loaded: {first_line(error)}") from error
+    _forget_bytes(session)
+    model = warmed(session, session.get_providers()[0], [1], lanes)
+    if why_not is not None:
+        log.warning("serving on the CPU: %s", why_not)
+    return model
+
+
+def _root(error: BaseException) -> BaseException:
+    return error if error.__cause__ is None else _root(error.__cause__)
+
+
+def _read(path: Path) -> bytes:
     if not path.is_file():
         raise ModelError(f"no model file {path.name}; set MODEL to one, or train and export it")
     try:
-        data = path.read_bytes()
+        if path.stat().st_size > onnxfile.MOST_BYTES:
+            raise ModelError(f"{path.name} is larger than any ONNX file in one piece can be")
+        return path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path.name} cannot be read: {error.strerror}") from None
-    session = _open(data, threads, device, path.name)
-    if device == "auto" and session.get_providers()[0] != CUDA:
-        log.warning("serving on the CPU: %s", _why_no_cuda())
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if text is None:
-        raise ModelError(f"{path.name} has no manifest; export it with `python -m training export`")
-    try:
-        manifest = Manifest.from_json(text)
-    except ManifestError as error:
-        raise ModelError(f"{path.name}: {error}") from None
+
+
+def _card(path: Path) -> str | None:
     card = path.with_suffix(".md")
-    model = Model(
-        manifest=manifest,
-        sha256=hashlib.sha256(data).hexdigest(),
-        card=card.read_text("utf-8", errors="replace") if card.is_file() else None,
-        provider=session.get_providers()[0],
-        session=session,
-    )
-    _warm_up(model, path.name)
-    if model.provider != CPU or threads == 1:
-        return model
-    narrow = replace(model, session=_open(data, 1, "cpu", path.name), lanes=threads)
-    return narrow if _gain(model, narrow) > _cost(model, narrow) else model
+    return card.read_text("utf-8", errors="replace") if card.is_file() else None
 
 
-def _gain(wide: Model, narrow: Model) -> float:
-    """How much larger the rate is when every thread runs batches of its own."""
-    return narrow.lanes * _seconds(wide, TRIAL_BATCH) / _seconds(narrow, TRIAL_BATCH)
-
-
-def _cost(wide: Model, narrow: Model) -> float:
-    """How much longer an image that is alone then takes."""
-    return _seconds(narrow, 1) / _seconds(wide, 1)
-
-
-def _seconds(model: Model, size: int) -> float:
-    """The best of three runs, after one that allocates."""
-    side, times = model.manifest.recipe.crop, []
-    for _run in range(4):
-        started = time.perf_counter()
-        model.run([np.zeros((side, side, 3), np.uint8)] * size)
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
-
-
-def _warm_up(model: Model, name: str) -> None:
-    """A real forward pass on a blank image, before anybody is told that the model is ready."""
-    side = model.manifest.recipe.crop
-    try:
-        (row,) = model.run([np.zeros((side, side, 3), np.uint8)])
-    except Exception as error:  # whatever ORT raises when inputs, outputs or kernels do not fit
-        raise ModelError(f"{name} does not run: {str(error).splitlines()[0][:300]}") from error
-    found = len(row["probabilities"])
-    if found != len(model.manifest.classes):
-        raise ModelError(f"{name} has {found} outputs for {len(model.manifest.classes)} classes")
-
-
-def _open(data: bytes, threads: int, device: str, name: str) -> ort.InferenceSession:
+def _options(threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors; warnings speak of optimisations
     # Threads that wait in a loop for work take the cores from those that decode: p99 alone was twice p50.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = [CPU]
-    if device != "cpu" and CUDA in ort.get_available_providers():
-        ort.preload_dlls()  # CUDA and cuDNN from their wheels
-        providers = [CUDA, CPU]
+    # What was checked is what is loaded: bytes can be read as ONNX and look like ORT's own format as well.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    return options
+
+
+def _forget_bytes(session: Any) -> None:
+    """The Python wrapper keeps the file for its fallback to other providers, which is not used here."""
+    session._model_bytes = None
+
+
+def _warm_up(model: Model, name: str, sizes: Sequence[int]) -> None:
+    """A real forward pass on blank images, the largest batch first, before anybody is told that the model
+    is ready.
+    """
+    side = model.manifest.recipe.crop
     try:
-        session = ort.InferenceSession(data, options, providers=providers)
-    except Exception as error:  # ORT's exceptions share no base class of their own
-        raise ModelError(f"{name} cannot be loaded: {str(error).splitlines()[0][:300]}") from error
-    if device == "cuda" and session.get_providers()[0] != CUDA:
-        raise ModelError(f"DEVICE=cuda, but {_why_no_cuda()}; use DEVICE=auto or cpu for the CPU")
-    return session
-
-
-def _why_no_cuda() -> str:
-    if CUDA not in ort.get_available_providers():
-        return "this ONNX Runtime has no CUDA provider (the extra `gpu` has; it takes x86-64)"
-    return "no CUDA session could be made (is there an NVIDIA GPU with a driver of 580 or newer?)"
+        for size in sorted(sizes, reverse=True):
+            row, *_ = model.run([np.zeros((side, side, 3), np.uint8)] * size)
+    except Exception as error:  # whatever ORT raises when inputs, outputs or kernels do not fit
+        raise ModelError(f"{name} does not run: {first_line(error)}") from error
+    found = len(row["probabilities"])
+    if found != len(model.manifest.classes):
+        raise ModelError(f"{name} has {found} outputs for {len(model.manifest.classes)} classes")
 
 
 def _refuse_two_wheels() -> None:

@@ -17,19 +17,26 @@ def _of(default: Any, meaning: str, low: float = 0, high: float = float("inf")) 
     return field(default=default, metadata={"help": meaning, "low": low, "high": high})
 
 
-_CHOICES: Final = {"device": ("auto", "cpu", "cuda"), "log_format": ("text", "json")}
+_CHOICES: Final = {
+    "device": ("auto", "cpu", "cuda"),
+    "cudnn_search": ("heuristic", "exhaustive", "default"),
+    "log_format": ("text", "json"),
+}
 
 
 @dataclass(frozen=True)
 class Settings:
     host: str = _of("127.0.0.1", "address to listen on, IPv4 or IPv6; 0.0.0.0 for all, as in a container")
     port: int = _of(8000, "TCP port; 0 takes a free one and prints it", 0, 65535)
-    model: Path = _of(
-        Path(__file__).parents[1] / "models" / "flowers17.onnx", "the model file that is served"
+    models: Path = _of(
+        Path(__file__).parents[1] / "models",
+        "folder of the models that are served: NAME.onnx, and NAME/VERSION/model.onnx for versions side by "
+        "side",
     )
+    model: Path | None = _of(None, "one model file, to serve it alone; MODELS is not looked at then")
     watch_model: int = _of(
         0,
-        "1: when that file is replaced, the new one is loaded beside the old one and takes over between "
+        "1: when a model file is new or replaced, it is loaded beside the old one and takes over between "
         "batches, as on SIGHUP; a bad file changes nothing and is named in /health",
         0,
         1,
@@ -39,10 +46,37 @@ class Settings:
         "auto, cpu or cuda; cuda refuses to start without a GPU that works, auto falls back to the "
         "CPU and says why",
     )
+    cudnn_search: str = _of(
+        "heuristic",
+        "how cuDNN chooses algorithms on a GPU: heuristic, exhaustive (tries them all, longer to start) or "
+        "default (one for everything, mostly slow)",
+    )
+    cudnn_max_workspace: int = _of(
+        1, "1: those algorithms may take as much GPU memory as they like; 0: little, so fewer can", 0, 1
+    )
+    tf32: int = _of(
+        0,
+        "1: a GPU rounds the factors in float32 networks to 10 bits, which is faster; 0: it answers as the "
+        "CPU does",
+        0,
+        1,
+    )
+    gpu_memory_bytes: int = _of(
+        0,
+        "bytes of GPU memory for each model's weights and activations; 0: no limit. CUDA and cuDNN take "
+        "some beside it",
+    )
     api_keys_file: Path | None = _of(
         None,
-        "file with one SHA-256 (hex) of an API key per line; then /predict and /models need "
-        "`Authorization: Bearer KEY`. Unset: no keys",
+        "file with one SHA-256 (hex) of an API key per line; then everything but the page and health needs "
+        "`Authorization: Bearer KEY`. Read again on SIGHUP. Unset: no keys",
+    )
+    admin_keys_file: Path | None = _of(
+        None, "the same for those who may load and unload models; their keys open everything else too"
+    )
+    cors_origins: str = _of(
+        "",
+        "origins whose pages may ask from a browser, such as https://example.org, with commas; * for all",
     )
     log_format: str = _of(
         "text",
@@ -57,7 +91,13 @@ class Settings:
         "ms to wait for a batch to fill when the network is idle; 0 unless a benchmark of yours gains",
     )
     max_queue: int = _of(
-        256, "images admitted at once, bodies being read included; more are answered 429", 1
+        256,
+        "images admitted at once, crops and occlusions counted, bodies being read included; more are "
+        "answered 429",
+        1,
+    )
+    max_queue_per_key: int = _of(
+        0, "images of them that one API key may have; 0: all. Set it where clients do not know each other"
     )
     max_body_bytes: int = _of(
         20_000_000, "bytes of one request's body; the largest photograph you expect", 1000
@@ -91,7 +131,15 @@ class Settings:
         1,
     )
     threads: int = _of(
-        0, "threads each for decoding and for the network; 0: the cores that this process may use"
+        0,
+        "threads each for decoding and for the network, in each worker; 0: the cores that this process may "
+        "use, shared among the workers",
+    )
+    workers: int = _of(
+        1,
+        "processes on one port, each with models and limits of its own; one for each GPU, more where one "
+        "cannot feed it",
+        1,
     )
 
     @classmethod

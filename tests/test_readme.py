@@ -25,11 +25,12 @@ MAKE_KEY = (
     "python3 -c 'import hashlib, secrets; key = secrets.token_urlsafe(32); "
     "print(key, hashlib.sha256(key.encode()).hexdigest())'"
 )
+PREDICT = "scripts/predict photo.jpg"
 DOCKER = "docker compose up"  # run in tests/docker
 
 
 def test_no_command_is_left_out() -> None:
-    shown = [SERVE, ASK, TRAIN, EXPORT, SERVE_MINE, IMPORT, SERVE_IMPORTED, DOCKER, MAKE_KEY]
+    shown = [SERVE, ASK, PREDICT, TRAIN, EXPORT, SERVE_MINE, IMPORT, SERVE_IMPORTED, DOCKER, MAKE_KEY]
     assert commands(ROOT / "README.md") == shown
 
 
@@ -71,6 +72,16 @@ def test_from_a_clone_to_an_answer(tmp_path: Path) -> None:
     ]
     assert answer["model"]["name"] == "flowers17"  # type: ignore[index]
     assert len(answer["predictions"]) == 5  # type: ignore[arg-type]
+    done = subprocess.run(
+        [checkout / "scripts/predict", "photo.jpg"],
+        cwd=elsewhere,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=200,
+    )
+    assert answer["predictions"][0]["label"] in done.stdout  # type: ignore[index]
     assert list(home.iterdir()) == [], "something was written outside the checkout"
     assert not list((checkout / ".venv").glob("lib/*/site-packages/torch"))
 

@@ -1,6 +1,7 @@
 """What the scripts say when something is missing: one line, exit code 1."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -50,3 +51,10 @@ def test_pip_fails(checkout: Path) -> None:
 
 def test_an_unknown_device(checkout: Path) -> None:
     assert refused(checkout, "serve", DEVICE="tpu") == "error: DEVICE is 'tpu'; use auto, cpu or cuda"
+
+
+def test_the_check_of_the_gpu_needs_one(checkout: Path) -> None:
+    if shutil.which("nvidia-smi"):
+        return  # where it is run itself
+    line = refused(checkout, "gpu-check")
+    assert line.startswith("error: no NVIDIA GPU with a driver of 580 or newer answers")

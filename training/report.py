@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from contract.kernels import kernels_picture
 from training import checkpoint
 from training.checkpoint import Checkpoint, CheckpointError
 from training.data import Split
@@ -24,7 +25,7 @@ from training.evaluate import (
     worst_confusions,
 )
 from training.log import read_log
-from training.plots import Line, encoded, kernels_picture, line_chart
+from training.plots import Line, encoded, line_chart
 from training.prepared import load_held_out
 
 MISTAKES = 24  # that are shown
@@ -69,7 +70,7 @@ def report(run: Path, data: Path | None = None) -> Path:
         _curves(run),
         "<h2>What the first layer looks for</h2><p>The kernels of conv1, each stretched to the whole range "
         "of brightness (the paper's Figure 3).</p>",
-        _image(kernels_picture(model.conv1.weight), "PNG", "kernels of conv1"),
+        _image(kernels_picture(model.conv1.weight.detach().cpu().numpy()), "PNG", "kernels of conv1"),
         _classes(result, state.classes),
         _confusion(result, state.classes),
         _mistakes(probabilities, split, state.classes),

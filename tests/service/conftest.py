@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from contract.manifest import METADATA_KEY, Manifest, Tensor
 from contract.recipe import DEFAULT_RECIPE
@@ -38,26 +39,21 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def fragile_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Probabilities sqrt(0.5 +- mean/256): sound for dark images, NaN for bright ones."""
-    constant = helper.make_node(
-        "Constant",
-        [],
-        ["weights"],
-        value=helper.make_tensor("w", TensorProto.FLOAT, [2], [1 / 256, -1 / 256]),
-    )
+    column = np.full(224 * 224 * 3, 1 / 256 / (224 * 224 * 3), np.float32)
+    constants = [
+        numpy_helper.from_array(np.stack([column, -column], 1), "weights"),
+        numpy_helper.from_array(np.full(2, 0.5, np.float32), "half"),
+    ]
     nodes = [
         helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["pixels"], ["level"], axes=[1, 2, 3], keepdims=1),
-        helper.make_node("Flatten", ["level"], ["column"]),
-        constant,
-        helper.make_node("Mul", ["column", "weights"], ["signed"]),
-        helper.make_node("Constant", [], ["half"], value_float=0.5),
-        helper.make_node("Add", ["signed", "half"], ["sum"]),
+        helper.make_node("Flatten", ["pixels"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weights", "half"], ["sum"]),
         helper.make_node("Sqrt", ["sum"], ["probabilities"]),
     ]
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 224, 224, 3])
     output = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 2])
     model = helper.make_model(
-        helper.make_graph(nodes, "fragile", [images], [output]),
+        helper.make_graph(nodes, "fragile", [images], [output], constants),
         opset_imports=[helper.make_opsetid("", 17)],
         ir_version=8,
     )

@@ -28,9 +28,10 @@ class Server:
 
 
 @contextmanager
-def serving(log: Path, model: Path, **settings: object) -> Iterator[Server]:
+def serving(log: Path, model: Path | None, **settings: object) -> Iterator[Server]:
+    """Of one model file, or with None of the folder among the settings."""
     environ = {key: value for key, value in os.environ.items() if key not in {"HOST", "PORT", "DEVICE"}}
-    environ |= {"MODEL": str(model), "PORT": "0", "DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
+    environ |= {"MODEL": str(model or ""), "PORT": "0", "DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
     environ |= {key.upper(): str(value) for key, value in settings.items()}
     command = [sys.executable, "-m", "service"]
     with (

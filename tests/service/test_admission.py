@@ -24,7 +24,7 @@ def refusal(admission: Admission) -> int:
 
 def test_it_is_the_time_that_the_images_inside_will_take() -> None:
     clock = Clock()
-    admission = Admission(20, 10**6, clock)
+    admission = Admission(20, 10**6, 20, clock)
     with ExitStack() as house:
         inside = [house.enter_context(ExitStack()) for _place in range(20)]
         for place in inside:
@@ -39,7 +39,7 @@ def test_it_is_the_time_that_the_images_inside_will_take() -> None:
 
 def test_idle_time_does_not_count() -> None:
     clock = Clock()
-    admission = Admission(4, 10**6, clock)
+    admission = Admission(4, 10**6, 4, clock)
     for _pass in range(2):
         with ExitStack() as house:
             inside = [house.enter_context(ExitStack()) for _place in range(4)]
@@ -55,7 +55,7 @@ def test_idle_time_does_not_count() -> None:
 
 def test_what_failed_is_no_answer() -> None:
     clock = Clock()
-    admission = Admission(2, 10**6, clock)
+    admission = Admission(2, 10**6, 2, clock)
     with admission.admit(1), ExitStack() as place:
         place.enter_context(admission.admit(1))
         clock.now += 4

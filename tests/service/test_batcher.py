@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.batcher import Batcher, BatcherClosed
+from service.batcher import Batcher, BatcherClosed, WorkerLost
 
 
 class Gate:
@@ -98,6 +98,25 @@ def test_a_failing_batch_fails_only_itself() -> None:
             with pytest.raises(ArithmeticError):
                 await poisoned
         assert ((await tasks[0]).result, (await tasks[3]).result) == (0, 20)
+        await batcher.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_run_that_can_never_be_repeated_ends_the_batcher(lanes: int) -> None:
+    def lost(_items: list[int]) -> list[int]:
+        raise WorkerLost("the device is gone")
+
+    async def test() -> None:
+        batcher: Batcher[int, int] = Batcher(lost, max_batch=2, lanes=lanes)
+        tasks = [asyncio.create_task(batcher.submit(item)) for item in range(5)]
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(error) for error in found} == {BatcherClosed}
+        assert str(found[0]) == "the device is gone"
+        assert not batcher.alive
+        with pytest.raises(BatcherClosed):
+            await batcher.submit(1)
         await batcher.close()
 
     run(test)

@@ -121,6 +121,7 @@ def test_health_says_what_is_served_and_by_what(server: Server, model_file: Path
             "status": "ok",
             "model": {"name": "tiny", "version": 3, "sha256": sha256},
             "provider": "CPUExecutionProvider",
+            "models": [{"name": "tiny", "version": 3, "state": "READY", "error": None}],
             "reload_error": None,
         }
     assert server.client.get("/health/live").json() == {"status": "ok"}

@@ -13,7 +13,7 @@ import pytest
 
 from tests.service.images import plain
 from tests.service.server import Server, serving
-from tests.service.test_errors import check
+from tests.service.test_errors import check, wait_until_inside
 
 
 @contextmanager
@@ -53,8 +53,7 @@ def test_a_signal_lets_requests_finish_and_ends_with_0(
             connection.sendall(
                 b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data)
             )
-        while server.client.post("/predict", content=data).status_code != 429:
-            pass  # until all four are in the house
+        wait_until_inside(server, 4)
         server.process.send_signal(number)
         for connection in connections:
             connection.sendall(data)

@@ -43,7 +43,8 @@ def test_metrics_count_what_was_done(model_file: Path, tmp_path: Path) -> None:
     assert 1 <= found["alexnet_batch_images_count"] <= 20
     assert found["alexnet_inside_images"] == found["alexnet_queue_images"] == 0
     assert found["alexnet_ready"] == 1
-    assert found["process_resident_memory_bytes"] > 1e6
+    assert found["alexnet_resident_memory_bytes"] > 1e6
+    assert found["alexnet_workers"] == 1
     (model,) = (key for key in found if key.startswith("alexnet_model_info"))
     assert "name=tiny,provider=CPUExecutionProvider" in model
 

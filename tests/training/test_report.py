@@ -6,9 +6,7 @@ from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from tests.pictures import draw_classes
@@ -19,7 +17,6 @@ from training.checkpoint import Checkpoint
 from training.config import Config
 from training.log import EpochRow, Log
 from training.model import AlexNet
-from training.plots import kernels_picture
 from training.report import LEGIBLE, report
 
 
@@ -98,14 +95,3 @@ def test_many_classes_and_a_loss_that_is_none_any_more(tmp_path: Path) -> None:
     # Every picture is the same, and so is the answer to all.
     assert text.split("confusion of the classes")[1].count(": 1 of 1") == 30
     assert "nan" not in text.split("<h2>What the first layer")[0]
-
-
-def test_each_kernel_has_the_whole_range_and_its_place() -> None:
-    weight = torch.zeros(14, 3, 11, 11)
-    weight[13, 0, 5, 5], weight[13, 1, 0, 0] = 2.0, -1.0
-    pixels = np.asarray(kernels_picture(weight, scale=1))
-    assert pixels.shape == (2 * 13 + 2, 12 * 13 + 2, 3)
-    kernel = pixels[15:26, 15:26]  # the second of the second row
-    assert kernel[5, 5].tolist() == [255, 85, 85]
-    assert kernel[0, 0].tolist() == [85, 0, 85]
-    assert (pixels[0] == 255).all()

@@ -1,0 +1,156 @@
+"""Answers about picture files without HTTP, by the service's own engine, or with it, by a server's."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal
+
+from contract.picture import ImageError
+from service.answers import classify
+from service.cuda import GpuOptions
+from service.engine import Engine
+from service.errors import BodyTooLarge, InvalidRequest, described, problem_of
+from service.metrics import Metrics
+from service.pictures import File, Unreadable
+from service.repository import Found, Load, Repository, places, read
+from service.routes import DEFAULT_TOP_K
+from service.schemas import PredictAnswer, Problem
+from service.session import ModelError, load_model
+from service.settings import Settings, usable_cores
+
+Crops = Literal[1, 10]
+Ask = Callable[[bytes], Awaitable[PredictAnswer | Problem]]
+
+SERVER_AT_ONCE: Final = 8  # requests to a server
+# Codes of a server's that speak of one image; after any other the rest would fare no better.
+OF_ONE_IMAGE: Final = {"unsupported_image", "invalid_image", "too_large", "timeout", "deadline", "internal"}
+OF_THE_COMMAND: Final = {"invalid_request", "not_found"}
+
+
+class Usage(Exception):
+    """The command asks for what there is not."""
+
+
+class Failed(Exception):
+    """Nothing more can be answered."""
+
+
+def find_models(settings: Settings, model: str | None) -> list[Found]:
+    """Every version of the model: of that file, of that name in the folder MODELS, or of the only one there
+    is. Raises Usage and ModelError.
+    """
+    if model is not None and (model.endswith(".onnx") or "/" in model):
+        if not Path(model).is_file():
+            raise Usage(f"there is no model file {model}")
+        settings = replace(settings, model=Path(model))
+    elif model is not None:
+        settings = replace(settings, model=None)
+    wanted = places(settings)
+    names = sorted({place.name for place in wanted if place.name})
+    if model in names:
+        wanted = [place for place in wanted if place.name == model]
+    elif model is not None and settings.model is None:
+        raise Usage(f"there is no model {model} in {settings.models}; the models there: {', '.join(names)}")
+    elif len(names) > 1:
+        raise Usage(f"name one of the models with --model: {', '.join(names)}")
+    if not wanted:
+        raise Usage(f"there is no model in {settings.models}; name a model file with --model")
+    found = [read(place, _load(settings)) for place in wanted]
+    if not any(one.model for one in found):
+        raise ModelError("; ".join(one.error or "" for one in found))
+    return found
+
+
+def _load(settings: Settings) -> Load:
+    threads = settings.threads or usable_cores()
+    return partial(load_model, device=settings.device, threads=threads, gpu=GpuOptions.of(settings))
+
+
+@asynccontextmanager
+async def here(
+    settings: Settings, found: list[Found], top_k: int | None, crops: Crops
+) -> AsyncIterator[Ask]:
+    """The engine that the service has, without a server around it. Raises Usage."""
+    metrics = Metrics()
+    with ThreadPoolExecutor(settings.threads or usable_cores(), "decode") as decoders:
+        repository = Repository(settings, found, _load(settings), metrics)
+        engine = Engine(settings, repository, decoders, metrics)
+        served = repository.find()
+        classes = len(served.model.manifest.classes)
+        if (top_k or 1) > classes:
+            raise Usage(f"top_k is {top_k}; this model has {classes} classes")
+
+        async def ask(data: bytes) -> PredictAnswer | Problem:
+            try:
+                return await classify(engine, served, data, top_k or min(DEFAULT_TOP_K, classes), crops)
+            except ImageError as error:
+                return problem_of(error)
+            except FloatingPointError as error:
+                return described(500, "internal", str(error))
+
+        try:
+            yield ask
+        finally:
+            await repository.close()
+
+
+@asynccontextmanager
+async def by_server(
+    server: str, key: str | None, model: str | None, top_k: int | None, crops: Crops
+) -> AsyncIterator[Ask]:
+    """Raises Failed and Usage, also from `ask`."""
+    try:
+        from service.client import AsyncClient, ClientError, Options  # the only users of httpx
+    except ImportError:
+        raise Failed("--server needs httpx: pip install httpx (the extra `client`)") from None
+    query = Options(crops=crops)
+    if model is not None:
+        query["model"] = model
+    if top_k is not None:
+        query["top_k"] = top_k
+    async with AsyncClient(server, key) as client:
+
+        async def ask(data: bytes) -> PredictAnswer | Problem:
+            try:
+                return await client.predict(data, **query)
+            except ClientError as error:
+                if error.code in OF_ONE_IMAGE:
+                    return described(error.status, error.code, error.detail)
+                raise (Usage if error.code in OF_THE_COMMAND else Failed)(error.detail) from None
+
+        yield ask
+
+
+async def answers(
+    files: Iterable[File], ask: Ask, at_once: int, limit: int | None
+) -> AsyncGenerator[tuple[File, PredictAnswer | Problem], None]:
+    """In the order of the files, `at_once` of them under way. Raises what `ask` raises."""
+    waiting: deque[tuple[File, asyncio.Task[PredictAnswer | Problem]]] = deque()
+    try:
+        for file in files:
+            waiting.append((file, asyncio.create_task(_answer(file, ask, limit))))
+            if len(waiting) == at_once:
+                yield waiting[0][0], await waiting[0][1]
+                waiting.popleft()
+        while waiting:
+            yield waiting[0][0], await waiting[0][1]
+            waiting.popleft()
+    finally:
+        for _file, task in waiting:
+            task.cancel()
+        await asyncio.gather(*(task for _file, task in waiting), return_exceptions=True)
+
+
+async def _answer(file: File, ask: Ask, limit: int | None) -> PredictAnswer | Problem:
+    try:
+        data = await asyncio.to_thread(file.read, limit)
+    except Unreadable as error:
+        return described(422, "unreadable_file", str(error))
+    except (InvalidRequest, BodyTooLarge) as error:
+        return problem_of(error)
+    return await ask(data)

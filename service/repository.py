@@ -1,0 +1,248 @@
+"""The models that are served, by name and version: found, loaded, replaced, taken out.
+
+MODEL is one file, under the name and version of its manifest. MODELS is a folder of NAME.onnx and
+NAME/VERSION/model.onnx, where the path says the name and the folder the version.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from service.errors import InvalidRequest, NotReady, UnknownModel
+from service.logs import log
+from service.metrics import Metrics
+from service.served import Served
+from service.session import Model, ModelError
+from service.settings import Settings
+
+Load = Callable[[Path], Model]
+Stamp = tuple[int, int, int]
+
+UNLOADED: Final = "it was unloaded"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model file lies, and what its path says of it."""
+
+    path: Path
+    name: str | None = None
+    version: int | None = None
+
+
+@dataclass
+class Source:
+    """What became of a place: `served`, and `error`, why its file as it is now is not what is served."""
+
+    place: Place
+    stamp: Stamp | None
+    served: Served | None = None
+    error: str | None = None
+    known_as: str | None = None  # what it was served as before it was unloaded
+
+    @property
+    def name(self) -> str:
+        if self.served:
+            return self.served.name.name
+        return self.place.name or self.known_as or self.place.path.stem
+
+    @property
+    def version(self) -> int | None:
+        return self.served.name.version if self.served else self.place.version
+
+    @property
+    def state(self) -> Literal["READY", "UNAVAILABLE"]:
+        return "READY" if self.served else "UNAVAILABLE"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A place that was read; an error instead of a model where the file cannot be used."""
+
+    place: Place
+    stamp: Stamp | None
+    model: Model | None
+    error: str | None
+
+    @property
+    def name(self) -> str:
+        """Of a model: the path's, else the manifest's."""
+        assert self.model is not None
+        return self.place.name or self.model.manifest.name
+
+    @property
+    def version(self) -> int:
+        assert self.model is not None
+        return self.place.version or self.model.manifest.version
+
+
+def places(settings: Settings) -> list[Place]:
+    """Every model file that there is now."""
+    if settings.model is not None:
+        return [Place(settings.model)]
+    folder = settings.models
+    files = [Place(path, path.stem) for path in sorted(folder.glob("*.onnx"))]
+    for path in sorted(folder.glob("*/*/model.onnx")):
+        version = path.parent.name
+        if version.isdecimal() and int(version) > 0:
+            files.append(Place(path, path.parent.parent.name, int(version)))
+    return files
+
+
+def read(place: Place, load: Load) -> Found:
+    """Loads the file. What is wrong with it is said, not raised."""
+    stamp = stamp_of(place.path)
+    log.info("loading and warming %s", place.path.name)
+    try:
+        return Found(place, stamp, load(place.path), None)
+    except ModelError as error:
+        return Found(place, stamp, None, str(error))
+    except Exception:  # our own bug, or no memory: the other models are served all the same
+        log.exception("%s cannot be loaded", place.path.name)
+        return Found(place, stamp, None, f"{place.path.name} cannot be loaded; the log says why")
+
+
+def read_all(settings: Settings, load: Load) -> list[Found]:
+    """Every model; raises ModelError where there is none to serve."""
+    found = [read(place, load) for place in places(settings)]
+    errors = [one.error for one in found if one.error]
+    if not found:
+        raise ModelError(
+            f"no NAME.onnx and no NAME/VERSION/model.onnx in {settings.models.name}; train and export one, "
+            "or set MODEL to a file"
+        )
+    if len(errors) == len(found):
+        raise ModelError("; ".join(errors))
+    for error in errors:
+        log.error("a model is not served: %s", error)
+    return found
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """Changes when the file is replaced; None while there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+class Repository:
+    """On the event loop. A request stays with the model that it began with: what is replaced or unloaded
+    goes on until nobody uses it.
+    """
+
+    def __init__(self, settings: Settings, found: list[Found], load: Load, metrics: Metrics) -> None:
+        self._settings = settings
+        self._load = load
+        self._metrics = metrics
+        self._sources: dict[Path, Source] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._changing = asyncio.Lock()
+        for one in found:
+            self._take(one)
+
+    @property
+    def sources(self) -> list[Source]:
+        """By name, the newest version first."""
+        return sorted(self._sources.values(), key=lambda s: (s.name, -(s.version or 0)))
+
+    @property
+    def served(self) -> Iterator[Served]:
+        return (source.served for source in self.sources if source.served)
+
+    def find(self, name: str | None = None, version: int | None = None) -> Served:
+        """The newest version unless one is named. Raises InvalidRequest where a name is needed,
+        UnknownModel and NotReady.
+        """
+        if name is None:
+            names = list(dict.fromkeys(served.name.name for served in self.served))
+            if len(names) > 1:
+                raise InvalidRequest(f"model is not named; the models here are {', '.join(names)}")
+            if not names:
+                raise NotReady("no model is loaded")
+            name = names[0]
+        sources = [s for s in self.sources if s.name == name and version in {None, s.version}]
+        for source in sources:
+            if source.served:
+                return source.served
+        if sources:
+            raise NotReady(f"model {name} is not served: {sources[0].error}")
+        wanted = name if version is None else f"{name} version {version}"
+        known = ", ".join(f"{s.name.name} version {s.name.version}" for s in self.served)
+        raise UnknownModel(f"there is no model {wanted[:80]}; the models here are {known}")
+
+    async def refresh(self, changed_only: bool) -> None:
+        """Loads what is new, and what has changed or everything. A file that is bad or gone changes
+        nothing but `error`; what was unloaded stays so.
+        """
+        async with self._changing:
+            for place in await asyncio.to_thread(places, self._settings):
+                source = self._sources.get(place.path)
+                if source is not None:
+                    stamp = await asyncio.to_thread(stamp_of, place.path)
+                    unchanged = changed_only and stamp in {None, source.stamp}
+                    if unchanged or source.error == UNLOADED:
+                        continue
+                self._take(await asyncio.to_thread(read, place, self._load))
+
+    async def load(self, name: str) -> None:
+        """Every version of a model, from its files as they are now. Raises UnknownModel and ModelError."""
+        async with self._changing:
+            found = await asyncio.to_thread(places, self._settings)
+            wanted = [place for place in found if name in {place.name, self._name_at(place.path)}]
+            if not wanted:
+                raise UnknownModel(f"there is no file of a model {name[:80]}")
+            for place in wanted:
+                self._take(await asyncio.to_thread(read, place, self._load))
+        errors = [s.error for s in self.sources if s.name == name and s.error]
+        if errors:
+            raise ModelError("; ".join(errors))
+
+    async def unload(self, name: str) -> None:
+        """Every version of a model; requests under way are answered. Raises UnknownModel."""
+        async with self._changing:
+            sources = [source for source in self._sources.values() if source.name == name]
+            if not sources:
+                raise UnknownModel(f"there is no model {name[:80]}")
+            for source in sources:
+                self._retire(source.served)
+                source.known_as = source.name
+                source.served, source.error = None, UNLOADED
+            self._report()
+
+    async def close(self) -> None:
+        for served in list(self.served):
+            await served.batcher.close()
+
+    def _name_at(self, path: Path) -> str | None:
+        source = self._sources.get(path)
+        return source.name if source else None
+
+    def _take(self, found: Found) -> None:
+        source = self._sources.setdefault(found.place.path, Source(found.place, found.stamp))
+        source.stamp, source.error = found.stamp, found.error
+        if found.model is None:
+            log.error("the model file is not served, what was there before it is: %s", found.error)
+            return
+        name, version = found.name, found.version
+        others = (other for other in self._sources.values() if other is not source and other.served)
+        twin = next((o for o in others if (o.name, o.version) == (name, version)), None)
+        if twin is not None:
+            source.error = f"{name} version {version} is {twin.place.path.name} already"
+            log.error("a model is not served: %s", source.error)
+            return
+        self._retire(source.served)
+        source.served = Served(found.model, self._settings, self._metrics, name, version)
+        self._report()
+
+    def _retire(self, served: Served | None) -> None:
+        if served is not None:
+            retiring = asyncio.create_task(served.retire())
+            self._retiring.add(retiring)  # the loop itself holds tasks weakly
+            retiring.add_done_callback(self._retiring.discard)
+
+    def _report(self) -> None:
+        self._metrics.serving([(served.name, served.model.provider) for served in self.served])

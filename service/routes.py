@@ -1,0 +1,206 @@
+"""The routes that take images. A request is admitted or refused (429), then its body is read, to the
+limit at most, then each of its images is answered.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from enum import IntEnum
+from typing import Annotated, Any, Final, Literal, TypeVar
+from urllib.parse import quote
+
+import numpy as np
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from pydantic import BaseModel
+
+from contract.picture import ImageError
+from contract.preprocess import Pixels
+from service.answers import classify, embed, explain
+from service.body import announced_bytes, read_images
+from service.edge import KEY
+from service.engine import Engine
+from service.errors import DeadlineExceeded, InvalidRequest, documented, problem_of
+from service.explain import GRID, overlay
+from service.schemas import Answer, EmbedAnswer, Explanation, PredictAnswer, Problem, Results
+from service.served import Served
+from service.settings import Settings
+
+T = TypeVar("T", bound=BaseModel)
+DEFAULT_TOP_K: Final = 5
+_FILE: Final = {"type": "string", "format": "binary"}
+_BASE64: Final = {"type": "string", "contentEncoding": "base64"}
+IMAGE_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": "One image or several: fields `file` of a form, base64 in JSON, or the bare image.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "array", "items": _FILE, "minItems": 1}},
+                }
+            },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "image": _BASE64,
+                        "images": {"type": "array", "items": _BASE64, "minItems": 1},
+                    },
+                    "minProperties": 1,
+                    "maxProperties": 1,
+                    "additionalProperties": False,
+                }
+            },
+            "image/*": {"schema": _FILE},
+            "application/octet-stream": {"schema": _FILE},
+        },
+    }
+}
+router = APIRouter(responses=documented(401, 404, 408, 413, 415, 422, 429, 503, 504))
+
+
+class Crops(IntEnum):
+    ONE = 1
+    TEN = 10
+
+
+class Ask:
+    """What every such request says: which model, and in how many s it is to be answered."""
+
+    def __init__(
+        self, request: Request, model: str | None, version: int | None, timeout_ms: float | None
+    ) -> None:
+        state = request.app.state
+        self.request = request
+        self.engine: Engine = state.engine
+        self.settings: Settings = state.settings
+        self.limit = min(self.settings.request_timeout_s, (timeout_ms or math.inf) / 1000)
+        self.engine.require_worker()
+        self.served = self.engine.repository.find(model, version)
+
+    async def answer(
+        self, one: Callable[[Served, bytes], Awaitable[T]], images_each: int = 1, single: bool = False
+    ) -> T | Results[T]:
+        """`one` of each image of the body; `images_each` is what it costs. Raises what is wrong with a
+        request's only image; of several, each has its own answer or problem.
+        """
+        settings, request = self.settings, self.request
+        most = 1 if single else max(1, settings.max_queue // images_each)
+        size = announced_bytes(request, settings.max_body_bytes)
+        admitted = self.engine.admission.admit(size, images_each, request.scope[KEY])
+        with self.served.use(), admitted as visit:
+            images = await read_images(request, settings.max_body_bytes, settings.body_timeout_s, most)
+            visit.take(images_each * (len(images.files) - 1))
+            try:
+                async with asyncio.timeout(self.limit):
+                    if not images.several:
+                        return await one(self.served, images.files[0])
+                    each = (_or_problem(one(self.served, data)) for data in images.files)
+                    return Results(results=list(await asyncio.gather(*each)))
+            except TimeoutError:
+                raise DeadlineExceeded(f"no answer within {self.limit:g} s") from None
+
+
+async def asked(
+    request: Request,
+    model: Annotated[str | None, Query(description="its name; needed where several are served")] = None,
+    version: Annotated[int | None, Query(ge=1, description="the newest by default")] = None,
+    x_request_timeout_ms: Annotated[
+        float | None, Header(ge=1, description="less than the server's")
+    ] = None,
+) -> Ask:
+    # A coroutine, because FastAPI would make anything else in a thread.
+    return Ask(request, model, version, x_request_timeout_ms)
+
+
+async def _or_problem(answering: Awaitable[T]) -> T | Problem:
+    try:
+        return await answering
+    except ImageError as error:
+        return problem_of(error)
+
+
+def said(answer: Answer | Results[Any]) -> Response:
+    """As JSON, not validated once more as FastAPI would. Of one image with Server-Timing for browsers."""
+    headers = server_timing(answer) if isinstance(answer, Answer) else None
+    return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
+
+
+def server_timing(answer: Answer) -> dict[str, str]:
+    stages = answer.timing_ms.model_dump().items()
+    return {"Server-Timing": ", ".join(f"{stage};dur={ms}" for stage, ms in stages)}
+
+
+@router.post("/predict", openapi_extra=IMAGE_BODY, response_model=PredictAnswer | Results[PredictAnswer])
+async def predict(
+    ask: Annotated[Ask, Depends(asked)],
+    top_k: Annotated[int | None, Query(ge=1, description="labels in an answer; 5 by default")] = None,
+    crops: Annotated[Crops, Query(description="10: the paper's, averaged")] = Crops.ONE,
+) -> Response:
+    """Which class an image shows."""
+    classes = len(ask.served.model.manifest.classes)
+    if top_k is not None and top_k > classes:
+        raise InvalidRequest(f"top_k is {top_k}; this model has {classes} classes")
+    wanted = top_k or min(DEFAULT_TOP_K, classes)
+    return said(
+        await ask.answer(
+            lambda served, data: classify(ask.engine, served, data, wanted, crops), images_each=crops
+        )
+    )
+
+
+@router.post(
+    "/embed",
+    openapi_extra=IMAGE_BODY,
+    responses={200: {"content": {"application/octet-stream": {"schema": _FILE}}}},
+    response_model=EmbedAnswer | Results[EmbedAnswer],
+)
+async def embedding(
+    ask: Annotated[Ask, Depends(asked)],
+    normalize: Annotated[bool, Query(description="to length 1, so that a product is a cosine")] = False,
+    format: Annotated[Literal["json", "raw"], Query(description="raw: float32, little-endian")] = "json",  # noqa: A002
+) -> Response:
+    """fc7, the features of the paper's Figure 4: near each other for images that are alike."""
+    answer = await ask.answer(lambda served, data: embed(ask.engine, served, data, normalize))
+    if format == "json":
+        return said(answer)
+    answers = answer.results if isinstance(answer, Results) else [answer]
+    for number, each in enumerate(answers, 1):
+        if isinstance(each, Problem):
+            raise InvalidRequest(f"image {number}: {each.detail}; raw features have no place for a problem")
+    vectors = np.array([each.embedding for each in answers], "<f4")  # type: ignore[union-attr]
+    return Response(vectors.tobytes(), media_type="application/octet-stream")
+
+
+@router.post(
+    "/explain",
+    openapi_extra=IMAGE_BODY,
+    responses={200: {"content": {"image/png": {"schema": _FILE}}, "description": "a PNG, or JSON"}},
+    response_model=Explanation,
+)
+async def explanation(
+    ask: Annotated[Ask, Depends(asked)],
+    label: Annotated[str | None, Query(description="the best one by default", min_length=1)] = None,
+    format: Annotated[Literal["png", "json"], Query(description="png: drawn over the crop")] = "png",  # noqa: A002
+) -> Response:
+    """What the answer rests on: how far its probability falls when a part of the image is covered."""
+    classes = ask.served.model.manifest.classes
+    if label is not None and label not in classes:
+        raise InvalidRequest(f"label is {label[:80]!r}; this model has {', '.join(classes)[:200]}")
+    wanted = None if label is None else classes.index(label)
+    crops: list[Pixels] = []
+
+    async def one(served: Served, data: bytes) -> Explanation:
+        answer, crop = await explain(ask.engine, served, data, wanted)
+        crops.append(crop)
+        return answer
+
+    answer = await ask.answer(one, images_each=1 + GRID * GRID, single=True)
+    assert isinstance(answer, Explanation)
+    if format == "json":
+        return said(answer)
+    picture = await asyncio.to_thread(overlay, crops[0], np.array(answer.map, np.float32))
+    headers = server_timing(answer) | {"X-Label": quote(answer.label)}
+    return Response(picture, headers=headers, media_type="image/png")

@@ -1,0 +1,83 @@
+"""One serving process, from its settings to its exit code."""
+
+import ctypes
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+from typing import Final
+
+import uvicorn
+
+from service.app import create_app
+from service.cuda import GpuOptions
+from service.repository import read_all
+from service.server import Protocol, Server
+from service.session import ModelError, load_model
+from service.settings import Settings, SettingsError, usable_cores
+
+M_MMAP_THRESHOLD: Final = -3  # of glibc's malloc.h
+
+
+def serve(settings: Settings, listener: socket.socket, ready: Callable[[str, str], None]) -> int:
+    """Loads the models, tells `ready` their names and the provider, and serves until a signal comes; -> 0,
+    or 1 if the network hangs or the GPU fails. Raises ModelError and SettingsError.
+    """
+    give_large_memory_back()
+    threads = settings.threads or max(1, usable_cores() // settings.workers)
+    load = partial(load_model, device=settings.device, threads=threads, gpu=GpuOptions.of(settings))
+    found = read_all(settings, load)
+    app = create_app(settings, found, load, threads)
+    config = uvicorn.Config(
+        app,
+        log_config=None,  # its loggers hand over to ours
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        http=Protocol,
+        ws="none",
+        timeout_graceful_shutdown=settings.drain_timeout_s,
+    )
+
+    def not_ready() -> None:
+        app.state.engine.draining = True
+
+    server = Server(config, not_ready, lambda: app.state.engine.failed, settings.drain_delay_s)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    def reload(_number: int, _frame: FrameType | None) -> None:
+        if hasattr(app.state, "engine"):
+            app.state.engine.reload_wanted = True
+
+    signal.signal(signal.SIGHUP, reload)
+    # Before anybody is told: whoever waits for that may signal at once. Later uvicorn has handlers of its
+    # own and, when done, raises what it caught once more: here, so a clean stop is exit code 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    names = ", ".join(f"{one.name} version {one.version}" for one in found if one.model)
+    provider = next(one.model.provider for one in found if one.model)
+    ready(names, provider)
+    server.run(sockets=[listener])
+    return 1 if app.state.engine.failed else 0
+
+
+def exit_code(run: Callable[[], int]) -> int:
+    """`run`'s own, or what a person can mend, said in a line: 2 for a setting, 1 for a model."""
+    try:
+        return run()
+    except (SettingsError, ModelError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, SettingsError) else 1
+
+
+def give_large_memory_back() -> None:
+    """glibc learns to keep freed blocks of up to 32 MB, in every thread; pictures are made of 16 MB ones.
+    With a fixed threshold they go back to the system: 18 bytes a pixel held by four threads, not 60.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 8_000_000)

@@ -1,0 +1,211 @@
+// How an answer looks: large, with everything that is known about it, or as a tile among others.
+
+import { key } from "./api.js";
+import { make, milliseconds, named, percent, say } from "./dom.js";
+
+const UNSURE = 0.5;
+// Both recipes of the service scale the shorter side to 256 pixels and look at the central 224.
+const SEEN = 224 / 256;
+
+// ---------------------------------------------------------------- one picture
+
+/** Fills `place`. `item` is busy while it has neither `answer` nor `trouble`. */
+export function fillResult(place, item, model, path, { again, back, heat }) {
+  const { answer, trouble } = item;
+  place.replaceChildren(
+    make(trouble ? "div.seen.failed" : "div.seen", {},
+      back && make("button.quiet.back", { type: "button", click: back }, "← All pictures"),
+      figure(item, heat)),
+    make("div.said", {},
+      ...(answer ? verdict(answer, model) : trouble ? troubled(item, again) : busy(item)),
+      answer && bars(answer.predictions),
+      answer && timing(answer.timing_ms, item.ms),
+      answer && curl(path, item.file.name)),
+  );
+}
+
+function verdict({ predictions }, model) {
+  const [first] = predictions;
+  const unsure = first.probability < UNSURE;
+  return [
+    make("p.kicker", {}, unsure ? "Perhaps" : "This looks like"),
+    make("h2.answer", { id: "answer", tabindex: "-1" }, named(first.label)),
+    unsure && make("p.hint", {},
+      make("strong", {}, "The model is unsure. "),
+      `It knows ${model.classes.length} kinds and names the nearest whatever it is shown: `
+        + "a model of flowers names a flower even for a cat."),
+  ];
+}
+
+function busy({ waits }) {
+  return [
+    make("p.kicker", {}, waits ?? "Looking"),
+    make("h2.answer.pending", { id: "answer", tabindex: "-1" }, "…"),
+  ];
+}
+
+function troubled(item, again) {
+  const { title, text } = item.trouble;
+  return [
+    make("p.kicker.wrong", {}, "No answer"),
+    make("h2.answer.small", { id: "answer", tabindex: "-1" }, title),
+    make("p", {}, text),
+    item.trouble.again && make("button.solid", { type: "button", click: () => again(item) }, "Try again"),
+  ];
+}
+
+function bars(predictions) {
+  return make("ol.bars", { "aria-label": "The most probable" },
+    ...predictions.map(({ label, probability }) => {
+      const bar = make("span.bar", { "aria-hidden": "true" });
+      bar.style.setProperty("--share", probability);
+      return make("li", {},
+        make("span.label", {}, named(label)),
+        make("span.value", {}, percent(probability)),
+        bar);
+    }));
+}
+
+function timing(ms, there_and_back) {
+  const stages = ["decode", "queue", "inference"];
+  const strip = make("div.strip", { "aria-hidden": "true" });
+  for (const stage of stages) {
+    const part = make(`span.${stage}`);
+    part.style.setProperty("--part", Math.max(ms[stage], 0.001));
+    strip.append(part);
+  }
+  return make("section.timing", { "aria-labelledby": "timing-title" },
+    make("h3", { id: "timing-title" }, "Answered in ", make("b", {}, milliseconds(ms.total))),
+    strip,
+    make("dl", {},
+      ...stages.map((stage) =>
+        make("div", {}, make(`dt.${stage}`, {}, stage), make("dd", {}, milliseconds(ms[stage])))),
+      make("div", {}, make("dt.whole", {}, "with the way here and back"), make("dd", {}, milliseconds(there_and_back)))));
+}
+
+function curl(path, name) {
+  // curl reads quotes and backslashes within "…" itself; around that, the shell's quotes.
+  const plain = /^[\w.+-]+$/.test(name);
+  const file = plain ? `file=@${name}` : shell(`file=@"${name.replace(/["\\]/g, "\\$&")}"`);
+  const url = new URL(path, document.baseURI).href;
+  const header = key.get() ? ' -H "Authorization: Bearer $API_KEY"' : "";
+  const line = `curl${header} -F ${file} ${/[?&]/.test(url) ? shell(url) : url}`;
+  const button = make("button.quiet", { type: "button", click: copy }, "Copy");
+  const code = make("code", {}, line);
+
+  async function copy() {
+    try {
+      await navigator.clipboard.writeText(line);
+      button.textContent = "Copied";
+      say("The curl line is copied.");
+      setTimeout(() => (button.textContent = "Copy"), 2000);
+    } catch {
+      // Not allowed, as on a page that came over plain HTTP from elsewhere: selected, one key remains.
+      getSelection().selectAllChildren(code);
+      say("The curl line is selected; copy it with the keyboard.");
+    }
+  }
+  return make("section.curl", { "aria-labelledby": "curl-title" },
+    make("div.row", {}, make("h3", { id: "curl-title" }, "The same from a terminal"), button),
+    make("pre", { tabindex: "0", role: "group", "aria-labelledby": "curl-title" }, code));
+}
+
+const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+// ---------------------------------------------------------------- the picture, and what was looked at
+
+function figure(item, heat) {
+  const { file, url, answer } = item;
+  // Kept, so that it need not be decoded again when the answer arrives.
+  const photo = (item.photo ??= make("img.photo", { src: url, alt: `Your picture, ${file.name}` }));
+  const frame = make("div.frame", {}, photo);
+  photo.onload = () => shape(photo.naturalWidth, photo.naturalHeight);
+  photo.onerror = unshown;
+  if (photo.complete && photo.naturalWidth) photo.onload();
+  else if (photo.complete) unshown();
+  if (answer) shape(answer.image.width, answer.image.height);
+
+  function unshown() {
+    photo.replaceWith(make("p.unshown", {}, answer
+      ? "This browser cannot show this kind of picture; the server can."
+      : "This cannot be shown."));
+  }
+
+  function shape(width, height) {
+    const side = SEEN * Math.min(width, height);
+    frame.style.setProperty("--ratio", width / height);
+    frame.style.setProperty("--seen-x", side / width);
+    frame.style.setProperty("--seen-y", side / height);
+  }
+  const size = answer && `${answer.image.width} × ${answer.image.height}, ${answer.image.format}`;
+  return make("figure", {},
+    frame,
+    make("figcaption", {}, make("span.file", {}, file.name), size && make("span", {}, size)),
+    answer && heatSwitch(frame, item, heat));
+}
+
+function heatSwitch(frame, item, heat) {
+  const map = make("img.heat", { alt: "" });
+  const button = make("button.switch", { type: "button", role: "switch", "aria-checked": "false", click: flip },
+    make("span.knob", { "aria-hidden": "true" }), "What it looked at");
+  const select = make("select", { "aria-label": "Heat map for", change: draw },
+    ...item.answer.predictions.map(({ label }) => make("option", { value: label }, named(label))));
+  const whose = make("label.choice", { hidden: true }, "for", select);
+  const note = make("p.note", { hidden: true });
+
+  const on = () => button.getAttribute("aria-checked") === "true";
+  async function flip() {
+    button.setAttribute("aria-checked", !on());
+    await draw();
+  }
+  async function draw() {
+    whose.hidden = note.hidden = !on();
+    frame.classList.toggle("hot", on() && map.isConnected);
+    if (!on()) {
+      map.remove();
+      say("The photograph.");
+      return;
+    }
+    const label = select.value;
+    note.textContent = "Looking at what the answer rests on …";
+    try {
+      const source = await heat(item, label);
+      if (!on() || select.value !== label) return;
+      map.src = source;
+      map.alt = `Heat map over the picture: what speaks for ${named(label)}`;
+      frame.append(map);
+      frame.classList.add("hot");
+      note.textContent = `“${named(label)}” rests on what is orange: with that covered, it is less probable. `
+        + "The network saw no more than the bright square.";
+      say(`Heat map for ${named(label)} shown.`);
+    } catch (trouble) {
+      if (trouble.name === "AbortError") return;
+      note.textContent = `${trouble.title}. ${trouble.text}`;
+      say(note.textContent);
+    }
+  }
+  return make("div.looked", {}, button, whose, note);
+}
+
+// ---------------------------------------------------------------- one of many
+
+export function fillTile(item, open) {
+  const { file, url, answer, trouble, waits } = item;
+  const first = answer?.predictions[0];
+  const bar = make("span.bar", { "aria-hidden": "true" });
+  bar.style.setProperty("--share", first?.probability ?? 0);
+  const lines = first
+    ? [make("span.label", {}, named(first.label)), make("span.value", {}, percent(first.probability)), bar,
+       first.probability < UNSURE && make("span.doubt", {}, "unsure")]
+    : trouble
+      ? [make("span.label.wrong", {}, trouble.title), make("span.doubt", {}, trouble.text)]
+      : [make("span.label.pending", {}, waits ?? "…")];
+  const had = item.tile.querySelector("img, .unshown");
+  const photo = had ?? make("img", { src: url, alt: "", loading: "lazy", decoding: "async" });
+  if (!had) photo.addEventListener("error", () => photo.replaceWith(make("span.unshown", {}, "Cannot be shown")));
+  const focused = item.tile.contains(document.activeElement);
+  const button = make("button.open", { type: "button", click: open, "aria-busy": !answer && !trouble && "true" },
+    photo, make("span.lines", {}, ...lines, make("span.file", {}, file.name)));
+  item.tile.replaceChildren(button);
+  if (focused) button.focus();
+}

@@ -1,0 +1,41 @@
+"""OpenTelemetry: each request a span with its stages below it, sent to a collector where there is one.
+
+The variables are OpenTelemetry's own (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER,
+...); without the first of them nothing is recorded and nothing is sent. Needs the extra `otel`.
+"""
+
+import os
+from typing import Final
+
+from fastapi import FastAPI
+from opentelemetry import trace
+
+from service.settings import SettingsError
+
+ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+NOT_TRACED: Final = "/health,/metrics,/static"
+tracer: Final = trace.get_tracer("alexnet")
+
+
+def trace_requests(app: FastAPI) -> None:
+    """A request's `traceparent` is continued. Raises SettingsError without the extra."""
+    if not any(os.environ.get(name) for name in ENDPOINTS):
+        return
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
+        raise SettingsError(f"{ENDPOINTS[0]} is set, but the extra `otel` is not installed") from None
+    name = os.environ.get("OTEL_SERVICE_NAME", "alexnet")
+    provider = TracerProvider(resource=Resource.create({"service.name": name}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+    app.add_middleware(
+        OpenTelemetryMiddleware,
+        tracer_provider=provider,
+        excluded_urls=NOT_TRACED,
+        exclude_spans=["receive", "send"],
+    )

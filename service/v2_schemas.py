@@ -1,0 +1,148 @@
+"""The Open Inference Protocol's bodies, as the OpenAPI description shows them."""
+
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, Field
+
+PARAMETERS: Final = {"type": "object", "description": "names with a string, number or boolean each"}
+_NUMBERS: Final = {
+    "type": "array",
+    "description": "flat, or nested as the shape is; of a BYTES input strings of base64",
+    "items": {},
+}
+
+
+class ServerMetadata(BaseModel):
+    name: str = Field(examples=["alexnet"])
+    version: str = Field(examples=["0.1.0"])
+    extensions: list[str] = Field(examples=[["binary_tensor_data", "classification", "model_repository"]])
+
+
+class TensorMetadata(BaseModel):
+    name: str = Field(examples=["images"])
+    datatype: str = Field(examples=["UINT8"])
+    shape: list[int] = Field(examples=[[-1, 224, 224, 3]], description="-1 is the number of images")
+
+
+class ModelMetadata(BaseModel):
+    name: str = Field(examples=["flowers17"])
+    versions: list[str] = Field(examples=[["1"]])
+    platform: str = Field(examples=["onnxruntime_onnx"])
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class Live(BaseModel):
+    live: bool = Field(examples=[True])
+
+
+class Ready(BaseModel):
+    ready: bool = Field(examples=[True])
+
+
+class ModelReady(Ready):
+    name: str = Field(examples=["flowers17"])
+
+
+class IndexEntry(BaseModel):
+    name: str = Field(examples=["flowers17"])
+    version: str = Field(examples=["1"], description='"" if the file does not say')
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str = Field(examples=[""], description="why it is not served, or not as its file is now")
+
+
+class ProtocolError(BaseModel):
+    error: str = Field(examples=["inputs[0].datatype is 'FP32'; images takes UINT8"])
+
+
+INFER_REQUEST: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string", "description": "is repeated in the answer"},
+        "parameters": PARAMETERS,
+        "inputs": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["name", "shape", "datatype"],
+                "properties": {
+                    "name": {"enum": ["images", "encoded"]},
+                    "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}},
+                    "datatype": {"enum": ["UINT8", "BYTES"]},
+                    "parameters": PARAMETERS,
+                    "data": _NUMBERS,
+                },
+            },
+        },
+        "outputs": {
+            "type": "array",
+            "description": "those wanted; all without it",
+            "items": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {"name": {"type": "string"}, "parameters": PARAMETERS},
+            },
+        },
+    },
+    "example": {
+        "inputs": [
+            {"name": "encoded", "shape": [1], "datatype": "BYTES", "data": ["/9j/4AAQSkZJRgABAQ=="]}
+        ],
+        "outputs": [{"name": "probabilities", "parameters": {"classification": 2}}],
+    },
+}
+INFER_ANSWER: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["model_name", "model_version", "outputs"],
+    "properties": {
+        "model_name": {"type": "string"},
+        "model_version": {"type": "string"},
+        "id": {"type": "string"},
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "shape", "datatype"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "shape": {"type": "array", "items": {"type": "integer"}},
+                    "datatype": {"enum": ["FP32", "BYTES"]},
+                    "parameters": PARAMETERS,
+                    "data": {"type": "array", "items": {"type": ["number", "string"]}},
+                },
+            },
+        },
+    },
+    "example": {
+        "model_name": "flowers17",
+        "model_version": "1",
+        "outputs": [
+            {
+                "name": "probabilities",
+                "datatype": "BYTES",
+                "shape": [1, 2],
+                "data": ["0.91:12:sunflower", "0.05:4:daisy"],
+            }
+        ],
+    },
+}
+BINARY: Final[dict[str, Any]] = {
+    "schema": {
+        "type": "string",
+        "format": "binary",
+        "description": "the JSON, of Inference-Header-Content-Length bytes, then those of the tensors",
+    }
+}
+
+
+def _command(properties: dict[str, Any]) -> dict[str, Any]:
+    """The optional body of a call to the repository."""
+    schema = {"type": "object", "properties": properties, "example": {}}
+    return {"requestBody": {"required": False, "content": {"application/json": {"schema": schema}}}}
+
+
+INDEX_COMMAND: Final = _command({"ready": {"type": "boolean", "description": "true: only what is served"}})
+MODEL_COMMAND: Final = _command({"parameters": PARAMETERS})

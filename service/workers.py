@@ -1,0 +1,138 @@
+"""WORKERS processes on one socket, where one Python process cannot feed the device.
+
+The parent listens, starts the workers, hands signals on to them, and starts one again that has died. On
+GPUs they take turns. prometheus_client adds their metrics up in a folder.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from prometheus_client.multiprocess import mark_process_dead
+
+from service import logs
+from service.metrics import METRICS_FOLDER
+from service.serve import exit_code, serve
+from service.settings import Settings
+
+PERIOD_S: Final = 0.1
+MOST_DEATHS: Final = 5  # of workers, within MINUTE_S; then the service ends, for a supervisor to see
+MINUTE_S: Final = 60.0
+PR_SET_PDEATHSIG: Final = 1  # of Linux' prctl.h
+
+
+class Worker:
+    """A process that serves on the parent's socket, and a pipe on which it says what it serves."""
+
+    def __init__(self, number: int, listener: socket.socket) -> None:
+        ours, its = os.pipe()
+        self._said = os.fdopen(ours)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "service.workers", str(listener.fileno()), str(its)],
+            env=os.environ | gpu_for(number),
+            pass_fds=(listener.fileno(), its),
+            process_group=0,  # or Ctrl-C would reach it twice
+        )
+        os.close(its)
+
+    def wait_until_ready(self) -> list[str]:
+        """What it serves, and by which provider; nothing if it has ended instead."""
+        with self._said:
+            return self._said.read().splitlines()
+
+
+class Workers:
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        self._listener = listener
+        self._members = [Worker(number, listener) for number in range(settings.workers)]
+        self._deaths: deque[float] = deque(maxlen=MOST_DEATHS)
+        self.stopping = self.failed = False
+
+    def wait_until_ready(self) -> list[str]:
+        """What they serve, and by which provider; nothing if one of them has ended instead."""
+        said = [member.wait_until_ready() for member in self._members]
+        return said[0] if all(said) else []
+
+    def hand_on(self, number: int, _frame: FrameType | None = None) -> None:
+        self.stopping = self.stopping or number != signal.SIGHUP
+        for member in self._members:
+            if member.process.poll() is None:
+                member.process.send_signal(number)
+
+    def replace_the_dead(self) -> None:
+        """So many deaths in so short a time that it does not help are a failure."""
+        for place, member in enumerate(self._members):
+            if member.process.poll() is None or self.stopping:
+                continue
+            logs.log.error("worker %s has ended with %s", place, member.process.returncode)
+            mark_process_dead(member.process.pid)  # type: ignore[no-untyped-call]
+            self._deaths.append(time.monotonic())
+            if len(self._deaths) == MOST_DEATHS and self._deaths[-1] - self._deaths[0] < MINUTE_S:
+                self.failed = True
+                return
+            self._members[place] = Worker(place, self._listener)
+
+    def end(self) -> None:
+        if not self.stopping:
+            self.hand_on(signal.SIGTERM)
+        for member in self._members:
+            member.process.wait()
+
+
+def supervise(settings: Settings, listener: socket.socket, ready: Callable[[str, str], None]) -> int:
+    """Serves until a signal comes; -> 0, or 1 if the workers do not start or keep dying."""
+    with tempfile.TemporaryDirectory(prefix="alexnet-metrics-") as folder:
+        os.environ[METRICS_FOLDER] = folder
+        workers = Workers(settings, listener)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, workers.hand_on)
+        served = workers.wait_until_ready()
+        if served:
+            names, provider = served
+            ready(names, f"{provider}, {settings.workers} workers")
+        workers.failed = not served and not workers.stopping
+        while not workers.stopping and not workers.failed:
+            time.sleep(PERIOD_S)
+            workers.replace_the_dead()
+        workers.end()
+        return 1 if workers.failed else 0
+
+
+def gpu_for(number: int) -> dict[str, str]:
+    """The variable that shows a worker its GPU alone: they take turns on those there are."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shown is None:
+        folder = Path("/proc/driver/nvidia/gpus")
+        gpus = [str(n) for n, _gpu in enumerate(folder.iterdir())] if folder.is_dir() else []
+    else:
+        gpus = [gpu for gpu in shown.split(",") if gpu]
+    return {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+
+
+def main(listener: int, says: int) -> int:
+    """One worker."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # when the parent is killed
+
+    def ready(names: str, provider: str) -> None:
+        with os.fdopen(says, "w") as pipe:
+            pipe.write(f"{names}\n{provider}")
+
+    settings = Settings.from_environ()
+    logs.configure(settings.log_format)
+    return serve(settings, socket.socket(fileno=listener), ready)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(lambda: main(*map(int, sys.argv[1:]))))

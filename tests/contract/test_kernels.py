@@ -1,0 +1,31 @@
+"""The picture of a first layer's kernels."""
+
+import numpy as np
+import pytest
+
+from contract.kernels import kernels_picture
+
+
+def test_each_kernel_has_the_whole_range_and_its_place() -> None:
+    weight = np.zeros((14, 3, 11, 11), np.float32)
+    weight[13, 0, 5, 5], weight[13, 1, 0, 0] = 2.0, -1.0
+    pixels = np.asarray(kernels_picture(weight, scale=1))
+    assert pixels.shape == (2 * 13 + 2, 12 * 13 + 2, 3)
+    kernel = pixels[15:26, 15:26]  # the second of the second row
+    assert kernel[5, 5].tolist() == [255, 85, 85]
+    assert kernel[0, 0].tolist() == [85, 0, 85]
+    assert (pixels[0] == 255).all()
+    assert (pixels[:, 2 * 13 + 2 :][15:] == 255).all()  # where the last row has no kernel
+
+
+def test_a_weight_becomes_a_square_of_pixels() -> None:
+    weight = np.random.default_rng(0).normal(size=(1, 3, 5, 5))
+    small, large = (np.asarray(kernels_picture(weight, scale)) for scale in (1, 3))
+    np.testing.assert_array_equal(np.kron(small[2:7, 2:7], np.ones((3, 3, 1))), large[2:17, 2:17])
+
+
+@pytest.mark.parametrize("extreme", [0.0, 1e-30, 3e38])
+def test_extreme_weights(extreme: float) -> None:
+    weight = np.zeros((2, 3, 11, 11), np.float32)
+    weight[0, 0, 0, 0], weight[0, 2, 0, 0] = extreme, -extreme
+    kernels_picture(weight)

@@ -1,0 +1,104 @@
+"""On a real GPU: answers, buckets, memory, start-up. Without torch, whose CUDA libraries are others.
+
+GPU_MODELS names a folder of model files to try beside the shipped one (scripts/gpu-check makes one).
+"""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from contract.preprocess import Pixels
+from service.cuda import PROVIDER, Buckets, GpuOptions, cuda_library, memory_used
+from service.session import CPU, Model, ModelError, load_model
+from tests.service.images import encoded, noise
+from tests.service.server import ROOT, serving
+
+pytestmark = pytest.mark.gpu
+
+SHIPPED = ROOT / "models" / "flowers17.onnx"
+FILES = sorted(Path(os.environ.get("GPU_MODELS", SHIPPED.parent)).glob("*.onnx"))
+# Largest difference of a probability, by what is rounded: to float32's order of additions, to TF32's or
+# float16's 10 bits, and to 8 bits, where a level more or less is a step.
+TOLERANCE = {"fp32": 1e-4, "tf32": 2e-2, "fp16": 2e-2, "int8": 0.1}
+
+
+def images(count: int) -> Pixels:
+    return np.random.default_rng(0).integers(0, 256, (count, 224, 224, 3), np.uint8)
+
+
+def probabilities(model: Model, batch: Pixels) -> np.ndarray:
+    return np.stack([row["probabilities"] for row in model.run(list(batch))])
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize("search", ["heuristic", "exhaustive", "default"])
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_it_answers_as_the_cpu_does(file: Path, search: str, tf32: bool) -> None:
+    model = load_model(file, "cuda", 1, GpuOptions(8, search, tf32=tf32))
+    assert (model.provider, model.lanes) == (PROVIDER, 1)
+    batch = images(13)  # a full bucket, and one that is padded
+    difference = np.abs(
+        probabilities(model, batch) - probabilities(load_model(file, "cpu", 1), batch)
+    ).max()
+    precision = model.manifest.precision
+    assert difference <= TOLERANCE["tf32" if tf32 and precision == "fp32" else precision]
+
+
+def test_every_size_of_a_batch_answers_as_its_images_alone() -> None:
+    model, batch = load_model(SHIPPED, "cuda", 1, GpuOptions(12)), images(30)
+    alone = np.concatenate([probabilities(model, batch[i : i + 1]) for i in range(30)])
+    for size in range(1, 31):
+        assert np.abs(probabilities(model, batch[:size]) - alone[:size]).max() <= TOLERANCE["int8"]
+
+
+def test_every_output() -> None:
+    (row,) = load_model(SHIPPED, "cuda", 1, GpuOptions(1)).run(
+        list(images(1)), ["conv5", "probabilities", "fc7"]
+    )
+    assert {name: values.ndim for name, values in row.items()} == {"conv5": 3, "probabilities": 1, "fc7": 1}
+    assert row["probabilities"].sum() == pytest.approx(1, abs=1e-3)
+
+
+def test_the_memory_that_is_copied_from_is_page_locked_and_given_back() -> None:
+    for _again in range(3):  # the same memory again would be refused if it were still locked
+        buckets = load_model(SHIPPED, "cuda", 1, GpuOptions(4)).session
+        assert isinstance(buckets, Buckets)
+        assert buckets.pinned
+
+
+def test_the_memory_of_the_gpu_is_known() -> None:
+    model = load_model(SHIPPED, "cuda", 1)
+    used = memory_used(cuda_library(ort))
+    assert used is not None
+    assert len(SHIPPED.read_bytes()) < used < 10**12
+    assert model.provider == PROVIDER
+
+
+def test_too_little_memory_is_told_or_the_cpu_is_taken() -> None:
+    few = GpuOptions(4, memory_bytes=1_000_000)
+    with pytest.raises(ModelError, match=r"DEVICE=cuda, but (the GPU cannot|no CUDA session)"):
+        load_model(SHIPPED, "cuda", 1, few)
+    assert load_model(SHIPPED, "auto", 1, few).provider == CPU
+    assert load_model(SHIPPED, "cuda", 1).provider == PROVIDER  # and nothing is broken
+
+
+def test_a_hidden_gpu_is_none(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", SHIPPED, device="auto", cuda_visible_devices="-1") as server:
+        assert server.client.get("/health").json()["provider"] == CPU
+        assert "serving on the CPU: " in server.log
+
+
+def test_the_service_on_the_gpu_and_a_swap(tmp_path: Path) -> None:
+    assert PROVIDER in ort.get_available_providers()
+    with serving(tmp_path / "log", SHIPPED, device="cuda") as server:
+        assert server.client.get("/health").json()["provider"] == PROVIDER
+        before = server.client.post("/predict", content=encoded(noise(1))).json()["predictions"]
+        server.process.send_signal(signal.SIGHUP)
+        for _again in range(50):
+            answer = server.client.post("/predict", content=encoded(noise(1)))
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["predictions"][0]["label"] == before[0]["label"]

@@ -1,0 +1,90 @@
+"""python -m tests.service.screenshots: docs/page-*.png anew, of the page, the server and the model here.
+
+The flowers in them are drawn by flowers.py. Typefaces are the machine's: the page asks for Palatino and
+Inter (on Debian fonts-urw-base35 and fonts-inter), and takes what there is.
+"""
+
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from tests.service.browser import chromium
+from tests.service.flowers import draw
+from tests.service.images import encoded
+from tests.service.server import ROOT, Server, serving
+
+DOCS = ROOT / "docs"
+LARGEST = 150_000  # bytes of a file that keeps all its colours
+WIDE: dict[str, Any] = {"viewport": {"width": 1280, "height": 860}}
+NARROW: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        names = ("sunflower", "daisy", "dandelion", "bluebell", "violet", "red")
+        flowers = [folder / f"{name}.jpg" for name in names]
+        for path in flowers:
+            path.write_bytes(encoded(draw(path.stem), quality=92))
+        corrupt = folder / "holiday.jpg"
+        corrupt.write_bytes(flowers[1].read_bytes()[:9000])
+        with (
+            serving(folder / "log", ROOT / "models" / "flowers17.onnx") as server,
+            chromium() as browser,
+        ):
+            page = opened(browser, server, "light", WIDE)
+            save(page, "start")
+            page.set_input_files("#files", flowers[0])
+            page.wait_for_selector(".bars")
+            page.set_input_files("#files", flowers[0])  # once more: the first answer of a process is slow
+            page.wait_for_selector(".bars")
+            save(page, "answer")
+            page.set_input_files("#files", flowers[5])
+            page.wait_for_selector(".hint")
+            save(page, "unsure")
+            page.set_input_files("#files", [*flowers, corrupt])
+            expect(page.locator(".tile .pending")).to_have_count(0)
+            save(page, "several")
+            page.set_input_files("#files", corrupt)
+            page.wait_for_selector(".answer.small")
+            save(page, "error")
+            page.evaluate("scrollTo(0, document.getElementById('about').offsetTop - 20)")
+            save(page, "model")
+
+            page = opened(browser, server, "dark", WIDE)
+            page.set_input_files("#files", flowers[1])
+            page.get_by_role("switch").click()
+            page.wait_for_selector(".heat")
+            save(page, "heat-map")
+
+            page = opened(browser, server, "light", NARROW)
+            page.set_input_files("#files", flowers[0])
+            page.wait_for_selector(".bars")
+            save(page, "narrow")
+
+
+def opened(browser: Browser, server: Server, scheme: Any, options: dict[str, Any]) -> Page:
+    context = browser.new_context(color_scheme=scheme, reduced_motion="reduce", **options)
+    page = context.new_page()
+    page.goto(server.address)
+    page.wait_for_selector("#card h3")
+    page.wait_for_load_state("networkidle")  # the filters
+    return page
+
+
+def save(page: Page, name: str) -> None:
+    page.evaluate("Promise.allSettled([...document.images].map((image) => image.decode()))")
+    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    path = DOCS / f"page-{name}.png"
+    image.save(path, optimize=True)
+    if path.stat().st_size > LARGEST:
+        image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,383 @@
+"""`python -m service predict`, as a process, on real files."""
+
+import csv
+import hashlib
+import json
+import os
+import pty
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.service.images import encoded, noise, plain
+from tests.service.server import ROOT, Server, serving
+
+COMMAND = [sys.executable, "-m", "service", "predict"]
+
+
+def environ(**settings: object) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k not in {"MODEL", "MODELS", "COLUMNS"}}
+    return kept | {"PYTHONPATH": str(ROOT), "DEVICE": "cpu"} | {k: str(v) for k, v in settings.items()}
+
+
+def predict(
+    *arguments: object, cwd: Path | None = None, data: bytes = b"", **settings: object
+) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(
+        COMMAND + [str(a) for a in arguments],
+        cwd=cwd,
+        input=data,
+        env=environ(**settings),
+        capture_output=True,
+        timeout=100,
+        check=False,
+    )
+    out, errors = done.stdout.decode(errors="surrogateescape"), done.stderr.decode()
+    assert "Traceback" not in errors, errors
+    return subprocess.CompletedProcess(done.args, done.returncode, out, errors)
+
+
+def records(done: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def refused(done: "subprocess.CompletedProcess[str]") -> tuple[int, str]:
+    """-> exit code and the one line that says why nothing was answered."""
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    return done.returncode, done.stderr
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Five pictures, one of them corrupt, and what is none."""
+    folder = tmp_path / "photos"
+    (folder / "more/deep").mkdir(parents=True)
+    (folder / ".cache").mkdir()
+    for name, seed in (("a.jpg", 1), ("c.jpg", 2), (".cache/hidden.jpg", 3)):
+        (folder / name).write_bytes(encoded(noise(seed)))
+    (folder / "b.jpg").write_bytes(encoded(noise(4))[:300])
+    (folder / "more/deep/d.png").write_bytes(encoded(noise(5), "PNG"))
+    (folder / "more/without-suffix").write_bytes(encoded(noise(6), "WEBP"))
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+FOUND = ["a.jpg", "b.jpg", "c.jpg", "more/deep/d.png", "more/without-suffix"]
+
+
+@pytest.fixture(scope="module")
+def one_by_one(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Rounding depends on what else is in a batch and on the threads; here it is the same everywhere."""
+    with serving(tmp_path_factory.mktemp("log") / "log", model_file, max_batch=1, threads=1) as server:
+        yield server
+
+
+@pytest.mark.parametrize("query", [{}, {"top_k": 2, "crops": 10}])
+def test_the_same_answers_as_over_http(
+    one_by_one: Server, model_file: Path, photos: Path, query: dict[str, int]
+) -> None:
+    options = [part for key, value in query.items() for part in (f"--{key.replace('_', '-')}", value)]
+    asked = [
+        one_by_one.client.post("/predict", params=query, content=(photos / name).read_bytes()).json()
+        for name in FOUND
+    ]
+    here = predict(photos, *options, "--format", "jsonl", "--model", model_file, MAX_BATCH=1, THREADS=1)
+    there = predict(photos, *options, "--format", "jsonl", "--server", one_by_one.address)
+    for done in (here, there):
+        assert (done.returncode, done.stderr) == (1, "error: 1 of 5 failed\n")
+        for record, name, body in zip(records(done), FOUND, asked, strict=True):
+            answer = dict(body)
+            assert record.pop("file") == str(photos / name)
+            assert record.keys() == answer.keys()
+            if name == "b.jpg":
+                assert record["code"] == "invalid_image"
+            else:
+                assert record.pop("timing_ms").keys() == answer.pop("timing_ms").keys()
+            assert record == answer
+
+
+def test_batches_give_everybody_their_own_answer(model_file: Path, server: Server, tmp_path: Path) -> None:
+    for seed in range(40):
+        (tmp_path / f"{seed:02}.jpg").write_bytes(encoded(noise(seed)))
+    found = records(predict("*.jpg", "--format", "jsonl", "--model", model_file, cwd=tmp_path, MAX_BATCH=7))
+    for seed, record in enumerate(found):
+        answer = server.client.post("/predict", content=(tmp_path / record["file"]).read_bytes()).json()
+        assert record["file"] == f"{seed:02}.jpg"
+        expected = {p["label"]: p["probability"] for p in answer["predictions"]}
+        assert {p["label"]: p["probability"] for p in record["predictions"]} == pytest.approx(
+            expected, abs=1e-5
+        )
+    assert len(found) == 40
+
+
+def test_csv(model_file: Path, photos: Path) -> None:
+    odd = os.fsdecode(b'x, "y" \xff.jpg')
+    (photos / odd).write_bytes(encoded(noise(7)))
+    done = predict(
+        "a.jpg", "b.jpg", odd, "--top-k", 2, "--format", "csv", "--model", model_file, cwd=photos
+    )
+    header, *rows = csv.reader(done.stdout.splitlines())
+    assert header == ["file", "rank", "label", "index", "probability", "error"]
+    assert [row[:2] for row in rows] == [
+        ["a.jpg", "1"],
+        ["a.jpg", "2"],
+        ["b.jpg", ""],
+        [odd, "1"],
+        [odd, "2"],
+    ]
+    assert float(rows[0][4]) > float(rows[1][4])
+    assert rows[2][2:5] == ["", "", ""]
+    assert "corrupt or truncated" in rows[2][5]
+    assert done.returncode == 1
+
+
+def test_a_table_is_aligned_and_says_what_failed(model_file: Path, photos: Path) -> None:
+    (photos / "向日葵\x1b[2J.jpg").write_bytes(encoded(noise(8)))
+    done = predict("a.jpg", "*日*", "b.jpg", "--top-k", 1, "--model", model_file, cwd=photos)
+    one, wide, broken = done.stdout.splitlines()
+    assert (one[:6], wide[:12], broken[:6]) == ("a.jpg ", "向日葵?[2J.jpg ", "b.jpg ")
+    assert one.index("%") == broken.index("error") + 4
+    assert one.index("%") == wide.index("%") + 3, "three characters that are two columns wide"
+    assert "\x1b" not in done.stdout
+    assert "the JPEG file is corrupt or truncated" in broken
+
+
+def on_a_terminal(*arguments: object, cwd: Path, columns: int) -> str:
+    """What a person sees, stdout and stderr."""
+    ours, theirs = pty.openpty()
+    command = COMMAND + [str(a) for a in arguments]
+    with subprocess.Popen(
+        command, cwd=cwd, stdout=theirs, stderr=theirs, env=environ(COLUMNS=columns)
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        try:
+            while chunk := os.read(ours, 4096):
+                seen += chunk
+        except OSError:  # EIO: the other side is closed
+            pass
+        process.wait(100)
+    os.close(ours)
+    return seen.decode()
+
+
+def test_on_a_terminal(model_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a-name-that-is-much-too-long-for-half-of-a-line"
+    folder.mkdir()
+    for seed in range(3):
+        (folder / f"{seed}.jpg").write_bytes(encoded(noise(seed)))
+    seen = on_a_terminal(folder.name, "--top-k", 1, "--model", model_file, cwd=tmp_path, columns=40)
+    assert "] 0 of 3" in seen
+    assert "[##############################] 3 of 3, 0 s left" in seen
+    assert seen.endswith("\r\x1b[K"), "the bar goes when all is done"
+    lines = [line.rpartition("\x1b[K")[2] for line in seen.split("\r\n")]
+    assert [
+        line.startswith("…") and line[:20].endswith(f"{n}.jpg") for n, line in enumerate(lines[:3])
+    ] == [True] * 3
+
+    alone = on_a_terminal(folder / "0.jpg", "--model", model_file, cwd=tmp_path, columns=400)
+    assert "[" not in alone, "no bar for one picture"
+    assert str(folder / "0.jpg") in alone
+
+
+def test_what_is_named(model_file: Path, photos: Path) -> None:
+    def files(*arguments: str) -> list[str]:
+        done = predict(*arguments, "--format", "jsonl", "--model", model_file, cwd=photos)
+        return [f"{r['file']} {r.get('detail', '')}".strip() for r in records(done)]
+
+    assert files("more", "**/*.png", "c.jpg") == [
+        "more/deep/d.png",
+        "more/without-suffix",
+        "more/deep/d.png",
+        "c.jpg",
+    ]
+    (photos / "empty").mkdir()
+    (photos / "[1].jpg").write_bytes(encoded(noise(1)))
+    (photos / "0.jpg").write_bytes(b"")
+    assert files("[1].jpg", "gone.jpg", "*.gif", "empty", "0.jpg", "notes.txt") == [
+        "[1].jpg",
+        "gone.jpg No such file or directory",
+        "*.gif no file matches",
+        "empty the folder has no pictures",
+        "0.jpg the image is empty; send the bytes of one image file",
+        "notes.txt not an image in a known format; send JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF",
+    ]
+
+
+def test_standard_input(model_file: Path, photos: Path) -> None:
+    done = predict(
+        "-", "a.jpg", "--format", "jsonl", "--model", model_file, cwd=photos, data=encoded(noise(1))
+    )
+    piped, file = records(done)
+    assert (piped.pop("file"), file.pop("file"), done.returncode) == ("-", "a.jpg", 0)
+    assert piped["image"] == file["image"]
+    assert [p["label"] for p in piped["predictions"]] == [p["label"] for p in file["predictions"]]
+
+
+def test_rows_come_as_they_are_ready_and_in_order(model_file: Path, photos: Path) -> None:
+    os.mkfifo(photos / "late")
+    command = [
+        *COMMAND,
+        "a.jpg",
+        "late",
+        "c.jpg",
+        "--format",
+        "csv",
+        "--top-k",
+        "1",
+        "--model",
+        str(model_file),
+    ]
+    with subprocess.Popen(command, cwd=photos, stdout=subprocess.PIPE, text=True, env=environ()) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("file,")
+        assert process.stdout.readline().startswith("a.jpg,")
+        ready, _, _ = select.select([process.stdout], [], [], 0)
+        assert not ready, "c.jpg must wait for its turn"
+        (photos / "late").write_bytes(encoded(noise(9)))
+        assert [line.partition(",")[0] for line in process.stdout] == ["late", "c.jpg"]
+        assert process.wait(60) == 0
+
+
+def test_ctrl_c_ends_it_even_while_a_pipe_is_waited_for(model_file: Path, photos: Path) -> None:
+    os.mkfifo(photos / "late")
+    command = [*COMMAND, "a.jpg", "late", "--model", str(model_file)]
+    with subprocess.Popen(command, cwd=photos, stdout=subprocess.PIPE, text=True, env=environ()) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("a.jpg")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == -signal.SIGINT
+
+
+def test_a_reader_that_has_seen_enough(model_file: Path, photos: Path) -> None:
+    command = f"{' '.join(COMMAND)} . . . . --format csv --model {model_file} | head -n 1"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=photos, env=environ(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("file,")
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+def test_limits_are_those_of_the_settings(model_file: Path, photos: Path) -> None:
+    arguments = ("a.jpg", "--format", "jsonl", "--model", model_file)
+    (pixels,) = records(predict(*arguments, cwd=photos, MAX_PIXELS=1000))
+    (size,) = records(predict(*arguments, cwd=photos, MAX_BODY_BYTES=1000))
+    assert (pixels["code"], size["code"]) == ("too_large", "too_large")
+    assert refused(predict("a.jpg", cwd=photos, MAX_PIXELS="x"))[0] == 2
+
+
+def test_numbers_that_are_none_are_an_error_of_that_picture(fragile_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "dark.png").write_bytes(plain(10))
+    (tmp_path / "bright.png").write_bytes(plain(250))
+    done = predict(".", "--format", "jsonl", "--model", fragile_model, cwd=tmp_path, MAX_BATCH=1)
+    bright, dark = records(done)
+    assert (bright["code"], dark["predictions"][0]["label"], done.returncode) == ("internal", "dark", 1)
+
+
+def test_models_by_name(model_file: Path, fragile_model: Path, photos: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    (models / "rose/7").mkdir(parents=True)
+    for name in ("rose.onnx", "rose/7/model.onnx"):
+        (models / name).write_bytes(model_file.read_bytes())
+
+    (only,) = records(predict("a.jpg", "--format", "jsonl", cwd=photos, MODELS=models))
+    assert (only["model"]["name"], only["model"]["version"]) == ("rose", 7)
+    (models / "other.onnx").write_bytes(fragile_model.read_bytes())
+    (named,) = records(predict("a.jpg", "--model", "rose", "--format", "jsonl", cwd=photos, MODELS=models))
+    assert named["model"] == only["model"]
+    assert refused(predict("a.jpg", cwd=photos, MODELS=models)) == (
+        2,
+        "error: name one of the models with --model: other, rose\n",
+    )
+    code, line = refused(predict("a.jpg", "--model", "tulip", cwd=photos, MODELS=models))
+    assert (code, line.startswith("error: there is no model tulip in ")) == (2, True)
+    assert refused(predict("a.jpg", "--model", "gone.onnx", cwd=photos)) == (
+        2,
+        "error: there is no model file gone.onnx\n",
+    )
+    (models / "cut.onnx").write_bytes(model_file.read_bytes()[:1000])
+    code, line = refused(predict("a.jpg", "--model", models / "cut.onnx", cwd=photos))
+    assert (code, "cut.onnx cannot be loaded" in line) == (1, True)
+
+
+def test_what_the_command_cannot_have(
+    server: Server, model_file: Path, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").touch()
+    asked = ("a.jpg", "--server", server.address)
+    message = "error: top_k is 8; this model has 7 classes\n"
+    assert refused(predict("a.jpg", "--model", model_file, "--top-k", 8, cwd=photos)) == (2, message)
+    assert refused(predict(*asked, "--top-k", 8, cwd=photos)) == (2, message)
+    assert "there is no model rose" in refused(predict(*asked, "--model", "rose", cwd=photos))[1]
+    assert refused(predict("a.jpg", "--key-file", tmp_path / "empty", cwd=photos))[0] == 2
+    assert refused(predict(*asked, "--key-file", tmp_path / "empty", cwd=photos))[0] == 2
+    assert refused(predict(*asked, "--key-file", tmp_path / "gone", cwd=photos))[0] == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--format", "xml", "a"),
+        ("a", "--crops", "2"),
+        ("a", "--top-k", "0"),
+        ("a", "--server", "localhost"),
+    ],
+)
+def test_usage(arguments: tuple[str, ...]) -> None:
+    done = predict(*arguments)
+    assert (done.returncode, done.stdout, done.stderr[:6]) == (2, "", "usage:")
+
+
+def test_help_explains_serving_and_the_command() -> None:
+    command = [sys.executable, "-m", "service", "--help"]
+    done = subprocess.run(command, env=environ(), capture_output=True, text=True, check=True)
+    assert "environment variables" in done.stdout
+    assert "answer about picture files" in done.stdout
+
+
+def test_a_server_that_is_not_there(photos: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    code, line = refused(predict(photos, "--server", address))
+    assert code == 1
+    assert line.startswith(f"error: no answer from {address}/predict")
+
+
+def test_only_asking_a_server_needs_httpx(model_file: Path, photos: Path) -> None:
+    code = (
+        "import sys; sys.modules['httpx'] = None; "
+        "from service.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-c", code, "predict", "a.jpg", *arguments]
+        return subprocess.run(
+            command, cwd=photos, env=environ(), capture_output=True, text=True, check=False
+        )
+
+    assert run("--model", str(model_file)).returncode == 0
+    assert refused(run("--server", "http://127.0.0.1:9")) == (
+        1,
+        "error: --server needs httpx: pip install httpx (the extra `client`)\n",
+    )
+
+
+def test_a_server_that_wants_a_key(model_file: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "digests").write_text(hashlib.sha256(b"secret").hexdigest() + "\n")
+    (tmp_path / "key").write_text("secret\n")
+    with serving(tmp_path / "log", model_file, api_keys_file=tmp_path / "digests") as server:
+        asked = ("a.jpg", "--server", server.address)
+        assert refused(predict(*asked, cwd=photos))[0] == 1
+        done = predict(*asked, "--key-file", tmp_path / "key", "--top-k", 1, cwd=photos)
+    assert (done.returncode, done.stdout.count("%")) == (0, 1)

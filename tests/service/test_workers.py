@@ -1,0 +1,112 @@
+"""Several processes on one port: they share the requests, add their metrics up, and are replaced."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.workers import gpu_for
+from tests.service.images import plain
+from tests.service.server import Server, serving
+from tests.service.test_reload import numbered
+from tests.service.test_start import refused
+from tests.service.test_watching import metrics
+
+
+@pytest.fixture
+def server(model_file: Path, tmp_path: Path) -> Iterator[Server]:
+    file = numbered(model_file, tmp_path / "model.onnx", 3)
+    with serving(tmp_path / "log", file, workers=2, threads=1) as running:
+        yield running
+
+
+def children(server: Server) -> list[int]:
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True, check=False
+    )
+    return [int(pid) for pid in listed.stdout.split()]
+
+
+def ask(server: Server) -> int:
+    """On a connection of its own, so that any worker may take it."""
+    answer = httpx.post(server.address + "/predict", content=plain(9), timeout=30)
+    return int(answer.json()["model"]["version"])
+
+
+def test_metrics_are_those_of_all_workers(server: Server) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _n: ask(server), range(40))) == {3}
+    found = metrics(server)
+    assert found["alexnet_images_total"] == 40
+    assert found["alexnet_requests_total,route=/predict,status=200"] == 40
+    assert found["alexnet_workers"] == 2
+    assert found["alexnet_inside_images_limit"] == 512
+    assert found["alexnet_inside_images"] == 0
+    assert found["alexnet_ready"] == 1
+    assert sum(1 for key in found if key.startswith("alexnet_model_info")) == 1
+
+
+def test_one_that_dies_is_replaced(server: Server) -> None:
+    first = children(server)
+    assert len(first) == 2
+    os.kill(first[0], signal.SIGKILL)
+    while len(now := children(server)) < 2 or first[0] in now:
+        pass
+    assert first[1] in now
+    while metrics(server)["alexnet_workers"] != 2:
+        pass
+    assert ask(server) == 3
+    assert "ended with -9" in server.log
+
+
+def test_a_reload_reaches_all_and_a_stop_ends_all(server: Server, model_file: Path, tmp_path: Path) -> None:
+    numbered(model_file, tmp_path / "model.onnx", 4)
+    server.process.send_signal(signal.SIGHUP)
+    seen: list[int] = []
+    while seen[-20:] != [4] * 20:
+        seen.append(ask(server))
+    pids = children(server)
+    server.process.terminate()
+    assert server.process.wait(20) == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_workers_do_not_outlive_their_parent(server: Server) -> None:
+    pids = children(server)
+    server.process.kill()
+    server.process.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        pass
+
+
+def test_a_model_that_cannot_be_served_ends_it(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"no model")
+    environ = {"WORKERS": "2", "MODEL": str(file), "PORT": "0", "DEVICE": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-m", "service"],
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0].startswith("error: model.onnx")
+
+
+def test_on_gpus_they_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert [gpu_for(n)["CUDA_VISIBLE_DEVICES"] for n in range(4)] == ["3", "5", "3", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpu_for(0) == {}
+
+
+def test_none_at_all(model_file: Path) -> None:
+    assert refused(model=model_file, workers=0) == (2, "error: WORKERS is 0; it must be 1 or more\n")
