@@ -1,16 +1,19 @@
 """The edges that mutation testing found untested: see docs/testing.md."""
 
 import io
+import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from contract.manifest import Manifest, ManifestError, Tensor
-from contract.picture import InvalidImage, Picture, decode, read_header
+from contract.picture import InvalidImage, Picture, _reason, decode, read_header
 from contract.preprocess import square
-from contract.recipe import DEFAULT_RECIPE, TORCHVISION_RECIPE
-from tests.pictures import encode, scene
+from contract.recipe import DEFAULT_RECIPE, RECIPES, TORCHVISION_RECIPE
+from tests.pictures import encode, png, scene
 
 LIMIT = 10**8
 
@@ -100,3 +103,60 @@ def test_a_graph_without_inputs_or_outputs_is_refused(side: str) -> None:
 def test_of_a_thousand_bad_classes_five_are_shown() -> None:
     with pytest.raises(ManifestError, match=r"not \['a', 'a', 'a', 'a', 'a'\]$"):
         manifest(classes=("a",) * 1000)
+
+
+def read_back(change: Callable[[dict[str, Any]], None]) -> Manifest:
+    record = json.loads(manifest().to_json())
+    change(record)
+    return Manifest.from_json(json.dumps(record))
+
+
+def test_a_file_from_before_a_setting_is_read_as_it_was_meant() -> None:
+    assert read_back(lambda record: record["preprocessing"].pop("whole")) == manifest()
+
+
+def test_whole_numbers_are_numbers() -> None:
+    read = read_back(lambda record: record["preprocessing"].update(mean=[0, 128, 255]))
+    assert read.mean == (0.0, 128.0, 255.0)
+    assert {type(value) for value in read.mean} == {float}
+
+
+def test_an_unknown_preprocessing_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ManifestError, match=f"'mine' is unknown; known: {', '.join(RECIPES)}$"):
+        read_back(lambda record: record["preprocessing"].update(id="mine"))
+
+
+def test_the_json_is_for_people_too() -> None:
+    lines = manifest(classes=("Löwenzahn", "ひまわり")).to_json().splitlines()
+    assert ' "name": "n",' in lines
+    assert '  "Löwenzahn",' in lines
+    assert '  "ひまわり"' in lines
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("first line\nsecond line"), "first line"),
+        (
+            ValueError("cannot identify image file <_io.BytesIO object at 0x7f>"),
+            "cannot identify image file",
+        ),
+        (ValueError("x" * 200), "x" * 120),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_the_reason_is_one_line_for_people(error: Exception, words: str) -> None:
+    assert _reason(error) == words
+
+
+def test_a_broken_file_says_its_format_and_the_reason() -> None:
+    with pytest.raises(
+        InvalidImage, match=r"^the GIF file is corrupt or truncated: cannot identify image file$"
+    ):
+        decode(b"GIF89a" + b"x" * 40, DEFAULT_RECIPE, LIMIT)
+
+
+def test_with_broken_exif_a_picture_stays_as_it_is_stored() -> None:
+    pixels = random(48, 64, 3)
+    seen = decode(png(pixels, 2, (b"eXIf", b"nonsense")), DEFAULT_RECIPE, LIMIT).image
+    assert np.array_equal(np.asarray(seen), pixels)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 
 from service.admission import Admission, PixelBudget
-from service.errors import Overloaded
+from service.errors import InvalidRequest, Overloaded
 
 
 class Clock:
@@ -68,7 +68,7 @@ def test_what_failed_is_no_answer() -> None:
 
 
 def test_the_bytes_of_those_inside_are_counted_up_to_the_limit_and_given_back() -> None:
-    admission = Admission(10, 100)
+    admission = Admission(10, 100, 10)
     for _pass in range(2):
         with admission.admit(60):
             with (
@@ -86,18 +86,61 @@ def test_the_bytes_of_those_inside_are_counted_up_to_the_limit_and_given_back() 
 
 
 def test_the_refusal_says_how_many_are_inside() -> None:
-    admission = Admission(1, 100)
+    admission = Admission(1, 100, 1)
     with (
         admission.admit(1),
-        pytest.raises(Overloaded, match=r"^1 images are being worked on, which is the limit$"),
+        pytest.raises(Overloaded, match=r"^1 images are being worked on and 1 is the limit$"),
         admission.admit(1),
     ):
         pass
 
 
+def test_a_key_has_its_share_and_the_others_have_the_rest() -> None:
+    admission = Admission(10, 100, 4)
+    for _pass in range(2):
+        with admission.admit(1, 3, "a"):
+            with (
+                pytest.raises(
+                    Overloaded, match=r"^3 images of this API key are being worked on and 4 is the limit$"
+                ) as refused,
+                admission.admit(1, 2, "a"),
+            ):
+                pass
+            assert refused.value.retry_after == 1
+            with admission.admit(1, 1, "a"), admission.admit(1, 4, "b"), admission.admit(1, 2, "c"):
+                assert admission.inside == 10
+                with pytest.raises(Overloaded, match=r"^10 images"), admission.admit(1, 1, "c"):
+                    pass
+        assert admission.inside == 0
+
+
+def test_what_could_never_be_taken_is_told_so_and_leaves_no_trace() -> None:
+    admission = Admission(10, 100, 4)
+    for most, house in ((4, admission), (10, Admission(10, 100, 20))):
+        told = f"^the request is of {most + 1} images, crops and occlusions counted; {most} are taken at "
+        with house.admit(1, 1) as visit:
+            visit.take(most - 1)
+            assert (visit.images, house.inside) == (most, most)
+            with pytest.raises(InvalidRequest, match=told + "once, send it in parts$"):
+                visit.take(1)
+        assert house.inside == 0
+        with house.admit(100, most):
+            pass
+
+
+def test_many_images_of_one_request_leave_together() -> None:
+    clock = Clock()
+    admission = Admission(20, 100, 20, clock)
+    with admission.admit(1, 10):
+        with admission.admit(1, 10):
+            clock.now += 5  # two a second
+        with admission.admit(1, 10):
+            assert refusal(admission) == 10, "20 inside"
+
+
 def test_the_rate_is_that_of_the_last_64_answers() -> None:
     clock = Clock()
-    admission = Admission(41, 10**6, clock)
+    admission = Admission(41, 10**6, 41, clock)
     with ExitStack() as house:
         for _place in range(40):
             house.enter_context(admission.admit(1))
@@ -110,7 +153,7 @@ def test_the_rate_is_that_of_the_last_64_answers() -> None:
 
 def test_nobody_is_sent_away_for_more_than_a_minute() -> None:
     clock = Clock()
-    admission = Admission(2, 10**6, clock)
+    admission = Admission(2, 10**6, 2, clock)
     with admission.admit(1):
         with admission.admit(1):
             clock.now += 1000
