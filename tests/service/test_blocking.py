@@ -4,11 +4,16 @@ ruff's ASYNC rules see `open()` in an `async def`, and not what a function that 
 Python itself tells of such calls (see watch/sitecustomize.py) while a server does all that it can do.
 """
 
+import base64
+import hashlib
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from tests.service.images import encoded, noise
 from tests.service.server import ROOT, serving
@@ -44,38 +49,43 @@ def test_the_watch_sees_what_is_hidden_in_a_function(tmp_path: Path) -> None:
 
 
 def test_a_server_never_blocks_its_event_loop(model_file: Path, tmp_path: Path) -> None:
-    blocked = tmp_path / "blocked"
-    keys = tmp_path / "keys"
-    keys.write_text("2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b\n")  # of `secret`
-    photo, model = encoded(noise(1)), tmp_path / "model.onnx"
-    shutil.copy(model_file, model)
-    with serving(
-        tmp_path / "stderr",
-        model,
-        pythonpath=f"{WATCH}:{ROOT}",
-        blocked=blocked,
-        api_keys_file=keys,
-        watch_model=1,
-    ) as server:
+    blocked, keys, models = tmp_path / "blocked", tmp_path / "keys", tmp_path / "models"
+    keys.write_text(hashlib.sha256(b"secret").hexdigest())
+    models.mkdir()
+    shutil.copy(model_file, models / "tiny.onnx")
+    settings = {"models": models, "admin_keys_file": keys, "api_keys_file": keys, "watch_model": 1}
+    watched = {"pythonpath": f"{WATCH}:{ROOT}", "blocked": blocked}
+    with serving(tmp_path / "stderr", None, **settings, **watched) as server:
         server.client.headers["Authorization"] = "Bearer secret"
         assert server.client.get("/health/ready").status_code == 200
         blocked.write_text("")  # as it starts, nobody waits
-        paths = server.client.get("/openapi.json").json()["paths"]
-        for path in ["/", "/docs", *(p for p, methods in paths.items() if "get" in methods)]:
-            assert server.client.get(path).status_code < 500, path
-        assert server.client.post("/predict", files={"file": photo}).status_code == 200
-        assert server.client.post("/predict", content=photo).status_code == 200
-        large = encoded(noise(1, 3000, 2000), "PNG")
-        assert server.client.post("/predict", files={"file": large}).status_code == 200
-        assert server.client.post("/predict", content=b"no image").status_code == 415
-        assert server.client.post("/predict", content=photo[:1000]).status_code == 422
-        assert server.client.get("/models", headers={"Authorization": "Bearer wrong"}).status_code == 401
-        model.write_bytes(b"no model")
-        server.process.send_signal(signal.SIGHUP)
-        while server.client.get("/health").json()["reload_error"] is None:
+        do_everything(server.client, server.client.get("/openapi.json").json()["paths"])
+
+        # Twice by the file that is watched, once by a signal.
+        (models / "tiny.onnx").write_bytes(b"no model")
+        while not server.client.get("/health").json()["reload_error"]:
             pass
-        shutil.copy(model_file, model)
-        while server.client.get("/health").json()["reload_error"] is not None:
+        shutil.copy(model_file, models / "tiny.onnx")
+        server.process.send_signal(signal.SIGHUP)
+        while server.client.get("/health").json()["reload_error"]:
             pass
     assert server.process.returncode == 0
     assert blocked.read_text() == ""
+
+
+def do_everything(client: httpx.Client, paths: dict[str, Any]) -> None:
+    photo, large = encoded(noise(1)), encoded(noise(1, 3000, 2000), "PNG")
+    for path in ["/", "/docs", "/static/app.js", "/no/such/path", *paths]:
+        assert client.get(path.format(name="tiny", version="3")).status_code < 500, path
+    for path in ("/predict", "/predict?crops=10", "/embed", "/embed?format=raw", "/explain"):
+        assert client.post(path, content=photo).status_code == 200, path
+    several = [("file", photo), ("file", large), ("file", b"no image")]
+    assert client.post("/predict", files=several).status_code == 200
+    assert client.post("/predict", json={"image": base64.b64encode(large).decode()}).status_code == 200
+    assert client.post("/predict", content=b"no image").status_code == 415
+    assert client.post("/predict", content=photo[:1000]).status_code == 422
+    assert client.get("/models", headers={"Authorization": "Bearer wrong"}).status_code == 401
+    pixels = {"name": "images", "shape": [1, 224, 224, 3], "datatype": "UINT8", "data": [7] * 224 * 224 * 3}
+    assert client.post("/v2/models/tiny/infer", json={"inputs": [pixels]}).status_code == 200
+    for command in ("index", "models/tiny/unload", "models/tiny/load"):
+        assert client.post(f"/v2/repository/{command}", json={}).status_code == 200, command

@@ -23,7 +23,7 @@ report = os.open(os.environ["BLOCKED"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 def watch(event: str, arguments: tuple[Any, ...]) -> None:
     if event not in EVENTS or asyncio._get_running_loop() is None:
         return
-    if str(arguments[0]).startswith("/proc/"):  # the kernel's memory, where /metrics looks
+    if str(arguments[0]).startswith(("/proc/", "/sys/")):  # not on a disk; /metrics looks there
         return
     codes = [(frame.f_code, line) for frame, line in traceback.walk_stack(sys._getframe(1))]
     # A module is imported once, and a traceback's lines are read when something has failed already.
