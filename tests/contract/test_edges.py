@@ -78,6 +78,15 @@ def test_of_a_strip_torchvision_s_recipe_sees_the_middle(upright: bool) -> None:
     assert np.array_equal(whole, part)
 
 
+def test_lab_without_a_profile_has_its_defined_colours() -> None:
+    """Lightness from 0 to 255, a and b around 128: black, white, the grey of sRGB's 119, sRGB's red."""
+    colours = [(0, 128, 128), (255, 128, 128), (127, 128, 128), (138, 209, 198)]
+    for lab, rgb in zip(colours, [(0, 0, 0), (255, 255, 255), (119, 119, 119), (255, 0, 0)], strict=True):
+        picture = decode(encode(Image.new("LAB", (64, 64), lab), "TIFF"), DEFAULT_RECIPE, LIMIT)
+        assert picture.profile is None
+        assert np.abs(square(picture, DEFAULT_RECIPE).astype(int) - rgb).max() <= 6, lab
+
+
 TENSOR = (Tensor("t", "uint8", (None,), "anything"),)
 
 

@@ -95,6 +95,14 @@ def test_the_refusal_says_how_many_are_inside() -> None:
         pass
 
 
+def share_is_taken(admission: Admission, key: str) -> bool:
+    try:
+        with admission.admit(1, 1, key):
+            return False
+    except Overloaded as refused:
+        return "of this API key" in str(refused)
+
+
 def test_a_key_has_its_share_and_the_others_have_the_rest() -> None:
     admission = Admission(10, 100, 4)
     for _pass in range(2):
@@ -111,6 +119,10 @@ def test_a_key_has_its_share_and_the_others_have_the_rest() -> None:
                 assert admission.inside == 10
                 with pytest.raises(Overloaded, match=r"^10 images"), admission.admit(1, 1, "c"):
                     pass
+            with admission.admit(1, 1, "a"):
+                assert share_is_taken(admission, "a")
+            with pytest.raises(Overloaded, match=r"^3 images of this"), admission.admit(1, 2, "a"):
+                pass
         assert admission.inside == 0
 
 
@@ -140,15 +152,15 @@ def test_many_images_of_one_request_leave_together() -> None:
 
 def test_the_rate_is_that_of_the_last_64_answers() -> None:
     clock = Clock()
-    admission = Admission(41, 10**6, 41, clock)
+    admission = Admission(67, 10**6, 67, clock)
     with ExitStack() as house:
-        for _place in range(40):
+        for _place in range(66):
             house.enter_context(admission.admit(1))
         for pause in [1000.0] + [0.5] * 64:
             with admission.admit(1):
                 clock.now += pause
         with admission.admit(1):
-            assert refusal(admission) == 21, "41 inside at two a second"
+            assert refusal(admission) == 34, "67 inside at two a second"
 
 
 def test_nobody_is_sent_away_for_more_than_a_minute() -> None:
