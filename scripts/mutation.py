@@ -1,8 +1,8 @@
 """Copies this checkout to a folder where mutmut finds what it needs: python -m scripts.mutation FOLDER.
 
-mutmut skips decorated functions, so `@decorator` becomes `name = decorator(name)`. It forks each test run from
-a process in which the tests have run once, so what `lru_cache` keeps would hide mistakes: the caches go.
-Hypothesis tries few examples, always the same ones: a run takes seconds and gives what the one before gave.
+mutmut skips decorated functions, so `@decorator` becomes `name = decorator(name)`. It forks each test run
+from a process in which the tests have run once, so what `lru_cache` keeps would hide mistakes: they go.
+Hypothesis tries few examples, always the same ones: a run takes seconds and gives what the last one gave.
 """
 
 import ast

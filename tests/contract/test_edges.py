@@ -78,6 +78,43 @@ def test_of_a_strip_torchvision_s_recipe_sees_the_middle(upright: bool) -> None:
     assert np.array_equal(whole, part)
 
 
+BITS = Image.fromarray((random(64, 64, high=2) * 255).astype(np.uint8)).convert("1")
+GREY = Image.fromarray(random(64, 64))
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "options", "mode"),
+    [
+        (scene(64, 48), "PNG", {}, "RGB"),
+        (scene(64, 48).convert("CMYK"), "TIFF", {}, "CMYK"),  # its profile speaks of inks
+        (scene(64, 48).quantize(8), "PNG", {}, "RGB"),
+        (GREY, "PNG", {}, "L"),
+        (GREY, "PNG", {"transparency": 7}, "L"),
+        (BITS, "PNG", {}, "L"),
+        (BITS, "PNG", {"transparency": 0}, "L"),
+    ],
+)
+def test_a_picture_keeps_the_mode_that_its_profile_is_for(
+    image: Image.Image, kind: str, options: dict[str, Any], mode: str
+) -> None:
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    seen = decode(data.getvalue(), DEFAULT_RECIPE, LIMIT).image
+    assert seen.mode == mode
+    expected = image.convert(mode)
+    if "transparency" in options:
+        expected = expected.point(lambda level: 255 if level == options["transparency"] else level)
+    assert np.array_equal(np.asarray(seen), np.asarray(expected))
+
+
+def test_what_breaks_off_says_its_format_and_the_reason() -> None:
+    data = encode(scene(640, 480), "JPEG")
+    with pytest.raises(
+        InvalidImage, match=r"^the JPEG file is corrupt or truncated: image file is truncated \("
+    ):
+        decode(data[: len(data) // 2], DEFAULT_RECIPE, LIMIT)
+
+
 def test_lab_without_a_profile_has_its_defined_colours() -> None:
     """Lightness from 0 to 255, a and b around 128: black, white, the grey of sRGB's 119, sRGB's red."""
     colours = [(0, 128, 128), (255, 128, 128), (127, 128, 128), (138, 209, 198)]
