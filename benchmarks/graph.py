@@ -4,7 +4,8 @@
 
 All in one run and in turns, on untrained networks of the paper's shape: what a network costs does not
 depend on what it has learnt. Prints ms an image, the ratio to torch.onnx.export's default graph, how close
-each comes to its limit, and where the time goes.
+each comes to its limit, and where the time goes. TorchScript's is the graph that torch.onnx.export made by
+default until PyTorch 2.9, with another chain of nodes for the normalisation.
 
 The limit of a batch is the sum over the layers of the larger of two times: of their multiply-adds at the
 rate of a large matrix product in the same runtime, and of their weights at the rate at which one core reads
@@ -37,13 +38,15 @@ from training.quantize import calibrate, rounding_of
 
 MEAN, STD = [123.0, 117.0, 104.0], [1.0, 1.0, 1.0]
 BASE = "torch.onnx.export"
+OLD = "TorchScript's"
 SECONDS = 4.0  # of every graph at every batch size
 
 
 def write_graphs(model: AlexNet, folder: Path) -> dict[str, Path]:
-    """name -> file: the baseline and ours in two precisions."""
-    files = {BASE: folder / "default.onnx"}
-    _default_graph(model, files[BASE])
+    """name -> file: what torch makes, in two ways, and ours in two precisions."""
+    files = {BASE: folder / "default.onnx", OLD: folder / "torchscript.onnx"}
+    _torch_graph(model, files[BASE], dynamo=True)
+    _torch_graph(model, files[OLD], dynamo=False)
     crops = torch.randint(0, 256, (16, 224, 224, 3), dtype=torch.uint8)
     steps = calibrate(model, MEAN, STD, crops)
     layers = [name for name, _layer in weighted_layers(model)]
@@ -54,19 +57,19 @@ def write_graphs(model: AlexNet, folder: Path) -> dict[str, Path]:
     return files
 
 
-def _default_graph(model: AlexNet, path: Path) -> None:
+def _torch_graph(model: AlexNet, path: Path, dynamo: bool) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # torchvision is missing, and not needed
     plain = deepcopy(model)
     plain.norm1 = plain.norm2 = nn.LocalResponseNorm(LRN_SIZE, LRN_ALPHA * LRN_SIZE, 0.75, LRN_K)  # type: ignore[assignment]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own parts, to each other
+        if dynamo:
+            how: dict[str, Any] = {"dynamic_shapes": ({0: torch.export.Dim("batch")},)}
+        else:
+            how = {"input_names": ["images"], "dynamic_axes": {"images": {0: "batch"}}}
+        network, images = nn.Sequential(plain, nn.Softmax(1)), torch.zeros(2, 3, 224, 224)
         torch.onnx.export(
-            nn.Sequential(plain, nn.Softmax(1)),
-            (torch.zeros(2, 3, 224, 224),),
-            path,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            external_data=False,
-            verbose=False,
+            network, (images,), path, dynamo=dynamo, external_data=False, verbose=False, **how
         )
 
 
@@ -98,7 +101,7 @@ def in_turns(files: dict[str, Path], batch: int) -> dict[str, float]:
     while time.perf_counter() < end:
         for name, session in sessions.items():
             start = time.perf_counter()
-            session.run(["probabilities"] if name != BASE else None, feeds[name])
+            session.run([session.get_outputs()[0].name], feeds[name])
             times[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(spent[1:] or spent) for name, spent in times.items()}
 

@@ -8,7 +8,6 @@ Every rule about formats, modes, EXIF, size limits and errors, for training, eva
     +-- TooManyPixels       larger than the caller's limit, by the header, before decoding
 """
 
-import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +17,10 @@ from typing import Any, Final
 import numpy as np
 from PIL import ExifTags, Image, ImageChops
 
+from contract import guard
 from contract.recipe import Recipe
 
+guard.install()
 # The limit is the caller's `max_pixels`, an error; Pillow's own is a warning about the same thing.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -50,6 +51,9 @@ _SIGNATURES: Final = [
     (b"MM\0*", "TIFF"),
 ]
 _HEIF_BRANDS: Final = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+# Memory while decoding: Pillow's picture has 4 bytes a pixel, and is copied once to put alpha over white.
+# Codecs that work on whole pictures hold it in their own ways as well. Measured: docs/reliability.md.
+_BYTES_PER_PIXEL: Final = {"WEBP": 16, "AVIF": 16, "HEIF": 16}  # the others: 8
 _TRANSPOSE: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -96,20 +100,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Header:
-    """A file of a known format whose header has been read, and no more. Decoding it takes memory for
-    `pixels`, at 3 to 18 bytes each by the format and the mode.
+    """A file of a known format whose header has been read, and no more. Decoding it takes `bytes` of memory
+    at most, the file itself not counted, and a second for about 300 million of them.
     """
 
     image: Image.Image
     format: str
     width: int
     height: int
-
-    @property
-    def pixels(self) -> int:
-        if self.image.info.get("progressive"):  # its coefficients are held at full size
-            return self.width * self.height
-        return self.image.width * self.image.height
+    bytes: int
 
 
 def decode(data: bytes, recipe: Recipe, max_pixels: int) -> Picture:
@@ -130,15 +129,35 @@ def read_header(data: bytes, recipe: Recipe, max_pixels: int) -> Header:
             "send the photograph as JPEG"
         )
     with _corrupt_is_invalid(name):
-        image = Image.open(io.BytesIO(data), formats=[name])
+        if name == "WEBP":
+            _require_size(*guard.webp_size(data), max_pixels)
+        if name == "JPEG":
+            guard.require_few_blocks(data)
+        image: Any = Image.open(guard.Parts(data, name), formats=[name])  # of a class for each format
         width, height = image.size
-        if width * height > max_pixels:
-            raise TooManyPixels(
-                f"the image has {width}x{height} = {width * height} pixels; the limit is {max_pixels}"
-            )
-        if name == "JPEG" and recipe.scaled_jpeg:
-            image.draft(None, (recipe.resize, recipe.resize))
-    return Header(image, name, width, height)
+        _require_size(width, height, max_pixels)
+        wanted = _BYTES_PER_PIXEL.get(name, 8) * width * height
+        if name == "PNG":  # takes more time than memory: 8 for each 3 bytes that are unpacked
+            wanted = max(8, guard.png_bits(data) // 3) * width * height
+        if name == "JPEG":
+            scans = guard.scans(data, image.fp.tell())
+            guard.require_few_scans(scans, width * height)
+            if recipe.scaled_jpeg:
+                image.draft(None, (recipe.resize, recipe.resize))
+            wanted = 8 * image.width * image.height
+            if scans > 1:  # then the coefficients are held, and at full size
+                wanted += 2 * len(image.getbands()) * width * height
+        if name == "TIFF":
+            guard.require_plain_tiles(image.tile, image.tag_v2, width * height)
+            wanted += guard.strip_bytes(image.tag_v2, width, height)
+    return Header(image, name, width, height, wanted)
+
+
+def _require_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise TooManyPixels(
+            f"the image has {width}x{height} = {width * height} pixels; the limit is {max_pixels}"
+        )
 
 
 def decode_pixels(header: Header) -> Picture:

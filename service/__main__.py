@@ -9,7 +9,8 @@ import sys
 import time
 
 from service import cli, logs
-from service.serve import exit_code, give_large_memory_back, serve
+from service.memory import give_large_memory_back
+from service.serve import exit_code, serve
 from service.server import address_of, bound
 from service.settings import Settings
 from service.workers import supervise

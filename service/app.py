@@ -2,17 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from typing import Annotated
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from starlette.middleware.cors import CORSMiddleware
 
 from service import routes, v2
+from service.decoding import decoder_for
 from service.edge import Edge
 from service.engine import Engine
-from service.errors import NotReady, documented, install_handlers
+from service.errors import NotReady, UnknownModel, documented, install_handlers
+from service.filters import draw_kernels
 from service.follow import follow
 from service.keys import Keys
 from service.metrics import CONTENT_TYPE, Metrics
@@ -31,13 +33,15 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with ThreadPoolExecutor(threads, "decode") as decoders:
-            repository = Repository(settings, found, load, metrics)
-            app.state.engine = engine = Engine(settings, repository, decoders, metrics)
-            following = asyncio.create_task(follow(engine, keys, bool(settings.watch_model)))
-            yield
-            following.cancel()
-            await repository.close()
+        decoder = decoder_for(settings, threads)
+        await decoder.start()
+        repository = Repository(settings, found, load, metrics)
+        app.state.engine = engine = Engine(settings, repository, decoder, metrics)
+        following = asyncio.create_task(follow(engine, keys, bool(settings.watch_model)))
+        yield
+        following.cancel()
+        await repository.close()
+        await decoder.close()
 
     app = FastAPI(
         title="AlexNet",
@@ -75,12 +79,27 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
             for served in engine_of(request).repository.served
         ]
 
+    @app.get(
+        "/models/{name}/filters.png",
+        response_class=Response,
+        responses={200: {"content": {"image/png": {}}}, **documented(401, 404, 422, 503)},
+    )
+    async def filters(
+        request: Request, name: str, version: Annotated[int | None, Query(ge=1)] = None
+    ) -> Response:
+        """The kernels of conv1, the paper's Figure 3."""
+        kernels = engine_of(request).repository.find(name, version).model.kernels
+        if kernels is None:
+            raise UnknownModel(f"model {name} has no layer conv1")
+        return Response(await asyncio.to_thread(draw_kernels, kernels), media_type="image/png")
+
     @app.get("/health", responses=documented(503))
     @app.get("/health/ready", responses=documented(503))
     async def health(request: Request) -> Health:
         """200 once a real forward pass has been made and while predictions can be answered."""
         engine = engine_of(request)
         engine.require_worker()
+        engine.require_decoder()
         if engine.draining:
             raise NotReady("the server is stopping")
         first = next(engine.repository.served)

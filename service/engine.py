@@ -5,19 +5,18 @@ queue -> a thread of the session's runs the batch.
 import asyncio
 import time
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from contract.picture import decode_pixels, read_header
-from contract.preprocess import Pixels, centre_crop, square, ten_crops
+from contract.preprocess import Pixels
 from contract.recipe import Recipe
-from service.admission import Admission, PixelBudget
+from service.admission import Admission
+from service.decoding import Decoder
 from service.errors import NotReady
 from service.metrics import Metrics
 from service.repository import Repository
 from service.schemas import ImageInfo
 from service.served import Job, Served
-from service.session import Row
+from service.session import Row, gpu_memory_used
 from service.settings import Settings
 from service.traces import tracer
 
@@ -49,11 +48,10 @@ class Engine:
     """
 
     def __init__(
-        self, settings: Settings, repository: Repository, decoders: Executor, metrics: Metrics
+        self, settings: Settings, repository: Repository, decoder: Decoder, metrics: Metrics
     ) -> None:
         self._settings = settings
-        self._decoders = decoders
-        self._budget = PixelBudget(settings.max_pixels)
+        self._decoder = decoder
         self.metrics = metrics
         self.repository = repository
         self.admission = Admission(
@@ -66,10 +64,11 @@ class Engine:
 
     def _gauges(self) -> dict[str, float]:
         return {
-            "ready": self.alive and not self.draining,
+            "ready": self.alive and self._decoder.alive and not self.draining,
             "inside_images": self.admission.inside,
             "inside_images_limit": self._settings.max_queue,
             "queue_images": sum(served.batcher.waiting for served in self.repository.served),
+            "gpu_memory_bytes": gpu_memory_used(s.model.provider for s in self.repository.served),
         }
 
     @property
@@ -85,23 +84,33 @@ class Engine:
         if not self.alive:
             raise NotReady("the inference worker has ended; the server needs a restart")
 
+    def require_decoder(self) -> None:
+        """Raises NotReady while images that take too long hold every thread. Others may wait for one, but
+        would be better off elsewhere.
+        """
+        if not self._decoder.alive:
+            raise NotReady(
+                "nothing is decoded: images that take longer than DECODE_TIMEOUT_MS hold every thread"
+            )
+
     @property
     def stuck(self) -> bool:
-        """No batch runs any more, or one has run for longer than any request may take."""
+        """Nothing is decoded or no batch runs any more, for longer than any request may take."""
         limit = self._settings.request_timeout_s
+        if self._decoder.stuck_for > limit:
+            return True
         batchers = [served.batcher for served in self.repository.served]
         return any(not batcher.alive or batcher.running_for > limit for batcher in batchers)
 
     async def decode(self, data: bytes, recipe: Recipe, crops: int) -> Decoded:
         """The bytes of an image file -> its central crop, or ten. Raises ImageError."""
         asked = time.perf_counter()
-        loop = asyncio.get_running_loop()
         with tracer.start_as_current_span("decode"):
-            made, info, began, ended = await loop.run_in_executor(
-                self._decoders, self._decode, data, recipe, crops
-            )
-        self.metrics.stage_seconds.labels("decode").observe(ended - began)
-        return Decoded(made, info, began - asked, ended - began)
+            made = await self._decoder.decode(data, recipe, crops)
+        took = made.ended - made.began
+        self.metrics.stage_seconds.labels("decode").observe(took)
+        info = ImageInfo(width=made.width, height=made.height, format=made.format)
+        return Decoded(made.crops, info, made.began - asked, took)
 
     async def infer(self, served: Served, crops: Sequence[Pixels], outputs: tuple[str, ...]) -> Inferred:
         """May spread the crops over batches. Raises BatcherClosed, or what the session raised."""
@@ -120,19 +129,3 @@ class Engine:
         """One more is answered, after `waited` s for a thread and for its batch."""
         self.metrics.images.inc()
         self.metrics.stage_seconds.labels("queue").observe(waited)
-
-    def _decode(
-        self, data: bytes, recipe: Recipe, crops: int
-    ) -> tuple[list[Pixels], ImageInfo, float, float]:
-        """In a worker thread; the times are of `time.perf_counter`."""
-        began = time.perf_counter()
-        header = read_header(data, recipe, self._settings.max_pixels)
-        with self._budget.reserve(header.pixels):
-            picture = decode_pixels(header)
-            if crops == 1:
-                made = [centre_crop(picture, recipe)]
-            else:
-                made = list(ten_crops(square(picture, recipe), recipe))
-            info = ImageInfo(width=picture.width, height=picture.height, format=picture.format)
-            del header, picture  # their memory is what the budget is for
-        return made, info, began, time.perf_counter()

@@ -1,4 +1,4 @@
-"""Beside the requests: a new model file is taken over, a network that hangs ends the process."""
+"""Beside the requests: a new model file is taken over, what hangs ends the process."""
 
 import asyncio
 import os
@@ -32,7 +32,9 @@ async def follow(engine: Engine, keys: Keys, watch: bool) -> None:
 
 def _end(engine: Engine) -> None:
     """At once if a thread hangs in native code, which nothing else ends."""
-    log.critical("the network does not answer any more; the process ends, for a supervisor to start again")
+    log.critical(
+        "the network or the decoder does not answer any more; the process ends, to be started again"
+    )
     if engine.alive:
         os._exit(1)
     engine.failed = True

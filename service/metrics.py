@@ -34,6 +34,7 @@ GAUGES: Final[tuple[tuple[str, str, Literal["livesum", "livemin", "livemax"]], .
     ("resident_memory_bytes", "of all workers, what they share counted in each", "livesum"),
     ("memory_limit_bytes", "of the container; +Inf without a limit", "livemax"),
     ("workers", "processes that serve", "livesum"),
+    ("gpu_memory_bytes", "of this worker's GPU, taken by whomever; 0 without one", "livemax"),
 )
 
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,6 +12,7 @@ from typing import Final, Literal
 from contract.picture import ImageError
 from service.answers import classify
 from service.cuda import GpuOptions
+from service.decoding import decoder_for
 from service.engine import Engine
 from service.errors import BodyTooLarge, InvalidRequest, described, problem_of
 from service.metrics import Metrics
@@ -77,9 +77,11 @@ async def here(
 ) -> AsyncIterator[Ask]:
     """The engine that the service has, without a server around it. Raises Usage."""
     metrics = Metrics()
-    with ThreadPoolExecutor(settings.threads or usable_cores(), "decode") as decoders:
+    decoder = decoder_for(settings, settings.threads or usable_cores())
+    await decoder.start()
+    try:
         repository = Repository(settings, found, _load(settings), metrics)
-        engine = Engine(settings, repository, decoders, metrics)
+        engine = Engine(settings, repository, decoder, metrics)
         served = repository.find()
         classes = len(served.model.manifest.classes)
         if (top_k or 1) > classes:
@@ -97,6 +99,8 @@ async def here(
             yield ask
         finally:
             await repository.close()
+    finally:
+        await decoder.close()
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ class Prediction(BaseModel):
 class ModelName(BaseModel):
     name: str = Field(examples=["flowers17"])
     version: int = Field(ge=1, examples=[1])
-    sha256: str = Field(description="of the model file", examples=["e8ff0620b98eda7a" * 4])
+    sha256: str = Field(description="of the model file", examples=["2ce1d7b1cbd91008" * 4])
 
 
 class ImageInfo(BaseModel):

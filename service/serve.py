@@ -1,24 +1,21 @@
 """One serving process, from its settings to its exit code."""
 
-import ctypes
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Final
 
 import uvicorn
 
 from service.app import create_app
 from service.cuda import GpuOptions
+from service.memory import give_large_memory_back
 from service.repository import read_all
 from service.server import Protocol, Server
 from service.session import ModelError, load_model
 from service.settings import Settings, SettingsError, usable_cores
-
-M_MMAP_THRESHOLD: Final = -3  # of glibc's malloc.h
 
 
 def serve(settings: Settings, listener: socket.socket, ready: Callable[[str, str], None]) -> int:
@@ -60,6 +57,8 @@ def serve(settings: Settings, listener: socket.socket, ready: Callable[[str, str
         signal.signal(number, stop)
     names = ", ".join(f"{one.name} version {one.version}" for one in found if one.model)
     provider = next(one.model.provider for one in found if one.model)
+    # Whoever is told may ask at once; until the decoders have started, connections wait.
+    listener.listen(config.backlog)
     ready(names, provider)
     server.run(sockets=[listener])
     return 1 if app.state.engine.failed else 0
@@ -72,12 +71,3 @@ def exit_code(run: Callable[[], int]) -> int:
     except (SettingsError, ModelError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, SettingsError) else 1
-
-
-def give_large_memory_back() -> None:
-    """glibc learns to keep freed blocks of up to 32 MB, in every thread; pictures are made of 16 MB ones.
-    With a fixed threshold they go back to the system: 18 bytes a pixel held by four threads, not 60.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 8_000_000)

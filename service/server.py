@@ -129,7 +129,7 @@ class Protocol(HttpToolsProtocol):
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """Connections are refused until uvicorn listens on it. Raises OSError."""
+    """Connections are refused until `serve` listens on it. Raises OSError."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if listener.family == socket.AF_INET6:

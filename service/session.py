@@ -1,8 +1,9 @@
 """A model file in ONNX Runtime: the provider, the manifest, and run(batch)."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -184,3 +185,13 @@ def _refuse_two_wheels() -> None:
             "onnxruntime and onnxruntime-gpu are both installed and shadow each other; "
             "uninstall both, then install one"
         )
+
+
+def gpu_memory_used(providers: Iterable[str]) -> int:
+    """Bytes of the GPU's memory, by whomever, if one of the providers is CUDA's; else 0."""
+    return (cuda.memory_used(_cuda_library()) or 0) if cuda.PROVIDER in providers else 0
+
+
+@lru_cache(maxsize=1)
+def _cuda_library() -> Any:
+    return cuda.cuda_library(ort)

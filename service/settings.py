@@ -110,9 +110,19 @@ class Settings:
     )
     max_pixels: int = _of(
         50_000_000,
-        "pixels of one image, by its header, and of all that are decoded at once, at 3 to 18 bytes each "
-        "(most for WebP); the largest photograph you expect",
+        "pixels of one image, by its header; the largest photograph you expect. Images that are decoded at "
+        "once take 8 bytes for each of them together; WebP, AVIF, HEIC and deep PNGs may have fewer pixels",
         1000,
+    )
+    decode_timeout_ms: float = _of(
+        10_000.0,
+        "ms that decoding one image may take; then 422. 0: no limit. Only a process can be ended: in a "
+        "thread, decoding goes on",
+    )
+    decode_processes: int = _of(
+        0,
+        "processes for decoding, each limited in memory and replaced when an image breaks it; 0: in "
+        "threads. As many as there are cores, where strangers send images; each of WORKERS has its own",
     )
     body_timeout_s: float = _of(20.0, "s for a request's body to arrive; longer for slow uplinks", 0.01)
     request_timeout_s: float = _of(

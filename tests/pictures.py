@@ -96,6 +96,7 @@ def tiff(pixels: Array, photometric: int, order: Order = "<", extra: dict[int, i
 def swapped_profile() -> bytes:
     """sRGB with its red and blue primaries exchanged: a picture under it looks as if they were."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[24:36] = struct.pack(">6H", 2020, 1, 1, 0, 0, 0)  # when it was made, which is now otherwise
     count = int.from_bytes(profile[128:132], "big")
     exchange = {b"rXYZ": b"bXYZ", b"bXYZ": b"rXYZ"}
     for at in range(132, 132 + 12 * count, 12):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from contract.recipe import RECIPES, Recipe
-from training.config import Config, override
+from training.config import Config, ConfigError, override
 from training.model import AlexNet
 
 
@@ -127,14 +127,26 @@ def load(path: Path) -> Checkpoint:
     """Raises CheckpointError if the file is missing, cut off, or not a checkpoint."""
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
+        if "config" not in record:
+            raise CheckpointError(
+                f"{path} holds no run of this program; torchvision's weights become one by `import`"
+            )
         values = record["config"]
         if "init" in values:  # what checkpoints called it before there was a command of that name
             values["weight_init"] = values.pop("init")
         record["config"] = override(Config(), values)
         record.setdefault("std", [record["config"].std] * 3)  # older ones have it nowhere else
         return Checkpoint(**record)
+    except CheckpointError:
+        raise
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
-    except Exception as error:  # torch raises what its unpickler and zip reader happen to hit
-        reason = str(error).split("\n")[0][:200] or type(error).__name__
-        raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{path} is of another version of this program: {error}") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    # torch raises what its unpickler and zip reader happen to hit, and recommends to run the file's code.
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint: it is cut off, or another file"
+        ) from error

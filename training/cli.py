@@ -24,10 +24,14 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     command = commands.add_parser("train", help="train on a folder of images, a folder per class")
     command.add_argument("--data", type=Path, required=True, help="has train/ and val/, or is split here")
     command.add_argument("--out", type=Path, required=True, help="run folder, for checkpoints and log")
-    command.add_argument("--recipe", help="a name in training/recipes or a TOML file")
-    command.add_argument("--weights", type=Path, help="run or checkpoint to start from")
-    command.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    command.add_argument("--classes", type=int, help="an error if DATA has another number of them")
+    command.add_argument(
+        "--recipe", help="a name in training/recipes or a TOML file (default none: the values below)"
+    )
+    command.add_argument("--weights", type=Path, help="run or checkpoint to start from (default none)")
+    command.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out (default: it is to be empty)"
+    )
+    command.add_argument("--classes", type=int, help="how many there must be (default any)")
     command.add_argument(
         "--keep", type=_count, default=2, help="checkpoints step-N.pt that stay (default 2)"
     )
@@ -43,7 +47,7 @@ def make_parser(about: str) -> argparse.ArgumentParser:
 
     command = commands.add_parser("summary", help="the layers: shapes, parameters, multiply-adds")
     _classes_option(command)
-    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--json", action="store_true", help="for programs (default: a table)")
     _config_options(command, SHAPE)
 
     command = commands.add_parser("init", help="a run with an initialised network and no training")
@@ -64,32 +68,38 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     command.add_argument(
         "--data", type=Path, required=True, help="what it was trained on, or any folder per class"
     )
-    command.add_argument("--ten-crop", action="store_true", help="mean of ten crops, paper section 4.1")
+    command.add_argument(
+        "--ten-crop", action="store_true", help="mean of ten crops, paper section 4.1 (default: the centre)"
+    )
     _device_option(command)
 
     command = commands.add_parser("export", help="one proven ONNX file with its manifest inside")
     command.add_argument("source", type=Path, metavar="RUN", help="run folder or checkpoint")
     command.add_argument("--out", type=Path, required=True, help="the file NAME.onnx to write")
-    command.add_argument("--data", type=Path, help="measures the file on it, for its manifest")
+    command.add_argument(
+        "--data", type=Path, help="measures the file on it; fp16 and int8 need it (default: no measurement)"
+    )
     command.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="fp16 suits GPUs, int8 CPUs",
+        help="fp16 suits GPUs, int8 CPUs (default fp32)",
     )
     command.add_argument("--version", type=int, default=1, help="the model's, counts up (default 1)")
 
     command = commands.add_parser("inspect", help="what a model file says of itself")
-    command.add_argument("file", type=Path, help="a model file, NAME.onnx")
-    command.add_argument("--json", action="store_true", help="the manifest as it stands in the file")
+    command.add_argument("file", type=Path, metavar="FILE", help="a model file, NAME.onnx")
+    command.add_argument(
+        "--json", action="store_true", help="the manifest as it stands in the file (default: for people)"
+    )
 
     command = commands.add_parser("verify", help="recompute parity and accuracy; exit code 1 if worse")
-    command.add_argument("file", type=Path, help="a model file, NAME.onnx")
+    command.add_argument("file", type=Path, metavar="FILE", help="a model file, NAME.onnx")
     command.add_argument("--data", type=Path, required=True, help="what its accuracy was measured on")
 
     command = commands.add_parser("report", help="one HTML page: curves, kernels, mistakes")
     command.add_argument("source", type=Path, metavar="RUN", help="run folder or checkpoint")
-    command.add_argument("--data", type=Path, help="the photographs, if they are no longer where they were")
+    command.add_argument("--data", type=Path, help="the photographs (default: where they were in training)")
 
     command = commands.add_parser("figure1", help="ReLU against tanh on CIFAR-10, the paper's Figure 1")
     command.add_argument("--data", type=Path, required=True, help="folder or zip with train/CLASS/IMAGE")

@@ -24,6 +24,9 @@ PRECISIONS: Final = ("fp32", "fp16", "int8")
 TO_NHWC: Final = (0, 2, 3, 1)
 TO_NCHW: Final = (0, 3, 1, 2)
 PIXELS: Final = "centred"  # the point before conv1
+# Of a weight that is multiplied in integers, on either side of 0. Processors without VNNI add two products
+# in 16 bits: 2 * 255 * 64 fits, 2 * 255 * 127 would be cut off there, and the answer be another one.
+WEIGHT_LEVELS: Final = 64
 
 Array = NDArray[Any]
 
@@ -96,7 +99,8 @@ def build_graph(
 
     fp16 computes in float16, but for the normalisation, whose squares overflow it, and the softmax. int8
     holds every weight as int8 with a scale per output channel, and computes in integers what `rounding`
-    says; other layers widen their weights, which runtimes do once, when they load the file.
+    says, with weights of WEIGHT_LEVELS; other layers widen theirs, which runtimes do once, when they load
+    the file.
     """
     graph = Graph(precision)
     x = graph.node("Cast", ["images"], "pixels", to=TensorProto.FLOAT)
@@ -184,8 +188,8 @@ def _layer(
 
 def _int8(graph: Graph, name: str, weight: Array, bias: Array, step: float | None) -> tuple[str, str]:
     """The float32 weights and biases, from int8 with a scale per output channel."""
-    axes = tuple(range(1, weight.ndim))
-    scale = np.abs(weight).max(axes) / 127
+    axes, most = tuple(range(1, weight.ndim)), 127 if step is None else WEIGHT_LEVELS
+    scale = np.abs(weight).max(axes) / most
     if step is not None:  # the sums start with the bias, and it must fit into 32 bits
         scale = np.maximum(scale, np.abs(bias) / (step * 2**30))
     scale[scale == 0] = 1  # a kernel of zeros

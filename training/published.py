@@ -99,8 +99,13 @@ def imagenet_classes() -> tuple[str, ...]:
 def _read(path: Path) -> Mapping[str, Tensor]:
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what its unpickler and zip reader happen to hit
-        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0][:200]}") from error
+    except (PermissionError, IsADirectoryError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    # torch raises what its unpickler and zip reader happen to hit, and recommends to run the file's code.
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is no state dict of torch's: it is cut off, or another file"
+        ) from error
     if not isinstance(record, Mapping):
         raise CheckpointError(f"{path} holds {type(record).__name__}, not a state dict")
     return record

@@ -39,8 +39,9 @@ def serving(log: Path, model: Path | None, **settings: object) -> Iterator[Serve
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environ) as process,
     ):
         assert process.stdout is not None
-        line = process.stdout.readline()
-        assert " on http://" in line, line + log.read_text()
+        lines = iter(process.stdout.readline, "")
+        line = next((line for line in lines if " on http://" in line), "")
+        assert line, log.read_text()
         server = Server(process, line.split(" on ")[1].split()[0], log)
         try:
             with server.client:

@@ -249,8 +249,8 @@ def test_the_body_of_a_refused_request_is_not_read_for_ever(strict: Server) -> N
 
 
 def test_large_pictures_are_decoded_within_bounds(model_file: Path, tmp_path: Path) -> None:
-    """Small files of many pixels, WebP with alpha, which takes the most memory for each."""
-    pixels = 12_000_000
+    """Small files of many pixels, WebP with alpha, which takes the most memory for each: 16 bytes."""
+    pixels = 24_000_000
     bomb = encoded(Image.new("RGBA", (4000, 3000), (1, 2, 3, 9)), "WEBP", lossless=True)
     assert len(bomb) < 2000
     with serving(tmp_path / "log", model_file, max_pixels=pixels, threads=4) as server:
@@ -259,7 +259,10 @@ def test_large_pictures_are_decoded_within_bounds(model_file: Path, tmp_path: Pa
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda _: server.client.post("/predict", content=bomb), range(8)))
         assert {answer.status_code for answer in answers} == {200}
-        assert peak_memory(server) - before < 25 * pixels
+        assert peak_memory(server) - before < 12 * pixels
+        larger = encoded(Image.new("RGBA", (4000, 3001)), "WEBP", lossless=True)
+        answer = server.client.post("/predict", content=larger)
+        check(answer, 413, "too_large", "of such WEBP files at most 12000000 pixels")
 
 
 def peak_memory(server: Server) -> int:

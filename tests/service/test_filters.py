@@ -14,6 +14,8 @@ from contract.kernels import kernels_picture
 from service.filters import conv1_weights, draw_kernels
 from service.onnxfile import OnnxError, OnnxFile, read
 from service.session import load_model
+from tests.service.server import Server, serving
+from tests.service.test_errors import check
 from training.graph import PRECISIONS, Rounding, build_graph
 from training.model import AlexNet
 
@@ -77,3 +79,18 @@ def test_a_kind_of_number_that_is_none_of_ours() -> None:
     assert file.initializers["conv1.weight"].kind == TensorProto.DOUBLE
     with pytest.raises(OnnxError, match="type that is not read"):
         conv1_weights(file)
+
+
+def test_the_route_draws_them(server: Server, model_file: Path) -> None:
+    answer = server.client.get("/models/tiny/filters.png")
+    assert answer.headers["content-type"] == "image/png"
+    kernels = conv1_weights(read(model_file.read_bytes()))
+    assert kernels is not None
+    assert answer.content == draw_kernels(kernels)
+    check(server.client.get("/models/none/filters.png"), 404, "not_found")
+    check(server.client.get("/models/tiny/filters.png?version=9"), 404, "not_found")
+
+
+def test_a_model_without_such_a_layer(fragile_model: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "log", fragile_model) as server:
+        check(server.client.get("/models/fragile/filters.png"), 404, "not_found", "conv1")

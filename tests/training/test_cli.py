@@ -1,5 +1,6 @@
 """The command line: help, exit codes, and messages that name what is wrong."""
 
+import argparse
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from tests.pictures import draw_classes
 from tests.training.conftest import python
 from training import checkpoint
 from training.__main__ import COMMANDS, main
+from training.cli import make_parser
 from training.config import Config
 from training.verify import read_model
 
@@ -26,6 +28,15 @@ def test_help_is_printed(command: list[str], capsys: pytest.CaptureFixture[str])
         assert all(name in said for name in (*COMMANDS, "Exit codes"))
     if command == ["train"]:
         assert all(f"--{f.name.replace('_', '-')}" in said for f in fields(Config))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_that_may_be_left_out_says_its_default(command: str) -> None:
+    (commands,) = (a for a in make_parser("")._actions if isinstance(a, argparse._SubParsersAction))
+    options = [action for action in commands.choices[command]._actions if action.dest != "help"]
+    assert options
+    for action in options:
+        assert action.required or "default" in str(action.help), action.option_strings
 
 
 @pytest.mark.parametrize("option", ["--keep", "--workers"])

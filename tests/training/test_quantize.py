@@ -104,6 +104,37 @@ def test_the_file_is_a_torch_that_rounds(network: Network, crops: Tensor, intege
     assert apart.largest < (0.05 if integer else 1e-5)
 
 
+def test_two_products_of_any_layer_fit_into_16_bits(network: Network) -> None:
+    """Processors without VNNI add them there: with 127 levels they answered otherwise than others."""
+    model, std, steps = network
+    for integer in (LAYERS, ["conv2", "fc7"]):
+        graph = build_graph(model, MEAN, std, "int8", rounding_of(model, integer, steps))
+        tensors = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
+        highest = {name: int(np.abs(tensors[f"{name}.weight.int8"].astype(int)).max()) for name in LAYERS}
+        assert all(2 * 255 * highest[name] < 2**15 for name in integer)
+        assert all(highest[name] >= 64 for name in LAYERS)  # and nothing is given away
+
+
+@torch.no_grad()
+def test_the_loudest_products_are_not_cut_off(network: Network, crops: Tensor) -> None:
+    """Every weight of fc7 at its largest, and the activations before it at or beyond 255 levels."""
+    model, std, steps = network
+    loud = AlexNet(4, 0.08).eval()
+    loud.load_state_dict(model.state_dict())
+    loud.fc6.bias.fill_(1.0)
+    loud.fc7.weight.copy_(torch.where(loud.fc7.weight > 0, 1.0, -1.0))
+    loud.fc7.weight[0] = 1.0
+    loud.fc8.weight.zero_()
+    loud.fc8.weight[:2, 0] = torch.tensor([1.0, -1.0]) / loud.fc7.in_features
+    rounding = rounding_of(loud, LAYERS, steps | {"fc6": 1 / 255, "fc7": loud.fc7.in_features / 255})
+    graph = build_graph(loud, MEAN, std, "int8", rounding)
+    session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    features, probabilities = session.run(["fc7", "probabilities"], {"images": crops.numpy()})
+    assert np.asarray(features)[:, 0].max() > 0.5 * loud.fc7.in_features
+    # 64 steps of 1/64 are 1, so only the activations are rounded.
+    assert difference(torch.from_numpy(probabilities), by_hand(loud, graph, rounding, crops)).largest < 1e-2
+
+
 def test_layers_in_8_bits_run_on_integers(network: Network, crops: Tensor, tmp_path: Path) -> None:
     """ONNX Runtime recognises the pattern: no layer is left that multiplies in float32."""
     model, std, steps = network

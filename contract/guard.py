@@ -1,0 +1,113 @@
+"""Bounds where Pillow has none: against small files that would cost minutes or gigabytes.
+
+Pillow's own loops over a file's parts run in Python, a part at a time, and a file of 20 MB can have ten
+million of them. A sound picture has a few thousand at most.
+"""
+
+import io
+from collections.abc import Callable
+from typing import Any, Final
+
+from PIL import ImageFile, PngImagePlugin, TiffImagePlugin
+
+# Of parts, that is segments, chunks, blocks, runs: each takes one to four reads, about a microsecond each.
+_MOST_READS: Final = 100_000
+_MOST_READS_OF_BMP: Final = 1_000_000  # the run lengths of a BMP are read one by one
+_MOST_VALUES: Final = 100_000  # of one tag of TIFF or EXIF: strips; nothing else has nearly as many
+_NUMBERS: Final = {3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 16}  # the types of TIFF that become Python objects
+# Of EXIF, which Pillow joins by copying what it has for each new one; of Photoshop's resources.
+_MOST_BLOCKS: Final = {b"Exif\0\0": 100, b"8BIM": 10_000}
+# Coefficients that all scans of a JPEG pass over: 100 scans of 5 million; but 20 for a picture of any size.
+_MOST_SCANNED: Final = 500_000_000
+
+
+def install() -> None:
+    """Once, for the process: limits that Pillow keeps in its modules."""
+    PngImagePlugin.MAX_TEXT_MEMORY = 8_000_000  # characters; a wide one takes four bytes
+    dispatch = TiffImagePlugin.ImageFileDirectory_v2._load_dispatch
+    for kind in _NUMBERS & dispatch.keys():
+        size, load = dispatch[kind]
+        dispatch[kind] = size, _bounded(load, size)
+
+
+def _bounded(load: Callable[..., Any], size: int) -> Callable[..., Any]:
+    def bounded(self: Any, data: bytes, legacy_api: bool = True) -> Any:
+        if len(data) > _MOST_VALUES * size:
+            raise ValueError(f"a tag has {len(data) // size} values; at most {_MOST_VALUES} are read")
+        return load(self, data, legacy_api)
+
+    return bounded
+
+
+class Parts(io.BytesIO):
+    """A file in memory that is read in a limited number of parts. Raises ValueError past it."""
+
+    def __init__(self, data: bytes, kind: str) -> None:
+        super().__init__(data)
+        self._most = self._left = _MOST_READS_OF_BMP if kind == "BMP" else _MOST_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError(f"more than {self._most} parts")
+        return super().read(size)
+
+
+def webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height of an extended WebP by its header: Pillow makes the canvas before it tells them.
+    (0, 0) for the other kinds, which have 14 bits for each.
+    """
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    return 0, 0
+
+
+def png_bits(data: bytes) -> int:
+    """Of a pixel, before they are packed."""
+    return data[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(data[25], 4)
+
+
+def scans(data: bytes, start: int) -> int:
+    """Of a JPEG whose first scan begins at `start`: at least as many as there are. Pictures that lie behind
+    it in the same file are counted too.
+    """
+    return 1 + data.count(b"\xff\xda", start)
+
+
+def require_few_blocks(data: bytes) -> None:
+    """Of metadata, in a JPEG. Raises ValueError."""
+    for mark, most in _MOST_BLOCKS.items():
+        if data.count(mark) > most:
+            raise ValueError(f"more than {most} blocks of metadata ({mark[:4].decode()})")
+
+
+def require_few_scans(count: int, pixels: int) -> None:
+    """Every scan passes over the whole picture, however little it says. Raises ValueError."""
+    if count * pixels > max(_MOST_SCANNED, 20 * pixels):
+        raise ValueError(f"{count} scans are too many for {pixels} pixels")
+
+
+def require_plain_tiles(tiles: list[ImageFile._Tile], tags: Any, pixels: int) -> None:
+    """The strips or tiles of a TIFF cover it a few times at most (once for each channel), and none is much
+    larger than the picture. Raises ValueError.
+    """
+    boxes = [tile.extents or (0, 0, 0, 0) for tile in tiles]
+    covered = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
+    if covered > 8 * pixels or _tile_pixels(tags) > 4 * pixels + 4_000_000:
+        raise ValueError("its tiles are much larger than the picture")
+
+
+def strip_bytes(tags: Any, width: int, height: int) -> int:
+    """What libtiff unpacks at once: a strip or a tile of a TIFF, which may be the whole picture."""
+    rows = tags.get(TiffImagePlugin.ROWSPERSTRIP, height)
+    pixels = _tile_pixels(tags) or width * (min(rows, height) if isinstance(rows, int) else height)
+    depth = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    samples = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+    return int(pixels * depth * samples) // 8
+
+
+def _tile_pixels(tags: Any) -> int:
+    """Of a tile; 0 for strips."""
+    width, height = tags.get(TiffImagePlugin.TILEWIDTH), tags.get(TiffImagePlugin.TILELENGTH)
+    return width * height if isinstance(width, int) and isinstance(height, int) else 0

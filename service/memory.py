@@ -1,0 +1,30 @@
+"""What a process takes of the machine's memory."""
+
+import ctypes
+import resource
+from pathlib import Path
+from typing import Final
+
+M_MMAP_THRESHOLD: Final = -3  # of glibc's malloc.h
+
+
+def give_large_memory_back() -> None:
+    """glibc learns to keep freed blocks of up to 32 MB, in every thread; pictures are made of 16 MB ones.
+    With a fixed threshold they go back to the system: 18 bytes a pixel held by four threads, not 60.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 8_000_000)
+
+
+def limit_memory(more: int) -> None:
+    """`more` bytes than now, of addresses; and no files, no core dumps."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + more
+    for kind, limit in (
+        (resource.RLIMIT_AS, most),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, 16),
+    ):
+        resource.setrlimit(kind, (limit, limit))

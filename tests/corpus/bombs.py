@@ -1,0 +1,318 @@
+"""Small files that ask for much: memory, time, or both. `BIG` is what is allowed by default."""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from tests.contract.samples import SCENE, samples
+from tests.corpus.case import Case
+from tests.corpus.files import (
+    LONG,
+    RATIONAL,
+    Field,
+    gif_of,
+    png_of,
+    progressive,
+    segment,
+    tiff_fields,
+    tiff_of,
+)
+from tests.pictures import encode, png_chunk, swapped_profile
+
+BIG = 7000  # x 7000 = 49 million pixels
+BODY = 19_900_000  # bytes, just below what a body may have by default
+_TIFF_KINDS = (
+    *(("tiff_lzw", "RGB"), ("tiff_adobe_deflate", "CMYK"), ("packbits", "RGBA"), ("group4", "1")),
+    *(("jpeg", "RGB"), ("zstd", "RGB"), ("lzma", "L"), ("tiff_lzw", "LAB")),
+)
+
+
+def cases() -> Iterator[Case]:
+    for depth, colour in ((1, 0), (8, 0), (16, 0), (8, 2), (8, 3), (16, 6), (16, 2), (8, 4), (8, 6)):
+        for interlace in (0, 1):
+            make = partial(_png, depth, colour, interlace)
+            yield Case(f"bomb-png-depth{depth}-colour{colour}-interlace{interlace}", make, large=True)
+    for compression, mode in _TIFF_KINDS:
+        yield Case(f"bomb-tiff-{compression}-{mode}", partial(_tiff, compression, mode), large=True)
+    for name, bomb in _LARGE.items():
+        yield Case(f"bomb-{name}", bomb, large=True)
+    for name, bomb in _SMALL.items():
+        yield Case(f"bomb-{name}", bomb)
+
+
+def _png(depth: int, colour: int, interlace: int) -> bytes:
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    chunks = [png_chunk(b"PLTE", bytes(768)), png_chunk(b"tRNS", bytes(256))] if colour == 3 else []
+    return png_of(
+        BIG,
+        BIG,
+        depth,
+        colour,
+        bytes(BIG * ((BIG * bits + 7) // 8 + 1) + 40_000),
+        *chunks,
+        interlace=interlace,
+    )
+
+
+def _png_paeth() -> bytes:
+    """The slowest filter, on the most bytes a pixel that there are."""
+    row = b"\4" + bytes(range(1, 251)) * (BIG * 8 // 250)
+    return png_of(BIG, BIG, 16, 6, row * BIG)
+
+
+def _tiff_strip(samples: int, depth: int, compression: int) -> bytes:
+    """All of it in one strip, which libtiff unpacks into a buffer of its own."""
+    data = zlib.compress(bytes(BIG * BIG * samples * depth // 8), 1)
+    fields = [f for f in tiff_fields(BIG, BIG, data, compression) if f[0] not in {258, 262, 277}]
+    depths = struct.pack("<H", depth) * samples
+    fields += [(258, 3, samples, depths), (262, LONG, 1, 2), (277, LONG, 1, samples)]
+    return tiff_of([*fields, (338, 3, 1, b"\2\0\0\0")] if samples == 4 else fields, data)
+
+
+def _tiff(compression: str, mode: str) -> bytes:
+    return encode(Image.new(mode, (BIG, BIG)), "TIFF", compression=compression)
+
+
+def _solid(kind: str, mode: str, side: int = BIG, **options: object) -> bytes:
+    samples()  # registers HEIF
+    return encode(Image.new(mode, (side, side)), kind, **options)
+
+
+def _noise(kind: str, width: int, height: int, **options: object) -> bytes:
+    """As slow to decode as a picture of its size can be."""
+    samples()
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return encode(Image.fromarray(pixels), kind, **options)
+
+
+def _text(chunk: bytes, count: int, key: int = 1) -> bytes:
+    texts = b"".join(png_chunk(chunk[:4], b"k%d" % (n * key) + chunk[4:]) for n in range(count))
+    plain = encode(SCENE, "PNG")
+    return plain[:33] + texts + plain[33:]
+
+
+def _text_behind(chunk: bytes, count: int) -> bytes:
+    texts = b"".join(png_chunk(chunk[:4], b"k%d" % n + chunk[4:]) for n in range(count))
+    plain = encode(SCENE, "PNG")
+    return plain[:-12] + texts + plain[-12:]
+
+
+_ZEROS = zlib.compress(bytes(1_000_000), 9)
+_A = zlib.compress(b"a" * 999_000, 9)
+_WIDE = zlib.compress("\U0001f600".encode() + b"a" * 999_000, 9)
+
+
+def _jpeg_with(before: Callable[[], bytes]) -> bytes:
+    plain = encode(SCENE, "JPEG")
+    return plain[:20] + before() + plain[20:]  # behind its first segment, JFIF
+
+
+def _resources() -> bytes:
+    one = b"8BIM" + struct.pack(">HBBI", 1, 0, 0, 0)
+    return segment(0xED, b"Photoshop 3.0\0" + one * 5400) * 300
+
+
+def _exif_rationals() -> bytes:
+    values = 8 * 300 * 8000
+    fields: list[Field] = [(274, RATIONAL, values // 8, b""), (296, LONG, 1, 2)]
+    block = struct.pack("<2sHI", b"II", 42, 8)
+    block += struct.pack("<H", 3) + struct.pack("<HHII", 274, 5, values // 8, 60)
+    block += struct.pack("<HHII", 282, 5, values // 8, 60) + struct.pack("<HHII", 296, 4, 1, 2) + bytes(12)
+    assert len(fields) == 2
+    body = block + b"\1\0\0\0" * ((values + 60) // 4)
+    return b"".join(segment(0xE1, b"Exif\0\0" + body[i : i + 65_000]) for i in range(0, len(body), 65_000))
+
+
+def _exif_dribble() -> bytes:
+    return segment(0xE1, b"Exif\0\0" + b"x" * 3000) * 6000
+
+
+def _png_exif() -> bytes:
+    values = struct.pack("<2I", 1, 1) * 2_000_000
+    plain = encode(SCENE, "PNG")
+    chunk = png_chunk(b"eXIf", tiff_of([(274, RATIONAL, 2_000_000, values)]))
+    return plain[:33] + chunk + plain[33:]
+
+
+def _webp_exif() -> bytes:
+    values = struct.pack("<2I", 1, 1) * 2_000_000
+    return encode(SCENE, "WEBP", exif=b"Exif\0\0" + tiff_of([(274, RATIONAL, 2_000_000, values)]))
+
+
+def _avif_exif() -> bytes:
+    values = struct.pack("<2I", 1, 1) * 2_000_000
+    exif = tiff_of(
+        [(275, RATIONAL, 2_000_000, values)]
+    )  # under another tag, because Pillow's writer reads it
+    entry = struct.pack("<HHI", 275, RATIONAL, 2_000_000)
+    data = encode(SCENE, "AVIF", exif=exif, speed=10)
+    assert entry in data
+    return data.replace(entry, struct.pack("<HHI", 274, RATIONAL, 2_000_000))
+
+
+def _webp_chunks() -> bytes:
+    data = encode(SCENE, "WEBP", icc_profile=swapped_profile())
+    data += b"ABCD\0\0\0\0" * ((BODY - len(data)) // 8)
+    return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+
+
+def _tiff_rationals() -> bytes:
+    values = struct.pack("<2I", 1, 1) * 2_000_000
+    data = bytes(100)
+    return tiff_of([*tiff_fields(10, 10, data), (282, RATIONAL, 2_000_000, values)], data)
+
+
+def _tiff_strips(count: int, width: int, rows: int, height: int) -> bytes:
+    data = bytes(70_000)
+    fields = [f for f in tiff_fields(width, height, data, rows=rows) if f[0] not in {273, 279}]
+    places = struct.pack(f"<{count}I", *(8 + n % 7 for n in range(count)))
+    sizes = struct.pack("<I", width * rows) * count
+    return tiff_of([*fields, (273, LONG, count, places), (279, LONG, count, sizes)], data)
+
+
+def _tiff_entries() -> bytes:
+    data = bytes(100)
+    return tiff_of([*tiff_fields(10, 10, data), *((n, LONG, 1, n) for n in range(400, 65_000))], data)
+
+
+def _tiff_tiles(count: int) -> bytes:
+    data = bytes(70_000)
+    fields = [f for f in tiff_fields(100, 100, data, compression=32773) if f[0] not in {273, 278, 279}]
+    places = struct.pack("<I", 8) * count
+    sizes = struct.pack("<I", 60_000) * count
+    tiles: list[Field] = [
+        (322, LONG, 1, 16),
+        (323, LONG, 1, 16),
+        (324, LONG, count, places),
+        (325, LONG, count, sizes),
+    ]
+    return tiff_of([*fields, *tiles], data)
+
+
+def _tiff_tile(side: int) -> bytes:
+    """A picture of a pixel in a tile of gigabytes."""
+    data = zlib.compress(bytes(1_000_000))
+    fields = [f for f in tiff_fields(1, 1, data, compression=8) if f[0] not in {273, 278, 279}]
+    tiles: list[Field] = [
+        (322, LONG, 1, side),
+        (323, LONG, 1, side),
+        (324, LONG, 1, 8),
+        (325, LONG, 1, len(data)),
+    ]
+    return tiff_of([*fields, *tiles], data)
+
+
+def _bmp_runs(width: int, height: int, run: bytes) -> bytes:
+    pixels = run * ((min(BODY, width * height * 2 // run[0]) - 1100) // 2)
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(pixels), 0, 0, 256, 0)
+    palette = bytes(n % 251 for n in range(1024))
+    offset = 14 + len(header) + len(palette)
+    return struct.pack("<2sIHHI", b"BM", offset + len(pixels), 0, 0, offset) + header + palette + pixels
+
+
+def _webp_frames(count: int) -> bytes:
+    others = [Image.new("RGB", (64, 64), (n % 256, n // 256, 7)) for n in range(1, count)]
+    return encode(
+        Image.new("RGB", (64, 64)), "WEBP", save_all=True, append_images=others, lossless=True, method=0
+    )
+
+
+def _png_frames(count: int) -> bytes:
+    plain = encode(Image.new("RGB", (16, 16)), "PNG")
+    control = png_chunk(b"acTL", struct.pack(">II", count, 0))
+    frames = b"".join(
+        png_chunk(b"fcTL", struct.pack(">5I2H2B", n, 16, 16, 0, 0, 1, 1, 0, 0)) for n in range(count)
+    )
+    return plain[:33] + control + frames + plain[33:]
+
+
+_SMALL: dict[str, Callable[[], bytes]] = {
+    "gif-frames": partial(gif_of, 64, 64, 100_000),
+    "gif-comments": partial(gif_of, 64, 64, 1, b"!\xfe" + (b"\xff" + b"c" * 255) * 77_000 + b"\0"),
+    "gif-short-comments": partial(gif_of, 64, 64, 1, b"!\xfe\1c\0" * 3_900_000),
+    "gif-extensions": partial(gif_of, 64, 64, 1, b"!\xff\x0bNETSCAPE2.0\3\1\0\0\0" * 1_000_000),
+    "gif-sub-blocks": partial(
+        gif_of, 64, 64, 1, b"!\xf9\4\0\0\0\0\0" + b"!\1" + b"\1x" * 9_000_000 + b"\0"
+    ),
+    "png-ztxt": partial(_text, b"zTXt\0\0" + _ZEROS, 60),
+    "png-ztxt-too-many": partial(_text, b"zTXt\0\0" + _ZEROS, 900),
+    "png-ztxt-too-long": partial(_text, b"zTXt\0\0" + zlib.compress(bytes(300_000_000), 9), 1),
+    "png-ztxt-behind": partial(_text_behind, b"zTXt\0\0" + _ZEROS, 64),
+    "png-itxt": partial(_text, b"iTXt\0\1\0\0\0" + _A, 60),
+    "png-itxt-wide": partial(_text, b"iTXt\0\1\0\0\0" + _WIDE, 60),
+    "png-text-long": partial(_text, b"tEXt\0" + b"t" * 19_000_000, 1),
+    "png-text-many": partial(_text, b"tEXt\0x", 900_000),
+    "png-text-many-behind": partial(_text_behind, b"tEXt\0x", 900_000),
+    "png-iccp": partial(_text, b"iCCP\0\0" + zlib.compress(bytes(300_000_000), 9), 1, 0),
+    "png-unknown-chunks": lambda: _text(b"abCd", 1_300_000, 0),
+    "png-empty-data": lambda: (
+        encode(SCENE, "PNG")[:33] + png_chunk(b"IDAT", b"") * 1_600_000 + encode(SCENE, "PNG")[33:]
+    ),
+    "png-frames": partial(_png_frames, 400_000),
+    "png-exif": _png_exif,
+    "webp-exif": _webp_exif,
+    "avif-exif": _avif_exif,
+    "webp-chunks": _webp_chunks,
+    "jpeg-segments": lambda: _jpeg_with(lambda: b"\xff\xe5\0\2" * (BODY // 4 - 5000)),
+    "jpeg-comments": lambda: _jpeg_with(lambda: b"\xff\xfe\0\3c" * (BODY // 5 - 5000)),
+    "jpeg-junk": lambda: _jpeg_with(lambda: bytes(BODY - 30_000)),
+    "jpeg-fill": lambda: _jpeg_with(lambda: b"\xff" * (BODY - 30_000)),
+    "jpeg-tables": lambda: _jpeg_with(lambda: segment(0xDB, b"\0" + b"\1" * 64) * 280_000),
+    "jpeg-restart-interval": lambda: _jpeg_with(lambda: segment(0xDD, b"\0\1") * 3_000_000),
+    "jpeg-large-segments": lambda: _jpeg_with(lambda: segment(0xEF, bytes(65_000)) * 300),
+    "jpeg-resources": lambda: _jpeg_with(_resources),
+    "jpeg-exif-rationals": lambda: _jpeg_with(_exif_rationals),
+    "jpeg-exif-dribble": lambda: _jpeg_with(_exif_dribble),
+    "jpeg-icc": lambda: _jpeg_with(
+        lambda: b"".join(
+            segment(0xE2, b"ICC_PROFILE\0" + bytes([n, 255]) + bytes(65_000)) for n in range(1, 256)
+        )
+    ),
+    "jpeg-scans-small": partial(progressive, 640, 480, 200_000),
+    "tiff-rationals": _tiff_rationals,
+    "tiff-strips": partial(_tiff_strips, 2_400_000, 1, 1, 2_400_000),
+    "tiff-strips-again": partial(_tiff_strips, 99_000, 255, 1, 250),
+    "tiff-tiles": partial(_tiff_tiles, 2_000_000),
+    "tiff-entries": _tiff_entries,
+    "tiff-tile-of-30000": partial(_tiff_tile, 30_000),
+    "tiff-tile-of-16000": partial(_tiff_tile, 16_000),
+    "bmp-rle-runs": partial(_bmp_runs, 3000, 3000, b"\1\7"),
+}
+_LARGE: dict[str, Callable[[], bytes]] = {
+    "gif": partial(gif_of, BIG, BIG),
+    "gif-clear": lambda: gif_of(BIG, BIG, 1, b"!\xf9\4\1\0\0\0\0"),
+    "webp-lossless": partial(_solid, "WEBP", "RGB", lossless=True, method=0),
+    "webp-lossless-alpha": partial(_solid, "WEBP", "RGBA", lossless=True, method=0),
+    "webp-lossy": partial(_solid, "WEBP", "RGB", method=0),
+    "webp-lossy-alpha": partial(_solid, "WEBP", "RGBA", method=0),
+    "webp-frames": partial(_webp_frames, 3000),
+    "webp-noise": partial(_noise, "WEBP", 2500, 2500, lossless=True, method=0),
+    "webp-noise-lossy": partial(_noise, "WEBP", 3000, 3000, method=0, quality=60),
+    "avif": partial(_solid, "AVIF", "RGB", speed=10),
+    "avif-alpha": partial(_solid, "AVIF", "RGBA", speed=10),
+    "avif-444": partial(_solid, "AVIF", "RGB", speed=10, subsampling="4:4:4"),
+    "avif-noise": partial(_noise, "AVIF", 3000, 3000, speed=10, quality=90),
+    "heif": partial(_solid, "HEIF", "RGB", side=3000, quality=10),
+    "heif-noise": partial(_noise, "HEIF", 1000, 1000, quality=80),
+    "bmp": lambda: encode(Image.new("1", (BIG, BIG)), "BMP"),
+    "bmp-rle": lambda: _bmp_runs(BIG, BIG, b"\xff\7"),
+    "bmp-noise": partial(_noise, "BMP", 2500, 2500),
+    "png-noise": partial(_noise, "PNG", 2500, 2500),
+    "jpeg": partial(_solid, "JPEG", "RGB", subsampling=0),
+    "jpeg-cmyk": partial(_solid, "JPEG", "CMYK"),
+    "jpeg-progressive": partial(_solid, "JPEG", "RGB", progressive=True, subsampling=0),
+    "jpeg-progressive-cmyk": partial(_solid, "JPEG", "CMYK", progressive=True),
+    "jpeg-noise": partial(_noise, "JPEG", 4500, 4500, quality=80),
+    "jpeg-noise-progressive": partial(_noise, "JPEG", 4500, 4500, quality=80, progressive=True),
+    "jpeg-scans": partial(progressive, BIG, BIG, 5000),
+    "jpeg-scans-60": partial(progressive, BIG, BIG, 60, 3),
+    "png-paeth": _png_paeth,
+    "tiff-strip-rgb16": partial(_tiff_strip, 3, 16, 8),
+    "tiff-strip-rgba16": partial(_tiff_strip, 4, 16, 8),
+    "tiff-strip-rgb8": partial(_tiff_strip, 3, 8, 8),
+    "tiff-strips-over": partial(_tiff_strips, 99_000, 5000, 2500, 5000),
+}

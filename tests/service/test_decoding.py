@@ -1,0 +1,234 @@
+"""Threads and processes that decode, with decoders that take for ever: a picture is answered in time, and
+those beside it are answered right.
+"""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from contract import picture
+from contract.picture import ImageError, InvalidImage, TooManyPixels, UnsupportedImage
+from contract.recipe import DEFAULT_RECIPE, TORCHVISION_RECIPE
+from service.crops import Cropped, decode_crops
+from service.decoding import Decoder, Processes, Threads
+from tests.service.images import encoded, noise
+
+PIXELS = 4_000_000
+GOOD = encoded(noise(5))
+
+
+def decoders() -> list[Decoder]:
+    return [Threads(2, PIXELS, 30), Processes(2, PIXELS, 30)]
+
+
+async def outcome(decoder: Decoder, data: bytes) -> Cropped | ImageError:
+    try:
+        return await decoder.decode(data, DEFAULT_RECIPE, 1)
+    except ImageError as error:
+        return error
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["threads", "processes"])
+def test_both_say_the_same(kind: int) -> None:
+    async def run() -> None:
+        decoder = decoders()[kind]
+        await decoder.start()
+        for crops, recipe in ((1, DEFAULT_RECIPE), (10, DEFAULT_RECIPE), (1, TORCHVISION_RECIPE)):
+            made, wanted = (
+                await decoder.decode(GOOD, recipe, crops),
+                decode_crops(GOOD, recipe, PIXELS, crops),
+            )
+            assert (made.width, made.height, made.format) == (320, 240, "JPEG")
+            assert len(made.crops) == crops
+            assert np.array_equal(np.stack(made.crops), np.stack(wanted.crops))
+            assert made.began < made.ended
+        for data, error in (
+            (b"no image", UnsupportedImage),
+            (GOOD[:500], InvalidImage),
+            (encoded(noise(1, 2001, 2000), "BMP"), TooManyPixels),
+            (encoded(noise(1, 1500, 1400), "WEBP"), TooManyPixels),  # 16 bytes for each
+        ):
+            failed = await outcome(decoder, data)
+            assert type(failed) is error
+            with pytest.raises(error, match=r".") as expected:
+                decode_crops(data, DEFAULT_RECIPE, PIXELS, 1)
+            assert str(failed) == str(expected.value)
+        assert decoder.alive
+        assert decoder.stuck_for == 0
+        await decoder.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["threads", "processes"])
+def test_many_at_once_get_their_own_answers(kind: int) -> None:
+    pictures = [encoded(noise(seed), "PNG") for seed in range(12)]
+
+    async def run() -> None:
+        decoder = decoders()[kind]
+        await decoder.start()
+        sent = [data for data in pictures for data in (data, data[:3000])]
+        answers = await asyncio.gather(*(outcome(decoder, data) for data in sent))
+        for data, answer in zip(pictures, answers[::2], strict=True):
+            assert isinstance(answer, Cropped)
+            assert np.array_equal(answer.crops[0], decode_crops(data, DEFAULT_RECIPE, PIXELS, 1).crops[0])
+        assert all(isinstance(answer, InvalidImage) for answer in answers[1::2])
+        await decoder.close()
+
+    asyncio.run(run())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0)
+
+
+@contextmanager
+def slow_decoding(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """In this process a picture with the word `gate` in it is not decoded before the event is set."""
+    gate, real = threading.Event(), picture.sniff
+
+    def waiting(data: bytes) -> str | None:
+        if b"gate" in data:
+            gate.wait()
+        return real(data)
+
+    monkeypatch.setattr(picture, "sniff", waiting)
+    try:
+        yield gate
+    finally:
+        gate.set()
+
+
+def test_a_thread_that_hangs_is_lost_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        with slow_decoding(monkeypatch) as gate:
+            decoder = Threads(2, PIXELS, 0.1)
+            assert "longer than 100 ms" in str(await outcome(decoder, GOOD + b"gate"))
+            assert decoder.alive
+            decoder._timeout = 30
+            assert isinstance(await outcome(decoder, GOOD), Cropped), "the other thread goes on"
+            decoder._timeout = 0.1
+            await outcome(decoder, GOOD + b"gate")
+            assert decoder.stuck_for > 0, "nothing can be decoded any more"
+            decoder._timeout = 30
+            waiting = asyncio.create_task(outcome(decoder, GOOD))
+            gate.set()
+            assert isinstance(await waiting, Cropped), "its own time began when it had a thread"
+            await until(lambda: decoder.alive)
+            await decoder.close()
+
+    asyncio.run(run())
+
+
+def test_without_a_timeout_a_thread_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        with slow_decoding(monkeypatch) as gate:
+            decoder = Threads(1, PIXELS, 0)
+            asked = asyncio.create_task(outcome(decoder, GOOD + b"gate"))
+            gate.set()
+            assert isinstance(await asked, Cropped)
+            await decoder.close()
+
+    asyncio.run(run())
+
+
+def slow_picture() -> bytes:
+    """Seconds of work for a processor: 16-bit noise of the size that is allowed."""
+    return encoded(noise(2, 2000, 1990), "PNG", compress_level=0)
+
+
+def test_a_process_that_takes_too_long_is_replaced() -> None:
+    async def run() -> None:
+        decoder = Processes(1, PIXELS, 30)
+        await decoder.start()
+        before = {process.pid for process in decoder._running}
+        decoder._timeout = 0.001
+        assert "longer than 1 ms" in str(await outcome(decoder, slow_picture()))
+        decoder._timeout = 30
+        assert isinstance(await outcome(decoder, GOOD), Cropped)
+        assert before.isdisjoint({process.pid for process in decoder._running})
+        await decoder.close()
+
+    asyncio.run(run())
+
+
+def test_a_process_that_dies_fails_its_own_picture_only() -> None:
+    async def run() -> None:
+        decoder = Processes(2, PIXELS, 30)
+        await decoder.start()
+        (first, second), data = list(decoder._running), slow_picture()
+        os.kill(first.pid, signal.SIGSTOP)  # in the middle of its picture, for as long as it takes
+        os.kill(second.pid, signal.SIGSTOP)
+        asked = [asyncio.create_task(outcome(decoder, data)) for _ in range(2)]
+        await until(lambda: not decoder._idle.qsize())
+        os.kill(first.pid, signal.SIGKILL)
+        os.kill(second.pid, signal.SIGCONT)
+        answers = await asyncio.gather(*asked)
+        assert sorted(type(answer).__name__ for answer in answers) == ["Cropped", "InvalidImage"]
+        assert [isinstance(await outcome(decoder, GOOD), Cropped) for _ in range(4)] == [True] * 4
+        await until(lambda: len(decoder._running) == 2)
+        await decoder.close()
+
+    asyncio.run(run())
+
+
+def test_a_process_that_died_idle_is_no_fault_of_the_next_picture() -> None:
+    async def run() -> None:
+        decoder = Processes(1, PIXELS, 30)
+        await decoder.start()
+        (process,) = decoder._running
+        process.kill()
+        await process.wait()
+        assert isinstance(await outcome(decoder, GOOD), Cropped)
+        await decoder.close()
+
+    asyncio.run(run())
+
+
+def test_a_caller_who_goes_away_leaves_nothing_broken() -> None:
+    async def run() -> None:
+        decoder = Processes(1, PIXELS, 30)
+        await decoder.start()
+        gone = asyncio.create_task(outcome(decoder, slow_picture()))
+        await until(lambda: not decoder._idle.qsize())
+        gone.cancel()
+        answer = await outcome(decoder, GOOD)
+        assert isinstance(answer, Cropped)
+        assert (answer.width, answer.height) == (320, 240), "not the answer of the one who went"
+        await decoder.close()
+
+    asyncio.run(run())
+
+
+def test_the_memory_of_a_process_is_limited() -> None:
+    async def run() -> None:
+        decoder = Processes(1, 40_000_000, 30)
+        decoder._memory = 60_000_000  # the picture alone takes 64
+        await decoder.start()
+        failed = await outcome(decoder, encoded(noise(3, 4000, 4000), "BMP"))
+        assert isinstance(failed, InvalidImage)
+        assert "memory" in str(failed)
+        assert isinstance(await outcome(decoder, GOOD), Cropped)
+        await decoder.close()
+
+    asyncio.run(run())
+
+
+def test_the_processes_end_with_the_decoder() -> None:
+    async def run() -> list[int]:
+        decoder = Processes(2, PIXELS, 30)
+        await decoder.start()
+        pids = [process.pid for process in decoder._running]
+        await decoder.close()
+        return pids
+
+    for pid in asyncio.run(run()):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
