@@ -2,25 +2,18 @@
 #   docker build -f docker/service.Dockerfile .
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
-# In a stage of its own, so that only a changed requirement, and not every edit of pyproject.toml, installs anew.
-FROM ${BASE_IMAGE} AS requirements
-WORKDIR /build
+FROM ${BASE_IMAGE} AS packages
 # ONNX Runtime's build: cpu or gpu
 ARG RUNTIME=cpu
-# heif for an iPhone's photographs
+# heif for an iPhone's photographs, otel for traces
 ARG EXTRAS
-COPY pyproject.toml .
-RUN python -c 'import sys, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-    print(*p["dependencies"], *(r for e in sys.argv[1].split() for r in p["optional-dependencies"][e]), sep="\n")' \
-    "${RUNTIME} ${EXTRAS}" >requirements.txt
-
-FROM ${BASE_IMAGE} AS packages
 WORKDIR /build
 RUN python -m venv --without-pip /venv
-COPY constraints.txt .
-COPY --from=requirements /build/requirements.txt .
+# Versions and the hashes of their files, for this image's Python; written by scripts/lock.
+COPY docker/requirements .
+RUN for part in ${RUNTIME} ${EXTRAS}; do cat "${part}.txt" || exit 1; done >requirements.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /venv/bin/python install --only-binary :all: -c constraints.txt -r requirements.txt
+    pip --python /venv/bin/python install --only-binary :all: --require-hashes -r requirements.txt
 
 FROM ${BASE_IMAGE}
 ARG BASE_IMAGE

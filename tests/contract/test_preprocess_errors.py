@@ -163,7 +163,9 @@ def test_a_picture_without_pixels_is_invalid(size: tuple[int, int]) -> None:
 
 
 def test_floating_point_pixels_are_refused_with_the_reason() -> None:
-    with pytest.raises(InvalidImage, match="8 or 16 bits"):
+    with pytest.raises(
+        InvalidImage, match=r"^floating-point pixels have no defined white; save it with 8 or 16 bits$"
+    ):
         decode(encode(Image.new("F", (8, 8), 0.5), "TIFF"), DEFAULT_RECIPE, LIMIT)
 
 

@@ -1,7 +1,9 @@
 """The batcher alone: gates decide who runs when, nothing waits for a clock."""
 
 import asyncio
+import gc
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -156,5 +158,198 @@ def test_with_max_wait_an_idle_batcher_collects_a_batch() -> None:
         await asyncio.gather(*(batcher.submit(item) for item in range(5)))
         assert gate.batches == [[0, 1, 2, 3, 4]]
         await batcher.close()
+
+    run(test)
+
+
+class StillClock(asyncio.SelectorEventLoop):
+    """An event loop whose timers go off when the test says so."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+
+def with_still_clock(test: Callable[[StillClock], Coroutine[Any, Any, None]]) -> None:
+    loop = StillClock()
+    try:
+        loop.run_until_complete(test(loop))
+    finally:
+        loop.close()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():  # noqa: ASYNC110 - it is the loop that is watched
+        await asyncio.sleep(0)
+
+
+async def a_while() -> None:
+    for _pass in range(50):
+        await asyncio.sleep(0)
+
+
+def opened() -> Gate:
+    gate = Gate()
+    gate.open.set()
+    return gate
+
+
+def test_without_max_wait_nobody_waits_for_a_clock() -> None:
+    async def test(_loop: StillClock) -> None:
+        gate = opened()
+        batcher = Batcher(gate, max_batch=8)
+        answer = asyncio.create_task(batcher.submit(1))
+        await until(answer.done)
+        assert gate.batches == [[1]]
+        await batcher.close()
+
+    with_still_clock(test)
+
+
+def test_max_wait_ends_by_the_clock() -> None:
+    async def test(loop: StillClock) -> None:
+        gate = opened()
+        batcher = Batcher(gate, max_batch=8, max_wait=5.0)
+        first = asyncio.create_task(batcher.submit(1))
+        await a_while()
+        second = asyncio.create_task(batcher.submit(2))
+        loop.now += 4.9
+        await a_while()
+        assert gate.batches == []
+        loop.now += 0.1
+        await until(lambda: first.done() and second.done())
+        assert gate.batches == [[1, 2]]
+        await batcher.close()
+
+    with_still_clock(test)
+
+
+def test_a_full_batch_waits_for_nothing() -> None:
+    async def test(_loop: StillClock) -> None:
+        gate = opened()
+        batcher = Batcher(gate, max_batch=2, max_wait=5.0)
+        tasks = [asyncio.create_task(batcher.submit(item)) for item in (1, 2)]
+        await until(lambda: all(task.done() for task in tasks))
+        assert gate.batches == [[1, 2]]
+        await batcher.close()
+
+    with_still_clock(test)
+
+
+def test_how_long_a_run_takes_is_told_while_it_runs() -> None:
+    async def test() -> None:
+        gate = Gate()
+        batcher = Batcher(gate, max_batch=8)
+        began = time.perf_counter()
+        assert batcher.running_for == 0
+        tasks = await behind(gate, batcher, 1)
+        assert 0 < batcher.running_for <= time.perf_counter() - began
+        gate.open.set()
+        answers = await asyncio.gather(*tasks)
+        assert batcher.running_for == 0
+        took = time.perf_counter() - began
+        assert all(0 <= a.queued <= took and 0 <= a.ran <= took for a in answers)
+        await batcher.close()
+
+    run(test)
+
+
+def test_the_oldest_of_several_runs_counts() -> None:
+    async def test() -> None:
+        gates = {item: Gate() for item in (1, 2)}
+        batcher: Batcher[int, int] = Batcher(lambda items: gates[items[0]](items), max_batch=1, lanes=2)
+        tasks = []
+        second = 0.0
+        for item, gate in gates.items():
+            second = time.perf_counter()
+            tasks.append(asyncio.create_task(batcher.submit(item)))
+            await asyncio.to_thread(gate.entered.wait, 10)
+        assert batcher.running_for > time.perf_counter() - second, "the first began before the second"
+        gates[1].open.set()
+        await tasks[0]
+        assert 0 < batcher.running_for <= time.perf_counter() - second
+        gates[2].open.set()
+        await tasks[1]
+        assert batcher.running_for == 0
+        await batcher.close()
+
+    run(test)
+
+
+def test_as_many_runs_at_a_time_as_there_are_lanes() -> None:
+    async def test() -> None:
+        gates = {item: Gate() for item in (1, 2, 3)}
+        batcher: Batcher[int, int] = Batcher(lambda items: gates[items[0]](items), max_batch=1, lanes=2)
+        tasks = [asyncio.create_task(batcher.submit(item)) for item in gates]
+        for item in (1, 2):
+            await asyncio.to_thread(gates[item].entered.wait, 10)
+        assert batcher.waiting == 1
+        assert not gates[3].entered.is_set()
+        for gate in gates.values():
+            gate.open.set()
+        assert [a.result for a in await asyncio.gather(*tasks)] == [10, 20, 30]
+        await batcher.close()
+
+    run(test)
+
+
+def test_runs_are_in_threads_of_its_own_by_their_name() -> None:
+    async def test() -> None:
+        batcher: Batcher[int, str] = Batcher(lambda _items: [threading.current_thread().name], max_batch=1)
+        assert (await batcher.submit(1)).result.startswith("inference_")
+        await batcher.close()
+
+    run(test)
+
+
+def test_when_all_that_waited_have_gone_the_next_is_answered() -> None:
+    async def test() -> None:
+        gate = opened()
+        batcher = Batcher(gate, max_batch=8)
+        gone = asyncio.create_task(batcher.submit(1))
+        await until(lambda: batcher.waiting == 1)
+        gone.cancel()
+        await a_while()
+        assert (await batcher.submit(2)).result == 20
+        assert gate.batches == [[2]]
+        await batcher.close()
+
+    run(test)
+
+
+def test_it_says_why_nobody_is_answered() -> None:
+    async def test() -> None:
+        gate = Gate()
+        batcher = Batcher(gate, max_batch=1)
+        tasks = await behind(gate, batcher, 1)
+        closing = asyncio.create_task(batcher.close())
+        running, waiting = await asyncio.gather(*tasks, return_exceptions=True)
+        assert str(running) == "the service is shutting down"
+        assert str(waiting) == "the inference worker has ended"
+        gate.open.set()
+        await closing
+        with pytest.raises(BatcherClosed, match=r"^the inference worker has ended$"):
+            await batcher.submit(3)
+
+    run(test)
+
+
+def test_a_run_that_fails_after_the_close_is_nobody_s_worry() -> None:
+    async def test() -> None:
+        complaints: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+        gate = Gate()
+        batcher = Batcher(gate, max_batch=1)
+        task = asyncio.create_task(batcher.submit(-1))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        closing = asyncio.create_task(batcher.close())
+        with pytest.raises(BatcherClosed):
+            await task
+        gate.open.set()
+        await closing
+        await a_while()
+        gc.collect()
+        assert complaints == []
 
     run(test)

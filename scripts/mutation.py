@@ -1,0 +1,82 @@
+"""Copies this checkout to a folder where mutmut finds what it needs: python -m scripts.mutation FOLDER.
+
+mutmut skips decorated functions, so `@decorator` becomes `name = decorator(name)`. It forks each test run
+from a process in which the tests have run once, so what `lru_cache` keeps would hide mistakes: they go.
+Hypothesis tries few examples, always the same ones: a run takes seconds and gives what the last one gave.
+"""
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[1]
+FILES: Final = (
+    *("contract/manifest.py", "contract/picture.py", "contract/preprocess.py", "contract/recipe.py"),
+    *("service/admission.py", "service/batcher.py"),
+)
+TESTS: Final = (
+    *("tests/contract/test_edges.py", "tests/contract/test_golden.py", "tests/contract/test_manifest.py"),
+    *("tests/contract/test_preprocess_errors.py", "tests/contract/test_preprocess_parity.py"),
+    *("tests/service/test_admission.py", "tests/service/test_batcher.py"),
+)
+CONFIG: Final = f"""
+[tool.mutmut]
+source_paths = ["contract", "service"]
+only_mutate = {list(FILES)}
+also_copy = ["training", "benchmarks", "scripts", "models", "docs", "README.md"]
+pytest_add_cli_args_test_selection = {list(TESTS)}
+use_git_change_detection = false
+"""
+FEW: Final = """
+from hypothesis import settings
+
+settings.register_profile("few", settings.default, max_examples=8, derandomize=True)
+settings.load_profile("few")
+"""
+KEPT: Final = {"classmethod", "staticmethod"}  # which mutmut knows
+CACHES: Final = ("lru_cache", "cache")
+
+
+def main(target: Path) -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    for name in FILES:
+        (target / name).write_text(undecorated((ROOT / name).read_text()))
+    for name, more in (("pyproject.toml", CONFIG), ("tests/contract/conftest.py", FEW)):
+        (target / name).write_text((ROOT / name).read_text() + more)
+
+
+def undecorated(text: str) -> str:
+    """The same module with no decorated function but class and static methods."""
+    lines = text.splitlines()
+    functions = [
+        n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    for node in sorted(functions, key=lambda node: -node.lineno):
+        decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+        if not decorators or set(decorators) <= KEPT:
+            continue
+        assert node.end_lineno is not None
+        lines[node.end_lineno : node.end_lineno] = [
+            f"{' ' * node.col_offset}{node.name} = {decorator}({node.name})"
+            for decorator in reversed(decorators)
+            if not decorator.startswith(CACHES)
+        ]
+        del lines[node.decorator_list[0].lineno - 1 : node.lineno - 1]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,102 @@
+"""The rules of pyproject.toml are switched on: each of these mistakes is found, in every package."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.checkout import ROOT
+
+PACKAGES = ("contract", "service", "training", "benchmarks", "scripts")
+MISTAKES = {
+    "E722": "try:\n    pass\nexcept:\n    pass\n",
+    "S110": "try:\n    print()\nexcept Exception:\n    pass\n",
+    "S301": 'import pickle\n\npickle.loads(b"")\n',
+    "S602": 'import subprocess\n\nsubprocess.run("ls *", shell=True, check=True)\n',
+    "S307": 'eval("1")\n',
+    "S501": 'import httpx\n\nhttpx.get("https://x", verify=False)\n',
+    "ASYNC251": "import time\n\n\nasync def f() -> None:\n    time.sleep(1)\n",
+    "ASYNC230": 'async def f() -> None:\n    open("x")\n',
+    "ASYNC240": 'from pathlib import Path\n\n\nasync def f() -> None:\n    Path("x").exists()\n',
+    "ASYNC221": 'import subprocess\n\n\nasync def f() -> None:\n    subprocess.run(["x"])\n',
+    "PGH003": "x: int = 1  # type: ignore\n",
+}
+
+
+def found(file: str, text: str) -> set[str]:
+    command = [sys.executable, "-m", "ruff", "check", "--output-format", "json", "--no-cache"]
+    done = subprocess.run(
+        [*command, "--stdin-filename", file, "-"],
+        cwd=ROOT,
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {entry["code"] for entry in json.loads(done.stdout)}
+
+
+@pytest.mark.parametrize("code", sorted(MISTAKES))
+def test_ruff_finds_it(code: str) -> None:
+    for package in PACKAGES:
+        assert code in found(f"{package}/made_up.py", MISTAKES[code]), package
+
+
+@pytest.mark.parametrize("code", ["E722", "S602"])
+def test_in_the_tests_too(code: str) -> None:
+    assert code in found("tests/test_made_up.py", MISTAKES[code])
+
+
+def unsafe_loads(text: str) -> list[int]:
+    """Lines that read a file which may run code as it is read. ruff has no rule for torch.load."""
+    lines = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module in {"torch", "torch.jit", "numpy"}:
+            lines += [node.lineno for name in node.names if name.name == "load"]
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+        torch_load = called.endswith("torch.load") and keywords.get("weights_only") != "True"
+        numpy_load = called.endswith(".load") and keywords.get("allow_pickle", "False") != "False"
+        if torch_load or numpy_load or called.endswith("torch.jit.load"):
+            lines.append(node.lineno)
+    return lines
+
+
+def test_no_file_is_read_that_could_run_code() -> None:
+    for package in (*PACKAGES, "tests"):
+        for file in (ROOT / package).rglob("*.py"):
+            assert unsafe_loads(file.read_text()) == [], file
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("torch.load(p, weights_only=True)", []),
+        ("np.load(p); json.load(f); image.load()", []),
+        ("torch.load(p)", [1]),
+        ("torch.load(p, weights_only=False)", [1]),
+        ("torch.load(p, weights_only=safe)", [1]),
+        ("from torch import load", [1]),
+        ("\nnp.load(p, allow_pickle=True)", [2]),
+        ("torch.jit.load(p)", [1]),
+    ],
+)
+def test_that_is_seen(text: str, lines: list[int]) -> None:
+    assert unsafe_loads(text) == lines
+
+
+def test_no_rule_is_switched_off_for_a_whole_file() -> None:
+    """Except in the tests, by pyproject.toml."""
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("*.py"):
+            assert not re.search(r"ruff: *noqa|flake8: *noqa|mypy: *ignore-errors", file.read_text()), file
+
+
+def test_the_check_types_every_package() -> None:
+    (line,) = (x for x in (ROOT / "scripts/check").read_text().splitlines() if "/mypy" in x)
+    assert {*PACKAGES, "tests"} <= set(re.findall(r"\w+", line))
