@@ -22,7 +22,7 @@ def test_the_memory_of_a_jpeg_is_that_of_its_scaled_size() -> None:
     image = scene(2048, 1024)
     header = read_header(encode(image, "JPEG"), DEFAULT_RECIPE, LIMIT)
     assert header.image.size == (512, 256)
-    assert header.pixels == 512 * 256
+    assert header.bytes == 8 * 512 * 256
     assert (header.width, header.height) == (2048, 1024)
 
 
@@ -30,11 +30,11 @@ def test_a_progressive_jpeg_takes_memory_at_its_full_size() -> None:
     data = io.BytesIO()
     scene(2048, 1024).save(data, "JPEG", progressive=True)
     header = read_header(data.getvalue(), DEFAULT_RECIPE, LIMIT)
-    assert header.pixels == 2048 * 1024
+    assert header.bytes == 8 * 512 * 256 + 2 * 3 * 2048 * 1024
 
 
 def test_what_is_not_a_jpeg_takes_memory_for_all_its_pixels() -> None:
-    assert read_header(encode(scene(640, 320), "PNG"), DEFAULT_RECIPE, LIMIT).pixels == 640 * 320
+    assert read_header(encode(scene(640, 320), "PNG"), DEFAULT_RECIPE, LIMIT).bytes == 8 * 640 * 320
 
 
 def random(*shape: int, dtype: type[np.generic] = np.uint8, high: int = 256) -> np.ndarray:
