@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from contract.manifest import Manifest, ManifestError, Tensor
+from contract.manifest import Manifest, ManifestError, Metrics, Tensor
 from contract.picture import InvalidImage, Picture, UnsupportedImage, _reason, decode, sniff
 from contract.preprocess import square
 from contract.recipe import DEFAULT_RECIPE, RECIPES, TORCHVISION_RECIPE
@@ -196,6 +196,13 @@ def test_a_graph_without_inputs_or_outputs_is_refused(side: str) -> None:
 def test_of_a_thousand_bad_classes_five_are_shown() -> None:
     with pytest.raises(ManifestError, match=r"not \['a', 'a', 'a', 'a', 'a'\]$"):
         manifest(classes=("a",) * 1000)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_all_wrong_and_all_right_are_measured_by_one_picture_and_one_crop(share: float) -> None:
+    assert Metrics("d", 1, 1, share, share).top5 == share
+    with pytest.raises(ManifestError, match="must be 0 to 1, in this order"):
+        Metrics("d", 1, 1, share, 1.5)
 
 
 def read_back(change: Callable[[dict[str, Any]], None]) -> Manifest:
