@@ -2,15 +2,15 @@
 
 import io
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from contract.manifest import Manifest, ManifestError, Tensor
-from contract.picture import InvalidImage, Picture, _reason, decode, read_header
+from contract.manifest import Manifest, ManifestError, Metrics, Tensor
+from contract.picture import InvalidImage, Picture, UnsupportedImage, _reason, decode, sniff
 from contract.preprocess import square
 from contract.recipe import DEFAULT_RECIPE, RECIPES, TORCHVISION_RECIPE
 from tests.pictures import encode, png, scene
@@ -35,6 +35,72 @@ def test_a_progressive_jpeg_takes_memory_at_its_full_size() -> None:
 
 def test_what_is_not_a_jpeg_takes_memory_for_all_its_pixels() -> None:
     assert read_header(encode(scene(640, 320), "PNG"), DEFAULT_RECIPE, LIMIT).bytes == 8 * 640 * 320
+
+
+class Spy(ImageFile.ImageFile):
+    """A format of Pillow's that takes any bytes."""
+
+    format = "SPY"
+    tried: ClassVar[list[bytes]] = []
+
+    def _open(self) -> None:
+        Spy.tried.append(self.fp.read(4) if self.fp else b"")
+        raise SyntaxError("not mine either")
+
+
+@pytest.fixture
+def spy() -> Iterator[list[bytes]]:
+    Spy.tried.clear()
+    Image.register_open("SPY", Spy)
+    yield Spy.tried
+    Image.ID.remove("SPY")
+    del Image.OPEN["SPY"]
+
+
+SIGNATURES = {
+    "JPEG": b"\xff\xd8\xff",
+    "PNG": b"\x89PNG\r\n\x1a\n",
+    "GIF": b"GIF89a",
+    "BMP": b"BM",
+    "TIFF": b"II*\0",
+    "WEBP": b"RIFF....WEBP",
+    "AVIF": b"\0\0\0\x14ftypavif\0\0\0\0avif",
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_no_other_format_is_tried_than_the_one_of_the_signature(name: str, spy: list[bytes]) -> None:
+    data = SIGNATURES[name] + b"x" * 400
+    with pytest.raises(OSError, match="cannot identify"):
+        Image.open(io.BytesIO(b"nothing"))
+    assert spy == [b"noth"], "Pillow left to itself tries all"
+    with pytest.raises(InvalidImage, match=f"^the {name} file is corrupt or truncated: "):
+        decode(data, DEFAULT_RECIPE, LIMIT)
+    assert len(spy) == 1
+
+
+def test_what_has_no_signature_is_told_the_formats() -> None:
+    with pytest.raises(
+        UnsupportedImage,
+        match=r"^not an image in a known format; send JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF$",
+    ):
+        decode(b"x" * 400, DEFAULT_RECIPE, LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("length", "brands", "name"),
+    [
+        (20, [b"mif1", b"0000", b"avif"], "AVIF"),  # major brand, version, compatible brands
+        (24, [b"miaf", b"0000", b"miaf", b"heic"], "HEIF"),
+        (16, [b"avis", b"0000"], "AVIF"),
+        (20, [b"xxxx", b"0000", b"xavi", b"fxxx"], None),  # not at a multiple of four bytes
+        (16, [b"xxxx", b"0000", b"heic"], None),  # behind the end of the box
+        (2**31, [b"xxxx", *[b"0000"] * 61, b"heic"], None),  # 256 bytes are enough
+        (2**31, [b"xxxx", *[b"0000"] * 60, b"heic"], "HEIF"),
+    ],
+)
+def test_the_brands_of_a_box(length: int, brands: list[bytes], name: str | None) -> None:
+    assert sniff(length.to_bytes(4, "big") + b"ftyp" + b"".join(brands)) == name
 
 
 def random(*shape: int, dtype: type[np.generic] = np.uint8, high: int = 256) -> np.ndarray:
@@ -149,6 +215,13 @@ def test_a_graph_without_inputs_or_outputs_is_refused(side: str) -> None:
 def test_of_a_thousand_bad_classes_five_are_shown() -> None:
     with pytest.raises(ManifestError, match=r"not \['a', 'a', 'a', 'a', 'a'\]$"):
         manifest(classes=("a",) * 1000)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_all_wrong_and_all_right_are_measured_by_one_picture_and_one_crop(share: float) -> None:
+    assert Metrics("d", 1, 1, share, share).top5 == share
+    with pytest.raises(ManifestError, match="must be 0 to 1, in this order"):
+        Metrics("d", 1, 1, share, 1.5)
 
 
 def read_back(change: Callable[[dict[str, Any]], None]) -> Manifest:
