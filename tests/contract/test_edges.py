@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from contract.manifest import Manifest, ManifestError, Metrics, Tensor
-from contract.picture import InvalidImage, Picture, UnsupportedImage, _reason, decode, sniff
+from contract.picture import InvalidImage, Picture, UnsupportedImage, _reason, decode, read_header, sniff
 from contract.preprocess import square
 from contract.recipe import DEFAULT_RECIPE, RECIPES, TORCHVISION_RECIPE
 from tests.pictures import encode, png, scene
