@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.edge import hang_up
 from service.errors import problem
@@ -48,6 +49,7 @@ class Protocol(HttpToolsProtocol):
         super().__init__(**of_uvicorn)
         self._shared, self._settings = shared, shared.settings
         self._ending = False
+        self._running: RequestResponseCycle | None = None  # the one that is worked on
         self._lingering: asyncio.TimerHandle | None = None
         self._swallowed = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -81,9 +83,18 @@ class Protocol(HttpToolsProtocol):
         for timer in (self._head_timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
+        # uvicorn knows the newest request alone, which may still wait behind the one that is worked on.
+        self.pipeline.clear()
+        running = self._running
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
+            hang_up(cast(Scope, running.scope))
         super().connection_lost(exc)
-        if not self._idle:
-            hang_up(cast(Scope, self.cycle.scope))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _close(self) -> None:
         self.transport.close()  # once everything is written, however long that takes

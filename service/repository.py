@@ -96,7 +96,10 @@ def read(place: Place, load: Load) -> Found:
     stamp = stamp_of(place.path)
     log.info("loading and warming %s", place.path.name)
     try:
-        return Found(place, stamp, load(place.path), None)
+        model = load(place.path)
+        if _written_since(place.path, stamp):
+            raise ModelError(f"{place.path.name} was written to while it was read; replace it in one step")
+        return Found(place, stamp, model, None)
     except ModelError as error:
         return Found(place, stamp, None, str(error))
     except Exception:  # our own bug, or no memory: the other models are served all the same
@@ -127,6 +130,12 @@ def stamp_of(path: Path) -> Stamp | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _written_since(path: Path, stamp: Stamp | None) -> bool:
+    """Into the file itself: another one in its place, or none, is no harm to what was read."""
+    now = stamp_of(path)
+    return now is not None and stamp is not None and now != stamp and now[2] == stamp[2]
 
 
 class Repository:
