@@ -41,10 +41,10 @@ def server(model: Path) -> Iterator[tuple[str, int]]:
             process.terminate()
 
 
-def load(url: str, images: Path, *options: object) -> tuple[dict[str, Any], float]:
+def load(url: str, images: Path, *options: object, attempts: int = 3) -> tuple[dict[str, Any], float]:
     """-> what benchmarks/load.py printed, and the steal meanwhile, %."""
     command = [sys.executable, "-m", "benchmarks.load", url, "--images", images, *options]
-    for _attempt in range(3):
+    for _attempt in range(attempts):
         with Watch() as watch:
             done = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE)
         if watch.steal <= STEAL_LIMIT:
