@@ -77,7 +77,7 @@ def measure(model: Path, images: Path, image: bytes, args: argparse.Namespace) -
 
 
 def back(answers: list[Answered], end: float, alone: list[Answered]) -> float | None:
-    """s from the end of the load until every request is answered about as fast as before; None for never."""
+    """s from the end of the load until requests are answered about as fast as before; None for never."""
     normal = 3 * max(answer.ms for answer in alone)
     after = [answer for answer in answers if answer.when >= end]
     slow = [answer for answer in after if answer.status != 200 or answer.ms > normal]
@@ -137,15 +137,13 @@ def judge(found: dict[str, Any]) -> list[Bar]:
 def print_table(found: dict[str, Any]) -> None:
     peak, over = found["peak"], found["over"]
     print(
-        f"peak {peak['images_per_s']:.1f} images/s at {CONNECTIONS} connections, p50 {peak['p50_ms']:.1f} ms"
+        f"peak {peak['images_per_s']:.1f} images/s at {CONNECTIONS} connections, p50 {peak['p50_ms']:.0f}"
     )
     print(
         f"asked for {found['asked_rate']:.0f} requests/s, offered {found['offered_rate']:.0f} "
         f"({over['unsent']} could not be sent: every connection was busy)"
     )
-    print(
-        f"answered {over['images_per_s']:.1f} images/s, errors {over['errors']}, steal {found['steal']:.1f} %"
-    )
+    print(f"answered {over['images_per_s']:.1f}/s, others {over['errors']}, steal {found['steal']:.1f} %")
 
 
 if __name__ == "__main__":

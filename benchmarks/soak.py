@@ -3,8 +3,8 @@ model file every minute.
 
     python -m benchmarks.soak --seconds 3600 --json soak.json
 
-Every bad request has the statuses that it may be answered with; anything else is an error that was not asked
-for. Prints a table and a verdict for each bar; the exit code is 1 when one is missed.
+Every bad request has the statuses that it may be answered with; anything else is an error that was not
+asked for. Prints a table and a verdict for each bar; the exit code is 1 when one is missed.
 """
 
 import argparse
@@ -78,8 +78,8 @@ def attacks(image: bytes) -> list[tuple[str, bytes, set[bytes]]]:
 
 
 class Attacker:
-    """Sends them in turn, BAD_PER_S a second, each on a connection of its own; some wait for a timeout of the
-    server's, so many are under way at a time. Every fourth goes away without its answer.
+    """Sends them in turn, BAD_PER_S a second, each on a connection of its own; some wait for a timeout of
+    the server's, so many are under way at a time. Every fourth goes away without its answer.
     """
 
     def __init__(self, url: str, image: bytes) -> None:

@@ -1,5 +1,5 @@
-"""What a long run watches beside the load: how the server's process is, and how it answers a few requests of
-our own; and the verdict at the end.
+"""What a long run watches beside the load: how the server's process is, and how it answers a few requests
+of our own; and the verdict at the end.
 """
 
 import http.client

@@ -102,7 +102,7 @@ def supervise(settings: Settings, listener: socket.socket, ready: Callable[[str,
             (Path(folder) / "room").unlink()
         except OSError as error:
             raise SettingsError(
-                f"WORKERS is {settings.workers}; their metrics need {METRICS_BYTES} bytes each on the disk of "
+                f"WORKERS is {settings.workers}; their metrics need {METRICS_BYTES} bytes each in "
                 f"TMPDIR: {error.strerror}"
             ) from None
         os.environ[METRICS_FOLDER] = folder
