@@ -74,12 +74,14 @@ class Connection(asyncio.Protocol):
         due, self.due = self.due, None
         # An early refusal leaves the rest of the request in our buffer: the connection is spent.
         spent = b"connection: close" in head or self.transport.get_write_buffer_size() > 0
+        self.load.answered(self, int(head[9:12]), due, spent)
         if spent:
             self.transport.abort()
-        self.load.answered(self, int(head[9:12]), due, spent)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        if self.due is not None:
+        if self.due is None:
+            self.load.gone(self)
+        else:
             due, self.due = self.due, None
             self.load.answered(self, 0, due, spent=True)
 
@@ -95,6 +97,8 @@ class Load:
         self.open = 0  # connections
         self.statuses: Counter[int] = Counter()
         self.latencies: list[float] = []  # s, of 200 only
+        self.refusals: list[float] = []  # s, of 429
+        self.sent_by = 0.0  # time.monotonic of the end of sending
         self.began = self.ends = math.inf  # answers are counted between the two, and only those
         self.unsent = 0
         self.tasks: set[asyncio.Task[None]] = set()
@@ -114,10 +118,17 @@ class Load:
             return
         connection.send(next(self.payloads), due)
 
+    def gone(self, connection: Connection) -> None:
+        """Closed while it was idle: by us, or by a server that has waited long enough."""
+        if connection in self.idle:
+            self.idle.remove(connection)
+            self.open -= 1
+
     def start(self, due: float) -> None:
         if self.idle:
             self.under_way += 1
-            self.idle.popleft().send(next(self.payloads), due)
+            # The one that was used last, so that others are left to be closed by the server.
+            self.idle.pop().send(next(self.payloads), due)
         elif self.open < MOST_CONNECTIONS:
             self.under_way += 1
             task = asyncio.get_running_loop().create_task(self.connect(due))
@@ -143,6 +154,8 @@ class Load:
         self.statuses[status] += 1
         if status == 200:
             self.latencies.append(now - due)
+        elif status == 429:
+            self.refusals.append(now - due)
 
     async def run(self, connections: int, rate: float, warm_up: float, seconds: float) -> dict[str, Any]:
         start = time.perf_counter()
@@ -162,19 +175,25 @@ class Load:
                     await asyncio.sleep(wait)
                 self.start(due)
             cpu = (time.process_time() - cpu) * seconds / (warm_up + seconds)
+        self.sent_by = time.monotonic()
         patience = time.perf_counter() + PATIENCE
         while self.under_way and time.perf_counter() < patience:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         return self.summary(seconds, cpu)
 
     def summary(self, seconds: float, cpu: float) -> dict[str, Any]:
-        times = sorted(self.latencies)
+        times, refusals = sorted(self.latencies), sorted(self.refusals)
         counted = sum(self.statuses.values())
         return {
             "images_per_s": len(times) / seconds,
             "p50_ms": _percentile(times, 0.50),
             "p95_ms": _percentile(times, 0.95),
             "p99_ms": _percentile(times, 0.99),
+            "max_ms": _percentile(times, 1.0),
+            "p50_refused_ms": _percentile(refusals, 0.50),
+            "p99_refused_ms": _percentile(refusals, 0.99),
+            "offered": counted + self.under_way,
+            "sent_by": self.sent_by,
             "errors": {str(status): n for status, n in sorted(self.statuses.items()) if status != 200},
             "unsent": self.unsent,
             "unanswered": self.under_way,

@@ -25,7 +25,7 @@ from benchmarks.machine import STEAL_LIMIT, Watch, memory_mb
 
 
 @contextmanager
-def server(model: Path, module: str) -> Iterator[tuple[str, int]]:
+def server(model: Path, module: str = "service") -> Iterator[tuple[str, int]]:
     """-> its address and process id; other settings are those of the environment."""
     environ = os.environ | {"MODEL": str(model), "PORT": "0", "DEVICE": "cpu"}
     with subprocess.Popen(
@@ -41,10 +41,10 @@ def server(model: Path, module: str) -> Iterator[tuple[str, int]]:
             process.terminate()
 
 
-def load(url: str, images: Path, *options: object) -> tuple[dict[str, Any], float]:
+def load(url: str, images: Path, *options: object, attempts: int = 3) -> tuple[dict[str, Any], float]:
     """-> what benchmarks/load.py printed, and the steal meanwhile, %."""
     command = [sys.executable, "-m", "benchmarks.load", url, "--images", images, *options]
-    for _attempt in range(3):
+    for _attempt in range(attempts):
         with Watch() as watch:
             done = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE)
         if watch.steal <= STEAL_LIMIT:

@@ -104,9 +104,13 @@ class Batcher(Generic[Item, Result]):
             batch = self._assemble()
             if not batch:
                 continue
+            try:
+                run = loop.run_in_executor(self._threads, self._run, [w.item for w in batch])
+            except RuntimeError as error:  # there are no threads any more, and no new ones can be had
+                self._deliver_failure(batch, BatcherClosed(f"the inference thread has ended: {error}"))
+                return
             started = time.perf_counter()
             self._running.add(started)
-            run = loop.run_in_executor(self._threads, self._run, [w.item for w in batch])
             try:
                 results = await asyncio.shield(run)
                 if len(results) != len(batch):
@@ -121,6 +125,9 @@ class Batcher(Generic[Item, Result]):
             except Exception as error:
                 self._deliver_failure(batch, error)
                 continue
+            except BaseException:  # such as a panic in native code: the worker ends with it
+                self._deliver_failure(batch, BatcherClosed("the inference worker has ended"))
+                raise
             finally:
                 self._running.discard(started)
             ran = time.perf_counter() - started

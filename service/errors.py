@@ -161,7 +161,7 @@ def answer_to(error: Exception, path: str) -> Response:
 def answer_routing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = ROUTING.get(error.status_code, "invalid_request")
-    detail = f"{request.method} {request.url.path}: {error.detail}"
+    detail = f"{request.method} {request.scope['path'][:200]}: {error.detail}"
     return problem(error.status_code, code, detail, error.headers, request.scope["path"])
 
 

@@ -1,21 +1,29 @@
 """One serving process, from its settings to its exit code."""
 
+import asyncio
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
+from typing import Final, cast
 
 import uvicorn
 
 from service.app import create_app
+from service.connection import Connections, Protocol
 from service.cuda import GpuOptions
+from service.logs import log
 from service.memory import give_large_memory_back
 from service.repository import read_all
-from service.server import Protocol, Server
+from service.server import Server
 from service.session import ModelError, load_model
 from service.settings import Settings, SettingsError, usable_cores
+
+# Files, the log, the listener, processes that decode, and what is beyond MAX_CONNECTIONS for a moment.
+OTHER_DESCRIPTORS: Final = 200
 
 
 def serve(settings: Settings, listener: socket.socket, ready: Callable[[str, str], None]) -> int:
@@ -23,18 +31,25 @@ def serve(settings: Settings, listener: socket.socket, ready: Callable[[str, str
     or 1 if the network hangs or the GPU fails. Raises ModelError and SettingsError.
     """
     give_large_memory_back()
+    take_descriptors(settings.max_connections + OTHER_DESCRIPTORS)
     threads = settings.threads or max(1, usable_cores() // settings.workers)
     load = partial(load_model, device=settings.device, threads=threads, gpu=GpuOptions.of(settings))
     found = read_all(settings, load)
     app = create_app(settings, found, load, threads)
+
+    def count(status: int) -> None:
+        app.state.engine.metrics.requests.labels("other", status).inc()
+
+    shared = Connections(settings, count)
     config = uvicorn.Config(
         app,
         log_config=None,  # its loggers hand over to ours
         log_level="warning",
         access_log=False,
         server_header=False,
-        http=Protocol,
+        http=cast(type[asyncio.Protocol], partial(Protocol, shared)),
         ws="none",
+        timeout_keep_alive=cast(int, settings.keep_alive_timeout_s),  # it is handed to the loop's timer
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
 
@@ -71,3 +86,15 @@ def exit_code(run: Callable[[], int]) -> int:
     except (SettingsError, ModelError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, SettingsError) else 1
+
+
+def take_descriptors(wanted: int) -> None:
+    """Raises the soft limit of open files, 1024 in many places, as far as the hard one lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        log.warning(
+            "MAX_CONNECTIONS needs %s open files and %s are allowed; raise `ulimit -Hn`", wanted, hard
+        )

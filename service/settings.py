@@ -124,6 +124,26 @@ class Settings:
         "processes for decoding, each limited in memory and replaced when an image breaks it; 0: in "
         "threads. As many as there are cores, where strangers send images; each of WORKERS has its own",
     )
+    max_connections: int = _of(
+        1000,
+        "connections at once, each some 10 KB; past it a new one takes the place of the one that waited "
+        "longest for a request, and is answered 503 where all have one",
+        1,
+    )
+    max_header_bytes: int = _of(65_536, "bytes of a request's line and headers, and of its trailers", 1000)
+    header_timeout_s: float = _of(
+        10.0,
+        "s from a request's first byte to the end of its headers, and for a new connection's first",
+        0.01,
+    )
+    keep_alive_timeout_s: float = _of(
+        5.0,
+        "s that a connection stays open after an answer; more where clients pause between requests",
+        0.01,
+    )
+    write_timeout_s: float = _of(
+        30.0, "s in which a client has to read its answer, or 64 KiB of it; then it is cut off", 0.01
+    )
     body_timeout_s: float = _of(20.0, "s for a request's body to arrive; longer for slow uplinks", 0.01)
     request_timeout_s: float = _of(
         30.0,

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -21,9 +22,9 @@ from typing import Final
 from prometheus_client.multiprocess import mark_process_dead
 
 from service import logs
-from service.metrics import METRICS_FOLDER
+from service.metrics import METRICS_BYTES, METRICS_FOLDER
 from service.serve import exit_code, serve
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 
 PERIOD_S: Final = 0.1
 MOST_DEATHS: Final = 5  # of workers, within MINUTE_S; then the service ends, for a supervisor to see
@@ -90,8 +91,20 @@ class Workers:
 
 
 def supervise(settings: Settings, listener: socket.socket, ready: Callable[[str, str], None]) -> int:
-    """Serves until a signal comes; -> 0, or 1 if the workers do not start or keep dying."""
-    with tempfile.TemporaryDirectory(prefix="alexnet-metrics-") as folder:
+    """Serves until a signal comes; -> 0, or 1 if the workers do not start or keep dying. Raises
+    SettingsError.
+    """
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="alexnet-metrics-"))
+            # A full disk kills whoever writes to a file that is mapped: better now than then.
+            (Path(folder) / "room").write_bytes(bytes(METRICS_BYTES * settings.workers))
+            (Path(folder) / "room").unlink()
+        except OSError as error:
+            raise SettingsError(
+                f"WORKERS is {settings.workers}; their metrics need {METRICS_BYTES} bytes each in "
+                f"TMPDIR: {error.strerror}"
+            ) from None
         os.environ[METRICS_FOLDER] = folder
         workers = Workers(settings, listener)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -1,0 +1,281 @@
+"""One connection: uvicorn's HTTP protocol, where its defaults do not keep this service's word. The shape of
+errors, how a refused body ends, and limits of time and size for what uvicorn has none for: heads, trailers,
+requests sent ahead, readers that do not read, connections.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from starlette.types import Scope
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from service.edge import hang_up
+from service.errors import problem
+from service.settings import Settings
+
+# Of the body of a request that has been answered already: read, so that the client gets to read its
+# answer, but not for ever.
+LINGER_BYTES: Final = 100_000_000
+LINGER_S: Final = 10.0
+# At a stop, what an idle connection is left: a request may be on its way already.
+LAST_CALL_S: Final = 0.2
+# Requests that a client may send ahead of their answers; each takes some 3 KB while it waits.
+MOST_AHEAD: Final = 32
+# What a reader has to take of its answers in WRITE_TIMEOUT_S, if so much is waiting for it.
+LEAST_READ: Final = 65_536
+
+
+@dataclass
+class Connections:
+    """What the connections of a process share: their limits, and who of them waits for a request, the one
+    that has waited longest first.
+    """
+
+    settings: Settings
+    count: Callable[[int], None]  # an answer of this status, given where no route was found yet
+    waiting: "OrderedDict[Protocol, None]" = field(default_factory=OrderedDict)
+
+
+class _Refused(Exception):
+    """Ends the parser's work on what has arrived."""
+
+
+class Protocol(HttpToolsProtocol):
+    def __init__(self, shared: Connections, **of_uvicorn: Any) -> None:
+        super().__init__(**of_uvicorn)
+        self._shared, self._settings = shared, shared.settings
+        self._ending = False
+        self._running: RequestResponseCycle | None = None  # the one that is worked on
+        self._lingering: asyncio.TimerHandle | None = None
+        self._swallowed = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._begun = False  # of a head, the first byte is here and the last is not
+        self._loose = 0  # bytes since the request began or the last one of its body came
+        self._reason = (400, "invalid_request", "this is no HTTP request")
+        self._refusal: bytes | None = None  # goes out behind the answers that are still to come
+        self._write_timer: asyncio.TimerHandle | None = None
+
+    # ---- the connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._shared.waiting[self] = None
+        self._arm_head_timer()
+        if len(self.connections) > self._settings.max_connections:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """The place of whoever has waited longest without a request, else there is none for this one."""
+        longest, _ = self._shared.waiting.popitem(last=False)
+        if longest is self:
+            most = self._settings.max_connections
+            self._refuse(503, "not_ready", f"each of the {most} connections has a request; come back later")
+        else:
+            longest.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_lingering()
+        self._shared.waiting.pop(self, None)
+        for timer in (self._head_timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+        # uvicorn knows the newest request alone, which may still wait behind the one that is worked on.
+        self.pipeline.clear()
+        running = self._running
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
+            hang_up(cast(Scope, running.scope))
+        super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _close(self) -> None:
+        self.transport.close()  # once everything is written, however long that takes
+        self._watch_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        if not self.transport.is_closing():
+            self._close()
+
+    @property
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    # ---- what arrives
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return
+        self._loose += len(data)
+        super().data_received(data)
+        if self.transport.is_closing() or self._refusal is not None:
+            return
+        if self._loose > self._settings.max_header_bytes:
+            self._refuse(*self._too_long())
+        elif self._idle and not (self._head_timer or self._lingering or self.timeout_keep_alive_task):
+            self._arm_head_timer()  # line ends between requests have stopped uvicorn's timer
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._unset_keepalive_if_required()  # what `on_message_complete` has armed a moment ago
+        self._loose = 0
+        self._begun = True
+        self._arm_head_timer()
+
+    def on_headers_complete(self) -> None:
+        self._begun = False
+        self._end_head_timer()
+        self._shared.waiting.pop(self, None)
+        # Each header has four bytes more on the line: a colon, a space, the line's end.
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self._settings.max_header_bytes:
+            self._reason = self._too_long()
+            raise _Refused
+        # The parser would take the body of a request that asks for an upgrade for the next request.
+        upgrade = self.parser.should_upgrade()
+        if upgrade and any(name in {b"content-length", b"transfer-encoding"} for name, _ in self.headers):
+            detail = "only requests without a body may ask for an upgrade; leave the header Upgrade out"
+            self._reason = (400, "invalid_request", detail)
+            raise _Refused
+        if len(self.pipeline) == MOST_AHEAD:
+            detail = f"{MOST_AHEAD} requests wait on this connection already; wait for answers"
+            self._reason = (400, "invalid_request", detail)
+            raise _Refused
+        super().on_headers_complete()
+        if self._ending or upgrade:
+            self.cycle.keep_alive = False
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """It is answered as if it had not asked."""
+
+    def on_body(self, body: bytes) -> None:
+        self._loose = 0
+        if self._lingering is not None:
+            self._swallowed += len(body)
+            if self._swallowed > LINGER_BYTES:
+                self._close()
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._loose = 0
+        lingered = self._lingering is not None
+        self._end_lingering()
+        super().on_message_complete()
+        if lingered:  # uvicorn armed its timer with the answer, and the rest of the body has stopped it
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _arm_head_timer(self) -> None:
+        self._end_head_timer()
+        self._head_timer = self.loop.call_later(self._settings.header_timeout_s, self._head_is_late)
+
+    def _end_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        if not self._idle:
+            self._arm_head_timer()  # of a request sent ahead: those before it are answered first
+        elif self._begun:
+            limit = self._settings.header_timeout_s
+            self._refuse(408, "timeout", f"the headers did not arrive within {limit:g} s")
+        else:
+            self._close()
+
+    # ---- what is answered
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(*self._reason)
+
+    def _too_long(self) -> tuple[int, str, str]:
+        limit = self._settings.max_header_bytes
+        return 431, "too_large", f"the headers have more than the {limit} bytes that are taken"
+
+    def _refuse(self, status: int, code: str, detail: str) -> None:
+        """What cannot be parsed is answered in the one shape of errors, and the connection ends."""
+        answer = problem(status, code, detail, {"Connection": "close"})
+        head = b"".join(b"%b: %b\r\n" % header for header in answer.raw_headers)
+        self._refusal = STATUS_LINE[status] + head + b"\r\n" + bytes(answer.body)
+        self._reason = (status, code, detail)
+        self._end_head_timer()
+        if self._idle:
+            self._send_refusal(self.cycle is not None and self.cycle.more_body)
+        elif self.cycle.more_body and not self.pipeline:
+            self._send_refusal(self.cycle.response_started)  # it is this request's own body that is bad
+        # Else whole requests came before it, whose answers are on their way: `on_response_complete`.
+
+    def _send_refusal(self, answered: bool) -> None:
+        """Nothing more is said where what is bad is the body of a request that was `answered`."""
+        if self._refusal is not None and not answered:
+            self.transport.write(self._refusal)
+            self._shared.count(self._reason[0])
+        self._close()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._watch_writing()
+            return
+        if self._refusal is not None and self._idle:
+            self._send_refusal(answered=False)
+            return
+        if self.cycle.response_complete and self.cycle.more_body:
+            self._swallowed = 0
+            self._lingering = self.loop.call_later(LINGER_S, self._close)
+        if self._idle:
+            self._shared.waiting[self] = None
+        self._watch_writing()
+
+    def _end_lingering(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+
+    # ---- whether it is read
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._watch_writing()
+
+    def _watch_writing(self) -> None:
+        """While something waits to be written, the client has to read."""
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+        waiting = self.transport.get_write_buffer_size()
+        if waiting:
+            limit = self._settings.write_timeout_s
+            self._write_timer = self.loop.call_later(limit, self._look_at_writing, waiting)
+
+    def _look_at_writing(self, before: int) -> None:
+        waiting = self.transport.get_write_buffer_size()
+        if waiting and waiting > before - LEAST_READ:
+            self.transport.abort()
+        else:
+            self._watch_writing()
+
+    # ---- the stop
+
+    def shutdown(self) -> None:
+        self._ending = True
+        if self._idle:
+            self.loop.call_later(LAST_CALL_S, self._close_if_idle)
+        else:
+            super().shutdown()
+
+    def _close_if_idle(self) -> None:
+        if self._idle and not self.transport.is_closing():
+            self._close()

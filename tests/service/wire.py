@@ -1,0 +1,80 @@
+"""Bytes on a real socket, where a client library is too well behaved, and what /proc says of a server."""
+
+import contextlib
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from tests.service.server import Server
+
+PATIENCE_S = 20.0  # for a server to answer or to close; its own limits are far below
+
+
+def connect(server: Server, receive_buffer: int = 0) -> socket.socket:
+    split = urlsplit(server.address)
+    made = socket.socket()
+    if receive_buffer:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    made.settimeout(PATIENCE_S)
+    made.connect((split.hostname, split.port))
+    return made
+
+
+def send(connection: socket.socket, data: bytes) -> None:
+    """As far as the server lets it: it may refuse and close before it has read everything."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.sendall(data)
+
+
+def rest_of(connection: socket.socket) -> bytes:
+    """All that comes until the server closes. Raises TimeoutError if it does not."""
+    received = bytearray()
+    try:
+        while part := connection.recv(65536):
+            received += part
+    except ConnectionResetError:  # closed while something that was sent lay unread
+        pass
+    return bytes(received)
+
+
+def answers(raw: bytes) -> list[httpx.Response]:
+    found = []
+    while raw:
+        head, _, raw = raw.partition(b"\r\n\r\n")
+        line, *lines = head.split(b"\r\n")
+        pairs = [line.split(b": ", 1) for line in lines]
+        headers = [(name, value) for name, value in pairs]
+        size = int(dict(headers).get(b"content-length", b"0"))
+        found.append(httpx.Response(int(line.split()[1]), headers=headers, content=raw[:size]))
+        raw = raw[size:]
+    return found
+
+
+def exchange(server: Server, *parts: bytes) -> list[httpx.Response]:
+    """Sends the parts; -> everything that was answered until the server closed."""
+    with connect(server) as connection:
+        for part in parts:
+            send(connection, part)
+        return answers(rest_of(connection))
+
+
+def request(method: str, path: str, body: bytes = b"", close: bool = True, **headers: str) -> bytes:
+    lines = {"Host": "x", "Content-Length": str(len(body))} | ({"Connection": "close"} if close else {})
+    lines |= {name.replace("_", "-"): value for name, value in headers.items()}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+def descriptors(server: Server) -> int:
+    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+
+
+def threads(server: Server) -> int:
+    return len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
+
+
+def resident(server: Server) -> int:
+    """Bytes."""
+    return int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * 4096
