@@ -307,7 +307,7 @@ def test_models_by_name(model_file: Path, fragile_model: Path, photos: Path, tmp
     )
     (models / "cut.onnx").write_bytes(model_file.read_bytes()[:1000])
     code, line = refused(predict("a.jpg", "--model", models / "cut.onnx", cwd=photos))
-    assert (code, "cut.onnx cannot be loaded" in line) == (1, True)
+    assert (code, "cut.onnx is cut off or damaged" in line) == (1, True)
 
 
 def test_what_the_command_cannot_have(

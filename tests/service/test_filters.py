@@ -33,7 +33,7 @@ def test_the_kernels_are_the_network_s(precision: str, integer: bool, width: flo
     assert found is not None
     assert found.dtype == np.float32
     assert found.shape == expected.shape
-    step = {"fp32": 0, "fp16": 2**-11, "int8": 0.5 / 127}[precision]
+    step = {"fp32": 0, "fp16": 2**-11, "int8": 0.5 / (64 if integer else 127)}[precision]
     assert np.abs(found - expected).max() <= step * np.abs(expected).max() * 1.01
     with Image.open(io.BytesIO(draw_kernels(found))) as image:
         assert image.format == "PNG"
