@@ -18,6 +18,25 @@ from tests.pictures import encode, png, scene
 LIMIT = 10**8
 
 
+def test_the_memory_of_a_jpeg_is_that_of_its_scaled_size() -> None:
+    image = scene(2048, 1024)
+    header = read_header(encode(image, "JPEG"), DEFAULT_RECIPE, LIMIT)
+    assert header.image.size == (512, 256)
+    assert header.bytes == 8 * 512 * 256
+    assert (header.width, header.height) == (2048, 1024)
+
+
+def test_a_progressive_jpeg_takes_memory_at_its_full_size() -> None:
+    data = io.BytesIO()
+    scene(2048, 1024).save(data, "JPEG", progressive=True)
+    header = read_header(data.getvalue(), DEFAULT_RECIPE, LIMIT)
+    assert header.bytes == 8 * 512 * 256 + 2 * 3 * 2048 * 1024
+
+
+def test_what_is_not_a_jpeg_takes_memory_for_all_its_pixels() -> None:
+    assert read_header(encode(scene(640, 320), "PNG"), DEFAULT_RECIPE, LIMIT).bytes == 8 * 640 * 320
+
+
 class Spy(ImageFile.ImageFile):
     """A format of Pillow's that takes any bytes."""
 
@@ -82,25 +101,6 @@ def test_what_has_no_signature_is_told_the_formats() -> None:
 )
 def test_the_brands_of_a_box(length: int, brands: list[bytes], name: str | None) -> None:
     assert sniff(length.to_bytes(4, "big") + b"ftyp" + b"".join(brands)) == name
-
-
-def test_the_memory_of_a_jpeg_is_that_of_its_scaled_size() -> None:
-    image = scene(2048, 1024)
-    header = read_header(encode(image, "JPEG"), DEFAULT_RECIPE, LIMIT)
-    assert header.image.size == (512, 256)
-    assert header.bytes == 8 * 512 * 256
-    assert (header.width, header.height) == (2048, 1024)
-
-
-def test_a_progressive_jpeg_takes_memory_at_its_full_size() -> None:
-    data = io.BytesIO()
-    scene(2048, 1024).save(data, "JPEG", progressive=True)
-    header = read_header(data.getvalue(), DEFAULT_RECIPE, LIMIT)
-    assert header.bytes == 8 * 512 * 256 + 2 * 3 * 2048 * 1024
-
-
-def test_what_is_not_a_jpeg_takes_memory_for_all_its_pixels() -> None:
-    assert read_header(encode(scene(640, 320), "PNG"), DEFAULT_RECIPE, LIMIT).bytes == 8 * 640 * 320
 
 
 def random(*shape: int, dtype: type[np.generic] = np.uint8, high: int = 256) -> np.ndarray:
