@@ -1,0 +1,52 @@
+"""Overload and soak for seconds: the server is right and nothing leaks; how fast it is says nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.images import drawn
+from tests.service.server import ROOT
+
+
+def run(name: str, model: Path, folder: Path, *options: object) -> dict[str, Any]:
+    (folder / "images").mkdir()
+    drawn(folder / "images", 2, (120, 90))
+    command = [
+        sys.executable,
+        "-m",
+        f"benchmarks.{name}",
+        "--model",
+        model,
+        "--peak-seconds",
+        1,
+        "--seconds",
+        10,
+    ]
+    command += ["--images", folder / "images", "--json", folder / "found.json", *options]
+    done = subprocess.run(
+        [str(part) for part in command], cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode in {0, 1}, done.stderr
+    assert "Traceback" not in done.stderr
+    found: dict[str, Any] = json.loads((folder / "found.json").read_text())
+    assert done.returncode == (not all(bar["holds"] for bar in found["bars"]))
+    # In seconds memory has not levelled out yet.
+    bars = [bar for bar in found["bars"] if not bar["speed"] and not bar["name"].startswith("memory")]
+    failed = [bar for bar in bars if not bar["holds"]]
+    assert failed == [], done.stdout
+    return found
+
+
+def test_overload(model_file: Path, tmp_path: Path) -> None:
+    # Three times, because the load is on the same cores as everything else.
+    found = run("overload", model_file, tmp_path, "--times", 3)
+    assert found["over"]["images_per_s"] > 0
+    assert len(found["health"]) > 0
+
+
+def test_soak(model_file: Path, tmp_path: Path) -> None:
+    found = run("soak", model_file, tmp_path, "--swap-every", 1, "--share", 0.4)
+    assert found["swapped"] > 1
+    assert len(found["bad"]) > 10, "most of the attacks had their turn"
