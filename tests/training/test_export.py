@@ -20,7 +20,7 @@ from training.__main__ import main
 from training.data import find_samples, load_split
 from training.evaluate import evaluate, torch_classifier
 from training.export import ExportError, export
-from training.graph import IR_VERSION, PRECISIONS, build_graph
+from training.graph import IR_VERSION, PRECISIONS, WEIGHT_LEVELS, build_graph
 from training.model import AlexNet, weighted_layers
 from training.parity import BATCHES, TOLERANCE, classifier_of
 
@@ -120,7 +120,7 @@ def test_weights_are_rounded_by_no_more_than_their_format_rounds(exported: tuple
         bound = {
             "fp32": np.abs(values) * 2.0**-23,
             "fp16": np.maximum(np.abs(values) * 2.0**-11, 2.0**-25),
-            "int8": np.abs(values).max(axes, keepdims=True) / 254 * 1.001,
+            "int8": np.abs(values).max(axes, keepdims=True) / (2 * WEIGHT_LEVELS) * 1.001,
         }[kind]
         assert (error <= bound).all(), name
         if kind != "fp32":
