@@ -32,7 +32,7 @@ from service.repository import Place, read, read_all
 from service.session import Model, load_model
 from service.settings import Settings
 from tests.service.images import encoded, noise, plain
-from tests.service.server import ROOT, Server, serving
+from tests.service.server import CLASSES, ROOT, Server, serving
 from tests.service.test_errors import check
 from tests.service.test_reload import numbered
 from tests.service.test_watching import metrics
@@ -228,29 +228,32 @@ V2 = {
 
 @pytest.fixture(params=["fewer", "more"])
 def miscounting(request: pytest.FixtureRequest, model_file: Path, tmp_path: Path) -> Path:
-    """A real model with as many rows as images for one image, and one fewer or more of them for several."""
+    """A real model with as many rows as images for one image, and fewer or more of them for several."""
     model = onnx.load(model_file)
     graph = model.graph
     last = next(node for node in graph.node if "probabilities" in node.output)
     last.output[list(last.output).index("probabilities")] = "whole"
-    constants = {"zero": [0], "one": [1], "many": [1 << 40]}
+    classes = len(CLASSES)
+    constants = {
+        "row": [1, -1],
+        "rows": [-1, classes],
+        "down": [-1, 1, classes],
+        "across": [1, -1, classes],
+    }
     graph.initializer.extend(
         numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()
     )
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "nothing"))
     if request.param == "fewer":
+        graph.node.append(helper.make_node("Reshape", ["whole", "row"], ["probabilities"]))
+    else:  # each row as often as there are images: its product with the ones of all the others
         graph.node.extend(
             [
-                helper.make_node("Shape", ["images"], ["n"], start=0, end=1),
-                helper.make_node("Sub", ["n", "one"], ["n.less"]),
-                helper.make_node("Max", ["n.less", "one"], ["n.wrong"]),
-                helper.make_node("Slice", ["whole", "zero", "n.wrong", "zero"], ["probabilities"]),
-            ]
-        )
-    else:
-        graph.node.extend(
-            [
-                helper.make_node("Slice", ["whole", "one", "many", "zero"], ["tail"]),
-                helper.make_node("Concat", ["whole", "tail"], ["probabilities"], axis=0),
+                helper.make_node("Pow", ["whole", "nothing"], ["ones"]),
+                helper.make_node("Reshape", ["whole", "down"], ["whole.down"]),
+                helper.make_node("Reshape", ["ones", "across"], ["ones.across"]),
+                helper.make_node("Mul", ["whole.down", "ones.across"], ["pairs"]),
+                helper.make_node("Reshape", ["pairs", "rows"], ["probabilities"]),
             ]
         )
     path = tmp_path / "tiny.onnx"
