@@ -91,8 +91,14 @@ def _served(request: Request, name: str, version: str | None = None) -> Served:
 
 
 async def _require_admin(request: Request) -> None:
-    """Raises Forbidden."""
+    """Raises Forbidden, and InvalidRequest where the call would reach one of several workers."""
     request.app.state.keys.require_admin(request.scope[KEY])
+    workers = request.app.state.settings.workers
+    if workers > 1:
+        raise InvalidRequest(
+            f"this would reach one of {workers} workers; put the file into MODELS and send SIGHUP, which "
+            "reaches all"
+        )
 
 
 _ADMIN: Final[dict[str, Any]] = {

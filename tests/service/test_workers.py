@@ -1,5 +1,6 @@
 """Several processes on one port: they share the requests, add their metrics up, and are replaced."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -75,6 +76,18 @@ def test_a_reload_reaches_all_and_a_stop_ends_all(server: Server, model_file: Pa
     server.process.terminate()
     assert server.process.wait(20) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_models_are_not_loaded_in_one_of_them_alone(model_file: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "admins"
+    keys.write_text(hashlib.sha256(b"root").hexdigest())
+    with serving(tmp_path / "log", model_file, workers=2, threads=1, admin_keys_file=keys) as server:
+        for command in ("load", "unload"):
+            answer = server.client.post(
+                f"/v2/repository/models/tiny/{command}", headers={"Authorization": "Bearer root"}
+            )
+            assert answer.status_code == 400
+            assert "SIGHUP" in answer.json()["error"]
 
 
 def test_workers_do_not_outlive_their_parent(server: Server) -> None:
