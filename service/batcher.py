@@ -6,11 +6,13 @@ Knows asyncio and nothing else: no HTTP, no numpy, no ONNX Runtime.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
+PATIENCE: Final = 0.025  # s that an item waits at most for others that are on their way
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -41,7 +43,8 @@ class Answer(Generic[Result]):
 
 class Batcher(Generic[Item, Result]):
     """`run` maps a list of up to `max_batch` items to as many results, in order; it is called in `lanes`
-    threads at a time.
+    threads at a time. Up to `worth` items, a run takes less for each the more there are: so many are waited
+    for where they are on their way (`expecting`), but no lane waits for more than its share of them.
 
     A failing run fails the items of its own batch only, unless it raises WorkerLost: that ends the batcher,
     and everybody who waits gets BatcherClosed. An item whose caller has gone away (its
@@ -54,10 +57,15 @@ class Batcher(Generic[Item, Result]):
         max_batch: int,
         max_wait: float = 0.0,
         lanes: int = 1,
+        worth: int = 1,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
         self._max_wait = max_wait
+        self._lanes = lanes
+        self._worth = min(worth, max_batch)
+        self._expected = 0
+        self._patience: asyncio.TimerHandle | None = None
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._running: set[float] = set()  # when each run under way began
         self._arrived = asyncio.Event()
@@ -79,6 +87,17 @@ class Batcher(Generic[Item, Result]):
     def waiting(self) -> int:
         return len(self._waiting)
 
+    @contextmanager
+    def expecting(self, items: int) -> Iterator[None]:
+        """So many are about to be submitted, or will turn out not to be."""
+        self._expected += items
+        try:
+            yield
+        finally:
+            self._expected -= items
+            if self._waiting:
+                self._arrived.set()
+
     async def submit(self, item: Item) -> Answer[Result]:
         """Waits for the result. Raises whatever `run` raised on the batch, or BatcherClosed."""
         if not self.alive:
@@ -90,6 +109,8 @@ class Batcher(Generic[Item, Result]):
 
     async def close(self) -> None:
         """Every call still waiting gets BatcherClosed; the run under way is let finish."""
+        if self._patience is not None:
+            self._patience.cancel()
         for worker in self._workers:
             worker.cancel()
         await asyncio.wait(self._workers)
@@ -101,6 +122,8 @@ class Batcher(Generic[Item, Result]):
             await self._arrived.wait()
             if self._max_wait and len(self._waiting) < self._max_batch:
                 await asyncio.sleep(self._max_wait)
+            if self._more_is_worth_waiting_for():
+                continue
             batch = self._assemble()
             if not batch:
                 continue
@@ -134,6 +157,23 @@ class Batcher(Generic[Item, Result]):
             for waiting, result in zip(batch, results, strict=True):
                 if not waiting.future.done():
                     waiting.future.set_result(Answer(result, started - waiting.since, ran))
+
+    def _more_is_worth_waiting_for(self) -> bool:
+        """Whoever is told so is woken when that changes."""
+        share = min(self._worth, (len(self._waiting) + self._expected) // self._lanes)
+        if not 0 < len(self._waiting) < share:
+            return False
+        left = self._waiting[0].since + PATIENCE - time.perf_counter()
+        if left <= 0:
+            return False
+        self._arrived.clear()
+        if self._patience is None:
+            self._patience = asyncio.get_running_loop().call_later(left, self._end_patience)
+        return True
+
+    def _end_patience(self) -> None:
+        self._patience = None
+        self._arrived.set()
 
     def _assemble(self) -> list[_Waiting[Item, Result]]:
         batch: list[_Waiting[Item, Result]] = []

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contract.preprocess import Pixels
-from contract.recipe import Recipe
 from service.admission import Admission
 from service.decoding import Decoder
 from service.errors import NotReady
@@ -18,7 +17,7 @@ from service.schemas import ImageInfo
 from service.served import Job, Served
 from service.session import Row, gpu_memory_used
 from service.settings import Settings
-from service.traces import tracer
+from service.traces import span
 
 
 @dataclass(frozen=True)
@@ -102,30 +101,30 @@ class Engine:
         batchers = [served.batcher for served in self.repository.served]
         return any(not batcher.alive or batcher.running_for > limit for batcher in batchers)
 
-    async def decode(self, data: bytes, recipe: Recipe, crops: int) -> Decoded:
+    async def decode(self, served: Served, data: bytes, crops: int) -> Decoded:
         """The bytes of an image file -> its central crop, or ten. Raises ImageError."""
         asked = time.perf_counter()
-        with tracer.start_as_current_span("decode"):
-            made = await self._decoder.decode(data, recipe, crops)
+        with span("decode"), served.batcher.expecting(crops):
+            made = await self._decoder.decode(data, served.model.manifest.recipe, crops)
         took = made.ended - made.began
-        self.metrics.stage_seconds.labels("decode").observe(took)
+        self.metrics.decode_seconds.observe(took)
         info = ImageInfo(width=made.width, height=made.height, format=made.format)
         return Decoded(made.crops, info, made.began - asked, took)
 
     async def infer(self, served: Served, crops: Sequence[Pixels], outputs: tuple[str, ...]) -> Inferred:
         """May spread the crops over batches. Raises BatcherClosed, or what the session raised."""
         began = time.perf_counter()
-        with tracer.start_as_current_span("inference"):
+        with span("inference"):
             if len(crops) == 1:  # the most frequent case needs no tasks
                 answers = [await served.batcher.submit(Job(crops[0], outputs))]
             else:
                 answers = await asyncio.gather(*(served.batcher.submit(Job(c, outputs)) for c in crops))
         waited = min(answer.queued for answer in answers)
         took = time.perf_counter() - began - waited
-        self.metrics.stage_seconds.labels("inference").observe(took)
+        self.metrics.inference_seconds.observe(took)
         return Inferred([answer.result for answer in answers], waited, took)
 
     def count_image(self, waited: float) -> None:
         """One more is answered, after `waited` s for a thread and for its batch."""
         self.metrics.images.inc()
-        self.metrics.stage_seconds.labels("queue").observe(waited)
+        self.metrics.queue_seconds.observe(waited)

@@ -162,15 +162,11 @@ class Repository:
         self._load = load
         self._metrics = metrics
         self._sources: dict[Path, Source] = {}
+        self.sources: list[Source] = []  # by name, the newest version first
         self._retiring: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
         for one in found:
             self._take(one)
-
-    @property
-    def sources(self) -> list[Source]:
-        """By name, the newest version first."""
-        return sorted(self._sources.values(), key=lambda s: (s.name, -(s.version or 0)))
 
     @property
     def served(self) -> Iterator[Served]:
@@ -234,7 +230,7 @@ class Repository:
                 self._retire(source.served)
                 source.known_as = source.name
                 source.served, source.error = None, UNLOADED
-            self._report()
+            self._arrange()
 
     async def close(self) -> None:
         for served in list(self.served):
@@ -245,6 +241,10 @@ class Repository:
         return source.name if source else None
 
     def _take(self, found: Found) -> None:
+        self._put(found)
+        self._arrange()
+
+    def _put(self, found: Found) -> None:
         source = self._sources.setdefault(found.place.path, Source(found.place, found.stamp))
         source.stamp, source.error = found.stamp, found.error
         if found.model is None:
@@ -259,7 +259,6 @@ class Repository:
             return
         self._retire(source.served)
         source.served = Served(found.model, self._settings, self._metrics, name, version)
-        self._report()
 
     def _retire(self, served: Served | None) -> None:
         if served is not None:
@@ -267,5 +266,6 @@ class Repository:
             self._retiring.add(retiring)  # the loop itself holds tasks weakly
             retiring.add_done_callback(self._retiring.discard)
 
-    def _report(self) -> None:
+    def _arrange(self) -> None:
+        self.sources = sorted(self._sources.values(), key=lambda s: (s.name, -(s.version or 0)))
         self._metrics.serving([(served.name, served.model.provider) for served in self.served])

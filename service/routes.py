@@ -5,12 +5,11 @@ limit at most, then each of its images is answered.
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from enum import IntEnum
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import numpy as np
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from contract.picture import ImageError
@@ -21,6 +20,7 @@ from service.edge import KEY
 from service.engine import Engine
 from service.errors import DeadlineExceeded, InvalidRequest, documented, problem_of
 from service.explain import GRID, overlay
+from service.query import EmbedQuery, ExplainQuery, PredictQuery, Query, documented_query, read_query
 from service.schemas import Answer, EmbedAnswer, Explanation, PredictAnswer, Problem, Results
 from service.served import Served
 from service.settings import Settings
@@ -29,7 +29,7 @@ T = TypeVar("T", bound=BaseModel)
 DEFAULT_TOP_K: Final = 5
 _FILE: Final = {"type": "string", "format": "binary"}
 _BASE64: Final = {"type": "string", "contentEncoding": "base64"}
-IMAGE_BODY: Final[dict[str, Any]] = {
+_IMAGE_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "description": "One image or several: fields `file` of a form, base64 in JSON, or the bare image.",
@@ -61,24 +61,21 @@ IMAGE_BODY: Final[dict[str, Any]] = {
 router = APIRouter(responses=documented(401, 404, 408, 413, 415, 422, 429, 503, 504))
 
 
-class Crops(IntEnum):
-    ONE = 1
-    TEN = 10
+def _described(query: type[Query]) -> dict[str, Any]:
+    return _IMAGE_BODY | {"parameters": documented_query(query)}
 
 
 class Ask:
     """What every such request says: which model, and in how many s it is to be answered."""
 
-    def __init__(
-        self, request: Request, model: str | None, version: int | None, timeout_ms: float | None
-    ) -> None:
+    def __init__(self, request: Request, query: Query) -> None:
         state = request.app.state
         self.request = request
         self.engine: Engine = state.engine
         self.settings: Settings = state.settings
-        self.limit = min(self.settings.request_timeout_s, (timeout_ms or math.inf) / 1000)
+        self.limit = min(self.settings.request_timeout_s, (query.timeout_ms or math.inf) / 1000)
         self.engine.require_worker()
-        self.served = self.engine.repository.find(model, version)
+        self.served = self.engine.repository.find(query.model, query.version)
 
     async def answer(
         self, one: Callable[[Served, bytes], Awaitable[T]], images_each: int = 1, single: bool = False
@@ -103,18 +100,6 @@ class Ask:
                 raise DeadlineExceeded(f"no answer within {self.limit:g} s") from None
 
 
-async def asked(
-    request: Request,
-    model: Annotated[str | None, Query(description="its name; needed where several are served")] = None,
-    version: Annotated[int | None, Query(ge=1, description="the newest by default")] = None,
-    x_request_timeout_ms: Annotated[
-        float | None, Header(ge=1, description="less than the server's")
-    ] = None,
-) -> Ask:
-    # A coroutine, because FastAPI would make anything else in a thread.
-    return Ask(request, model, version, x_request_timeout_ms)
-
-
 async def _or_problem(answering: Awaitable[T]) -> T | Problem:
     try:
         return await answering
@@ -133,13 +118,15 @@ def server_timing(answer: Answer) -> dict[str, str]:
     return {"Server-Timing": ", ".join(f"{stage};dur={ms}" for stage, ms in stages)}
 
 
-@router.post("/predict", openapi_extra=IMAGE_BODY, response_model=PredictAnswer | Results[PredictAnswer])
-async def predict(
-    ask: Annotated[Ask, Depends(asked)],
-    top_k: Annotated[int | None, Query(ge=1, description="labels in an answer; 5 by default")] = None,
-    crops: Annotated[Crops, Query(description="10: the paper's, averaged")] = Crops.ONE,
-) -> Response:
+@router.post(
+    "/predict",
+    openapi_extra=_described(PredictQuery),
+    response_model=PredictAnswer | Results[PredictAnswer],
+)
+async def predict(request: Request) -> Response:
     """Which class an image shows."""
+    query = read_query(request, PredictQuery)
+    ask, top_k, crops = Ask(request, query), query.top_k, query.crops
     classes = len(ask.served.model.manifest.classes)
     if top_k is not None and top_k > classes:
         raise InvalidRequest(f"top_k is {top_k}; this model has {classes} classes")
@@ -153,18 +140,16 @@ async def predict(
 
 @router.post(
     "/embed",
-    openapi_extra=IMAGE_BODY,
+    openapi_extra=_described(EmbedQuery),
     responses={200: {"content": {"application/octet-stream": {"schema": _FILE}}}},
     response_model=EmbedAnswer | Results[EmbedAnswer],
 )
-async def embedding(
-    ask: Annotated[Ask, Depends(asked)],
-    normalize: Annotated[bool, Query(description="to length 1, so that a product is a cosine")] = False,
-    format: Annotated[Literal["json", "raw"], Query(description="raw: float32, little-endian")] = "json",  # noqa: A002
-) -> Response:
+async def embedding(request: Request) -> Response:
     """fc7, the features of the paper's Figure 4: near each other for images that are alike."""
-    answer = await ask.answer(lambda served, data: embed(ask.engine, served, data, normalize))
-    if format == "json":
+    query = read_query(request, EmbedQuery)
+    ask = Ask(request, query)
+    answer = await ask.answer(lambda served, data: embed(ask.engine, served, data, query.normalize))
+    if query.format == "json":
         return said(answer)
     answers = answer.results if isinstance(answer, Results) else [answer]
     for number, each in enumerate(answers, 1):
@@ -176,16 +161,14 @@ async def embedding(
 
 @router.post(
     "/explain",
-    openapi_extra=IMAGE_BODY,
+    openapi_extra=_described(ExplainQuery),
     responses={200: {"content": {"image/png": {"schema": _FILE}}, "description": "a PNG, or JSON"}},
     response_model=Explanation,
 )
-async def explanation(
-    ask: Annotated[Ask, Depends(asked)],
-    label: Annotated[str | None, Query(description="the best one by default", min_length=1)] = None,
-    format: Annotated[Literal["png", "json"], Query(description="png: drawn over the crop")] = "png",  # noqa: A002
-) -> Response:
+async def explanation(request: Request) -> Response:
     """What the answer rests on: how far its probability falls when a part of the image is covered."""
+    query = read_query(request, ExplainQuery)
+    ask, label = Ask(request, query), query.label
     classes = ask.served.model.manifest.classes
     if label is not None and label not in classes:
         raise InvalidRequest(f"label is {label[:80]!r}; this model has {', '.join(classes)[:200]}")
@@ -199,7 +182,7 @@ async def explanation(
 
     answer = await ask.answer(one, images_each=1 + GRID * GRID, single=True)
     assert isinstance(answer, Explanation)
-    if format == "json":
+    if query.format == "json":
         return said(answer)
     picture = await asyncio.to_thread(overlay, crops[0], np.array(answer.map, np.float32))
     headers = server_timing(answer) | {"X-Label": quote(answer.label)}

@@ -35,7 +35,7 @@ class Served:
         self._unused = asyncio.Event()
         self._unused.set()
         self.batcher: Batcher[Job, Row] = Batcher(
-            self._run, settings.max_batch, settings.max_wait_ms / 1000, model.lanes
+            self._run, settings.max_batch, settings.max_wait_ms / 1000, model.lanes, model.worth
         )
 
     @contextmanager

@@ -24,6 +24,7 @@ Row = dict[str, NDArray[np.float32]]  # output -> what it says of one image
 
 CPU: Final = "CPUExecutionProvider"
 SMALL: Final = 32_000_000  # bytes of a model file
+WORTH: Final = 8  # images of a batch on the CPU; beyond it an image costs the same (benchmarks/limit.py)
 
 
 class ModelError(RuntimeError):
@@ -39,7 +40,8 @@ class Session(Protocol):
 @dataclass(frozen=True)
 class Model:
     """A loaded model. `provider` is the one that the session really uses; `sha256` is the file's; `lanes`
-    is how many threads are to call `run` at a time; `kernels` are conv1's (N, 3, 11, 11), if it has any.
+    is how many threads are to call `run` at a time, with batches of `worth` images where there are so many;
+    `kernels` are conv1's (N, 3, 11, 11), if it has any.
     """
 
     manifest: Manifest
@@ -48,6 +50,7 @@ class Model:
     provider: str
     session: Session
     lanes: int = 1
+    worth: int = 1
     kernels: NDArray[np.float32] | None = None
 
     def run(self, batch: Sequence[Pixels], outputs: Sequence[str] = ("probabilities",)) -> list[Row]:
@@ -94,8 +97,8 @@ def load_model(
         raise ModelError(f"{path.name}: {error}") from None
     sha256, card = hashlib.sha256(data).hexdigest(), _card(path)
 
-    def warmed(session: Session, provider: str, sizes: Sequence[int], lanes: int) -> Model:
-        model = Model(manifest, sha256, card, provider, session, lanes, kernels)
+    def warmed(session: Session, provider: str, sizes: Sequence[int], lanes: int, worth: int) -> Model:
+        model = Model(manifest, sha256, card, provider, session, lanes, worth, kernels)
         _warm_up(model, path.name, sizes)
         return model
 
@@ -105,7 +108,7 @@ def load_model(
             session = cuda.open_session(data, _options(threads), gpu, runtime)
             _forget_bytes(session)
             buckets = Buckets(session, manifest.recipe.crop, gpu.max_batch, runtime)
-            return warmed(buckets, cuda.PROVIDER, buckets.sizes, lanes=1)
+            return warmed(buckets, cuda.PROVIDER, buckets.sizes, lanes=1, worth=1)
         except NoGpu as error:
             why_not = str(error)
         except (
@@ -120,7 +123,7 @@ def load_model(
     except Exception as error:  # ORT's exceptions share no base class of their own
         raise ModelError(f"{path.name} cannot be loaded: {first_line(error)}") from error
     _forget_bytes(session)
-    model = warmed(session, session.get_providers()[0], [1], lanes)
+    model = warmed(session, session.get_providers()[0], [1], lanes, WORTH)
     if why_not is not None:
         log.warning("serving on the CPU: %s", why_not)
     return model

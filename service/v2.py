@@ -243,8 +243,7 @@ async def _decode(
     """-> the crops; the longest decoding and the longest wait for a thread, seconds. Raises ImageError,
     which names the file.
     """
-    recipe = served.model.manifest.recipe
-    decoding = (engine.decode(data, recipe, 1) for data in files)
+    decoding = (engine.decode(served, data, 1) for data in files)
     crops, took, waited = [], 0.0, 0.0
     # All are awaited, so that none goes on in a thread when its request has been answered.
     for index, decoded in enumerate(await asyncio.gather(*decoding, return_exceptions=True)):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.batcher import Batcher, BatcherClosed, WorkerLost
+from service.batcher import PATIENCE, Batcher, BatcherClosed, WorkerLost
 
 
 class Gate:
@@ -289,6 +289,74 @@ def test_as_many_runs_at_a_time_as_there_are_lanes() -> None:
         for gate in gates.values():
             gate.open.set()
         assert [a.result for a in await asyncio.gather(*tasks)] == [10, 20, 30]
+        await batcher.close()
+
+    run(test)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than `run` lets a test take."""
+    monkeypatch.setattr("service.batcher.PATIENCE", 60.0)
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_is_on_its_way_is_waited_for_up_to_what_a_batch_is_worth() -> None:
+    async def test() -> None:
+        gate = opened()
+        batcher = Batcher(gate, max_batch=8, worth=3)
+        with batcher.expecting(3):
+            tasks = [asyncio.create_task(batcher.submit(item)) for item in (1, 2)]
+            await a_while()
+            assert gate.batches == []
+            tasks.append(asyncio.create_task(batcher.submit(3)))
+            await asyncio.gather(*tasks)
+        assert gate.batches == [[1, 2, 3]]
+        await batcher.close()
+
+    run(test)
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_turns_out_not_to_come_is_waited_for_no_longer() -> None:
+    async def test() -> None:
+        gate = opened()
+        batcher = Batcher(gate, max_batch=8, worth=8)
+        with batcher.expecting(5):
+            task = asyncio.create_task(batcher.submit(1))
+            await a_while()
+            assert gate.batches == []
+        assert (await task).result == 10
+        await batcher.close()
+
+    run(test)
+
+
+def test_what_is_on_its_way_for_too_long_is_not_waited_for() -> None:
+    async def test() -> None:
+        gate = opened()
+        batcher = Batcher(gate, max_batch=8, worth=8)
+        with batcher.expecting(5):
+            answer = await batcher.submit(1)
+            assert answer.queued >= PATIENCE
+        await batcher.close()
+
+    run(test)
+
+
+@pytest.mark.usefixtures("patient")
+def test_lanes_share_what_is_on_its_way() -> None:
+    async def test() -> None:
+        gate = opened()
+        batcher = Batcher(gate, max_batch=8, worth=8, lanes=2)
+        with batcher.expecting(3):
+            tasks = [asyncio.create_task(batcher.submit(1))]
+            await a_while()
+            assert gate.batches == []
+            await asyncio.gather(*tasks, batcher.submit(2))
+        assert gate.batches == [[1, 2]]
+        with batcher.expecting(2):
+            assert (await batcher.submit(3)).result == 30
         await batcher.close()
 
     run(test)
