@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,19 @@ from benchmarks.machine import STEAL_LIMIT, Watch, memory_mb
 
 
 @contextmanager
-def server(model: Path, module: str = "service") -> Iterator[tuple[str, int]]:
-    """-> its address and process id; other settings are those of the environment."""
+def server(
+    model: Path, module: str = "service", cores: set[int] | None = None
+) -> Iterator[tuple[str, int]]:
+    """On `cores` alone, if any are named. -> its address and process id; other settings are those of the
+    environment.
+    """
     environ = os.environ | {"MODEL": str(model), "PORT": "0", "DEVICE": "cpu"}
     with subprocess.Popen(
-        [sys.executable, "-m", module], env=environ, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", module],
+        env=environ,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(os.sched_setaffinity, 0, cores) if cores else None,
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()

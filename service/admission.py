@@ -59,12 +59,16 @@ class Admission:
             if not self._keys[key]:
                 del self._keys[key]
 
-    def _enter(self, images: int, key: str) -> None:
+    def require_room(self, images: int = 1) -> None:
+        """Raises Overloaded where so many more would not be admitted, whoever asks."""
         if self._inside + images > self._limit:
             raise Overloaded(
                 f"{self._inside} images are being worked on and {self._limit} is the limit",
                 self._seconds_to_empty(),
             )
+
+    def _enter(self, images: int, key: str) -> None:
+        self.require_room(images)
         if self._keys[key] + images > self._key_limit:
             raise Overloaded(
                 f"{self._keys[key]} images of this API key are being worked on and {self._key_limit} is "

@@ -138,14 +138,14 @@ def protocol_status(status: int) -> int:
 
 def problem(
     status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, path: str = ""
-) -> JSONResponse:
+) -> Response:
     if path == "/v2" or path.startswith("/v2/"):
         return JSONResponse({"error": detail}, protocol_status(status), dict(headers or {}))
-    content = described(status, code, detail).model_dump()
-    return JSONResponse(content, status, dict(headers or {}), media_type="application/problem+json")
+    content = described(status, code, detail).model_dump_json()
+    return Response(content, status, dict(headers or {}), media_type="application/problem+json")
 
 
-def answer_known(request: Request, error: Exception) -> Response:
+async def answer_known(request: Request, error: Exception) -> Response:
     return answer_to(error, request.scope["path"])
 
 
@@ -158,14 +158,14 @@ def answer_to(error: Exception, path: str) -> Response:
     return problem(status, code, str(error), headers, path)
 
 
-def answer_routing(request: Request, error: Exception) -> Response:
+async def answer_routing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = ROUTING.get(error.status_code, "invalid_request")
     detail = f"{request.method} {request.scope['path'][:200]}: {error.detail}"
     return problem(error.status_code, code, detail, error.headers, request.scope["path"])
 
 
-def answer_validation(request: Request, error: Exception) -> Response:
+async def answer_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = (
         f"{'.'.join(str(part) for part in e['loc'])} is {str(e.get('input'))[:40]!r}: {e['msg']}"
@@ -174,7 +174,7 @@ def answer_validation(request: Request, error: Exception) -> Response:
     return problem(422, "invalid_request", "; ".join(found), path=request.scope["path"])
 
 
-def answer_bug(request: Request, _error: Exception) -> Response:
+async def answer_bug(request: Request, _error: Exception) -> Response:
     """Starlette raises the error again after this answer, so that the log has its traceback."""
     # The id is set here because the middleware that sets it elsewhere has been left by the exception.
     headers = HEADERS[500] | {"X-Request-ID": REQUEST_ID.get() or ""}

@@ -6,13 +6,17 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPResponse
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from PIL import Image
+from starlette.exceptions import HTTPException
 
+from service.errors import STATUSES, install_handlers
 from tests.service.images import encoded, noise, plain
 from tests.service.server import Server, serving
 
@@ -205,6 +209,16 @@ def test_more_than_the_queue_holds(model_file: Path, tmp_path: Path) -> None:
         check(response, 429, "overloaded")
         assert 1 <= int(response.headers["retry-after"]) <= 60
         assert full.client.get("/health").status_code == 200
+        assert (
+            'alexnet_requests_total{route="/predict",status="429"} 1.0' in full.client.get("/metrics").text
+        )
+
+
+def test_an_error_is_answered_without_a_thread() -> None:
+    """Starlette runs handlers that are no coroutines in threads: under overload nothing else was done."""
+    install_handlers(app := FastAPI())
+    ours = {error: app.exception_handlers[error] for error in (*STATUSES, HTTPException, Exception)}
+    assert [error for error, handler in ours.items() if not iscoroutinefunction(handler)] == []
 
 
 def test_more_bytes_than_the_house_holds(model_file: Path, tmp_path: Path) -> None:
