@@ -14,7 +14,9 @@ from pathlib import Path
 
 from benchmarks.images import LARGE, SMALL, drawn
 from contract.recipe import DEFAULT_RECIPE
-from service.decoding import Decoder, Processes, Threads
+from service.decode_processes import Processes
+from service.decode_threads import Threads
+from service.decoding import Decoder
 from service.settings import Settings, usable_cores
 
 

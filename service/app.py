@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from service import routes, v2
 from service.decoding import decoder_for
 from service.edge import Edge
-from service.engine import Engine
+from service.engine import Engine, engine_of
 from service.errors import NotReady, UnknownModel, documented, install_handlers
 from service.filters import draw_kernels
 from service.follow import follow
@@ -62,10 +62,6 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
     app.include_router(routes.router)
     app.include_router(v2.router)
 
-    def engine_of(request: Request) -> Engine:
-        here: Engine = request.app.state.engine
-        return here
-
     @app.get("/models", responses=documented(401))
     async def models(request: Request) -> list[ModelInfo]:
         """Every model that is served, with what its file says of it."""
@@ -76,7 +72,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
                 metrics=[asdict(m) for m in served.model.manifest.metrics],
                 card=served.model.card,
             )
-            for served in engine_of(request).repository.served
+            for served in engine_of(request.scope).repository.served
         ]
 
     @app.get(
@@ -88,7 +84,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
         request: Request, name: str, version: Annotated[int | None, Query(ge=1)] = None
     ) -> Response:
         """The kernels of conv1, the paper's Figure 3."""
-        kernels = engine_of(request).repository.find(name, version).model.kernels
+        kernels = engine_of(request.scope).repository.find(name, version).model.kernels
         if kernels is None:
             raise UnknownModel(f"model {name} has no layer conv1")
         return Response(await asyncio.to_thread(draw_kernels, kernels), media_type="image/png")
@@ -97,7 +93,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
     @app.get("/health/ready", responses=documented(503))
     async def health(request: Request) -> Health:
         """200 once a real forward pass has been made and while predictions can be answered."""
-        engine = engine_of(request)
+        engine = engine_of(request.scope)
         engine.require_worker()
         engine.require_decoder()
         if engine.draining:

@@ -1,5 +1,5 @@
 """The bytes of an image file -> the network's pixels; and a process that does nothing else, for strangers'
-pictures (`python -m service.crops`, started by service/decoding.py).
+pictures (`python -m service.crops`, started by service/decode_processes.py).
 
 The process needs numpy and Pillow alone, so it is small and starts at once. It is asked on its standard
 input and answers on its standard output; both ways a line of JSON, then as many bytes as that says.
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
-from contract.picture import ImageError, TooManyPixels, decode_pixels, read_header
+from contract.picture import ImageError, InvalidImage, TooManyPixels, decode_pixels, read_header
 from contract.preprocess import Pixels, centre_crop, square, ten_crops
 from contract.recipe import RECIPES, Recipe
 from service.memory import give_large_memory_back, limit_memory
@@ -72,6 +72,11 @@ def decode_crops(
         width, height, kind = picture.width, picture.height, picture.format
         del header, picture  # their memory is what is reserved
     return Cropped(made, width, height, kind, began, time.perf_counter())
+
+
+def too_long(limit: float) -> InvalidImage:
+    """`limit` in seconds."""
+    return InvalidImage(f"the image takes longer than {limit * 1000:g} ms to decode; send it smaller")
 
 
 def serve(asked: BinaryIO, answers: BinaryIO) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.engine import Engine
+from service.engine import engine_of
 from service.errors import NotReady, ServiceError, Unauthorized, answer_to
 from service.keys import Keys
 from service.logs import REQUEST_ID, requests
@@ -79,7 +79,7 @@ class Edge:
         path = scope["path"]
         if not key and self._keys.wanted and not _is_open(path):
             raise Unauthorized("send a known API key as the header `Authorization: Bearer KEY`")
-        engine: Engine = scope["app"].state.engine
+        engine = engine_of(scope)
         if scope["method"] == "POST" and path in FOR_IMAGES and engine.alive:
             engine.admission.require_room()
 

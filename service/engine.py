@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from starlette.types import Scope
+
 from contract.preprocess import Pixels
 from service.admission import Admission
 from service.decoding import Decoder
@@ -18,6 +20,12 @@ from service.served import Job, Served
 from service.session import Row, gpu_memory_used
 from service.settings import Settings
 from service.traces import span
+
+
+def engine_of(scope: Scope) -> "Engine":
+    """Of a request to an application that has started."""
+    found: Engine = scope["app"].state.engine
+    return found
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from contract.preprocess import Pixels
 from service.answers import classify, embed, explain
 from service.body import announced_bytes, read_images
 from service.edge import KEY
-from service.engine import Engine
+from service.engine import engine_of
 from service.errors import DeadlineExceeded, InvalidRequest, documented, problem_of
 from service.explain import GRID, overlay
 from service.query import EmbedQuery, ExplainQuery, PredictQuery, Query, documented_query, read_query
@@ -69,10 +69,9 @@ class Ask:
     """What every such request says: which model, and in how many s it is to be answered."""
 
     def __init__(self, request: Request, query: Query) -> None:
-        state = request.app.state
         self.request = request
-        self.engine: Engine = state.engine
-        self.settings: Settings = state.settings
+        self.engine = engine_of(request.scope)
+        self.settings: Settings = request.app.state.settings
         self.limit = min(self.settings.request_timeout_s, (query.timeout_ms or math.inf) / 1000)
         self.engine.require_worker()
         self.served = self.engine.repository.find(query.model, query.version)

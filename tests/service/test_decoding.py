@@ -16,7 +16,9 @@ from contract import picture
 from contract.picture import ImageError, InvalidImage, TooManyPixels, UnsupportedImage
 from contract.recipe import DEFAULT_RECIPE, TORCHVISION_RECIPE
 from service.crops import Cropped, decode_crops
-from service.decoding import Decoder, Processes, Threads
+from service.decode_processes import Processes
+from service.decode_threads import Threads
+from service.decoding import Decoder
 from tests.service.images import encoded, noise
 
 PIXELS = 4_000_000
@@ -110,6 +112,7 @@ def test_a_thread_that_hangs_is_lost_and_comes_back(monkeypatch: pytest.MonkeyPa
     async def run() -> None:
         with slow_decoding(monkeypatch) as gate:
             decoder = Threads(2, PIXELS, 0.1)
+            await decoder.start()
             assert "longer than 100 ms" in str(await outcome(decoder, GOOD + b"gate"))
             assert decoder.alive
             decoder._timeout = 30
@@ -131,6 +134,7 @@ def test_without_a_timeout_a_thread_takes_its_time(monkeypatch: pytest.MonkeyPat
     async def run() -> None:
         with slow_decoding(monkeypatch) as gate:
             decoder = Threads(1, PIXELS, 0)
+            await decoder.start()
             asked = asyncio.create_task(outcome(decoder, GOOD + b"gate"))
             gate.set()
             assert isinstance(await asked, Cropped)

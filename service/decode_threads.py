@@ -1,0 +1,141 @@
+"""Decoding in threads of this process."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+
+from contract.recipe import Recipe
+from service.admission import PixelBudget
+from service.crops import BYTES_PER_PIXEL, Cropped, decode_crops, too_long
+from service.logs import log
+
+
+class _Clock:
+    """How long a picture has been worked on; waiting for memory does not count."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._since: float | None = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        since = self._since
+        return self._before + (time.perf_counter() - since if since is not None else 0.0)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        self._before, self._since = self.seconds, None
+        try:
+            yield
+        finally:
+            self._since = time.perf_counter()
+
+
+@dataclass(eq=False)
+class _Job:
+    data: bytes
+    recipe: Recipe
+    crops: int
+    answer: "asyncio.Future[Cropped]"
+    clock: _Clock | None = None  # since a thread has it
+    timer: asyncio.TimerHandle | None = field(default=None, repr=False)
+
+
+class Threads:
+    """`timeout` in seconds, 0 for none. A thread cannot be ended: a picture that takes too long is
+    answered in time, but its thread is lost until the decoder is done with it.
+
+    asyncio's own way to a thread makes two futures, two locks and five callbacks of each picture: twice the
+    time of the event loop.
+    """
+
+    def __init__(self, threads: int, max_pixels: int, timeout: float) -> None:
+        self._max_pixels = max_pixels
+        self._timeout = timeout
+        self._budget = PixelBudget(max_pixels * BYTES_PER_PIXEL)
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._stuck: dict[_Job, float] = {}  # since when
+        self._threads = [
+            threading.Thread(target=self._work, name=f"decode_{number}", daemon=True)
+            for number in range(threads)
+        ]
+
+    @property
+    def alive(self) -> bool:
+        return len(self._stuck) < len(self._threads)
+
+    @property
+    def stuck_for(self) -> float:
+        return 0.0 if self.alive else time.perf_counter() - max(self._stuck.values())
+
+    async def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    async def decode(self, data: bytes, recipe: Recipe, crops: int) -> Cropped:
+        loop = asyncio.get_running_loop()
+        job = _Job(data, recipe, crops, loop.create_future())
+        if self._timeout:
+            job.timer = loop.call_later(self._timeout, self._look_at, job)
+        self._jobs.put(job)
+        return await job.answer
+
+    async def close(self) -> None:
+        for _thread in self._threads:
+            self._jobs.put(None)
+        if not self._stuck:
+            for thread in self._threads:
+                await asyncio.to_thread(thread.join)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            made = error = None
+            if not job.answer.cancelled():  # whoever asked is still there
+                job.clock = _Clock()
+                try:
+                    made = self._decode(job, job.clock)
+                except BaseException as raised:
+                    error = raised
+            with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
+                job.answer.get_loop().call_soon_threadsafe(self._end, job, made, error)
+            del job, made, error  # the next may be long in coming
+
+    def _decode(self, job: _Job, clock: _Clock) -> Cropped:
+        @contextmanager
+        def reserve(wanted: int) -> Iterator[None]:
+            with ExitStack() as room:
+                with clock.stopped():
+                    room.enter_context(self._budget.reserve(wanted))
+                yield
+
+        return decode_crops(job.data, job.recipe, self._max_pixels, job.crops, reserve)
+
+    def _end(self, job: _Job, made: Cropped | None, error: BaseException | None) -> None:
+        self._stuck.pop(job, None)
+        if job.timer is not None:
+            job.timer.cancel()
+        if job.answer.done():  # whoever asked has gone, or was told that it takes too long
+            return
+        if error is not None:
+            job.answer.set_exception(error)
+        else:
+            assert made is not None
+            job.answer.set_result(made)
+
+    def _look_at(self, job: _Job) -> None:
+        left = self._timeout - (job.clock.seconds if job.clock is not None else 0.0)
+        if left > 0:
+            job.timer = asyncio.get_running_loop().call_later(left, self._look_at, job)
+            return
+        self._stuck[job] = time.perf_counter()
+        log.warning(
+            "decoding a picture takes longer than DECODE_TIMEOUT_MS; %d of %d threads are lost to such",
+            len(self._stuck),
+            len(self._threads),
+        )
+        if not job.answer.done():
+            job.answer.set_exception(too_long(self._timeout))
