@@ -133,7 +133,6 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="drawn photographs of 12 megapixels")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--no-stages", action="store_true", help="images a second alone")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
 
@@ -141,7 +140,7 @@ def main() -> None:
     model = load_model(args.model, "cpu", cores)
     with tempfile.TemporaryDirectory() as folder:
         files = photographs(args.images, args.large, Path(folder))
-        costs = {} if args.no_stages else stages(model, files)
+        costs = stages(model, files)
         rates: dict[str, float] = {}
         wide = load_model(args.model, "cpu", cores, small=0)
         rates["pool"], one = undisturbed(lambda: pool(wide, files, args.seconds, cores, args.batch))
@@ -155,14 +154,13 @@ def main() -> None:
             )
         )
         return
-    if costs:
-        print(f"core-ms an image ({cores} cores, {len(files)} photographs)")
-        for name in ("read", "decode", "crop"):
-            print(f"  {name:<20}{costs[name]:7.2f}")
-        for size in BATCHES:
-            core, wall = costs[f"inference_{size}"], costs[f"inference_{size}_wall"]
-            print(f"  inference, batch {size:<3}{core:7.2f}   {wall:.2f} ms by the clock")
-        print(f"decode, crop and a batch of one: {costs['alone']:.1f} ms by the clock")
+    print(f"core-ms an image ({cores} cores, {len(files)} photographs)")
+    for name in ("read", "decode", "crop"):
+        print(f"  {name:<20}{costs[name]:7.2f}")
+    for size in BATCHES:
+        core, wall = costs[f"inference_{size}"], costs[f"inference_{size}_wall"]
+        print(f"  inference, batch {size:<3}{core:7.2f}   {wall:.2f} ms by the clock")
+    print(f"decode, crop and a batch of one: {costs['alone']:.1f} ms by the clock")
     for name, rate in rates.items():
         print(f"{name:<6}{rate:7.1f} images/s")
     print(f"limit {max(rates.values()):7.1f} images/s, steal {steal:.1f} %")

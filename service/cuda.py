@@ -1,16 +1,18 @@
 """ONNX Runtime on an NVIDIA GPU: how a session is opened there, and how a batch gets through it.
 
 cuDNN chooses its algorithms anew for every shape that it meets, so a batch is padded to one of a few sizes,
-each of which has run before anybody is served. A batch crosses the bus once, from page-locked memory to an
-address that stays the same, and only the outputs that are asked for come back.
+each of which has run before anybody is served. A batch crosses the bus once, from page-locked memory to
+addresses that stay the same, and only the outputs that are asked for come back.
 """
 
 import contextlib
 import ctypes
 import io
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, Final, Self
 
 import numpy as np
@@ -22,6 +24,8 @@ from service.logs import log
 from service.settings import Settings
 
 PROVIDER: Final = "CUDAExecutionProvider"
+
+LANES: Final = 2  # batches under way: one runs, one is on its way to the GPU
 
 Outputs = list[NDArray[np.float32]]
 
@@ -96,8 +100,17 @@ def bucket_sizes(most: int) -> list[int]:
     return [1 << power for power in range((most - 1).bit_length())] + [most]
 
 
+@dataclass(frozen=True)
+class _Slot:
+    """Where a batch is assembled, and by the size of a bucket where the session takes it from."""
+
+    staging: Pixels
+    inputs: dict[int, Any]
+
+
 class Buckets:
-    """Stands in for a session: `run` pads a batch to the next bucket. For one thread at a time.
+    """Stands in for a session: `run` pads a batch to the next bucket. Threads may call it side by side: one
+    batch runs at a time, and as it does the next is assembled and copied, in one of LANES slots.
 
     `device` is where the inputs lie, cuda or cpu.
     """
@@ -106,10 +119,14 @@ class Buckets:
         self.sizes = bucket_sizes(most)
         self._session = session
         self._outputs = {output.name for output in session.get_outputs()}
-        self._staging = np.zeros((most, side, side, 3), np.uint8)
-        self.pinned = device == "cuda" and pin(self._staging, cuda_library(runtime))
+        self._running = threading.Lock()
+        self._slots: SimpleQueue[_Slot] = SimpleQueue()
         allocate = runtime.OrtValue.ortvalue_from_shape_and_type
-        self._inputs = {size: allocate([size, side, side, 3], np.uint8, device, 0) for size in self.sizes}
+        for _slot in range(LANES):
+            staging = np.zeros((most, side, side, 3), np.uint8)
+            self.pinned = device == "cuda" and pin(staging, cuda_library(runtime))
+            inputs = {size: allocate([size, side, side, 3], np.uint8, device, 0) for size in self.sizes}
+            self._slots.put(_Slot(staging, inputs))
 
     def run(self, outputs: Sequence[str], feed: Mapping[str, Pixels]) -> Outputs:
         """`feed["images"]` (N, side, side, 3) uint8 -> each output's N rows. More images than the largest
@@ -124,9 +141,16 @@ class Buckets:
         return self._run(outputs, images)
 
     def _run(self, outputs: Sequence[str], images: Pixels) -> Outputs:
+        slot = self._slots.get()
+        try:
+            return self._run_in(slot, outputs, images)
+        finally:
+            self._slots.put(slot)
+
+    def _run_in(self, slot: _Slot, outputs: Sequence[str], images: Pixels) -> Outputs:
         count = len(images)
         size = next(size for size in self.sizes if size >= count)
-        batch, taken = self._staging[:size], self._inputs[size]
+        batch, taken = slot.staging[:size], slot.inputs[size]
         batch[:count] = images
         batch[count:] = 0  # nothing of an earlier request is run again
         binding = self._session.io_binding()
@@ -135,7 +159,8 @@ class Buckets:
             binding.bind_output(name)  # to the CPU's memory, once it is there
         try:
             taken.update_inplace(batch)
-            self._session.run_with_iobinding(binding)
+            with self._running:
+                self._session.run_with_iobinding(binding)
             found = binding.copy_outputs_to_cpu()
         except Exception as error:
             # After most of CUDA's errors nothing runs in this process any more, and which one it was is

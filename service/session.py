@@ -108,7 +108,7 @@ def load_model(
             session = cuda.open_session(data, _options(threads), gpu, runtime)
             _forget_bytes(session)
             buckets = Buckets(session, manifest.recipe.crop, gpu.max_batch, runtime)
-            return warmed(buckets, cuda.PROVIDER, buckets.sizes, lanes=1, worth=1)
+            return warmed(buckets, cuda.PROVIDER, buckets.sizes, cuda.LANES, worth=1)
         except NoGpu as error:
             why_not = str(error)
         except (

@@ -72,6 +72,7 @@ class Runtime(SimpleNamespace):
     def __init__(self, broken: str = "") -> None:
         self.broken = broken
         self.sessions: list[Session] = []
+        self.inputs: list[ort.OrtValue] = []
         self.cuda_version = "13.0"
         self.OrtValue = SimpleNamespace(ortvalue_from_shape_and_type=self._allocate)
 
@@ -90,4 +91,5 @@ class Runtime(SimpleNamespace):
 
     def _allocate(self, shape: list[int], kind: Any, device: str, number: int) -> Any:
         assert (device, number) == ("cuda", 0)
-        return ort.OrtValue.ortvalue_from_shape_and_type(shape, kind)
+        self.inputs.append(ort.OrtValue.ortvalue_from_shape_and_type(shape, kind))
+        return self.inputs[-1]

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,6 +67,38 @@ def test_bindings_answer_as_the_session_does(model_file: Path, count: int) -> No
                 np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_the_next_batch_is_copied_while_one_runs(model_file: Path) -> None:
+    """And runs when that one has ended."""
+    runtime = Runtime()
+    model = load_model(model_file, "cuda", 1, GpuOptions(2), runtime)
+    (session,) = runtime.sessions
+    first, second = images(1, 1), images(2, 2)
+    entered, may_go_on, real = threading.Event(), threading.Event(), session.run_with_iobinding
+
+    def gated(binding: Any) -> None:
+        entered.set()
+        assert may_go_on.wait(10)
+        real(binding)
+
+    session.run_with_iobinding = gated  # type: ignore[method-assign]
+    session.ran.clear()
+    with ThreadPoolExecutor(2) as threads:
+        running = threads.submit(model.run, list(first))
+        assert entered.wait(10)
+        behind = threads.submit(model.run, list(second))
+        while not any(np.array_equal(taken.numpy(), second) for taken in runtime.inputs):
+            assert not behind.done()
+        assert session.ran == []
+        may_go_on.set()
+        found = [running.result(10), behind.result(10)]
+    assert [len(batch) for batch in session.ran] == [1, 2]
+    for batch, answers in zip((first, second), found, strict=True):
+        wanted = load_model(model_file, "cpu", 1).run(list(batch))
+        np.testing.assert_allclose(
+            rows(answers)["probabilities"], rows(wanted)["probabilities"], rtol=1e-4, atol=1e-6
+        )
+
+
 def test_answers_outlive_the_next_batch(model_file: Path) -> None:
     buckets = Buckets(ort.InferenceSession(model_file, providers=[CPU]), 224, 2, ort, device="cpu")
     first = buckets.run(OUTPUTS, {"images": images(2, 0)})
@@ -79,7 +113,7 @@ def test_a_model_on_the_gpu(model_file: Path) -> None:
     options = GpuOptions(6, "exhaustive", max_workspace=False, tf32=True, memory_bytes=10**9)
     model = load_model(model_file, "cuda", 2, options, runtime)
     (session,) = runtime.sessions
-    assert (model.provider, model.lanes) == (PROVIDER, 1)
+    assert (model.provider, model.lanes) == (PROVIDER, 2)
     assert session.asked == (
         PROVIDER,
         {
