@@ -50,6 +50,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
         redirect_slashes=False,
         docs_url=None,  # page.py has it, with assets from here
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # traces.py and metrics.py are ours
     )
     app.state.settings, app.state.keys = settings, keys
     app.add_middleware(Edge, keys=keys, metrics=metrics)

@@ -243,6 +243,7 @@ def test_no_http(server: Server, sent: bytes) -> None:
             httpx.Response(raw.status, headers=raw.getheaders(), content=raw.read()), 400, "invalid_request"
         )
         assert connection.recv(1) == b""
+    assert "HTTP" not in server.log, "strangers could fill the disk"
 
 
 def test_the_body_of_a_refused_request_is_not_read_for_ever(strict: Server) -> None:
