@@ -64,7 +64,11 @@ def webp_size(data: bytes) -> tuple[int, int]:
 
 
 def png_bits(data: bytes) -> int:
-    """Of a pixel, before they are packed."""
+    """Of a pixel, before they are packed. Raises ValueError where the header is not what comes first, as it
+    has to; Pillow would look for it further on.
+    """
+    if data[12:16] != b"IHDR":
+        raise ValueError("it does not begin with its header")
     return data[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(data[25], 4)
 
 

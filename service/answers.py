@@ -28,7 +28,8 @@ async def look(
 ) -> Looked:
     """Raises ImageError, BatcherClosed, or what the session raised."""
     began = time.perf_counter()
-    decoded = await engine.decode(served, data, crops)
+    with served.batcher.expecting(crops):
+        decoded = await engine.decode(data, served.model.manifest.recipe, crops)
     inferred = await engine.infer(served, decoded.crops, outputs)
     waited = decoded.waited + inferred.waited
     engine.count_image(waited)

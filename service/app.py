@@ -13,7 +13,7 @@ from service import routes, v2
 from service.decoding import decoder_for
 from service.edge import Edge
 from service.engine import Engine, engine_of
-from service.errors import NotReady, UnknownModel, documented, install_handlers
+from service.errors import UnknownModel, documented, install_handlers
 from service.filters import draw_kernels
 from service.follow import follow
 from service.keys import Keys
@@ -95,10 +95,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
     async def health(request: Request) -> Health:
         """200 once a real forward pass has been made and while predictions can be answered."""
         engine = engine_of(request.scope)
-        engine.require_worker()
-        engine.require_decoder()
-        if engine.draining:
-            raise NotReady("the server is stopping")
+        engine.require_ready()
         first = next(engine.repository.served)
         sources = engine.repository.sources
         return Health(

@@ -1,4 +1,4 @@
-"""Dynamic batching by being busy: a batch is whatever queued up while the last one ran.
+"""Dynamic batching by being busy: a batch is what queued up while the last one ran, or is about to.
 
 Knows asyncio and nothing else: no HTTP, no numpy, no ONNX Runtime.
 """
@@ -98,14 +98,14 @@ class Batcher(Generic[Item, Result]):
             if self._waiting:
                 self._arrived.set()
 
-    async def submit(self, item: Item) -> Answer[Result]:
-        """Waits for the result. Raises whatever `run` raised on the batch, or BatcherClosed."""
+    def submit(self, item: Item) -> "asyncio.Future[Answer[Result]]":
+        """Ends in the result, in what `run` raised on the batch, or in BatcherClosed. Raises that too."""
         if not self.alive:
             raise BatcherClosed("the inference worker has ended")
         waiting: _Waiting[Item, Result] = _Waiting(item, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._arrived.set()
-        return await waiting.future
+        return waiting.future
 
     async def close(self) -> None:
         """Every call still waiting gets BatcherClosed; the run under way is let finish."""

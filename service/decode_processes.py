@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import sys
 import time
@@ -80,7 +81,7 @@ class Processes:
             log.warning("a picture takes longer than DECODE_TIMEOUT_MS to decode; its process is replaced")
             self._replace(process)
             raise too_long(self._timeout) from None
-        except (OSError, asyncio.IncompleteReadError, json.JSONDecodeError):
+        except Exception:  # it has ended, or what it says is not what it was asked for
             self._kill(process)
             log.error("a process that decodes ended with %s and is replaced", await process.wait())
             self._replace(process)
@@ -101,9 +102,11 @@ class Processes:
         asked.write(data)
         await asked.drain()
         head = json.loads(await answers.readuntil(b"\n"))
-        pixels = await answers.readexactly(head["bytes"])
         if "error" in head:
             return _ERRORS[head["error"]](head["detail"])
+        if head["bytes"] != math.prod((crops, recipe.crop, recipe.crop, 3)):
+            raise ValueError("not as many pixels as the crops have")
+        pixels = await answers.readexactly(head["bytes"])
         made = list(np.frombuffer(pixels, np.uint8).reshape(head["shape"]))
         return Cropped(made, head["width"], head["height"], head["format"], head["began"], head["ended"])
 
@@ -122,10 +125,16 @@ class Processes:
             limit=1 << 20,
         )
         assert process.stdout is not None
-        async with asyncio.timeout(_START_S):
-            ready = await process.stdout.readline()
-        if ready != b"ready\n":
-            raise OSError("a process for decoding does not start; what it wrote on stderr says why")
+        try:
+            async with asyncio.timeout(_START_S):
+                ready = await process.stdout.readline()
+            if ready != b"ready\n":
+                raise OSError("a process for decoding does not start; what it wrote on stderr says why")
+        except BaseException:
+            self._kill(process)
+            raise
+        if self._closing:  # and those that run have been ended
+            self._kill(process)
         self._running.add(process)
         return process
 

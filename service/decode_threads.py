@@ -82,7 +82,11 @@ class Threads:
         if self._timeout:
             job.timer = loop.call_later(self._timeout, self._look_at, job)
         self._jobs.put(job)
-        return await job.answer
+        try:
+            return await job.answer
+        except asyncio.CancelledError:
+            job.data = b""  # it may lie in the queue for long yet, and nobody counts it any more
+            raise
 
     async def close(self) -> None:
         for _thread in self._threads:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from contract.preprocess import Pixels
+from contract.recipe import Recipe
 from service.admission import Admission
 from service.decoding import Decoder
 from service.errors import NotReady
@@ -71,7 +72,7 @@ class Engine:
 
     def _gauges(self) -> dict[str, float]:
         return {
-            "ready": self.alive and self._decoder.alive and not self.draining,
+            "ready": self.ready,
             "inside_images": self.admission.inside,
             "inside_images_limit": self._settings.max_queue,
             "queue_images": sum(served.batcher.waiting for served in self.repository.served),
@@ -84,21 +85,26 @@ class Engine:
         batchers = [served.batcher for served in self.repository.served]
         return bool(batchers) and all(batcher.alive for batcher in batchers)
 
+    @property
+    def ready(self) -> bool:
+        return self.alive and self._decoder.alive and not self.draining
+
+    def require_ready(self) -> None:
+        """Raises NotReady where an image would be better off elsewhere; here it may still be answered."""
+        self.require_worker()
+        if not self._decoder.alive:
+            raise NotReady(
+                "nothing is decoded: images that take longer than DECODE_TIMEOUT_MS hold every thread"
+            )
+        if self.draining:
+            raise NotReady("the server is stopping")
+
     def require_worker(self) -> None:
         """Raises NotReady where no image can be answered. A server that is stopping still answers."""
         if not any(self.repository.served):
             raise NotReady("no model is loaded")
         if not self.alive:
             raise NotReady("the inference worker has ended; the server needs a restart")
-
-    def require_decoder(self) -> None:
-        """Raises NotReady while images that take too long hold every thread. Others may wait for one, but
-        would be better off elsewhere.
-        """
-        if not self._decoder.alive:
-            raise NotReady(
-                "nothing is decoded: images that take longer than DECODE_TIMEOUT_MS hold every thread"
-            )
 
     @property
     def stuck(self) -> bool:
@@ -109,11 +115,11 @@ class Engine:
         batchers = [served.batcher for served in self.repository.served]
         return any(not batcher.alive or batcher.running_for > limit for batcher in batchers)
 
-    async def decode(self, served: Served, data: bytes, crops: int) -> Decoded:
+    async def decode(self, data: bytes, recipe: Recipe, crops: int) -> Decoded:
         """The bytes of an image file -> its central crop, or ten. Raises ImageError."""
         asked = time.perf_counter()
-        with span("decode"), served.batcher.expecting(crops):
-            made = await self._decoder.decode(data, served.model.manifest.recipe, crops)
+        with span("decode"):
+            made = await self._decoder.decode(data, recipe, crops)
         took = made.ended - made.began
         self.metrics.decode_seconds.observe(took)
         info = ImageInfo(width=made.width, height=made.height, format=made.format)
@@ -123,10 +129,7 @@ class Engine:
         """May spread the crops over batches. Raises BatcherClosed, or what the session raised."""
         began = time.perf_counter()
         with span("inference"):
-            if len(crops) == 1:  # the most frequent case needs no tasks
-                answers = [await served.batcher.submit(Job(crops[0], outputs))]
-            else:
-                answers = await asyncio.gather(*(served.batcher.submit(Job(c, outputs)) for c in crops))
+            answers = await asyncio.gather(*(served.batcher.submit(Job(c, outputs)) for c in crops))
         waited = min(answer.queued for answer in answers)
         took = time.perf_counter() - began - waited
         self.metrics.inference_seconds.observe(took)

@@ -8,7 +8,7 @@ the Open Inference Protocol).
     +-- BodyTimeout       the body did not arrive in time
     +-- InvalidRequest    the request lacks something or contradicts itself
     +-- UnknownModel      no model of that name and version
-    +-- Overloaded        MAX_QUEUE images are in the house
+    +-- Overloaded        MAX_QUEUE images are in the house, MAX_QUEUE_BYTES, or MAX_QUEUE_PER_KEY
     +-- NotReady          starting, draining, or the inference worker is dead
     +-- DeadlineExceeded  no answer within REQUEST_TIMEOUT_S or the client's own, shorter limit
 

@@ -22,12 +22,15 @@ async def follow(engine: Engine, keys: Keys, watch: bool) -> None:
         if engine.stuck:
             _end(engine)
             return
-        if engine.reload_wanted:
-            engine.reload_wanted = False
-            await asyncio.to_thread(keys.read_again)
-            await engine.repository.refresh(changed_only=False)
-        elif watch:
-            await engine.repository.refresh(changed_only=True)
+        try:
+            if engine.reload_wanted:
+                engine.reload_wanted = False
+                await asyncio.to_thread(keys.read_again)
+                await engine.repository.refresh(changed_only=False)
+            elif watch:
+                await engine.repository.refresh(changed_only=True)
+        except Exception:  # a folder that vanishes as it is listed: what hangs is to be found all the same
+            log.exception("the models could not be looked at")
 
 
 def _end(engine: Engine) -> None:

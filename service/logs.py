@@ -36,6 +36,7 @@ def configure(log_format: str) -> None:
     handler.setFormatter(JsonFormatter() if as_json else logging.Formatter("%(levelname)s %(message)s"))
     logging.basicConfig(handlers=[handler])
     log.setLevel(logging.INFO if as_json or sys.stderr.isatty() else logging.WARNING)
+    requests.setLevel(logging.INFO if as_json else logging.WARNING)
     # A line for every odd byte that strangers send would fill the disk; the metrics count them.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     logging.getLogger("uvicorn.error").addFilter(lambda line: line.msg != "Invalid HTTP request received.")

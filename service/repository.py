@@ -163,7 +163,7 @@ class Repository:
         self._metrics = metrics
         self._sources: dict[Path, Source] = {}
         self.sources: list[Source] = []  # by name, the newest version first
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
         self._changing = asyncio.Lock()
         for one in found:
             self._take(one)
@@ -198,7 +198,9 @@ class Repository:
         nothing but `error`; what was unloaded stays so.
         """
         async with self._changing:
-            for place in await asyncio.to_thread(places, self._settings):
+            found = await asyncio.to_thread(places, self._settings)
+            self._miss({place.path for place in found})
+            for place in found:
                 source = self._sources.get(place.path)
                 if source is not None:
                     stamp = await asyncio.to_thread(stamp_of, place.path)
@@ -208,7 +210,15 @@ class Repository:
                 self._take(await asyncio.to_thread(read, place, self._load))
 
     async def load(self, name: str) -> None:
-        """Every version of a model, from its files as they are now. Raises UnknownModel and ModelError."""
+        """Every version of a model, from its files as they are now. Raises UnknownModel and ModelError.
+        Goes on when whoever asked for it has gone: reading cannot be stopped half way.
+        """
+        loading = asyncio.create_task(self._load_all(name))
+        self._under_way.add(loading)
+        loading.add_done_callback(self._under_way.discard)
+        await asyncio.shield(loading)
+
+    async def _load_all(self, name: str) -> None:
         async with self._changing:
             found = await asyncio.to_thread(places, self._settings)
             wanted = [place for place in found if name in {place.name, self._name_at(place.path)}]
@@ -235,6 +245,17 @@ class Repository:
     async def close(self) -> None:
         for served in list(self.served):
             await served.batcher.close()
+
+    def _miss(self, there: set[Path]) -> None:
+        """What has no file any more is served on, and forgotten where it was not served."""
+        for path, source in list(self._sources.items()):
+            if path in there:
+                continue
+            if source.served:
+                source.error = f"{path.name} is gone; what was in it is served"
+            elif source.error != UNLOADED:
+                del self._sources[path]
+        self._arrange()
 
     def _name_at(self, path: Path) -> str | None:
         source = self._sources.get(path)
@@ -263,8 +284,8 @@ class Repository:
     def _retire(self, served: Served | None) -> None:
         if served is not None:
             retiring = asyncio.create_task(_retire(served))
-            self._retiring.add(retiring)  # the loop itself holds tasks weakly
-            retiring.add_done_callback(self._retiring.discard)
+            self._under_way.add(retiring)
+            retiring.add_done_callback(self._under_way.discard)
 
     def _arrange(self) -> None:
         self.sources = sorted(self._sources.values(), key=lambda s: (s.name, -(s.version or 0)))

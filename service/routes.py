@@ -4,7 +4,7 @@ limit at most, then each of its images is answered.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -13,7 +13,6 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from contract.picture import ImageError
-from contract.preprocess import Pixels
 from service.answers import classify, embed, explain
 from service.body import announced_bytes, read_images
 from service.edge import KEY
@@ -77,7 +76,10 @@ class Ask:
         self.served = self.engine.repository.find(query.model, query.version)
 
     async def answer(
-        self, one: Callable[[Served, bytes], Awaitable[T]], images_each: int = 1, single: bool = False
+        self,
+        one: Callable[[Served, bytes], Coroutine[Any, Any, T]],
+        images_each: int = 1,
+        single: bool = False,
     ) -> T | Results[T]:
         """`one` of each image of the body; `images_each` is what it costs. Raises what is wrong with a
         request's only image; of several, each has its own answer or problem.
@@ -93,23 +95,35 @@ class Ask:
                 async with asyncio.timeout(self.limit):
                     if not images.several:
                         return await one(self.served, images.files[0])
-                    each = (_or_problem(one(self.served, data)) for data in images.files)
-                    return Results(results=list(await asyncio.gather(*each)))
+                    async with asyncio.TaskGroup() as group:  # if one fails, none goes on by itself
+                        each = [
+                            group.create_task(_or_problem(one(self.served, data))) for data in images.files
+                        ]
+                    return Results(results=[task.result() for task in each])
             except TimeoutError:
                 raise DeadlineExceeded(f"no answer within {self.limit:g} s") from None
+            except BaseExceptionGroup as several:
+                raise several.exceptions[0] from None
 
 
-async def _or_problem(answering: Awaitable[T]) -> T | Problem:
+async def _or_problem(answering: Coroutine[Any, Any, T]) -> T | Problem:
     try:
         return await answering
     except ImageError as error:
         return problem_of(error)
 
 
-def said(answer: Answer | Results[Any]) -> Response:
+async def said(answer: Answer | Results[Any]) -> Response:
     """As JSON, not validated once more as FastAPI would. Of one image with Server-Timing for browsers."""
-    headers = server_timing(answer) if isinstance(answer, Answer) else None
-    return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
+    if isinstance(answer, Answer):
+        headers = server_timing(answer)
+        return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
+    return Response(await asyncio.to_thread(_joined, answer), media_type="application/json")
+
+
+def _joined(answer: Results[Any]) -> str:
+    """One at a time: whoever else wants the interpreter waits for each call, 0.2 s for 256 of fc7."""
+    return f'{{"results":[{",".join(each.model_dump_json() for each in answer.results)}]}}'
 
 
 def server_timing(answer: Answer) -> dict[str, str]:
@@ -130,7 +144,7 @@ async def predict(request: Request) -> Response:
     if top_k is not None and top_k > classes:
         raise InvalidRequest(f"top_k is {top_k}; this model has {classes} classes")
     wanted = top_k or min(DEFAULT_TOP_K, classes)
-    return said(
+    return await said(
         await ask.answer(
             lambda served, data: classify(ask.engine, served, data, wanted, crops), images_each=crops
         )
@@ -149,7 +163,7 @@ async def embedding(request: Request) -> Response:
     ask = Ask(request, query)
     answer = await ask.answer(lambda served, data: embed(ask.engine, served, data, query.normalize))
     if query.format == "json":
-        return said(answer)
+        return await said(answer)
     answers = answer.results if isinstance(answer, Results) else [answer]
     for number, each in enumerate(answers, 1):
         if isinstance(each, Problem):
@@ -172,17 +186,18 @@ async def explanation(request: Request) -> Response:
     if label is not None and label not in classes:
         raise InvalidRequest(f"label is {label[:80]!r}; this model has {', '.join(classes)[:200]}")
     wanted = None if label is None else classes.index(label)
-    crops: list[Pixels] = []
+    picture = b""
 
     async def one(served: Served, data: bytes) -> Explanation:
+        nonlocal picture
         answer, crop = await explain(ask.engine, served, data, wanted)
-        crops.append(crop)
+        if query.format == "png":
+            picture = await asyncio.to_thread(overlay, crop, np.array(answer.map, np.float32))
         return answer
 
     answer = await ask.answer(one, images_each=1 + GRID * GRID, single=True)
     assert isinstance(answer, Explanation)
     if query.format == "json":
-        return said(answer)
-    picture = await asyncio.to_thread(overlay, crops[0], np.array(answer.map, np.float32))
+        return await said(answer)
     headers = server_timing(answer) | {"X-Label": quote(answer.label)}
     return Response(picture, headers=headers, media_type="image/png")

@@ -33,6 +33,7 @@ def serve(settings: Settings, listener: socket.socket, ready: Callable[[str, str
     """Loads the models, tells `ready` their names and the provider, and serves until a signal comes; -> 0,
     or 1 if the network hangs or the GPU fails. Raises ModelError and SettingsError.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the models are being read anyway
     give_large_memory_back()
     take_descriptors(settings.max_connections + OTHER_DESCRIPTORS)
     threads = settings.threads or max(1, usable_cores() // settings.workers)
@@ -79,7 +80,8 @@ def serve(settings: Settings, listener: socket.socket, ready: Callable[[str, str
     listener.listen(config.backlog)
     ready(names, provider)
     server.run(sockets=[listener, *(listener.dup() for _more in range(ACCEPTED_AT_ONCE - 1))])
-    return 1 if app.state.engine.failed else 0
+    # Without an engine it did not start, and uvicorn has said why.
+    return 0 if hasattr(app.state, "engine") and not app.state.engine.failed else 1
 
 
 def exit_code(run: Callable[[], int]) -> int:

@@ -88,7 +88,8 @@ class Settings:
     )
     max_wait_ms: float = _of(
         0.0,
-        "ms to wait for a batch to fill when the network is idle; 0 unless a benchmark of yours gains",
+        "ms to wait for a batch to fill when the network is idle, beside 25 at most for images that are "
+        "being decoded; 0 unless a benchmark of yours gains",
     )
     max_queue: int = _of(
         256,

@@ -11,7 +11,7 @@ from service import v2_infer
 from service.body import read_body
 from service.edge import KEY
 from service.engine import engine_of
-from service.errors import STATUSES, InvalidRequest, NotReady, protocol_status
+from service.errors import STATUSES, InvalidRequest, protocol_status
 from service.fields import flag, parameters_of, read_json
 from service.tensors import DATATYPES
 from service.v2_infer import served_of
@@ -74,10 +74,7 @@ async def live() -> Live:
 @router.get("/health/ready")
 async def ready(request: Request) -> Ready:
     """200 while predictions can be answered."""
-    engine = engine_of(request.scope)
-    engine.require_worker()
-    if engine.draining:
-        raise NotReady("the server is stopping")
+    engine_of(request.scope).require_ready()
     return Ready(ready=True)
 
 

@@ -81,15 +81,18 @@ async def infer(
         engine.admission.admit(size, 1, request.scope[KEY]) as visit,
     ):
         body = await read_body(request, settings.max_body_bytes, settings.body_timeout_s)
-        began = time.perf_counter()
-        asked = await asyncio.to_thread(
-            _read, body, encoding, inference_header_content_length, served, settings
-        )
-        del body  # the tensors keep what they need of it
-        visit.take(asked.images - 1)
-        limit = min(settings.request_timeout_s, asked.timeout, (x_request_timeout_ms or math.inf) / 1000)
+        began, loop = time.perf_counter(), asyncio.get_running_loop()
+        limit = min(settings.request_timeout_s, (x_request_timeout_ms or math.inf) / 1000)
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(limit) as deadline:
+                asked = await asyncio.to_thread(
+                    _read, body, encoding, inference_header_content_length, served, settings
+                )
+                del body  # the tensors keep what they need of it
+                visit.take(asked.images - 1)
+                if asked.timeout < limit:
+                    limit = asked.timeout
+                    deadline.reschedule(loop.time() + limit - (time.perf_counter() - began))
                 return await _answer(engine, served, asked, began)
         except TimeoutError:
             raise DeadlineExceeded(f"no answer within {limit:g} s") from None
@@ -144,7 +147,8 @@ async def _decode(
     """-> the crops; the longest decoding and the longest wait for a thread, seconds. Raises ImageError,
     which names the file.
     """
-    decoding = (engine.decode(served, data, 1) for data in files)
+    recipe = served.model.manifest.recipe
+    decoding = (engine.decode(data, recipe, 1) for data in files)
     crops, took, waited = [], 0.0, 0.0
     # All are awaited, so that none goes on in a thread when its request has been answered.
     for index, decoded in enumerate(await asyncio.gather(*decoding, return_exceptions=True)):

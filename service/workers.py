@@ -82,6 +82,12 @@ class Workers:
                 self.failed = True
                 return
             self._members[place] = Worker(place, self._listener)
+            self._stop_too(self._members[place])
+
+    def _stop_too(self, member: Worker) -> None:
+        """If the signal came while it was being started, and went to the dead one in its place."""
+        if self.stopping:
+            member.process.send_signal(signal.SIGTERM)
 
     def end(self) -> None:
         if not self.stopping:
@@ -106,6 +112,9 @@ def supervise(settings: Settings, listener: socket.socket, ready: Callable[[str,
                 f"TMPDIR: {error.strerror}"
             ) from None
         os.environ[METRICS_FOLDER] = folder
+        signal.signal(
+            signal.SIGHUP, signal.SIG_IGN
+        )  # until there is whom to hand it on to; they inherit it
         workers = Workers(settings, listener)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, workers.hand_on)

@@ -13,7 +13,7 @@ from contract.manifest import Manifest, ManifestError, Metrics, Tensor
 from contract.picture import InvalidImage, Picture, UnsupportedImage, _reason, decode, read_header, sniff
 from contract.preprocess import square
 from contract.recipe import DEFAULT_RECIPE, RECIPES, TORCHVISION_RECIPE
-from tests.pictures import encode, png, scene
+from tests.pictures import encode, png, png_chunk, scene
 
 LIMIT = 10**8
 
@@ -279,3 +279,12 @@ def test_with_broken_exif_a_picture_stays_as_it_is_stored() -> None:
     pixels = random(48, 64, 3)
     seen = decode(png(pixels, 2, (b"eXIf", b"nonsense")), DEFAULT_RECIPE, LIMIT).image
     assert np.array_equal(np.asarray(seen), pixels)
+
+
+def test_a_png_hides_its_depth_behind_nothing() -> None:
+    """Pillow looks for the header further on too, and the memory that decoding takes is told from it."""
+    data = png(np.zeros((8, 8, 4), np.uint16), 6)
+    assert data[12:16] == b"IHDR"
+    hidden = data[:8] + png_chunk(b"tEXt", b"a\0b") + data[8:]
+    with pytest.raises(InvalidImage, match="does not begin with its header"):
+        read_header(hidden, DEFAULT_RECIPE, LIMIT)

@@ -5,9 +5,11 @@ those beside it are answered right.
 import asyncio
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,3 +238,52 @@ def test_the_processes_end_with_the_decoder() -> None:
     for pid in asyncio.run(run()):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_the_bytes_of_who_went_away_do_not_wait_for_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        with slow_decoding(monkeypatch) as gate:
+            decoder = Threads(1, PIXELS, 30)
+            await decoder.start()
+            holding = asyncio.create_task(outcome(decoder, GOOD + b"gate"))
+            data = GOOD + b"behind"
+            alone = sys.getrefcount(data)
+            gone = asyncio.create_task(decoder.decode(data, DEFAULT_RECIPE, 1))
+            await until(lambda: sys.getrefcount(data) > alone)
+            gone.cancel()
+            await asyncio.wait([gone])
+            del gone
+            assert sys.getrefcount(data) == alone
+            gate.set()
+            assert isinstance(await holding, Cropped)
+            await decoder.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"\xff\n", b"[]\n", b"{}\n", b'{"bytes": 3}\n', b'{"error": "SystemExit"}\n', b"x" * 2_000_000],
+    ids=["no text", "a list", "nothing", "too few pixels", "no error of ours", "no end"],
+)
+def test_a_process_that_says_what_it_was_not_asked_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    """As one that a picture has taken over would."""
+    odd = tmp_path / "odd"
+    odd.write_text(
+        f"#!{sys.executable}\nimport sys\nout = sys.stdout.buffer\nout.write(b'ready\\n')\nout.flush()\n"
+        f"sys.stdin.buffer.readline()\nout.write({answer!r})\nout.flush()\nsys.stdin.buffer.read()\n"
+    )
+    odd.chmod(0o755)
+
+    async def run() -> None:
+        decoder = Processes(1, PIXELS, 30)
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "executable", str(odd))
+            await decoder.start()
+        assert "ended the process" in str(await outcome(decoder, GOOD))
+        assert isinstance(await outcome(decoder, GOOD), Cropped)
+        await decoder.close()
+
+    asyncio.run(run())

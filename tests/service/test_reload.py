@@ -132,6 +132,16 @@ def hanging(model: Path, target: Path) -> Path:
     return target
 
 
+def test_a_network_that_hangs_does_not_hold_up_a_stop(model_file: Path, tmp_path: Path) -> None:
+    model = hanging(model_file, tmp_path / "hanging.onnx")
+    with serving(tmp_path / "log", model, drain_timeout_s=0.1) as server:
+        with pytest.raises(httpx.TimeoutException):
+            server.client.post("/predict", content=plain(200), timeout=0.5)
+        server.process.terminate()
+        assert server.process.wait(30) == 1
+        assert "the process ends without it" in server.log
+
+
 def test_a_network_that_hangs_ends_the_process(model_file: Path, tmp_path: Path) -> None:
     """The request gets its 504; then the process ends with 1, so that a supervisor starts another."""
     model = hanging(model_file, tmp_path / "hanging.onnx")

@@ -91,7 +91,12 @@ def test_a_file_that_vanishes_is_served_on(server: Server, folder: Path) -> None
     (folder / "tones.onnx").unlink()
     (folder / "broken.onnx").unlink()
     server.process.send_signal(signal.SIGHUP)
+    while "gone" not in (error := server.client.get("/health").json()["reload_error"]):
+        assert "broken" in error
+    assert error == "tones.onnx is gone; what was in it is served"
     assert server.client.post("/predict?model=tones", content=plain(1)).status_code == 200
+    entries = server.client.post("/v2/repository/index").json()
+    assert {entry["name"] for entry in entries} == {"flowers", "tones"}, "what was bad is forgotten"
 
 
 def test_a_folder_without_a_model_and_one_with_none_that_works(folder: Path, tmp_path: Path) -> None:

@@ -44,6 +44,15 @@ def test_each_image_has_its_own_answer_or_problem_in_order(server: Server) -> No
     assert results[1].keys() == {"type", "title", "status", "detail", "code"}
 
 
+def test_a_failing_batch_fails_the_request_and_leaves_nobody_inside(
+    fragile_model: Path, tmp_path: Path
+) -> None:
+    with serving(tmp_path / "log", fragile_model, max_batch=1) as server:
+        check(server.client.post("/predict", files=files(plain(5), plain(250), plain(6))), 500, "internal")
+        assert "\nalexnet_inside_images 0.0" in server.client.get("/metrics").text
+        assert len(server.client.post("/predict", files=files(plain(5), plain(6))).json()["results"]) == 2
+
+
 def test_json_with_base64(server: Server) -> None:
     texts = [base64.b64encode(data).decode() for data in PHOTOS]
     one = server.client.post("/predict", json={"image": texts[0]}).json()

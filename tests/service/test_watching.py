@@ -1,6 +1,7 @@
 """What the service says of itself: metrics, logs, request ids, timings."""
 
 import json
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service import logs
 from tests.service.images import encoded, noise, plain
 from tests.service.server import CLASSES, Server, serving
 from tests.service.test_errors import check
@@ -22,6 +24,14 @@ def metrics(server: Server) -> dict[str, float]:
         for family in text_string_to_metric_families(answer.text)
         for sample in family.samples
     }
+
+
+def test_a_person_at_a_terminal_does_not_see_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    for log_format, shown in (("json", True), ("text", False)):
+        logs.configure(log_format)
+        assert logs.requests.isEnabledFor(logging.INFO) is shown
+        assert logs.log.isEnabledFor(logging.INFO)
 
 
 def test_metrics_count_what_was_done(model_file: Path, tmp_path: Path) -> None:
