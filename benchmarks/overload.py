@@ -10,7 +10,6 @@ Prints a verdict for each bar; the exit code is 1 when one is missed.
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from typing import Any
 from benchmarks.limit import photographs
 from benchmarks.load import MOST_CONNECTIONS
 from benchmarks.serve import load, server
-from benchmarks.vitals import Answered, Bar, Sample, Watcher, ask, flat, verdict
+from benchmarks.vitals import Answered, Bar, Sample, Watcher, ask, flat, options, verdict
 
 CONNECTIONS = 32  # of the closed loop that finds the peak
 HEALTH_MS, REFUSED_MS = 100.0, 50.0
@@ -31,13 +30,8 @@ AFTER_S = 10.0  # of watching after the load
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, default=Path("models/flowers17.onnx"))
-    parser.add_argument("--images", type=Path, help="folder of JPEG files; default: drawn, 101 KB each")
-    parser.add_argument("--seconds", type=float, default=300.0, help="of overload")
-    parser.add_argument("--peak-seconds", type=float, default=20.0, help="of finding the peak")
+    parser = options(__doc__, seconds=300.0)
     parser.add_argument("--times", type=float, default=10.0, help="the peak")
-    parser.add_argument("--json", type=Path, help="file for everything that was measured")
     args = parser.parse_args()
     # The load keeps connections too, and none of them is to make room for another.
     os.environ.setdefault("MAX_CONNECTIONS", str(2 * MOST_CONNECTIONS))
@@ -45,11 +39,8 @@ def main() -> int:
         files = photographs(args.images, False, Path(folder))
         images = args.images or files[0].parent
         found = measure(args.model, images, files[0].read_bytes(), args)
-    bars = judge(found)
     print_table(found)
-    if args.json is not None:
-        args.json.write_text(json.dumps(found | {"bars": [asdict(bar) for bar in bars]}, indent=1))
-    return verdict(bars)
+    return verdict(judge(found), found, args.json)
 
 
 def measure(model: Path, images: Path, image: bytes, args: argparse.Namespace) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def server(
     """On `cores` alone, if any are named. -> its address and process id; other settings are those of the
     environment.
     """
-    environ = os.environ | {"MODEL": str(model), "PORT": "0", "DEVICE": "cpu"}
+    environ = os.environ | {"MODEL": str(model), "PORT": "0", "DEVICE": "cpu", "LOG_FORMAT": "text"}
     with subprocess.Popen(
         [sys.executable, "-m", module],
         env=environ,

@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 from benchmarks.limit import photographs
 from benchmarks.serve import load, server
-from benchmarks.vitals import Bar, Sample, Watcher, ask, flat, look, not_grown, verdict
+from benchmarks.vitals import Bar, Sample, Watcher, ask, flat, look, not_grown, options, verdict
 
 CONNECTIONS = 32  # of the closed loop that finds the peak
 BAD_PER_S = 5.0
@@ -194,14 +194,9 @@ def version_of(url: str) -> int | None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, default=Path("models/flowers17.onnx"))
-    parser.add_argument("--images", type=Path, help="folder of JPEG files; default: drawn, 101 KB each")
-    parser.add_argument("--seconds", type=float, default=3600.0)
-    parser.add_argument("--peak-seconds", type=float, default=20.0, help="of finding the peak")
+    parser = options(__doc__, seconds=3600.0)
     parser.add_argument("--share", type=float, default=0.7, help="of the peak that is asked for")
     parser.add_argument("--swap-every", type=float, default=60.0, help="s")
-    parser.add_argument("--json", type=Path, help="file for everything that was measured")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "soak.onnx"
@@ -211,10 +206,7 @@ def main() -> int:
         images = args.images or files[0].parent
         found = measure(model, images, files[0].read_bytes(), args)
     print_table(found)
-    bars = judge(found)
-    if args.json is not None:
-        args.json.write_text(json.dumps(found | {"bars": [asdict(bar) for bar in bars]}, indent=1))
-    return verdict(bars)
+    return verdict(judge(found), found, args.json)
 
 
 def measure(model: Path, images: Path, image: bytes, args: argparse.Namespace) -> dict[str, Any]:

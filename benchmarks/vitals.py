@@ -2,12 +2,15 @@
 of our own; and the verdict at the end.
 """
 
+import argparse
 import http.client
+import json
+import resource
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from benchmarks.machine import family
@@ -48,7 +51,7 @@ def look(pid: int) -> Sample:
     for member in family(pid):
         folder = Path(f"/proc/{member}")
         try:
-            memory += int((folder / "statm").read_text().split()[1]) * 4096
+            memory += int((folder / "statm").read_text().split()[1]) * resource.getpagesize()
             threads += len(list((folder / "task").iterdir()))
             descriptors += len(list((folder / "fd").iterdir()))
         except OSError:
@@ -138,8 +141,21 @@ def not_grown(samples: list[Sample], name: str, allowed: int) -> Bar:
     return Bar(f"{name} do not grow (by {allowed} at most)", text, late <= early + allowed)
 
 
-def verdict(bars: list[Bar]) -> int:
-    """Prints them; -> the exit code."""
+def options(doc: str, seconds: float) -> argparse.ArgumentParser:
+    """Those of every long run."""
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+    parser.add_argument("--model", type=Path, default=Path("models/flowers17.onnx"))
+    parser.add_argument("--images", type=Path, help="folder of JPEG files; default: drawn, 101 KB each")
+    parser.add_argument("--seconds", type=float, default=seconds, help="of the run itself")
+    parser.add_argument("--peak-seconds", type=float, default=20.0, help="of finding the peak")
+    parser.add_argument("--json", type=Path, help="file for everything that was measured")
+    return parser
+
+
+def verdict(bars: list[Bar], found: dict[str, Any], file: Path | None) -> int:
+    """Prints the bars, writes all that was found; -> the exit code."""
+    if file is not None:
+        file.write_text(json.dumps(found | {"bars": [asdict(bar) for bar in bars]}, indent=1))
     width = max(len(bar.name) for bar in bars)
     for bar in bars:
         print(f"{'holds' if bar.holds else 'FAILS'}  {bar.name:<{width}}  {bar.found}")

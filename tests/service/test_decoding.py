@@ -249,7 +249,8 @@ def test_the_bytes_of_who_went_away_do_not_wait_for_a_thread(monkeypatch: pytest
             data = GOOD + b"behind"
             alone = sys.getrefcount(data)
             gone = asyncio.create_task(decoder.decode(data, DEFAULT_RECIPE, 1))
-            await until(lambda: sys.getrefcount(data) > alone)
+            await until(lambda: decoder._jobs.qsize() == 1)
+            assert sys.getrefcount(data) > alone
             gone.cancel()
             await asyncio.wait([gone])
             del gone

@@ -260,7 +260,7 @@ def test_the_body_of_a_refused_request_is_not_read_for_ever(strict: Server) -> N
             except OSError:
                 break
             sent += len(chunk)
-    assert 50_000_000 < sent < 200_000_000  # a client that sends all before it reads gets its answer
+    assert 1_000_000 < sent < 200_000_000  # a client that sends all before it reads gets its answer
 
 
 def test_large_pictures_are_decoded_within_bounds(model_file: Path, tmp_path: Path) -> None:

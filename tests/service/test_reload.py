@@ -134,7 +134,7 @@ def hanging(model: Path, target: Path) -> Path:
 
 def test_a_network_that_hangs_does_not_hold_up_a_stop(model_file: Path, tmp_path: Path) -> None:
     model = hanging(model_file, tmp_path / "hanging.onnx")
-    with serving(tmp_path / "log", model, drain_timeout_s=0.1) as server:
+    with serving(tmp_path / "log", model, drain_timeout_s=1) as server:
         with pytest.raises(httpx.TimeoutException):
             server.client.post("/predict", content=plain(200), timeout=0.5)
         server.process.terminate()

@@ -5,7 +5,6 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -121,10 +120,3 @@ def test_the_clients_own_deadline(server: Server) -> None:
     for wrong in ("0", "-5", "soon", "nan"):
         refused = server.client.post("/predict", content=large, headers={"X-Request-Timeout-Ms": wrong})
         check(refused, 422, "invalid_request", "x-request-timeout-ms")
-
-
-def test_metrics_want_the_key_too(model_file: Path, tmp_path: Path) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("0" * 64)
-    with serving(tmp_path / "log", model_file, api_keys_file=keys) as server:
-        check(httpx.get(server.address + "/metrics"), 401, "unauthorized")
