@@ -25,6 +25,7 @@ import uvloop
 from benchmarks.images import found
 
 MOST_CONNECTIONS = 1000  # in the open loop; a request due while all are busy counts as `unsent`
+REUSE = 4.0  # s that a connection may have been idle: a server may be about to close it, with 5 by default
 PATIENCE = 20.0  # s that requests under way at the end get; later ones count as `unanswered`
 
 
@@ -52,6 +53,7 @@ class Connection(asyncio.Protocol):
         self.load = load
         self.received = bytearray()
         self.due: float | None = None  # of the request under way
+        self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass of it
@@ -125,7 +127,7 @@ class Load:
             self.open -= 1
 
     def start(self, due: float) -> None:
-        if self.idle:
+        if self.idle and time.perf_counter() - self.idle[-1].idle_since < REUSE:
             self.under_way += 1
             # The one that was used last, so that others are left to be closed by the server.
             self.idle.pop().send(next(self.payloads), due)
@@ -141,6 +143,7 @@ class Load:
         self.under_way -= 1
         self.open -= spent
         if not spent:
+            connection.idle_since = time.perf_counter()
             self.idle.append(connection)
         self.count(status, due)
         if self.closed and time.perf_counter() < self.ends:
