@@ -4,13 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from contract.manifest import METADATA_KEY, Manifest, Tensor
-from contract.recipe import DEFAULT_RECIPE
+from tests.service.models import write_model
 from tests.service.server import CLASSES, Server, serving
 from training import checkpoint
 from training.checkpoint import Checkpoint
@@ -40,41 +38,16 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fragile_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Probabilities sqrt(0.5 +- mean/256): sound for dark images, NaN for bright ones."""
     column = np.full(224 * 224 * 3, 1 / 256 / (224 * 224 * 3), np.float32)
-    constants = [
-        numpy_helper.from_array(np.stack([column, -column], 1), "weights"),
-        numpy_helper.from_array(np.full(2, 0.5, np.float32), "half"),
-    ]
     nodes = [
         helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["pixels"], ["flat"]),
         helper.make_node("Gemm", ["flat", "weights", "half"], ["sum"]),
         helper.make_node("Sqrt", ["sum"], ["probabilities"]),
     ]
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 224, 224, 3])
-    output = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 2])
-    model = helper.make_model(
-        helper.make_graph(nodes, "fragile", [images], [output], constants),
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=8,
+    stored = {"weights": np.stack([column, -column], 1), "half": np.full(2, 0.5, np.float32)}
+    return write_model(
+        tmp_path_factory.mktemp("fragile") / "fragile.onnx", ("dark", "bright"), nodes, stored
     )
-    manifest = Manifest(
-        name="fragile",
-        version=1,
-        architecture={},
-        classes=("dark", "bright"),
-        recipe=DEFAULT_RECIPE,
-        mean=(0, 0, 0),
-        std=(1, 1, 1),
-        opset=17,
-        precision="fp32",
-        inputs=(Tensor("images", "uint8", (None, 224, 224, 3), "pixels"),),
-        outputs=(Tensor("probabilities", "float32", (None, 2), "not quite"),),
-    )
-    entry = model.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, manifest.to_json()
-    path = tmp_path_factory.mktemp("fragile") / "fragile.onnx"
-    onnx.save(model, path)
-    return path
 
 
 @pytest.fixture(scope="session")

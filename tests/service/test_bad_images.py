@@ -78,7 +78,7 @@ def attack(server: Server, pictures: Iterable[tuple[str, bytes]]) -> None:
             largest = max(largest, (name, memory(server, "VmHWM") - idle), key=lambda pair: pair[1])
             statuses.add(answer.status_code)
             assert answer.status_code == 200 or 400 <= answer.status_code < 500, (name, answer.text)
-            assert asked.result() == right, name
+            assert dict(asked.result()) == pytest.approx(dict(right), abs=1e-5), name
         print(f"slowest {slowest}, most memory {largest}, statuses {sorted(statuses)}")
         assert slowest[1] <= MOST_S, slowest
         assert largest[1] <= MOST_MEMORY, largest
@@ -89,8 +89,8 @@ def answer_to(client: httpx.Client, data: bytes) -> list[tuple[str, float]]:
     answer = client.post("/predict", content=data)
     assert answer.status_code == 200, answer.text
     found: list[dict[str, Any]] = answer.json()["predictions"]
-    # Five digits: a batch of two adds up in another order than a batch of one.
-    return [(one["label"], round(one["probability"], 5)) for one in found]
+    # Not to the last digit: a batch of two adds up in another order than a batch of one.
+    return [(one["label"], one["probability"]) for one in found]
 
 
 def family(server: Server) -> list[int]:

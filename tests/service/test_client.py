@@ -261,11 +261,12 @@ def test_a_good_answer_of_another_server_is_an_error(kind: Kind) -> None:
 
 @KINDS
 def test_nobody_listens(kind: Kind) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     waits: list[float] = []
-    with pytest.raises(ClientError, match=f"no answer from {address}/predict: .*") as caught:
-        call(kind, address, "predict", b"x", waits=waits)
+    with socket.socket() as silent:  # keeps the port, and does not listen
+        silent.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ClientError, match=f"no answer from {address}/predict: .*") as caught:
+            call(kind, address, "predict", b"x", waits=waits)
     assert (caught.value.status, caught.value.code, len(waits)) == (0, "no_answer", 4)
 
 

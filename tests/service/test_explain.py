@@ -4,15 +4,13 @@ import io
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from PIL import Image
 
-from contract.manifest import METADATA_KEY, Manifest, Tensor
-from contract.recipe import DEFAULT_RECIPE
 from service.explain import GRID, covered, occlusion_map, overlay
 from tests.service.images import encoded, noise
+from tests.service.models import write_model
 from tests.service.server import CLASSES, Server, serving
 from tests.service.test_errors import check
 
@@ -27,36 +25,9 @@ def red_sees(tmp_path_factory: pytest.TempPathFactory) -> Path:
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
     ]
     of_a_pixel = np.array([[0.2, -0.2], [-0.1, 0.1], [-0.1, 0.1]], np.float32) / (224 * 224)
-    weights = numpy_helper.from_array(np.tile(of_a_pixel, (224 * 224, 1)), "to_logits")
-    model = helper.make_model(
-        helper.make_graph(
-            nodes,
-            "red",
-            [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 224, 224, 3])],
-            [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 2])],
-            [weights],
-        ),
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=8,
-    )
-    manifest = Manifest(
-        name="red",
-        version=1,
-        architecture={},
-        classes=("red", "other"),
-        recipe=DEFAULT_RECIPE,
-        mean=(128, 128, 128),
-        std=(1, 1, 1),
-        opset=17,
-        precision="fp32",
-        inputs=(Tensor("images", "uint8", (None, 224, 224, 3), "pixels"),),
-        outputs=(Tensor("probabilities", "float32", (None, 2), "softmax"),),
-    )
-    entry = model.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, manifest.to_json()
+    weights = np.tile(of_a_pixel, (224 * 224, 1))
     path = tmp_path_factory.mktemp("red") / "red.onnx"
-    onnx.save(model, path)
-    return path
+    return write_model(path, ("red", "other"), nodes, {"to_logits": weights})
 
 
 def spot(place: tuple[int, int]) -> bytes:

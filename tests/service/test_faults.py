@@ -471,6 +471,7 @@ def test_a_clock_that_jumps(model_file: Path, tmp_path: Path) -> None:
         "import random, time\n"
         "real = time.time\n"
         "time.time = lambda: real() + random.choice((-1, 1)) * 86400 * random.random()\n"
+        "open(__file__ + '.done', 'w').close()\n"
     )
     path = f"{tmp_path}:{ROOT}"
     with serving(tmp_path / "log", model_file, pythonpath=path, max_queue=12) as server:
@@ -487,3 +488,4 @@ def test_a_clock_that_jumps(model_file: Path, tmp_path: Path) -> None:
         assert 0 < metrics(server)["alexnet_request_seconds_sum,route=/predict"] < 60 * 64
         server.process.terminate()
         assert server.process.wait(20) == 0
+        assert (tmp_path / "sitecustomize.py.done").exists()

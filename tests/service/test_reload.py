@@ -10,10 +10,11 @@ import httpx
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from contract.manifest import METADATA_KEY, Manifest
+from contract.manifest import METADATA_KEY
 from tests.service.images import encoded, noise, plain
+from tests.service.models import write_model
 from tests.service.server import Server, serving
 from tests.service.test_errors import check
 
@@ -85,14 +86,11 @@ def test_a_bad_file_leaves_the_old_model_serving_and_is_named(model_file: Path, 
         assert server.client.get("/health").json()["reload_error"] is None
 
 
-def hanging(model: Path, target: Path) -> Path:
+def hanging(target: Path) -> Path:
     """Takes minutes over one bright picture, out of the operators that are let in: its mean times 200,000
     numbers are raised to a power, 1,000 times over. On a black one it is a single number.
     """
-    manifest = Manifest.from_json(
-        next(e.value for e in onnx.load(model).metadata_props if e.key == METADATA_KEY)
-    )
-    classes, size = len(manifest.classes), 224 * 224 * 3
+    classes, size = ("this", "that"), 224 * 224 * 3
     constants = {
         "many": np.full((size, 1), 200_000 / size, np.float32),
         "one": np.ones(1, np.int64),
@@ -101,7 +99,7 @@ def hanging(model: Path, target: Path) -> Path:
         "row": np.array([1, -1], np.int64),
         "column": np.array([-1, 1], np.int64),
         "flatly": np.array([-1], np.int64),
-        "nothing": np.zeros((size, classes), np.float32),
+        "nothing": np.zeros((size, len(classes)), np.float32),
     }
     nodes = [
         helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
@@ -118,22 +116,11 @@ def hanging(model: Path, target: Path) -> Path:
         helper.make_node("Gemm", ["flat", "nothing"], ["zeros"]),
         helper.make_node("Mul", ["zeros", "sum"], ["probabilities"]),
     ]
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 224, 224, 3])
-    output = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", classes])
-    stored = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    made = helper.make_model(
-        helper.make_graph(nodes, "hanging", [images], [output], stored),
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=8,
-    )
-    entry = made.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, manifest.to_json()
-    onnx.save(made, target)
-    return target
+    return write_model(target, classes, nodes, constants)
 
 
-def test_a_network_that_hangs_does_not_hold_up_a_stop(model_file: Path, tmp_path: Path) -> None:
-    model = hanging(model_file, tmp_path / "hanging.onnx")
+def test_a_network_that_hangs_does_not_hold_up_a_stop(tmp_path: Path) -> None:
+    model = hanging(tmp_path / "hanging.onnx")
     with serving(tmp_path / "log", model, drain_timeout_s=1) as server:
         with pytest.raises(httpx.TimeoutException):
             server.client.post("/predict", content=plain(200), timeout=0.5)
@@ -142,9 +129,9 @@ def test_a_network_that_hangs_does_not_hold_up_a_stop(model_file: Path, tmp_path
         assert "the process ends without it" in server.log
 
 
-def test_a_network_that_hangs_ends_the_process(model_file: Path, tmp_path: Path) -> None:
+def test_a_network_that_hangs_ends_the_process(tmp_path: Path) -> None:
     """The request gets its 504; then the process ends with 1, so that a supervisor starts another."""
-    model = hanging(model_file, tmp_path / "hanging.onnx")
+    model = hanging(tmp_path / "hanging.onnx")
     with serving(tmp_path / "log", model, request_timeout_s=1) as server:
         assert server.client.post("/predict", content=plain(0)).status_code == 200
         check(server.client.post("/predict", content=plain(200)), 504, "deadline")

@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import onnx
+import pytest
 
 from contract.manifest import METADATA_KEY
 from tests.service.server import ROOT, serving
+
+NO_GPU = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="a GPU has tests of its own")
 
 
 def refused(**settings: object) -> tuple[int, str]:
@@ -79,17 +82,15 @@ def test_outputs_must_be_as_many_as_classes(model_file: Path, tmp_path: Path) ->
     assert "7 outputs for 8 classes" in line
 
 
+@NO_GPU
 def test_cuda_is_refused_where_there_is_none(model_file: Path) -> None:
-    if shutil.which("nvidia-smi"):
-        return  # a machine with a GPU has the tests marked gpu
     code, line = refused(model=model_file, device="cuda")
     assert code == 1
     assert "DEVICE=cuda, but this ONNX Runtime has no CUDA provider" in line
 
 
+@NO_GPU
 def test_auto_falls_back_to_the_cpu_and_says_why(model_file: Path, tmp_path: Path) -> None:
-    if shutil.which("nvidia-smi"):
-        return
     with serving(tmp_path / "log", model_file, device="auto") as server:
         assert "serving on the CPU: this ONNX Runtime has no CUDA provider" in server.log
         assert server.client.get("/health").json()["provider"] == "CPUExecutionProvider"

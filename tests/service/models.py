@@ -1,0 +1,46 @@
+"""Small model files out of a handful of nodes, made on the fly."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from contract.manifest import METADATA_KEY, Manifest, Tensor
+from contract.recipe import DEFAULT_RECIPE
+
+
+def write_model(
+    path: Path, classes: Sequence[str], nodes: list[NodeProto], stored: Mapping[str, Any]
+) -> Path:
+    """`nodes` lead from `images` (N, 224, 224, 3) uint8 to `probabilities` (N, classes); `stored` has
+    their constants by name. The model has the file's name, and version 1.
+    """
+    count = len(classes)
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 224, 224, 3])
+    output = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", count])
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, path.stem, [images], [output], constants),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    manifest = Manifest(
+        name=path.stem,
+        version=1,
+        architecture={},
+        classes=tuple(classes),
+        recipe=DEFAULT_RECIPE,
+        mean=(128, 128, 128),
+        std=(1, 1, 1),
+        opset=17,
+        precision="fp32",
+        inputs=(Tensor("images", "uint8", (None, 224, 224, 3), "pixels"),),
+        outputs=(Tensor("probabilities", "float32", (None, count), "of each class"),),
+    )
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, manifest.to_json()
+    onnx.save(model, path)
+    return path
