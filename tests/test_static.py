@@ -39,15 +39,13 @@ def found(file: str, text: str) -> set[str]:
     return {entry["code"] for entry in json.loads(done.stdout)}
 
 
-@pytest.mark.parametrize("code", sorted(MISTAKES))
-def test_ruff_finds_it(code: str) -> None:
-    for package in PACKAGES:
-        assert code in found(f"{package}/made_up.py", MISTAKES[code]), package
+@pytest.mark.parametrize("package", PACKAGES)
+def test_ruff_finds_them(package: str) -> None:
+    assert found(f"{package}/made_up.py", "".join(MISTAKES.values())) >= MISTAKES.keys()
 
 
-@pytest.mark.parametrize("code", ["E722", "S602"])
-def test_in_the_tests_too(code: str) -> None:
-    assert code in found("tests/test_made_up.py", MISTAKES[code])
+def test_in_the_tests_too() -> None:
+    assert found("tests/test_made_up.py", MISTAKES["E722"] + MISTAKES["S602"]) >= {"E722", "S602"}
 
 
 def unsafe_loads(text: str) -> list[int]:
