@@ -121,10 +121,11 @@ class Buckets:
         self._outputs = {output.name for output in session.get_outputs()}
         self._running = threading.Lock()
         self._slots: SimpleQueue[_Slot] = SimpleQueue()
+        self.pinned = device == "cuda"
         allocate = runtime.OrtValue.ortvalue_from_shape_and_type
         for _slot in range(LANES):
             staging = np.zeros((most, side, side, 3), np.uint8)
-            self.pinned = device == "cuda" and pin(staging, cuda_library(runtime))
+            self.pinned = self.pinned and pin(staging, cuda_library(runtime))
             inputs = {size: allocate([size, side, side, 3], np.uint8, device, 0) for size in self.sizes}
             self._slots.put(_Slot(staging, inputs))
 

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import SimpleQueue
 
 from contract.recipe import Recipe
@@ -42,7 +42,7 @@ class _Job:
     crops: int
     answer: "asyncio.Future[Cropped]"
     clock: _Clock | None = None  # since a thread has it
-    timer: asyncio.TimerHandle | None = field(default=None, repr=False)
+    timer: asyncio.TimerHandle | None = None
 
 
 class Threads:

@@ -80,9 +80,8 @@ class Edge:
         path = scope["path"]
         if not key and self._keys.wanted and not _is_open(path):
             raise Unauthorized("send a known API key as the header `Authorization: Bearer KEY`")
-        engine = engine_of(scope)
-        if scope["method"] == "POST" and path in FOR_IMAGES and engine.alive:
-            engine.admission.require_room()
+        if scope["method"] == "POST" and path in FOR_IMAGES:
+            engine_of(scope).admission.require_room()
 
     def _leave_a_trace(self, scope: Scope, status: int, seconds: float) -> None:
         # Paths that strangers make up are one label, not one each.

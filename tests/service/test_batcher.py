@@ -35,9 +35,9 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 async def behind(gate: Gate, batcher: Batcher[int, int], *items: int) -> list[asyncio.Future[Any]]:
     """Submits item 0, which runs alone and stands at the gate, then `items`, which queue up."""
-    first = asyncio.ensure_future(batcher.submit(0))
+    first = batcher.submit(0)
     await asyncio.to_thread(gate.entered.wait, 10)
-    queued = [asyncio.ensure_future(batcher.submit(item)) for item in items]
+    queued = [batcher.submit(item) for item in items]
     await asyncio.sleep(0)
     return [first, *queued]
 
@@ -110,7 +110,7 @@ def test_a_run_that_can_never_be_repeated_ends_the_batcher(lanes: int) -> None:
 
     async def test() -> None:
         batcher: Batcher[int, int] = Batcher(lost, max_batch=2, lanes=lanes)
-        tasks = [asyncio.ensure_future(batcher.submit(item)) for item in range(5)]
+        tasks = [batcher.submit(item) for item in range(5)]
         found = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(error) for error in found} == {BatcherClosed}
         assert str(found[0]) == "the device is gone"
@@ -199,7 +199,7 @@ def test_without_max_wait_nobody_waits_for_a_clock() -> None:
     async def test(_loop: StillClock) -> None:
         gate = opened()
         batcher = Batcher(gate, max_batch=8)
-        answer = asyncio.ensure_future(batcher.submit(1))
+        answer = batcher.submit(1)
         await until(answer.done)
         assert gate.batches == [[1]]
         await batcher.close()
@@ -211,9 +211,9 @@ def test_max_wait_ends_by_the_clock() -> None:
     async def test(loop: StillClock) -> None:
         gate = opened()
         batcher = Batcher(gate, max_batch=8, max_wait=5.0)
-        first = asyncio.ensure_future(batcher.submit(1))
+        first = batcher.submit(1)
         await a_while()
-        second = asyncio.ensure_future(batcher.submit(2))
+        second = batcher.submit(2)
         loop.now += 4.9
         await a_while()
         assert gate.batches == []
@@ -229,7 +229,7 @@ def test_a_full_batch_waits_for_nothing() -> None:
     async def test(_loop: StillClock) -> None:
         gate = opened()
         batcher = Batcher(gate, max_batch=2, max_wait=5.0)
-        tasks = [asyncio.ensure_future(batcher.submit(item)) for item in (1, 2)]
+        tasks = [batcher.submit(item) for item in (1, 2)]
         await until(lambda: all(task.done() for task in tasks))
         assert gate.batches == [[1, 2]]
         await batcher.close()
@@ -263,7 +263,7 @@ def test_the_oldest_of_several_runs_counts() -> None:
         second = 0.0
         for item, gate in gates.items():
             second = time.perf_counter()
-            tasks.append(asyncio.ensure_future(batcher.submit(item)))
+            tasks.append(batcher.submit(item))
             await asyncio.to_thread(gate.entered.wait, 10)
         assert batcher.running_for > time.perf_counter() - second, "the first began before the second"
         gates[1].open.set()
@@ -281,7 +281,7 @@ def test_as_many_runs_at_a_time_as_there_are_lanes() -> None:
     async def test() -> None:
         gates = {item: Gate() for item in (1, 2, 3)}
         batcher: Batcher[int, int] = Batcher(lambda items: gates[items[0]](items), max_batch=1, lanes=2)
-        tasks = [asyncio.ensure_future(batcher.submit(item)) for item in gates]
+        tasks = [batcher.submit(item) for item in gates]
         for item in (1, 2):
             await asyncio.to_thread(gates[item].entered.wait, 10)
         assert batcher.waiting == 1
@@ -306,10 +306,10 @@ def test_what_is_on_its_way_is_waited_for_up_to_what_a_batch_is_worth() -> None:
         gate = opened()
         batcher = Batcher(gate, max_batch=8, worth=3)
         with batcher.expecting(3):
-            tasks = [asyncio.ensure_future(batcher.submit(item)) for item in (1, 2)]
+            tasks = [batcher.submit(item) for item in (1, 2)]
             await a_while()
             assert gate.batches == []
-            tasks.append(asyncio.ensure_future(batcher.submit(3)))
+            tasks.append(batcher.submit(3))
             await asyncio.gather(*tasks)
         assert gate.batches == [[1, 2, 3]]
         await batcher.close()
@@ -323,7 +323,7 @@ def test_what_turns_out_not_to_come_is_waited_for_no_longer() -> None:
         gate = opened()
         batcher = Batcher(gate, max_batch=8, worth=8)
         with batcher.expecting(5):
-            task = asyncio.ensure_future(batcher.submit(1))
+            task = batcher.submit(1)
             await a_while()
             assert gate.batches == []
         assert (await task).result == 10
@@ -350,7 +350,7 @@ def test_lanes_share_what_is_on_its_way() -> None:
         gate = opened()
         batcher = Batcher(gate, max_batch=8, worth=8, lanes=2)
         with batcher.expecting(3):
-            tasks = [asyncio.ensure_future(batcher.submit(1))]
+            tasks = [batcher.submit(1)]
             await a_while()
             assert gate.batches == []
             await asyncio.gather(*tasks, batcher.submit(2))
@@ -375,7 +375,7 @@ def test_when_all_that_waited_have_gone_the_next_is_answered() -> None:
     async def test() -> None:
         gate = opened()
         batcher = Batcher(gate, max_batch=8)
-        gone = asyncio.ensure_future(batcher.submit(1))
+        gone = batcher.submit(1)
         await until(lambda: batcher.waiting == 1)
         gone.cancel()
         await a_while()
@@ -409,7 +409,7 @@ def test_a_run_that_fails_after_the_close_is_nobody_s_worry() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
         gate = Gate()
         batcher = Batcher(gate, max_batch=1)
-        task = asyncio.ensure_future(batcher.submit(-1))
+        task = batcher.submit(-1)
         await asyncio.to_thread(gate.entered.wait, 10)
         closing = asyncio.create_task(batcher.close())
         with pytest.raises(BatcherClosed):

@@ -132,12 +132,16 @@ def test_a_thread_that_hangs_is_lost_and_comes_back(monkeypatch: pytest.MonkeyPa
     asyncio.run(run())
 
 
+async def one_thread_at_the_gate(timeout: float) -> tuple[Threads, "asyncio.Task[Cropped | ImageError]"]:
+    decoder = Threads(1, PIXELS, timeout)
+    await decoder.start()
+    return decoder, asyncio.create_task(outcome(decoder, GOOD + b"gate"))
+
+
 def test_without_a_timeout_a_thread_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         with slow_decoding(monkeypatch) as gate:
-            decoder = Threads(1, PIXELS, 0)
-            await decoder.start()
-            asked = asyncio.create_task(outcome(decoder, GOOD + b"gate"))
+            decoder, asked = await one_thread_at_the_gate(timeout=0)
             gate.set()
             assert isinstance(await asked, Cropped)
             await decoder.close()
@@ -243,9 +247,7 @@ def test_the_processes_end_with_the_decoder() -> None:
 def test_the_bytes_of_who_went_away_do_not_wait_for_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         with slow_decoding(monkeypatch) as gate:
-            decoder = Threads(1, PIXELS, 30)
-            await decoder.start()
-            holding = asyncio.create_task(outcome(decoder, GOOD + b"gate"))
+            decoder, holding = await one_thread_at_the_gate(timeout=30)
             data = GOOD + b"behind"
             alone = sys.getrefcount(data)
             gone = asyncio.create_task(decoder.decode(data, DEFAULT_RECIPE, 1))
