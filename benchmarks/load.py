@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import math
+import os
 import time
 from collections import Counter, deque
 from itertools import cycle
@@ -25,7 +26,8 @@ import uvloop
 from benchmarks.images import found
 
 MOST_CONNECTIONS = 1000  # in the open loop; a request due while all are busy counts as `unsent`
-REUSE = 4.0  # s that a connection may have been idle: a server may be about to close it, with 5 by default
+# s that a connection may have been idle: of the server's own limit less what a request needs to arrive.
+REUSE = 0.8 * float(os.environ.get("KEEP_ALIVE_TIMEOUT_S") or 5)
 PATIENCE = 20.0  # s that requests under way at the end get; later ones count as `unanswered`
 
 

@@ -23,6 +23,8 @@ LINGER_BYTES: Final = 100_000_000
 LINGER_S: Final = 10.0
 # At a stop, what an idle connection is left: a request may be on its way already.
 LAST_CALL_S: Final = 0.2
+# The event loop runs timers before it reads: while it was busy, a request may have come in time.
+LAST_LOOK_S: Final = 0.01
 # Requests that a client may send ahead of their answers; each takes some 3 KB while it waits.
 MOST_AHEAD: Final = 32
 # What a reader has to take of its answers in WRITE_TIMEOUT_S, if so much is waiting for it.
@@ -101,8 +103,8 @@ class Protocol(HttpToolsProtocol):
         self._watch_writing()
 
     def timeout_keep_alive_handler(self) -> None:
-        if not self.transport.is_closing():
-            self._close()
+        # Under the name by which uvicorn stops its timer, as soon as anything is read.
+        self.timeout_keep_alive_task = self.loop.call_later(LAST_LOOK_S, self._close_if_idle)
 
     @property
     def _idle(self) -> bool:

@@ -4,12 +4,14 @@ hangs, none gets a wrong answer, and readiness and metrics say what is true.
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,6 +38,7 @@ from tests.service.server import CLASSES, ROOT, Server, serving
 from tests.service.test_errors import check
 from tests.service.test_reload import numbered
 from tests.service.test_watching import metrics
+from tests.service.wire import answer_on, connect, request, rest_of, send
 
 IMAGE = encoded(noise(3))
 
@@ -489,3 +492,23 @@ def test_a_clock_that_jumps(model_file: Path, tmp_path: Path) -> None:
         server.process.terminate()
         assert server.process.wait(20) == 0
         assert (tmp_path / "sitecustomize.py.done").exists()
+
+
+def test_a_request_that_came_while_nothing_ran_finds_its_connection(
+    model_file: Path, tmp_path: Path
+) -> None:
+    with (
+        serving(tmp_path / "log", model_file, keep_alive_timeout_s=1) as server,
+        connect(server) as connection,
+    ):
+        asked = request("GET", "/health/live", close=False)
+        send(connection, asked)
+        first = answer_on(connection)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        time.sleep(0.5)  # in time
+        send(connection, asked)
+        time.sleep(1)
+        os.kill(server.process.pid, signal.SIGCONT)
+        second = answer_on(connection)
+        assert (first.status_code, second.status_code) == (200, 200)
+        assert rest_of(connection) == b""  # and is closed a second later

@@ -4,7 +4,6 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPResponse
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +13,7 @@ import pytest
 from tests.service.images import plain
 from tests.service.server import Server, serving
 from tests.service.test_errors import check, wait_until_inside
+from tests.service.wire import answer_on
 
 
 @contextmanager
@@ -27,12 +27,6 @@ def half_sent(server: Server, body: bytes) -> Iterator[socket.socket]:
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(body[:-1])
         yield connection
-
-
-def answer_on(connection: socket.socket) -> httpx.Response:
-    raw = HTTPResponse(connection)
-    raw.begin()
-    return httpx.Response(raw.status, headers=raw.getheaders(), content=raw.read())
 
 
 def test_a_signal_right_after_the_line_is_not_lost(model_file: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+from http.client import HTTPResponse
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -37,6 +38,13 @@ def rest_of(connection: socket.socket) -> bytes:
     except ConnectionResetError:  # closed while something that was sent lay unread
         pass
     return bytes(received)
+
+
+def answer_on(connection: socket.socket) -> httpx.Response:
+    """The next one, on a connection that stays open."""
+    raw = HTTPResponse(connection)
+    raw.begin()
+    return httpx.Response(raw.status, headers=raw.getheaders(), content=raw.read())
 
 
 def answers(raw: bytes) -> list[httpx.Response]:
