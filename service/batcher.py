@@ -43,8 +43,9 @@ class Answer(Generic[Result]):
 
 class Batcher(Generic[Item, Result]):
     """`run` maps a list of up to `max_batch` items to as many results, in order; it is called in `lanes`
-    threads at a time. Up to `worth` items, a run takes less for each the more there are: so many are waited
-    for where they are on their way (`expecting`), but no lane waits for more than its share of them.
+    threads at a time, each of which calls `begin` first. Up to `worth` items, a run takes less for each the
+    more there are: so many are waited for where they are on their way (`expecting`), but no lane waits for
+    more than its share of them.
 
     A failing run fails the items of its own batch only, unless it raises WorkerLost: that ends the batcher,
     and everybody who waits gets BatcherClosed. An item whose caller has gone away (its
@@ -58,6 +59,7 @@ class Batcher(Generic[Item, Result]):
         max_wait: float = 0.0,
         lanes: int = 1,
         worth: int = 1,
+        begin: Callable[[], None] = lambda: None,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
@@ -69,7 +71,7 @@ class Batcher(Generic[Item, Result]):
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._running: set[float] = set()  # when each run under way began
         self._arrived = asyncio.Event()
-        self._threads = ThreadPoolExecutor(lanes, "inference")
+        self._threads = ThreadPoolExecutor(lanes, "inference", initializer=begin)
         self._workers = [asyncio.create_task(self._work()) for _lane in range(lanes)]
         for worker in self._workers:
             worker.add_done_callback(lambda _worker: self._fail_waiting())

@@ -9,6 +9,7 @@ from typing import Self
 from contract.preprocess import Pixels
 from service.batcher import Batcher
 from service.metrics import Metrics
+from service.priority import give_way
 from service.schemas import ModelName
 from service.session import Model, Row
 from service.settings import Settings
@@ -35,7 +36,12 @@ class Served:
         self._unused = asyncio.Event()
         self._unused.set()
         self.batcher: Batcher[Job, Row] = Batcher(
-            self._run, settings.max_batch, settings.max_wait_ms / 1000, model.lanes, model.worth
+            self._run,
+            settings.max_batch,
+            settings.max_wait_ms / 1000,
+            model.lanes,
+            model.worth,
+            begin=give_way,
         )
 
     @contextmanager

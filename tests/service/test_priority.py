@@ -1,0 +1,27 @@
+"""Who computes gives way to the event loop."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from service.priority import NICE
+from tests.service.images import plain
+from tests.service.server import serving
+
+THREADS = 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads have a priority on Linux alone")
+def test_threads_that_compute_give_way_to_the_event_loop(model_file: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "log", model_file, threads=THREADS) as server:
+        assert server.client.post("/predict", content=plain(1)).status_code == 200
+        pid = server.process.pid
+        found = {
+            int(task.name): os.getpriority(os.PRIO_PROCESS, int(task.name))
+            for task in Path(f"/proc/{pid}/task").iterdir()
+        }
+        ours = os.getpriority(os.PRIO_PROCESS, 0)
+        assert found[pid] == ours
+        decoding, inference = THREADS, 1  # the other lane's thread begins with a second batch
+        assert list(found.values()).count(min(19, ours + NICE)) == decoding + inference
