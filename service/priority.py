@@ -5,7 +5,7 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-NICE: Final = 5  # at 10 times the peak on one core, refusals took 23 ms (p99) and not 248
+NICE: Final = 5  # 15 s at 10 times the peak: refusals took 23 ms (p99), not 248
 
 
 def give_way() -> None:
