@@ -177,12 +177,15 @@ class Protocol(HttpToolsProtocol):
 
     def _arm_head_timer(self) -> None:
         self._end_head_timer()
-        self._head_timer = self.loop.call_later(self._settings.header_timeout_s, self._head_is_late)
+        self._head_timer = self.loop.call_later(self._settings.header_timeout_s, self._look_once_more)
 
     def _end_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _look_once_more(self) -> None:
+        self._head_timer = self.loop.call_later(LAST_LOOK_S, self._head_is_late)
 
     def _head_is_late(self) -> None:
         if not self._idle:
