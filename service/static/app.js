@@ -12,6 +12,7 @@ const AT_ONCE = 4;
 
 let models = [];
 let items = []; // {file, url, answer, trouble, seconds, tile, heat}
+let early = []; // files that were chosen before a model was known
 let shown = null; // the item of the large view
 let round = new AbortController(); // aborted when other pictures take the place of these
 
@@ -37,8 +38,10 @@ async function loadModels() {
   );
   byId("model-choice").hidden = models.length < 2;
   open(models.length > 0);
-  if (models.length) showModel();
-  else showTrouble(new Trouble("No model is served", "Ask whoever runs this server.", { again: true }));
+  if (models.length) {
+    showModel();
+    if (early.length) look(early);
+  } else showTrouble(new Trouble("No model is served", "Ask whoever runs this server.", { again: true }));
 }
 
 const chosen = () => models[Number(byId("model").value) || 0];
@@ -154,6 +157,7 @@ function clear() {
     for (const url of item.heat.values()) URL.revokeObjectURL(url);
   }
   items = [];
+  early = [];
   shown = null;
   byId("trouble").hidden = byId("gallery").hidden = byId("result").hidden = true;
   document.body.classList.remove("looking");
@@ -161,7 +165,10 @@ function clear() {
 
 /** Asks about all `files`, and shows what comes back. */
 async function look(files) {
-  if (!models.length) return; // the page says already what it waits for
+  if (!models.length) {
+    early = files; // the page says already what it waits for
+    return;
+  }
   clear();
   const { signal } = round;
   items = files.map((file) => ({ file, url: URL.createObjectURL(file), heat: new Map() }));

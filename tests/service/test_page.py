@@ -234,6 +234,19 @@ def test_a_picture_is_picked(site: Server, start: Start, pictures: dict[str, Pat
     check_accessible(page)
 
 
+def test_a_picture_is_picked_before_the_models_are_known(
+    site: Server, start: Start, pictures: dict[str, Path]
+) -> None:
+    page = start(site, "/health")
+    held: list[Route] = []
+    page.route("**/models", lambda route: held.append(route))
+    page.goto(site.address + "/")
+    page.set_input_files("#files", pictures["daisy"])
+    expect(page.locator("#lead")).to_have_text("One moment.")
+    held[0].continue_()
+    expect(page.locator("#answer")).to_have_text("daisy")
+
+
 def test_a_doubtful_answer_says_so(site: Server, start: Start, pictures: dict[str, Path]) -> None:
     page = start(site)
     page.set_input_files("#files", pictures["unsure"])
