@@ -16,7 +16,7 @@ from service.app import create_app
 from service.connection import Connections, Protocol
 from service.cuda import GpuOptions
 from service.logs import log
-from service.memory import give_large_memory_back
+from service.memory import give_large_memory_back, spare_what_stays
 from service.repository import read_all
 from service.server import Server
 from service.session import ModelError, load_model
@@ -35,6 +35,7 @@ def serve(settings: Settings, listener: socket.socket, ready: Callable[[str, str
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the models are being read anyway
     give_large_memory_back()
+    spare_what_stays()
     take_descriptors(settings.max_connections + OTHER_DESCRIPTORS)
     threads = settings.threads or max(1, usable_cores() // settings.workers)
     load = partial(load_model, device=settings.device, threads=threads, gpu=GpuOptions.of(settings))

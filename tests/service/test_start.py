@@ -111,3 +111,24 @@ def test_a_port_that_is_taken(model_file: Path) -> None:
         code, line = refused(model=model_file, port=taken.getsockname()[1])
     assert code == 1
     assert "cannot listen on 127.0.0.1" in line
+
+
+def test_the_collector_looks_at_models_and_at_no_module(model_file: Path) -> None:
+    """A look at all modules holds every request up; a model that is replaced has to go."""
+    script = """
+import gc
+from service.repository import Found
+from service.serve import serve
+from service.server import bound
+from service.settings import Settings
+
+def ready(names, provider):
+    seen = gc.get_objects()
+    print(any(one is serve for one in seen), any(type(one) is Found for one in seen))
+    raise SystemExit
+
+serve(Settings.from_environ(), bound("127.0.0.1", 0), ready)
+"""
+    env = os.environ | {"MODEL": str(model_file)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True"], done.stderr
