@@ -59,9 +59,9 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
         origins = [origin.strip() for origin in settings.cors_origins.split(",")]
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
     install_handlers(app)
-    app.include_router(page_routes(settings.max_body_bytes))
-    app.include_router(routes.router)
+    app.include_router(routes.router)  # first, because routes are tried in this order
     app.include_router(v2.router)
+    app.include_router(page_routes(settings.max_body_bytes))
 
     @app.get("/models", responses=documented(401))
     async def models(request: Request) -> list[ModelInfo]:

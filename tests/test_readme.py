@@ -129,7 +129,10 @@ def test_importing_published_weights(tmp_path: Path) -> None:
     checkout = clone(tmp_path / "clone")
     (checkout / ".venv").symlink_to(ROOT / ".venv")
     torch.save(TheirAlexNet().state_dict(), checkout / "weights.pth")
-    subprocess.run(["bash", "-c", f"{IMPORT} weights.pth"], cwd=checkout, env=environ(), check=True)
+    command = ["bash", "-c", f"{IMPORT} weights.pth"]
+    done = subprocess.run(command, cwd=checkout, env=environ(), capture_output=True, text=True, check=True)
+    assert "no accuracy is claimed" in done.stdout, "which is the published file's alone"
+    assert read_model(checkout / "runs/imagenet/imagenet.onnx")[1].metrics == ()
     draw_photos(checkout / "one", ("red",), 1)
     (checkout / "one/red/0.jpg").rename(checkout / "photo.jpg")
     port = free_port()
