@@ -2,6 +2,7 @@
 
 import { Trouble, ask, askForJson, key } from "./api.js";
 import { byId, make, named, percent, say } from "./dom.js";
+import { takePictures } from "./intake.js";
 import { render } from "./markdown.js";
 import { fillResult, fillTile } from "./view.js";
 
@@ -276,58 +277,9 @@ function showGallery() {
   for (const item of items) fillTile(item, () => enlarge(item));
 }
 
-// ---------------------------------------------------------------- ways in
-
-for (const id of ["files", "camera"]) {
-  byId(id).addEventListener("change", (event) => {
-    const files = [...event.target.files];
-    event.target.value = ""; // so that the same file can be chosen again
-    if (files.length) look(files);
-  });
-}
-
-document.addEventListener("paste", (event) => {
-  const files = [...(event.clipboardData?.files ?? [])];
-  if (!files.length) return; // text, for the field of the key
-  event.preventDefault();
-  look(files);
+takePictures({
+  look,
+  wanted: () => models.length > 0,
+  noFile: () => showTrouble(new Trouble("That was no file", "Save the picture first, then drop the file here.")),
 });
-
-let depth = 0; // dragenter and dragleave come for every element on the way
-const dragging = (change, event) => {
-  if (!event.dataTransfer.types.includes("Files")) return;
-  depth = change ? Math.max(0, depth + change) : 0;
-  document.body.classList.toggle("dragging", depth > 0 && models.length > 0);
-};
-document.addEventListener("dragenter", (event) => dragging(1, event));
-document.addEventListener("dragleave", (event) => dragging(-1, event));
-const elsewhere = (event) => event.target === byId("key"); // takes text by itself
-document.addEventListener("dragover", (event) => elsewhere(event) || event.preventDefault());
-document.addEventListener("drop", (event) => {
-  if (elsewhere(event)) return;
-  event.preventDefault();
-  dragging(0, event);
-  const files = [...event.dataTransfer.files];
-  if (files.length) look(files);
-  else showTrouble(new Trouble("That was no file", "Save the picture first, then drop the file here."));
-});
-
-// ---------------------------------------------------------------- light and dark
-
-const dark = matchMedia("(prefers-color-scheme: dark)");
-const isDark = () => (document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light")) === "dark";
-const reflect = () => byId("theme").setAttribute("aria-pressed", isDark());
-byId("theme").addEventListener("click", () => {
-  const theme = isDark() ? "light" : "dark";
-  document.documentElement.dataset.theme = theme;
-  try {
-    localStorage.setItem("theme", theme);
-  } catch {
-    // Storage may be forbidden; the choice then ends with the page.
-  }
-  reflect();
-});
-dark.addEventListener("change", reflect);
-reflect();
-
 loadModels();

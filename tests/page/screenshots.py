@@ -1,4 +1,4 @@
-"""python -m tests.service.screenshots: docs/page-*.png anew, of the page, the server and the model here.
+"""python -m tests.page.screenshots: docs/page-*.png anew, of the page, the server and the model here.
 
 The flowers in them are drawn by flowers.py. Typefaces are the machine's: the page asks for Palatino and
 Inter (on Debian fonts-urw-base35 and fonts-inter), and takes what there is.
@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from tests.service.browser import chromium
-from tests.service.flowers import draw
+from tests.page.browser import chromium
+from tests.page.flowers import draw
 from tests.service.images import encoded
 from tests.service.server import ROOT, Server, serving
 
