@@ -4,82 +4,31 @@ is alive and right. A witness asks all the time; how it fared is checked at the 
 
 import gzip
 import json
-import resource
-import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from tests.service.images import encoded, noise, plain
-from tests.service.server import CLASSES, Server, serving
+from tests.service.images import plain
+from tests.service.server import Server, serving
 from tests.service.test_errors import check, wait_until_inside
-from tests.service.test_watching import metrics
-from tests.service.wire import answers, connect, descriptors, exchange, request, resident, rest_of, send
+from tests.service.wire import answers, connect, descriptors, exchange, request, rest_of, send
+from tests.service.witness import IMAGE, witnessed
 
-IMAGE = encoded(noise(3))
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
 GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
 LIVE = request("GET", "/health/live", close=False)
 SECOND = dict.fromkeys(("header_timeout_s", "keep_alive_timeout_s", "body_timeout_s", "write_timeout_s"), 1)
 LIMITS = SECOND | {"max_body_bytes": 2_000_000, "max_header_bytes": 20_000}
-MOST_MEMORY = 200_000_000  # bytes beyond what it took before
-
-
-class Witness:
-    """A client that means well, with a new connection each time, so that it meets every limit too."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._ended = threading.Event()
-        self.wrong: list[object] = []
-        self.asked = 0
-        self.right = self._label()
-        self.thread = threading.Thread(target=self._ask)
-
-    def _label(self) -> object:
-        found = httpx.post(self._server.address + "/predict", content=IMAGE, timeout=20)
-        assert found.status_code == 200, found.text
-        best = found.json()["predictions"][0]
-        return best["label"], round(best["probability"], 3)
-
-    def _ask(self) -> None:
-        while not self._ended.wait(0.2):
-            try:
-                assert httpx.get(self._server.address + "/health/live", timeout=20).status_code == 200
-                found = self._label()
-                if found != self.right:
-                    self.wrong.append(found)
-            except Exception as error:
-                self.wrong.append(error)
-            self.asked += 1
-
-    def end(self) -> None:
-        self._ended.set()
-        self.thread.join()
 
 
 @pytest.fixture(scope="module")
 def server(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("log") / "stderr", model_file, **LIMITS) as running:
-        witness = Witness(running)
-        before = resident(running)
-        witness.thread.start()
-        try:
-            yield running
-        finally:
-            witness.end()
-        assert witness.wrong == []
-        assert witness.asked > 0
-        assert resident(running) - before < MOST_MEMORY
-        assert "Traceback" not in running.log, running.log[-6000:]
-        assert not [key for key in metrics(running) if ",status=5" in key]
-        assert metrics(running)["alexnet_inside_images"] == 0
+    with witnessed(tmp_path_factory.mktemp("log") / "stderr", model_file, **LIMITS) as running:
+        yield running
 
 
 BAD_REQUESTS = {
@@ -194,86 +143,6 @@ def test_chunks_that_never_end(server: Server, path: str) -> None:
         except OSError:
             pass
         assert sent < 200_000_000
-
-
-READERS = {"an answer alone": 1, "more answers than any buffer holds": 32}
-
-
-@pytest.mark.parametrize("requests", READERS.values(), ids=READERS)
-def test_who_does_not_read_is_cut_off(server: Server, requests: int) -> None:
-    before = descriptors(server)
-    with ExitStack() as stack:
-        held = [stack.enter_context(connect(server, 4096)) for _ in range(3)]
-        for connection in held:
-            connection.sendall(request("GET", "/static/swagger-ui-bundle.js", close=False) * requests)
-        while descriptors(server) < before + 3:
-            pass  # until they were taken
-        deadline = time.monotonic() + 20
-        while descriptors(server) > before + 2:  # one or two are the witness's
-            assert time.monotonic() < deadline, "a connection that is not read is kept"
-            time.sleep(0.1)
-
-
-def test_who_reads_slowly_gets_everything(server: Server) -> None:
-    wanted = server.client.get("/static/swagger-ui-bundle.js", headers={"Accept-Encoding": "identity"})
-    received = bytearray()
-    with connect(server, 65536) as connection:
-        connection.sendall(request("GET", "/static/swagger-ui-bundle.js"))
-        while part := connection.recv(200_000, socket.MSG_WAITALL):
-            received += part
-            time.sleep(0.3)
-    (answer,) = answers(bytes(received))
-    assert answer.content == wanted.content
-
-
-def test_requests_sent_ahead_are_answered_in_order(server: Server) -> None:
-    images = [encoded(noise(seed)) for seed in range(12)]
-    alone = [server.client.post("/predict", content=image).json()["predictions"] for image in images]
-    assert len({json.dumps(one) for one in alone}) == 12, "each image has its own answer"
-    ahead = [request("POST", "/predict", image, close=False) for image in images]
-    found = exchange(server, b"".join(ahead), request("GET", "/nothing"))
-    assert [answer.status_code for answer in found] == [200] * 12 + [404]
-    for answer, wanted in zip(found, alone, strict=False):
-        for got, right in zip(answer.json()["predictions"], wanted, strict=True):
-            assert got["label"] == right["label"]
-            assert got["probability"] == pytest.approx(right["probability"], abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("last", "status"),
-    [
-        (b"garbage\r\n\r\n", 400),
-        (POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 408),
-        (GET + b"A: " + b"b" * 600_000, 431),
-        (b"", 200),
-    ],
-)
-def test_bad_ones_behind_good_ones(server: Server, last: bytes, status: int) -> None:
-    """The good ones are answered first, whatever the next is."""
-    found = exchange(server, request("POST", "/predict", IMAGE, close=False) + LIVE * 2 + last)
-    assert [answer.status_code for answer in found[:3]] == [200] * 3
-    assert found[-1].status_code == status
-
-
-def test_too_many_ahead(server: Server) -> None:
-    found = exchange(server, LIVE * 500)
-    assert [answer.status_code for answer in found] == [200] * 33 + [400]
-    check(found[-1], 400, "invalid_request", "32 requests")
-
-
-def test_a_body_is_never_the_next_request(server: Server) -> None:
-    """An upgrade ends the parser's message at its headers; a body behind it would be a request of its own,
-    and the answer to it somebody else's, where a proxy shares the connection.
-    """
-    head = POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(LIVE)
-    (answer,) = exchange(server, head, LIVE)
-    check(answer, 400, "invalid_request", "Upgrade")
-    chunked = POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\n"
-    (answer,) = exchange(server, chunked, b"%x\r\n%b\r\n0\r\n\r\n" % (len(LIVE), LIVE))
-    check(answer, 400, "invalid_request", "Upgrade")
-    for kind in (b"h2c", b"websocket"):
-        (answer,) = exchange(server, GET + b"Connection: Upgrade\r\nUpgrade: " + kind + b"\r\n\r\n")
-        assert answer.status_code == 200
 
 
 PATHS = [
@@ -415,47 +284,6 @@ def test_a_query_without_end_and_expectations(server: Server) -> None:
     refused = request("POST", "/predict", b"", Expect="100-continue", Content_Length="3000000")
     (answer,) = exchange(server, refused)  # it is told so instead of being asked for the body
     check(answer, 413, "too_large")
-
-
-def test_those_who_wait_make_room(model_file: Path, tmp_path: Path) -> None:
-    """1,200 connections that say nothing, half of a head or nothing more, past a limit of 100."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
-    limits = {"max_connections": 100, "header_timeout_s": 300, "keep_alive_timeout_s": 300}
-    try:
-        with serving(tmp_path / "log", model_file, **limits) as server, ExitStack() as stack:
-            right = httpx.post(server.address + "/predict", content=IMAGE).json()["predictions"]
-            before, memory = descriptors(server), resident(server)
-            for number in range(1200):
-                held = stack.enter_context(connect(server))
-                send(held, (b"", GET, LIVE)[number % 3])
-                if number % 200 == 0:
-                    assert httpx.get(server.address + "/health/live", timeout=20).status_code == 200
-            found = httpx.post(server.address + "/predict", content=IMAGE, timeout=20).json()
-            assert [p["label"] for p in found["predictions"]] == [p["label"] for p in right]
-            assert descriptors(server) - before <= 101
-            assert resident(server) - memory < 20_000_000
-            assert server.log == ""
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_where_nobody_only_waits_there_is_no_room(model_file: Path, tmp_path: Path) -> None:
-    with serving(tmp_path / "log", model_file, max_connections=3) as server, ExitStack() as stack:
-        server.client.close()
-        busy = [stack.enter_context(connect(server)) for _ in range(3)]
-        for connection in busy:
-            connection.sendall(request("POST", "/predict", IMAGE, Expect="100-continue")[:-1])
-            assert connection.recv(100).startswith(b"HTTP/1.1 100")
-        with connect(server) as one_more:
-            (answer,) = answers(rest_of(one_more))
-        check(answer, 503, "not_ready", "3 connections")
-        busy[0].sendall(IMAGE[-1:])
-        (answer,) = answers(rest_of(busy[0]))
-        assert answer.json()["predictions"][0]["label"] in CLASSES
-        assert httpx.get(server.address + "/health/live").status_code == 200
-        found = httpx.get(server.address + "/metrics").text
-        assert 'alexnet_requests_total{route="other",status="503"} 1.0' in found
 
 
 def test_it_is_as_before_when_they_have_gone(model_file: Path, tmp_path: Path) -> None:
