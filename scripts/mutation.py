@@ -6,13 +6,12 @@ Hypothesis tries few examples, always the same ones: a run takes seconds and giv
 """
 
 import ast
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).parents[1]
+from tests.checkout import ROOT, clone
+
 FILES: Final = (
     *("contract/manifest.py", "contract/picture.py", "contract/preprocess.py", "contract/recipe.py"),
     *("service/admission.py", "service/batcher.py"),
@@ -41,17 +40,7 @@ CACHES: Final = ("lru_cache", "cache")
 
 
 def main(target: Path) -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
+    clone(target)
     for name in FILES:
         (target / name).write_text(undecorated((ROOT / name).read_text()))
     for name, more in (("pyproject.toml", CONFIG), ("tests/contract/conftest.py", FEW)):

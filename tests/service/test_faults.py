@@ -2,15 +2,13 @@
 readiness and metrics say what is true.
 """
 
-import asyncio
 import json
-import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,16 +16,12 @@ import httpx
 import numpy as np
 import onnx
 import pytest
-import uvicorn
-from fastapi import FastAPI
 from onnx import helper, numpy_helper
 
-from service.app import create_app
-from service.connection import Connections, Protocol
-from service.repository import read_all
+from service.engine import Engine
 from service.session import Model, load_model
-from service.settings import Settings
 from tests.service.images import encoded, noise, plain
+from tests.service.inside import inside
 from tests.service.server import CLASSES, Server, serving
 from tests.service.test_errors import check
 from tests.service.test_watching import metrics
@@ -52,7 +46,7 @@ class Session:
 class Service:
     """In this process, so that what is inside can be broken."""
 
-    app: FastAPI
+    engine: Engine
     session: Session
     client: httpx.Client
 
@@ -61,7 +55,7 @@ class Service:
 
     @property
     def batcher(self) -> Any:
-        return next(self.app.state.engine.repository.served).batcher
+        return next(self.engine.repository.served).batcher
 
     def told(self, name: str) -> float:
         return metrics(cast(Server, self)).get(f"alexnet_{name}", 0)
@@ -76,22 +70,10 @@ def running(model_file: Path, lanes: int = 1) -> Iterator[Service]:
         sessions.append(Session(model.session))
         return replace(model, session=sessions[-1], lanes=lanes)
 
-    settings = Settings(model=model_file)
-    app = create_app(settings, read_all(settings, load), load, threads=2)
-    http = partial(Protocol, Connections(settings, lambda _status: None))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", http=cast(Any, http), ws="none"))
-    with socket.create_server(("127.0.0.1", 0)) as listener, asyncio.Runner() as runner:
-        thread = threading.Thread(target=lambda: runner.run(server.serve(sockets=[listener])))
-        thread.start()
-        try:
-            address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            with httpx.Client(base_url=address, timeout=20) as client:
-                service = Service(app, sessions[0], client)
-                assert service.predict().status_code == 200
-                yield service
-        finally:
-            server.should_exit = True
-            thread.join()
+    with inside(model_file, load, threads=2) as (client, _loop, engine):
+        service = Service(engine, sessions[0], client)
+        assert service.predict().status_code == 200
+        yield service
 
 
 def raising(error: BaseException) -> Callable[..., Any]:
@@ -141,8 +123,8 @@ def test_a_thread_that_ends(model_file: Path, lanes: int, end: Callable[[Service
         assert service.client.get("/v2/health/ready").status_code == 503
         assert service.client.get("/health/live").status_code == 200
         assert service.told("ready") == 0
-        while not service.app.state.engine.failed:
-            pass  # until it has been noticed: `python -m service` ends then
+        while not service.engine.failed:
+            time.sleep(0.01)  # until it has been noticed: `python -m service` ends then
 
 
 def test_a_lane_that_hangs_leaves_the_others_working(model_file: Path) -> None:
