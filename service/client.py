@@ -31,10 +31,13 @@ class Which(TypedDict, total=False):
     version: int
 
 
-class Options(Which, total=False):
-    top_k: int  # of predict, as crops is
+class PredictOptions(Which, total=False):
+    top_k: int
     crops: Literal[1, 10]
-    label: str  # of explain
+
+
+class ExplainOptions(Which, total=False):
+    label: str
 
 
 def _settings(server: str, key: str | None, settings: dict[str, Any]) -> dict[str, Any]:
@@ -67,18 +70,18 @@ class Client(httpx.Client):
                 answer = flow.send(error)
         return answer
 
-    def predict(self, image: Image, **query: Unpack[Options]) -> PredictAnswer:
+    def predict(self, image: Image, **query: Unpack[PredictOptions]) -> PredictAnswer:
         return self.ask(PredictAnswer, "/predict", query, content=_bytes(image))
 
     def predict_all(
-        self, images: Iterable[Image], **query: Unpack[Options]
+        self, images: Iterable[Image], **query: Unpack[PredictOptions]
     ) -> list[PredictAnswer | Problem]:
         return self.ask(Results[PredictAnswer], "/predict", query, json=_json(images)).results
 
     def embed(self, image: Image, normalize: bool = False, **query: Unpack[Which]) -> EmbedAnswer:
         return self.ask(EmbedAnswer, "/embed", {"normalize": normalize, **query}, content=_bytes(image))
 
-    def explain(self, image: Image, **query: Unpack[Options]) -> Explanation:
+    def explain(self, image: Image, **query: Unpack[ExplainOptions]) -> Explanation:
         return self.ask(Explanation, "/explain", {"format": "json", **query}, content=_bytes(image))
 
     def health(self) -> Health:
@@ -102,10 +105,10 @@ class AsyncClient(httpx.AsyncClient):
                 answer = flow.send(error)
         return answer
 
-    async def predict(self, image: Image, **query: Unpack[Options]) -> PredictAnswer:
+    async def predict(self, image: Image, **query: Unpack[PredictOptions]) -> PredictAnswer:
         return await self.ask(PredictAnswer, "/predict", query, content=_bytes(image))
 
-    async def predict_all(self, images: Iterable[Image], **query: Unpack[Options]) -> list[Each]:
+    async def predict_all(self, images: Iterable[Image], **query: Unpack[PredictOptions]) -> list[Each]:
         return (await self.ask(Results[PredictAnswer], "/predict", query, json=_json(images))).results
 
     async def embed(self, image: Image, normalize: bool = False, **query: Unpack[Which]) -> EmbedAnswer:
@@ -113,7 +116,7 @@ class AsyncClient(httpx.AsyncClient):
             EmbedAnswer, "/embed", {"normalize": normalize, **query}, content=_bytes(image)
         )
 
-    async def explain(self, image: Image, **query: Unpack[Options]) -> Explanation:
+    async def explain(self, image: Image, **query: Unpack[ExplainOptions]) -> Explanation:
         return await self.ask(Explanation, "/explain", {"format": "json", **query}, content=_bytes(image))
 
     async def health(self) -> Health:

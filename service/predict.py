@@ -109,10 +109,10 @@ async def by_server(
 ) -> AsyncIterator[Ask]:
     """Raises Failed and Usage, also from `ask`."""
     try:
-        from service.client import AsyncClient, ClientError, Options  # the only users of httpx
+        from service.client import AsyncClient, ClientError, PredictOptions  # the only users of httpx
     except ImportError:
         raise Failed("--server needs httpx: pip install httpx (the extra `client`)") from None
-    query = Options(crops=crops)
+    query = PredictOptions(crops=crops)
     if model is not None:
         query["model"] = model
     if top_k is not None:
