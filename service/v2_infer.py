@@ -150,8 +150,10 @@ async def _decode(
     recipe = served.model.manifest.recipe
     decoding = (engine.decode(data, recipe, 1) for data in files)
     crops, took, waited = [], 0.0, 0.0
-    # All are awaited, so that none goes on in a thread when its request has been answered.
-    for index, decoded in enumerate(await asyncio.gather(*decoding, return_exceptions=True)):
+    with served.batcher.expecting(len(files)):
+        # All are awaited, so that none goes on in a thread when its request has been answered.
+        each = await asyncio.gather(*decoding, return_exceptions=True)
+    for index, decoded in enumerate(each):
         if isinstance(decoded, ImageError):
             raise type(decoded)(f"{name}[{index}]: {decoded}")
         if isinstance(decoded, BaseException):
