@@ -38,20 +38,20 @@ curl <b>
 expect.set_options(timeout=20_000)  # ms; on a machine that does other things too
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     with chromium() as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("log") / "stderr"
     with serving(log, MODEL) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Two models, one with a nasty card; wants a key; takes little."""
     folder = tmp_path_factory.mktemp("guarded")
@@ -66,7 +66,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pictures(site: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every flower, a corrupt file, one that is no picture; `sure` and `unsure` by what the server says."""
     folder = tmp_path_factory.mktemp("pictures")

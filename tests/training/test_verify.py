@@ -74,6 +74,7 @@ def another_mean(model: onnx.ModelProto) -> None:
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 0, tensor.name))
 
 
+@pytest.mark.parametrize("model_file", ["int8"], indirect=True)  # whose bounds are the widest
 @pytest.mark.parametrize("change", [another_accuracy, another_norm, another_mean])
 def test_a_changed_file_does_not_keep_its_word(
     change: Callable[[onnx.ModelProto], None],
@@ -95,6 +96,7 @@ def with_a_manifest_of_another_kind(model: onnx.ModelProto) -> None:
     model.metadata_props[0].value = json.dumps({"manifest_version": 99})
 
 
+@pytest.mark.parametrize("model_file", ["int8"], indirect=True)
 @pytest.mark.parametrize("command", ["inspect", "verify"])
 def test_what_is_no_model_of_ours_is_named(
     command: str, model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
