@@ -12,7 +12,7 @@ from contract.recipe import Recipe
 from service.admission import PixelBudget
 from service.crops import BYTES_PER_PIXEL, Cropped, decode_crops, too_long
 from service.logs import log
-from service.priority import give_way
+from service.priority import DECODING, give_way
 
 
 class _Clock:
@@ -97,7 +97,7 @@ class Threads:
                 await asyncio.to_thread(thread.join)
 
     def _work(self) -> None:
-        give_way()
+        give_way(DECODING)
         while (job := self._jobs.get()) is not None:
             made = error = None
             if not job.answer.cancelled():  # whoever asked is still there

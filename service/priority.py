@@ -1,17 +1,20 @@
-"""The event loop before everything that computes."""
+"""The event loop before everything that computes, and of that decoding before batches."""
 
 import os
 import sys
 from contextlib import suppress
 from typing import Final
 
-NICE: Final = 5  # 15 s at 10 times the peak: refusals took 23 ms (p99), not 248
+# Decoding holds the interpreter now and then: whatever takes the core from it then, the event loop waits for
+# too. 60 s at 10 times the peak, twice each, refusals (p99): 65 and 165 ms with 5 for both, 19 and 30 so.
+DECODING: Final = 5
+BATCHES: Final = 10
 
 
-def give_way() -> None:
+def give_way(nice: int) -> None:
     """Lowers the priority of the calling thread. Where every core computes, the event loop waits for its
     turn like everybody: each refusal and each /health behind a batch.
     """
     if sys.platform == "linux":  # elsewhere a priority is a whole process's
         with suppress(OSError):  # a sandbox may not let us; then it is as it was
-            os.nice(NICE)
+            os.nice(nice)

@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 from contract.preprocess import Pixels
 from service.batcher import Batcher
 from service.metrics import Metrics
-from service.priority import give_way
+from service.priority import BATCHES, give_way
 from service.schemas import ModelName
 from service.session import Model, Row
 from service.settings import Settings
@@ -41,7 +42,7 @@ class Served:
             settings.max_wait_ms / 1000,
             model.lanes,
             model.worth,
-            begin=give_way,
+            begin=partial(give_way, BATCHES),
         )
 
     @contextmanager
