@@ -5,8 +5,8 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-# Decoding holds the interpreter now and then: whatever takes the core from it then, the event loop waits for
-# too. 60 s at 10 times the peak, twice each, refusals (p99): 65 and 165 ms with 5 for both, 19 and 30 so.
+# Decoding holds the interpreter now and then: for what takes the core from it then, the event loop waits
+# too. 60 s at 10 times the peak, twice each, refusals (p99): 165 and 65 ms with 5 for both, 19 and 30 so.
 DECODING: Final = 5
 BATCHES: Final = 10
 
