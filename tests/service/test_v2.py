@@ -9,6 +9,8 @@ import signal
 import tomllib
 import zlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ from tritonclient.utils import InferenceServerException  # type: ignore[import-u
 from contract.picture import decode
 from contract.preprocess import centre_crop
 from contract.recipe import DEFAULT_RECIPE
+from service.session import load_model
 from service.v2 import VERSION
 from tests.service.images import encoded, noise, plain
+from tests.service.inside import inside
 from tests.service.server import CLASSES, ROOT, Server, serving
 from tests.service.test_errors import PNG_HEADER_OF_10_GIGAPIXELS, open_request, wait_until_inside
 from tests.service.test_stop import half_sent
@@ -190,6 +194,26 @@ def test_nobody_gets_the_answer_of_another(server: Server, session: ort.Inferenc
     assert alone[0, best["index"]] == pytest.approx(best["probability"], abs=1e-5)
 
 
+def test_the_lanes_wait_for_images_of_either_protocol(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = partial(load_model, device="cpu", threads=1)
+    with inside(model_file, load, threads=1) as (client, _loop, engine):
+        batcher = next(engine.repository.served).batcher
+        expecting, told = batcher.expecting, []
+
+        def overheard(images: int) -> AbstractContextManager[None]:
+            told.append(images)
+            return expecting(images)
+
+        monkeypatch.setattr(batcher, "expecting", overheard)
+        assert client.post("/predict", content=plain(1)).status_code == 200
+        data = [base64.b64encode(plain(n)).decode() for n in range(3)]
+        tensor = {"name": "encoded", "shape": [3], "datatype": "BYTES", "data": data}
+        assert client.post("/v2/models/tiny/infer", json={"inputs": [tensor]}).status_code == 200
+    assert told == [1, 3]
+
+
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
 def test_compressed_requests_are_taken(client: Any, algorithm: str) -> None:
     batch = pixels(1)
@@ -276,8 +300,8 @@ def check(response: httpx.Response, status: int, *said: str) -> None:
     assert response.json().keys() == {"error"}
     for words in said:
         assert words in response.json()["error"]
-    for inside in ("Traceback", 'File "', "/service/", "site-packages", " object at 0x"):
-        assert inside not in response.text
+    for leak in ("Traceback", 'File "', "/service/", "site-packages", " object at 0x"):
+        assert leak not in response.text
 
 
 @pytest.mark.parametrize(
