@@ -3,6 +3,7 @@ and how to choose it. Read once, in `__main__`, and handed down.
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -122,8 +123,9 @@ class Settings:
     )
     decode_processes: int = _of(
         0,
-        "processes for decoding, each limited in memory and replaced when an image breaks it; 0: in "
-        "threads. As many as there are cores, where strangers send images; each of WORKERS has its own",
+        "processes for decoding, on Linux alone, each limited in memory and replaced when an image breaks "
+        "it; 0: in threads. As many as there are cores, where strangers send images; each of WORKERS has "
+        "its own",
     )
     max_connections: int = _of(
         1000,
@@ -190,6 +192,10 @@ class Settings:
             raise SettingsError(
                 f"MAX_QUEUE_BYTES is {settings.max_queue_bytes}; it must be at least MAX_BODY_BYTES, "
                 f"{settings.max_body_bytes}"
+            )
+        if settings.decode_processes and sys.platform != "linux":  # limits by /proc and prctl
+            raise SettingsError(
+                f"DECODE_PROCESSES is {settings.decode_processes}; only Linux has them: use 0"
             )
         return settings
 

@@ -48,14 +48,21 @@ def test_one_body_must_fit_in_the_house() -> None:
         Settings.from_environ({"MAX_QUEUE_BYTES": "2000", "MAX_BODY_BYTES": "3000"})
 
 
-def test_the_readme_has_every_setting_with_its_default() -> None:
-    rows = dict(re.findall(r"^\| `([A-Z0-9_]+)` \| ([^|]*?) \|", (ROOT / "README.md").read_text(), re.M))
-    shown = {name: text.strip("`") for name, text in rows.items()}
-    defaults = {f.name.upper(): f.default for f in fields(Settings)}
-    wanted = {
-        name: "models" if name == "MODELS" else "" if value is None else str(value)
-        for name, value in defaults.items()
-    }
+def test_processes_that_decode_are_refused_where_they_cannot_be_limited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert Settings.from_environ({"DECODE_PROCESSES": "0"}) == Settings()
+    with pytest.raises(SettingsError, match="DECODE_PROCESSES is 2; only Linux has them: use 0"):
+        Settings.from_environ({"DECODE_PROCESSES": "2"})
+
+
+def test_the_readme_has_every_setting_with_its_default_and_meaning() -> None:
+    rows = re.findall(r"^\| `([A-Z0-9_]+)` \| ([^|]*?) \| (.*) \|$", (ROOT / "README.md").read_text(), re.M)
+    shown = {name: (default.strip("`"), meaning) for name, default, meaning in rows}
+    defaults = {f.name: "" if f.default is None else str(f.default) for f in fields(Settings)}
+    defaults["models"] = "models"
+    wanted = {f.name.upper(): (defaults[f.name], f.metadata["help"]) for f in fields(Settings)}
     assert shown == wanted
 
 
