@@ -20,6 +20,7 @@ TESTS: Final = (
     *("tests/contract/test_edges.py", "tests/contract/test_golden.py", "tests/contract/test_manifest.py"),
     *("tests/contract/test_preprocess_errors.py", "tests/contract/test_preprocess_parity.py"),
     *("tests/service/test_admission.py", "tests/service/test_batcher.py"),
+    "tests/service/test_batcher_waiting.py",
 )
 CONFIG: Final = f"""
 [tool.mutmut]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.checkout import ROOT, clone, commands, draw_photos, environ, free_port, serving
-from tests.training.test_published import TheirAlexNet
+from tests.training.theirs import TheirAlexNet
 from training.published import imagenet_classes
 from training.verify import read_model
 
@@ -49,6 +49,7 @@ def answer_of_the_script(checkout: Path, photo: Path, venv: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)  # a real installation
 def test_from_a_clone_to_an_answer(tmp_path: Path) -> None:
     checkout, elsewhere, home = clone(tmp_path / "clone"), tmp_path / "elsewhere", tmp_path / "home"
@@ -123,6 +124,7 @@ def test_training_on_one_s_own_photographs(tmp_path: Path) -> None:
     assert {p["label"] for p in answer["predictions"]} == {"red", "green"}  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_importing_published_weights(tmp_path: Path) -> None:
     """All but the download: the file, of the same names and shapes, lies here."""

@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.images import SMALL, drawn
 from tests.service.server import ROOT
 
 
+@pytest.mark.slow
 def test_the_server_under_load(tmp_path: Path) -> None:
     drawn(tmp_path, 2, SMALL)
     done = subprocess.run(

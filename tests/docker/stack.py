@@ -1,5 +1,6 @@
 """The stack of docker-compose.yml in a real engine, under a project name and ports of its own."""
 
+import io
 import json
 import os
 import subprocess
@@ -8,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from PIL import Image
 
 from tests.checkout import free_port
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "alexnet-test"
+RED = (210, 50, 30)
 # All that is taken from the environment of the tests: how to reach the engine, and what to build from.
 PASSED = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT", "BASE_IMAGE", "WHEELS")
 
@@ -57,3 +60,16 @@ class Stack:
 
     def containers(self, service: str) -> list[str]:
         return self.do("ps", "-a", "-q", service).split()
+
+
+def photograph(width: int = 640, height: int = 480, quality: int = 75) -> bytes:
+    """A red one, with noise in it, so that its size is a photograph's."""
+    noise = Image.effect_noise((width, height), 60).convert("RGB")
+    picture, buffer = Image.blend(noise, Image.new("RGB", noise.size, RED), 0.7), io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def top_label(answer: httpx.Response) -> str:
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["predictions"][0]["label"])

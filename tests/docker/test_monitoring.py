@@ -11,8 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.docker.stack import Stack
-from tests.docker.test_stack import photograph, top_label
+from tests.docker.stack import Stack, photograph, top_label
 from tests.promql import alerts, queries
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]

@@ -1,7 +1,6 @@
 """`docker compose up`, as users and operators meet it."""
 
 import hashlib
-import io
 import json
 import socket
 import ssl
@@ -13,13 +12,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from PIL import Image
 
-from tests.docker.stack import Stack, docker, inspect
+from tests.docker.stack import Stack, docker, inspect, photograph, top_label
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
-RED = (210, 50, 30)
 PROBE = """
 import json, os
 from pathlib import Path
@@ -40,19 +37,6 @@ print(json.dumps({
     "pid1": Path("/proc/1/cmdline").read_bytes().decode().split("\\0")[0],
 }))
 """
-
-
-def photograph(width: int = 640, height: int = 480, quality: int = 75) -> bytes:
-    """A red one, with noise in it, so that its size is a photograph's."""
-    noise = Image.effect_noise((width, height), 60).convert("RGB")
-    picture, buffer = Image.blend(noise, Image.new("RGB", noise.size, RED), 0.7), io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
-
-
-def top_label(answer: httpx.Response) -> str:
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["predictions"][0]["label"])
 
 
 def test_images(bench: Stack) -> None:

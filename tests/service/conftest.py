@@ -1,13 +1,16 @@
-"""Small model files, made on the fly, and a server that serves one of them."""
+"""Small model files, made on the fly, a server that serves one of them, and who asks it."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from onnx import TensorProto, helper
 
+from tests.service.images import encoded, noise
+from tests.service.infer import client_of
 from tests.service.models import write_model
 from tests.service.server import CLASSES, Server, serving
 from training import checkpoint
@@ -55,3 +58,24 @@ def server(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """One for all tests that don't need settings of their own."""
     with serving(tmp_path_factory.mktemp("log") / "stderr", model_file) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[Any]:
+    with client_of(server) as here:
+        yield here
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Five pictures, one of them corrupt, and what is none."""
+    folder = tmp_path / "photos"
+    (folder / "more/deep").mkdir(parents=True)
+    (folder / ".cache").mkdir()
+    for name, seed in (("a.jpg", 1), ("c.jpg", 2), (".cache/hidden.jpg", 3)):
+        (folder / name).write_bytes(encoded(noise(seed)))
+    (folder / "b.jpg").write_bytes(encoded(noise(4))[:300])
+    (folder / "more/deep/d.png").write_bytes(encoded(noise(5), "PNG"))
+    (folder / "more/without-suffix").write_bytes(encoded(noise(6), "WEBP"))
+    (folder / "notes.txt").write_text("no picture")
+    return folder

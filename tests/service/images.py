@@ -1,6 +1,7 @@
 """Images drawn for requests."""
 
 import io
+import zlib
 from typing import Any
 
 import numpy as np
@@ -21,3 +22,11 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
 
 def plain(level: int) -> bytes:
     return encoded(Image.new("RGB", (256, 256), (level, level, level)), "PNG")
+
+
+HEADER = b"IHDR" + (100_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+
+
+PNG_HEADER_OF_10_GIGAPIXELS = (
+    b"\x89PNG\r\n\x1a\n\0\0\0\r" + HEADER + zlib.crc32(HEADER).to_bytes(4, "big") + b"\0\0\0\0IDAT"
+)

@@ -1,4 +1,4 @@
-"""A real server process on a free port of the loopback."""
+"""A real server process on a free port of the loopback, and what it says of itself."""
 
 import os
 import subprocess
@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("anemone", "bluebell", "crocus", "daisy", "elder", "foxglove", "gorse")
+COMMAND = [sys.executable, "-m", "service"]
 
 
 class Server:
@@ -27,16 +29,24 @@ class Server:
         return self._log.read_text()
 
 
+def environ(**settings: object) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k not in {"HOST", "PORT", "DEVICE", "MODEL"}}
+    kept |= {"PYTHONPATH": str(ROOT), "PORT": "0", "DEVICE": "cpu"}
+    return kept | {key.upper(): str(value) for key, value in settings.items()}
+
+
 @contextmanager
 def serving(log: Path, model: Path | None, **settings: object) -> Iterator[Server]:
     """Of one model file, or with None of the folder among the settings."""
-    environ = {key: value for key, value in os.environ.items() if key not in {"HOST", "PORT", "DEVICE"}}
-    environ |= {"MODEL": str(model or ""), "PORT": "0", "DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
-    environ |= {key.upper(): str(value) for key, value in settings.items()}
-    command = [sys.executable, "-m", "service"]
     with (
         log.open("w") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environ) as process,
+        subprocess.Popen(
+            COMMAND,
+            env=environ(**{"model": model or ""} | settings),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
     ):
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
@@ -50,3 +60,29 @@ def serving(log: Path, model: Path | None, **settings: object) -> Iterator[Serve
             if process.poll() is None:
                 process.terminate()
             process.wait(20)
+
+
+def metrics(server: Server) -> dict[str, float]:
+    """`name{label=value,...}` -> value, by Prometheus' own parser."""
+    answer = server.client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    return {
+        sample.name + "".join(f",{k}={v}" for k, v in sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def refused(**settings: object) -> tuple[int, str]:
+    """-> exit code and the one line on stderr of a service that does not start."""
+    done = subprocess.run(
+        COMMAND,
+        env=environ(**settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    return done.returncode, done.stderr

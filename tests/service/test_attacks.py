@@ -12,17 +12,23 @@ from typing import Any
 
 import pytest
 
+from tests.service.answers import check
 from tests.service.images import plain
 from tests.service.server import Server, serving
-from tests.service.test_errors import check, wait_until_inside
-from tests.service.wire import answers, connect, descriptors, exchange, request, rest_of, send
-from tests.service.witness import IMAGE, witnessed
-
-POST = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
-GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
-LIVE = request("GET", "/health/live", close=False)
-SECOND = dict.fromkeys(("header_timeout_s", "keep_alive_timeout_s", "body_timeout_s", "write_timeout_s"), 1)
-LIMITS = SECOND | {"max_body_bytes": 2_000_000, "max_header_bytes": 20_000}
+from tests.service.wire import (
+    GET,
+    LIVE,
+    POST,
+    answers,
+    connect,
+    descriptors,
+    exchange,
+    request,
+    rest_of,
+    send,
+    wait_until_inside,
+)
+from tests.service.witness import IMAGE, LIMITS, witnessed
 
 
 @pytest.fixture(scope="module")
@@ -222,10 +228,8 @@ BODIES = {
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 def test_bodies(server: Server, body: dict[str, Any]) -> None:
-    body = {"headers": {"Content-Type": "application/json"}} | {
-        k: v for k, v in body.items() if k != "json"
-    }
-    check(server.client.post("/predict", **body), 422, "invalid_request")
+    as_json = {"headers": {"Content-Type": "application/json"}}
+    check(server.client.post("/predict", **(as_json | body)), 422, "invalid_request")
 
 
 def tensor(shape: list[int], size: object, rest: bytes, header: str | None = None) -> dict[str, Any]:

@@ -4,42 +4,12 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from service.batcher import PATIENCE, Batcher, BatcherClosed, WorkerLost
-
-
-class Gate:
-    """A `run` that records its batches and stands still until it is opened."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-        self.entered = threading.Event()
-        self.open = threading.Event()
-
-    def __call__(self, items: list[int]) -> list[int]:
-        self.batches.append(items)
-        self.entered.set()
-        assert self.open.wait(10)
-        if -1 in items:
-            raise ArithmeticError("poison")
-        return [item * 10 for item in items]
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 10))
-
-
-async def behind(gate: Gate, batcher: Batcher[int, int], *items: int) -> list[asyncio.Future[Any]]:
-    """Submits item 0, which runs alone and stands at the gate, then `items`, which queue up."""
-    first = batcher.submit(0)
-    await asyncio.to_thread(gate.entered.wait, 10)
-    queued = [batcher.submit(item) for item in items]
-    await asyncio.sleep(0)
-    return [first, *queued]
+from service.batcher import Batcher, BatcherClosed, WorkerLost
+from tests.service.gate import Gate, a_while, behind, opened, run, until
 
 
 def test_a_batch_is_what_queued_while_the_last_one_ran() -> None:
@@ -150,93 +120,6 @@ def test_closing_answers_everybody_and_takes_nobody() -> None:
     run(test)
 
 
-def test_with_max_wait_an_idle_batcher_collects_a_batch() -> None:
-    async def test() -> None:
-        gate = Gate()
-        gate.open.set()
-        batcher = Batcher(gate, max_batch=8, max_wait=0.05)
-        await asyncio.gather(*(batcher.submit(item) for item in range(5)))
-        assert gate.batches == [[0, 1, 2, 3, 4]]
-        await batcher.close()
-
-    run(test)
-
-
-class StillClock(asyncio.SelectorEventLoop):
-    """An event loop whose timers go off when the test says so."""
-
-    now = 0.0
-
-    def time(self) -> float:
-        return self.now
-
-
-def with_still_clock(test: Callable[[StillClock], Coroutine[Any, Any, None]]) -> None:
-    loop = StillClock()
-    try:
-        loop.run_until_complete(test(loop))
-    finally:
-        loop.close()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    while not holds():  # noqa: ASYNC110 - it is the loop that is watched
-        await asyncio.sleep(0)
-
-
-async def a_while() -> None:
-    for _pass in range(50):
-        await asyncio.sleep(0)
-
-
-def opened() -> Gate:
-    gate = Gate()
-    gate.open.set()
-    return gate
-
-
-def test_without_max_wait_nobody_waits_for_a_clock() -> None:
-    async def test(_loop: StillClock) -> None:
-        gate = opened()
-        batcher = Batcher(gate, max_batch=8)
-        answer = batcher.submit(1)
-        await until(answer.done)
-        assert gate.batches == [[1]]
-        await batcher.close()
-
-    with_still_clock(test)
-
-
-def test_max_wait_ends_by_the_clock() -> None:
-    async def test(loop: StillClock) -> None:
-        gate = opened()
-        batcher = Batcher(gate, max_batch=8, max_wait=5.0)
-        first = batcher.submit(1)
-        await a_while()
-        second = batcher.submit(2)
-        loop.now += 4.9
-        await a_while()
-        assert gate.batches == []
-        loop.now += 0.1
-        await until(lambda: first.done() and second.done())
-        assert gate.batches == [[1, 2]]
-        await batcher.close()
-
-    with_still_clock(test)
-
-
-def test_a_full_batch_waits_for_nothing() -> None:
-    async def test(_loop: StillClock) -> None:
-        gate = opened()
-        batcher = Batcher(gate, max_batch=2, max_wait=5.0)
-        tasks = [batcher.submit(item) for item in (1, 2)]
-        await until(lambda: all(task.done() for task in tasks))
-        assert gate.batches == [[1, 2]]
-        await batcher.close()
-
-    with_still_clock(test)
-
-
 def test_how_long_a_run_takes_is_told_while_it_runs() -> None:
     async def test() -> None:
         gate = Gate()
@@ -289,74 +172,6 @@ def test_as_many_runs_at_a_time_as_there_are_lanes() -> None:
         for gate in gates.values():
             gate.open.set()
         assert [a.result for a in await asyncio.gather(*tasks)] == [10, 20, 30]
-        await batcher.close()
-
-    run(test)
-
-
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Longer than `run` lets a test take."""
-    monkeypatch.setattr("service.batcher.PATIENCE", 60.0)
-
-
-@pytest.mark.usefixtures("patient")
-def test_what_is_on_its_way_is_waited_for_up_to_what_a_batch_is_worth() -> None:
-    async def test() -> None:
-        gate = opened()
-        batcher = Batcher(gate, max_batch=8, worth=3)
-        with batcher.expecting(3):
-            tasks = [batcher.submit(item) for item in (1, 2)]
-            await a_while()
-            assert gate.batches == []
-            tasks.append(batcher.submit(3))
-            await asyncio.gather(*tasks)
-        assert gate.batches == [[1, 2, 3]]
-        await batcher.close()
-
-    run(test)
-
-
-@pytest.mark.usefixtures("patient")
-def test_what_turns_out_not_to_come_is_waited_for_no_longer() -> None:
-    async def test() -> None:
-        gate = opened()
-        batcher = Batcher(gate, max_batch=8, worth=8)
-        with batcher.expecting(5):
-            task = batcher.submit(1)
-            await a_while()
-            assert gate.batches == []
-        assert (await task).result == 10
-        await batcher.close()
-
-    run(test)
-
-
-def test_what_is_on_its_way_for_too_long_is_not_waited_for() -> None:
-    async def test() -> None:
-        gate = opened()
-        batcher = Batcher(gate, max_batch=8, worth=8)
-        with batcher.expecting(5):
-            answer = await batcher.submit(1)
-            assert answer.queued >= PATIENCE
-        await batcher.close()
-
-    run(test)
-
-
-@pytest.mark.usefixtures("patient")
-def test_lanes_share_what_is_on_its_way() -> None:
-    async def test() -> None:
-        gate = opened()
-        batcher = Batcher(gate, max_batch=8, worth=8, lanes=2)
-        with batcher.expecting(3):
-            tasks = [batcher.submit(1)]
-            await a_while()
-            assert gate.batches == []
-            await asyncio.gather(*tasks, batcher.submit(2))
-        assert gate.batches == [[1, 2]]
-        with batcher.expecting(2):
-            assert (await batcher.submit(3)).result == 30
         await batcher.close()
 
     run(test)

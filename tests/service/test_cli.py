@@ -1,107 +1,18 @@
 """`python -m service predict`, as a process, on real files."""
 
 import csv
-import hashlib
-import json
 import os
 import pty
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.service.command import COMMAND, environ, predict, records, refused
 from tests.service.images import encoded, noise, plain
-from tests.service.server import ROOT, Server, serving
-
-COMMAND = [sys.executable, "-m", "service", "predict"]
-
-
-def environ(**settings: object) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k not in {"MODEL", "MODELS", "COLUMNS"}}
-    return kept | {"PYTHONPATH": str(ROOT), "DEVICE": "cpu"} | {k: str(v) for k, v in settings.items()}
-
-
-def predict(
-    *arguments: object, cwd: Path | None = None, data: bytes = b"", **settings: object
-) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run(
-        COMMAND + [str(a) for a in arguments],
-        cwd=cwd,
-        input=data,
-        env=environ(**settings),
-        capture_output=True,
-        timeout=100,
-        check=False,
-    )
-    out, errors = done.stdout.decode(errors="surrogateescape"), done.stderr.decode()
-    assert "Traceback" not in errors, errors
-    return subprocess.CompletedProcess(done.args, done.returncode, out, errors)
-
-
-def records(done: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def refused(done: "subprocess.CompletedProcess[str]") -> tuple[int, str]:
-    """-> exit code and the one line that says why nothing was answered."""
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    return done.returncode, done.stderr
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Five pictures, one of them corrupt, and what is none."""
-    folder = tmp_path / "photos"
-    (folder / "more/deep").mkdir(parents=True)
-    (folder / ".cache").mkdir()
-    for name, seed in (("a.jpg", 1), ("c.jpg", 2), (".cache/hidden.jpg", 3)):
-        (folder / name).write_bytes(encoded(noise(seed)))
-    (folder / "b.jpg").write_bytes(encoded(noise(4))[:300])
-    (folder / "more/deep/d.png").write_bytes(encoded(noise(5), "PNG"))
-    (folder / "more/without-suffix").write_bytes(encoded(noise(6), "WEBP"))
-    (folder / "notes.txt").write_text("no picture")
-    return folder
-
-
-FOUND = ["a.jpg", "b.jpg", "c.jpg", "more/deep/d.png", "more/without-suffix"]
-
-
-@pytest.fixture(scope="module")
-def one_by_one(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Rounding depends on what else is in a batch and on the threads; here it is the same everywhere."""
-    with serving(tmp_path_factory.mktemp("log") / "log", model_file, max_batch=1, threads=1) as server:
-        yield server
-
-
-@pytest.mark.parametrize("query", [{}, {"top_k": 2, "crops": 10}])
-def test_the_same_answers_as_over_http(
-    one_by_one: Server, model_file: Path, photos: Path, query: dict[str, int]
-) -> None:
-    options = [part for key, value in query.items() for part in (f"--{key.replace('_', '-')}", value)]
-    asked = [
-        one_by_one.client.post("/predict", params=query, content=(photos / name).read_bytes()).json()
-        for name in FOUND
-    ]
-    here = predict(photos, *options, "--format", "jsonl", "--model", model_file, MAX_BATCH=1, THREADS=1)
-    there = predict(photos, *options, "--format", "jsonl", "--server", one_by_one.address)
-    for done in (here, there):
-        assert (done.returncode, done.stderr) == (1, "error: 1 of 5 failed\n")
-        for record, name, body in zip(records(done), FOUND, asked, strict=True):
-            answer = dict(body)
-            assert record.pop("file") == str(photos / name)
-            assert record.keys() == answer.keys()
-            if name == "b.jpg":
-                assert record["code"] == "invalid_image"
-            else:
-                assert record.pop("timing_ms").keys() == answer.pop("timing_ms").keys()
-            assert record == answer
+from tests.service.server import Server
 
 
 def test_batches_give_everybody_their_own_answer(model_file: Path, server: Server, tmp_path: Path) -> None:
@@ -307,20 +218,6 @@ def test_models_by_name(model_file: Path, fragile_model: Path, photos: Path, tmp
     assert (code, "cut.onnx is cut off or damaged" in line) == (1, True)
 
 
-def test_what_the_command_cannot_have(
-    server: Server, model_file: Path, photos: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "empty").touch()
-    asked = ("a.jpg", "--server", server.address)
-    message = "error: top_k is 8; this model has 7 classes\n"
-    assert refused(predict("a.jpg", "--model", model_file, "--top-k", 8, cwd=photos)) == (2, message)
-    assert refused(predict(*asked, "--top-k", 8, cwd=photos)) == (2, message)
-    assert "there is no model rose" in refused(predict(*asked, "--model", "rose", cwd=photos))[1]
-    assert refused(predict("a.jpg", "--key-file", tmp_path / "empty", cwd=photos))[0] == 2
-    assert refused(predict(*asked, "--key-file", tmp_path / "empty", cwd=photos))[0] == 2
-    assert refused(predict(*asked, "--key-file", tmp_path / "gone", cwd=photos))[0] == 2
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -341,41 +238,3 @@ def test_help_explains_serving_and_the_command() -> None:
     done = subprocess.run(command, env=environ(), capture_output=True, text=True, check=True)
     assert "environment variables" in done.stdout
     assert "answer about picture files" in done.stdout
-
-
-def test_a_server_that_is_not_there(photos: Path) -> None:
-    with socket.socket() as silent:  # keeps the port, and does not listen
-        silent.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        code, line = refused(predict(photos, "--server", address))
-    assert code == 1
-    assert line.startswith(f"error: no answer from {address}/predict")
-
-
-def test_only_asking_a_server_needs_httpx(model_file: Path, photos: Path) -> None:
-    code = (
-        "import sys; sys.modules['httpx'] = None; "
-        "from service.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-
-    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-c", code, "predict", "a.jpg", *arguments]
-        return subprocess.run(
-            command, cwd=photos, env=environ(), capture_output=True, text=True, check=False
-        )
-
-    assert run("--model", str(model_file)).returncode == 0
-    assert refused(run("--server", "http://127.0.0.1:9")) == (
-        1,
-        "error: --server needs httpx: pip install httpx (the extra `client`)\n",
-    )
-
-
-def test_a_server_that_wants_a_key(model_file: Path, photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "digests").write_text(hashlib.sha256(b"secret").hexdigest() + "\n")
-    (tmp_path / "key").write_text("secret\n")
-    with serving(tmp_path / "log", model_file, api_keys_file=tmp_path / "digests") as server:
-        asked = ("a.jpg", "--server", server.address)
-        assert refused(predict(*asked, cwd=photos))[0] == 1
-        done = predict(*asked, "--key-file", tmp_path / "key", "--top-k", 1, cwd=photos)
-    assert (done.returncode, done.stdout.count("%")) == (0, 1)

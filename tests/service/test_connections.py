@@ -15,11 +15,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.service.answers import check
 from tests.service.images import encoded, noise
 from tests.service.server import CLASSES, Server, serving
-from tests.service.test_attacks import GET, LIMITS, LIVE, POST
-from tests.service.test_errors import check
 from tests.service.wire import (
+    GET,
+    LIVE,
+    POST,
     answer_on,
     answers,
     connect,
@@ -30,7 +32,7 @@ from tests.service.wire import (
     rest_of,
     send,
 )
-from tests.service.witness import IMAGE, witnessed
+from tests.service.witness import IMAGE, LIMITS, witnessed
 
 
 @pytest.fixture(scope="module")

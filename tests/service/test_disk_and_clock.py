@@ -20,11 +20,10 @@ from onnx import numpy_helper
 
 from service.repository import Place, read
 from service.session import Model, load_model
+from tests.service.answers import check
 from tests.service.images import encoded, noise
-from tests.service.server import ROOT, Server, serving
-from tests.service.test_errors import check
-from tests.service.test_reload import numbered
-from tests.service.test_watching import metrics
+from tests.service.models import numbered
+from tests.service.server import COMMAND, ROOT, Server, environ, metrics, serving
 
 IMAGE = encoded(noise(3))
 
@@ -132,15 +131,10 @@ def test_a_log_that_cannot_be_written(model_file: Path, tmp_path: Path) -> None:
     """The disk is full: nobody notices but those who look for the lines."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    environ = {"MODEL": str(model_file), "PORT": str(port), "DEVICE": "cpu", "LOG_FORMAT": "json"}
     with (
         Path("/dev/full").open("w") as full,
         subprocess.Popen(
-            [sys.executable, "-m", "service"],
-            stdout=full,
-            stderr=full,
-            cwd=ROOT,
-            env=environ | {"PATH": "/usr/bin:/bin"},
+            COMMAND, env=environ(model=model_file, port=port, log_format="json"), stdout=full, stderr=full
         ) as process,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
     ):

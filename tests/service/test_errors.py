@@ -2,7 +2,6 @@
 
 import hashlib
 import socket
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPResponse
@@ -17,26 +16,10 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 
 from service.errors import STATUSES, install_handlers
-from tests.service.images import encoded, noise, plain
+from tests.service.answers import check
+from tests.service.images import PNG_HEADER_OF_10_GIGAPIXELS, encoded, noise, plain
 from tests.service.server import Server, serving
-
-HEADER = b"IHDR" + (100_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
-PNG_HEADER_OF_10_GIGAPIXELS = (
-    b"\x89PNG\r\n\x1a\n\0\0\0\r" + HEADER + zlib.crc32(HEADER).to_bytes(4, "big") + b"\0\0\0\0IDAT"
-)
-
-
-def check(response: httpx.Response, status: int, code: str, *said: str) -> None:
-    """One shape everywhere, and nothing of the inside of the process in it."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    body = response.json()
-    assert body.keys() == {"type", "title", "status", "detail", "code"}
-    assert (body["type"], body["status"], body["code"]) == ("about:blank", status, code)
-    for words in said:
-        assert words in body["detail"]
-    for inside in ("Traceback", 'File "', "/service/", "site-packages", " object at 0x"):
-        assert inside not in response.text
+from tests.service.wire import open_request, wait_until_inside
 
 
 @pytest.mark.parametrize(
@@ -143,16 +126,6 @@ def test_too_many_bytes_declared_counted_or_in_a_form(strict: Server) -> None:
     assert strict.client.post("/predict", content=plain(1)).status_code == 200
 
 
-def open_request(server: Server) -> socket.socket:
-    """A request whose body never comes to its end."""
-    host, port = server.address.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=10)
-    connection.sendall(
-        b"POST /predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer first\r\nContent-Length: 9\r\n\r\nab"
-    )
-    return connection
-
-
 def test_a_body_that_does_not_arrive(strict: Server) -> None:
     with open_request(strict) as connection:
         answer = connection.makefile("rb").read().decode()  # to the end: the connection is closed
@@ -191,12 +164,6 @@ def test_a_connection_whose_body_was_refused_is_closed_when_it_idles(strict: Ser
         assert status_of(answers) == 413
         connection.sendall(bytes(200_000))
         assert answers.read() == b"", "the server hangs up"
-
-
-def wait_until_inside(server: Server, images: int = 1) -> None:
-    """Until so many have been admitted."""
-    while f"\nalexnet_inside_images {images}.0" not in server.client.get("/metrics").text:
-        pass
 
 
 def test_more_than_the_queue_holds(model_file: Path, tmp_path: Path) -> None:

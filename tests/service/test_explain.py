@@ -9,10 +9,10 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from service.explain import GRID, covered, occlusion_map, overlay
+from tests.service.answers import check
 from tests.service.images import encoded, noise
 from tests.service.models import write_model
 from tests.service.server import CLASSES, Server, serving
-from tests.service.test_errors import check
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,10 @@ from onnx import helper, numpy_helper
 
 from service.engine import Engine
 from service.session import Model, load_model
+from tests.service.answers import check
 from tests.service.images import encoded, noise, plain
 from tests.service.inside import inside
-from tests.service.server import CLASSES, Server, serving
-from tests.service.test_errors import check
-from tests.service.test_watching import metrics
+from tests.service.server import CLASSES, Server, metrics, serving
 
 IMAGE = encoded(noise(3))
 

@@ -14,8 +14,8 @@ from contract.kernels import kernels_picture
 from service.filters import conv1_weights, draw_kernels
 from service.onnxfile import OnnxError, OnnxFile, read
 from service.session import load_model
+from tests.service.answers import check
 from tests.service.server import Server, serving
-from tests.service.test_errors import check
 from training.graph import PRECISIONS, Rounding, build_graph
 from training.model import AlexNet
 

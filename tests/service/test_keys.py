@@ -11,9 +11,10 @@ import pytest
 from service.errors import Forbidden
 from service.keys import Keys
 from service.settings import Settings
+from tests.service.answers import check
 from tests.service.images import plain
 from tests.service.server import serving
-from tests.service.test_errors import check, wait_until_inside
+from tests.service.wire import wait_until_inside
 
 
 def written(path: Path, *keys: str) -> Path:

@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from benchmarks.images import drawn
 from tests.service.server import ROOT
 
+pytestmark = pytest.mark.slow
 # So that slow attacks and idle connections end within the test.
 SHORT = dict.fromkeys(("HEADER_TIMEOUT_S", "BODY_TIMEOUT_S", "KEEP_ALIVE_TIMEOUT_S"), "2")
 

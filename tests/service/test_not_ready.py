@@ -10,10 +10,10 @@ import httpx
 from service.cuda import PROVIDER, GpuOptions
 from service.engine import Engine
 from service.session import load_model
+from tests.service.answers import check
 from tests.service.images import plain
 from tests.service.inside import inside
 from tests.service.runtime import Runtime
-from tests.service.test_errors import check
 
 
 def check_not_ready(client: httpx.Client, engine: Engine) -> None:

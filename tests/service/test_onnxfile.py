@@ -2,49 +2,20 @@
 
 import itertools
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from service import onnxfile
-from service.onnxfile import OPERATORS, OnnxError, OnnxFile, Tensor, read
+from service.onnxfile import OPERATORS, OnnxError, read
 from service.session import ModelError, load_model
+from tests.service.graphs import SHIPPED, compare, small, varint
 from training.graph import PRECISIONS, Rounding, build_graph
 from training.model import AlexNet, Variant, weighted_layers
-
-SHIPPED = Path(__file__).parents[2] / "models" / "flowers17.onnx"
-
-
-def kinds(graph: onnx.GraphProto) -> set[str]:
-    return {f"{n.domain}:{n.op_type}" if n.domain not in {"", "ai.onnx"} else n.op_type for n in graph.node}
-
-
-def compare(file: OnnxFile, model: onnx.ModelProto) -> None:
-    """What was read is what the package reads, and there is nothing in it that is not let in."""
-    assert file.operators == kinds(model.graph)
-    assert file.opsets == {o.domain.replace("ai.onnx", ""): o.version for o in model.opset_import}
-    assert file.metadata == {e.key: e.value for e in model.metadata_props}
-    assert {n: t.shape for n, t in file.initializers.items()} == {
-        t.name: list(t.dims) for t in model.graph.initializer
-    }
-    attributes = [a for node in model.graph.node for a in node.attribute]
-    assert not any(a.HasField("g") or a.graphs or a.HasField("sparse_tensor") for a in attributes)
-    assert not [*model.functions, *model.training_info, *model.graph.sparse_initializer]
-    tensors = [
-        *model.graph.initializer,
-        *(a.t for a in attributes),
-        *(t for a in attributes for t in a.tensors),
-    ]
-    assert not any(t.data_location == TensorProto.EXTERNAL or t.external_data for t in tensors)
 
 
 def networks() -> list[onnx.ModelProto]:
@@ -123,19 +94,8 @@ def test_values_that_are_not_raw(kind: int) -> None:
 def _unpacked(tensor: TensorProto) -> list[bytes]:
     rest = TensorProto(dims=tensor.dims, data_type=tensor.data_type, name=tensor.name)
     one_by_one = [bytes([4 << 3 | 5]) + np.float32(v).tobytes() for v in tensor.float_data]
-    numbers = [bytes([5 << 3]) + _varint(v % 2**64) for v in tensor.int32_data]
+    numbers = [bytes([5 << 3]) + varint(v % 2**64) for v in tensor.int32_data]
     return [rest.SerializeToString(), *one_by_one, *numbers]
-
-
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*found, value])
-
-
-# --- what is refused -------------------------------------------------------------------------------------
 
 
 def _external(model: onnx.ModelProto) -> None:
@@ -265,138 +225,3 @@ def test_a_file_that_is_too_large_is_not_read(model_file: Path, tmp_path: Path) 
         file.truncate(2**31 + 1)  # takes no room on the disk
     with pytest.raises(ModelError, match="larger than any ONNX file"):
         load_model(path, "cpu", 1)
-
-
-# --- damage ----------------------------------------------------------------------------------------------
-
-
-def small() -> onnx.ModelProto:
-    """A few hundred bytes with a field of every kind that is looked at."""
-    value = helper.make_tensor("value", TensorProto.FLOAT, [2], [1, 2])
-    nodes = [
-        helper.make_node("Conv", ["x", "conv1.weight"], ["y"], kernel_shape=[3, 3], auto_pad="VALID"),
-        helper.make_node("Cast", ["y"], ["z"], to=1),
-        helper.make_node("Add", ["z", "w"], ["a"], domain="", some=value, scale=0.5),
-    ]
-    stored = [
-        numpy_helper.from_array(np.arange(54, dtype=np.float16).reshape(2, 3, 3, 3), "conv1.weight"),
-        helper.make_tensor("w", TensorProto.INT8, [3], [1, -2, 3]),
-    ]
-    model = helper.make_model(
-        helper.make_graph(nodes, "g", [], [], stored),
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=8,
-    )
-    model.metadata_props.add(key="alexnet", value="{}")
-    model.metadata_props.add(key="other", value="ä")
-    return model
-
-
-SMALL = small().SerializeToString()
-
-
-@st.composite
-def damaged(draw: st.DrawFn) -> bytes:
-    data = bytearray(SMALL)
-    for _change in range(draw(st.integers(1, 4))):
-        at = draw(st.integers(0, len(data)))
-        until = draw(st.integers(at, min(len(data), at + 12)))
-        kind = draw(st.sampled_from(["replace", "insert", "delete", "copy", "cut"]))
-        if kind == "cut":
-            del data[at:]
-        elif kind == "delete":
-            del data[at:until]
-        elif kind == "copy":
-            to = draw(st.integers(0, len(data)))
-            data[to:to] = data[at:until]
-        else:
-            new = draw(st.binary(min_size=1, max_size=12))
-            data[at : at + len(new) if kind == "replace" else at] = new
-    return bytes(data)
-
-
-@settings(max_examples=1000, deadline=None)
-@given(damaged())
-def test_damaged_files_are_refused_or_read_as_the_package_reads_them(data: bytes) -> None:
-    try:
-        file = read(data)
-    except OnnxError:
-        return
-    try:
-        model = onnx.ModelProto.FromString(data)
-    except DecodeError:
-        return  # it refuses more, and so will ONNX Runtime
-    compare(file, model)
-    for tensor in model.graph.initializer:
-        try:
-            values = file.initializers[tensor.name].values()
-        except OnnxError:
-            continue
-        np.testing.assert_array_equal(values, numpy_helper.to_array(tensor))
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.integers(0, SHIPPED.stat().st_size - 1))
-def test_a_file_that_is_cut_off_is_refused_or_lacks_its_end(end: int) -> None:
-    try:
-        file = read(SHIPPED.read_bytes()[:end])
-    except OnnxError:
-        return
-    assert not file.opsets or not file.metadata  # which follow the graph
-
-
-@given(st.binary(max_size=300))
-def test_noise(data: bytes) -> None:
-    with pytest.raises(OnnxError):
-        onnxfile.check(read(data))
-
-
-def nested(depth: int) -> bytes:
-    """A graph in an attribute of a node in a graph ..."""
-    inner = b""
-    for _level in range(depth):
-        for number in (6, 5, 1):
-            inner = bytes([number << 3 | 2]) + _varint(len(inner)) + inner
-    return bytes([7 << 3 | 2]) + _varint(len(inner)) + inner
-
-
-BOMBS: dict[str, tuple[bytes, str]] = {
-    "nothing": (b"", "has no graph"),
-    "deep": (nested(5000), "a graph inside a node"),
-    "groups": (bytes([7 << 3 | 3]) * 100_000, "no valid type"),
-    "a length of 2^64 - 1": (bytes([7 << 3 | 2]) + b"\xff" * 9 + b"\x01", "longer than what is left"),
-    "a number without end": (bytes([1 << 3]) + b"\xff" * 20, "a number is too long"),
-    "a number that is cut off": (bytes([1 << 3]) + b"\xff", "a number has no end"),
-    "field 0": (b"\x00\x00", "no valid number"),
-    "many fields": (bytes([1 << 3, 8]) * 500_000, "more parts"),
-    "a number for the graph": (bytes([7 << 3, 1]), "a number where"),
-    "a text for a number": (bytes([8 << 3 | 2, 2, 2 << 3 | 2, 0]), "no valid number"),
-    "no UTF-8": (bytes([14 << 3 | 2, 3, 1 << 3 | 2, 1, 0xFF]), "not UTF-8"),
-}
-
-
-@pytest.mark.parametrize("name", BOMBS)
-def test_bombs(name: str) -> None:
-    data, reason = BOMBS[name]
-    started = time.thread_time()
-    with pytest.raises(OnnxError, match=reason):
-        read(data)
-    assert time.thread_time() - started < 5  # half a million fields would take longer than they may
-
-
-def tensor_of(**parts: Any) -> Tensor:
-    return onnxfile._Reader().tensor(memoryview(TensorProto(**parts).SerializeToString()))
-
-
-def test_shapes_that_lie() -> None:
-    for shape in ([2**31], [-1], [1] * 9):
-        with pytest.raises(OnnxError, match="no valid shape"):
-            tensor_of(name="w", data_type=1, dims=shape)
-    packed = bytes([1 << 3 | 2]) + _varint(1_000_000) + b"\x01" * 1_000_000
-    with pytest.raises(OnnxError, match="too many dimensions"):
-        onnxfile._Reader().tensor(memoryview(packed))
-    for parts in ({"raw_data": b"1234"}, {"float_data": [0.0] * 3}, {"float_data": [0.0] * 10_000}, {}):
-        with pytest.raises(OnnxError, match="not as long as its shape says"):
-            tensor_of(name="w", data_type=1, dims=[2**31 - 1, 2**31 - 1], **parts).values()
-        with pytest.raises(OnnxError, match="not as long as its shape says"):
-            tensor_of(name="w", data_type=1, dims=[2], **parts).values()

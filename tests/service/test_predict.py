@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -13,6 +12,7 @@ import pytest
 from contract.picture import decode
 from contract.preprocess import centre_crop
 from contract.recipe import DEFAULT_RECIPE
+from tests.service.answers import by_index
 from tests.service.images import encoded, noise
 from tests.service.server import CLASSES, Server
 
@@ -23,10 +23,6 @@ def expected(model_file: Path, data: bytes) -> list[float]:
     crop = centre_crop(decode(data, DEFAULT_RECIPE, 10**8), DEFAULT_RECIPE)
     (probabilities,) = session.run(["probabilities"], {"images": crop[None]})
     return [float(p) for p in np.asarray(probabilities)[0]]
-
-
-def by_index(answer: dict[str, Any]) -> list[float]:
-    return [p["probability"] for p in sorted(answer["predictions"], key=lambda p: int(p["index"]))]
 
 
 def test_the_answer_is_the_model_s_own(server: Server, model_file: Path) -> None:

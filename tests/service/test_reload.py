@@ -1,32 +1,26 @@
 """A new model takes over without a request lost, a bad one changes nothing, a hanging one ends it all."""
 
+import hashlib
 import itertools
 import shutil
 import signal
+import socket
 import threading
+from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from contract.manifest import METADATA_KEY
+from service.session import load_model
+from tests.service.answers import check
 from tests.service.images import encoded, noise, plain
-from tests.service.models import write_model
+from tests.service.inside import inside
+from tests.service.models import numbered, write_model
 from tests.service.server import Server, serving
-from tests.service.test_errors import check
-
-
-def numbered(model: Path, target: Path, version: int) -> Path:
-    """The same model with another version, put in its place in one step."""
-    loaded = onnx.load(model)
-    (entry,) = (entry for entry in loaded.metadata_props if entry.key == METADATA_KEY)
-    entry.value = entry.value.replace('"version": 3', f'"version": {version}')
-    partial = target.with_suffix(".new")
-    onnx.save(loaded, partial)
-    return partial.replace(target)
 
 
 def wait_for(server: Server, version: int) -> None:
@@ -84,6 +78,49 @@ def test_a_bad_file_leaves_the_old_model_serving_and_is_named(model_file: Path, 
         numbered(model_file, file, 4)
         wait_for(server, 4)
         assert server.client.get("/health").json()["reload_error"] is None
+
+
+def test_a_look_at_the_models_that_fails_is_not_the_last(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def vanished(_settings: object) -> None:
+        raise FileNotFoundError("it vanished while it was listed")
+
+    file = tmp_path / "model.onnx"
+    shutil.copy(model_file, file)
+    with inside(file, partial(load_model, device="cpu", threads=1), 1) as (client, _loop, engine):
+        with monkeypatch.context() as patch:
+            patch.setattr("service.repository.places", vanished)
+            engine.reload_wanted = True
+            while "the models could not be looked at" not in caplog.text:
+                pass
+        assert client.post("/predict", content=plain(7)).status_code == 200
+        numbered(model_file, file, 4)
+        engine.reload_wanted = True
+        while client.get("/health").json()["model"]["version"] != 4:
+            pass
+
+
+def test_a_load_goes_on_when_whoever_asked_for_it_has_gone(model_file: Path, tmp_path: Path) -> None:
+    models, keys = tmp_path / "models", tmp_path / "keys"
+    keys.write_text(hashlib.sha256(b"root").hexdigest())
+    for version in range(1, 5):
+        (models / f"tiny/{version}").mkdir(parents=True)
+        shutil.copy(model_file, models / f"tiny/{version}/model.onnx")
+    settings = {"models": models, "admin_keys_file": keys, "log_format": "json"}
+    with serving(tmp_path / "log", None, **settings) as server:
+        command = "/v2/repository/models/tiny"
+        key = {"Authorization": "Bearer root"}
+        assert server.client.post(f"{command}/unload", headers=key).status_code == 200
+        split = urlsplit(server.address)
+        with socket.create_connection((split.hostname, split.port)) as connection:
+            head = f"POST {command}/load HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n"
+            connection.sendall(f"{head}Authorization: Bearer root\r\n\r\n".encode())
+            assert server.process.stdout is not None
+            assert any("loading and warming" in line for line in server.process.stdout)
+        for version in range(1, 5):
+            while server.client.get(f"/v2/models/tiny/versions/{version}/ready").status_code != 200:
+                pass
 
 
 def hanging(target: Path) -> Path:

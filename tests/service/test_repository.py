@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.service.answers import check
 from tests.service.images import encoded, noise, plain
-from tests.service.server import Server, serving
-from tests.service.test_errors import check
-from tests.service.test_reload import numbered
-from tests.service.test_start import refused
+from tests.service.models import numbered
+from tests.service.server import Server, refused, serving
 
 PHOTO = encoded(noise(3))
 

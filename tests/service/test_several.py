@@ -11,11 +11,10 @@ import pytest
 from contract.picture import decode
 from contract.preprocess import centre_crop, square, ten_crops
 from contract.recipe import DEFAULT_RECIPE
+from tests.service.answers import by_index, check
 from tests.service.images import encoded, noise, plain
-from tests.service.server import Server, serving
-from tests.service.test_errors import check, open_request, wait_until_inside
-from tests.service.test_predict import by_index
-from tests.service.test_watching import metrics
+from tests.service.server import Server, metrics, serving
+from tests.service.wire import open_request, wait_until_inside
 
 PHOTOS = [encoded(noise(seed)) for seed in range(3)]
 

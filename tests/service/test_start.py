@@ -2,36 +2,21 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
 import pytest
 
 from contract.manifest import METADATA_KEY
-from tests.service.server import ROOT, serving
+from tests.service.server import COMMAND, ROOT, environ, refused, serving
 
 NO_GPU = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="a GPU has tests of its own")
-
-
-def refused(**settings: object) -> tuple[int, str]:
-    """-> exit code and the one line on stderr of a service that does not start."""
-    environ = {k: v for k, v in os.environ.items() if k not in {"HOST", "PORT", "DEVICE", "MODEL"}}
-    environ |= {"PYTHONPATH": str(ROOT), "PORT": "0", "DEVICE": "cpu"}
-    environ |= {key.upper(): str(value) for key, value in settings.items()}
-    done = subprocess.run(
-        [sys.executable, "-m", "service"],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    return done.returncode, done.stderr
 
 
 def changed(model: Path, target: Path, key: str, value: str) -> Path:
@@ -132,3 +117,42 @@ serve(Settings.from_environ(), bound("127.0.0.1", 0), ready)
     env = os.environ | {"MODEL": str(model_file)}
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "True"], done.stderr
+
+
+@contextmanager
+def loading(model: Path, folder: Path, **settings: object) -> Iterator[subprocess.Popen[str]]:
+    """A service that has begun to read the first of six models; its log is on stdout."""
+    for version in range(1, 7):
+        (folder / f"tiny/{version}").mkdir(parents=True)
+        shutil.copy(model, folder / f"tiny/{version}/model.onnx")
+    with subprocess.Popen(
+        COMMAND,
+        env=environ(models=folder, log_format="json", **settings),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert any("loading and warming" in line for line in process.stdout)
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_reload_that_is_wanted_while_models_are_read_ends_nothing(
+    model_file: Path, tmp_path: Path
+) -> None:
+    with loading(model_file, tmp_path) as process:
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout is not None
+        assert any(" on http://" in line for line in process.stdout)
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def test_a_stop_while_workers_read_their_models(model_file: Path, tmp_path: Path) -> None:
+    with loading(model_file, tmp_path, workers=2, threads=1) as process:
+        process.terminate()
+        rest, _ = process.communicate(timeout=20)  # to the end: both workers have it open too
+        assert process.returncode == 0
+        assert " on http://" not in rest

@@ -2,31 +2,15 @@
 
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from tests.service.answers import check
 from tests.service.images import plain
-from tests.service.server import Server, serving
-from tests.service.test_errors import check, wait_until_inside
-from tests.service.wire import answer_on
-
-
-@contextmanager
-def half_sent(server: Server, body: bytes) -> Iterator[socket.socket]:
-    """A connection with all of a POST /predict on it but the last byte of the body."""
-    split = urlsplit(server.address)
-    with socket.create_connection((split.hostname, split.port), timeout=20) as connection:
-        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n"
-        connection.sendall(head % len(body))
-        # That the server asks for the body is the sign that it has admitted the request.
-        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
-        connection.sendall(body[:-1])
-        yield connection
+from tests.service.server import serving
+from tests.service.wire import answer_on, half_sent, wait_until_inside
 
 
 def test_a_signal_right_after_the_line_is_not_lost(model_file: Path, tmp_path: Path) -> None:

@@ -6,23 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from service import logs
+from tests.service.answers import check
 from tests.service.images import encoded, noise, plain
-from tests.service.server import CLASSES, Server, serving
-from tests.service.test_errors import check
-
-
-def metrics(server: Server) -> dict[str, float]:
-    """`name{label=value,...}` -> value, by Prometheus' own parser."""
-    answer = server.client.get("/metrics")
-    assert answer.headers["content-type"].startswith("text/plain; version=")
-    return {
-        sample.name + "".join(f",{k}={v}" for k, v in sorted(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(answer.text)
-        for sample in family.samples
-    }
+from tests.service.server import CLASSES, Server, metrics, serving
 
 
 def test_a_person_at_a_terminal_does_not_see_every_request(monkeypatch: pytest.MonkeyPatch) -> None:

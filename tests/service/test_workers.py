@@ -4,7 +4,6 @@ import hashlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,10 +13,8 @@ import pytest
 
 from service.workers import gpu_for
 from tests.service.images import plain
-from tests.service.server import Server, serving
-from tests.service.test_reload import numbered
-from tests.service.test_start import refused
-from tests.service.test_watching import metrics
+from tests.service.models import numbered
+from tests.service.server import COMMAND, Server, environ, metrics, refused, serving
 
 
 @pytest.fixture
@@ -101,10 +98,9 @@ def test_workers_do_not_outlive_their_parent(server: Server) -> None:
 def test_a_model_that_cannot_be_served_ends_it(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(b"no model")
-    environ = {"WORKERS": "2", "MODEL": str(file), "PORT": "0", "DEVICE": "cpu"}
     done = subprocess.run(
-        [sys.executable, "-m", "service"],
-        env=os.environ | environ,
+        COMMAND,
+        env=environ(model=file, workers=2),
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,7 +1,8 @@
 """Bytes on a real socket, where a client library is too well behaved, and what /proc says of a server."""
 
-import contextlib
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.client import HTTPResponse
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,6 +11,8 @@ import httpx
 
 from tests.service.server import Server
 
+POST = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
+GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
 PATIENCE_S = 20.0  # for a server to answer or to close; its own limits are far below
 
 
@@ -25,7 +28,7 @@ def connect(server: Server, receive_buffer: int = 0) -> socket.socket:
 
 def send(connection: socket.socket, data: bytes) -> None:
     """As far as the server lets it: it may refuse and close before it has read everything."""
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+    with suppress(BrokenPipeError, ConnectionResetError):
         connection.sendall(data)
 
 
@@ -75,6 +78,9 @@ def request(method: str, path: str, body: bytes = b"", close: bool = True, **hea
     return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
+LIVE = request("GET", "/health/live", close=False)
+
+
 def descriptors(server: Server) -> int:
     return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
 
@@ -86,3 +92,27 @@ def threads(server: Server) -> int:
 def resident(server: Server) -> int:
     """Bytes."""
     return int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * 4096
+
+
+def open_request(server: Server) -> socket.socket:
+    """A request whose body never comes to its end."""
+    connection = connect(server)
+    connection.sendall(POST + b"Authorization: Bearer first\r\nContent-Length: 9\r\n\r\nab")
+    return connection
+
+
+def wait_until_inside(server: Server, images: int = 1) -> None:
+    """Until so many have been admitted."""
+    while f"\nalexnet_inside_images {images}.0" not in server.client.get("/metrics").text:
+        pass
+
+
+@contextmanager
+def half_sent(server: Server, body: bytes) -> Iterator[socket.socket]:
+    """A connection with all of a POST /predict on it but the last byte of the body."""
+    with connect(server) as connection:
+        connection.sendall(POST + b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(body))
+        # That the server asks for the body is the sign that it has admitted the request.
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body[:-1])
+        yield connection

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Final
 
 from tests.service.images import encoded, noise
-from tests.service.server import Server, serving
-from tests.service.test_watching import metrics
+from tests.service.server import Server, metrics, serving
 from tests.service.wire import exchange, request, resident
 
 IMAGE: Final = encoded(noise(3))
 MOST_MEMORY: Final = 200_000_000  # bytes beyond what it took before
+SECOND = dict.fromkeys(("header_timeout_s", "keep_alive_timeout_s", "body_timeout_s", "write_timeout_s"), 1)
+LIMITS = SECOND | {"max_body_bytes": 2_000_000, "max_header_bytes": 20_000}
 
 
 class Witness:

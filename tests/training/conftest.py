@@ -1,26 +1,13 @@
-"""Small data to train on, and the command line within this process or in one of its own."""
+"""Small data to train on."""
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from tests.pictures import draw_classes
-from training import checkpoint
-from training.checkpoint import Checkpoint
-from training.config import Config
-from training.model import AlexNet, weighted_layers
-
-ROOT = Path(__file__).parents[2]
-CLASSES = ("blue", "green", "orange", "white")
-MEAN = [120.5, 110.25, 99.0]
-COLOURS = {"blue": (40, 60, 200), "orange": (220, 130, 30), "white": (225, 225, 220)}
+from tests.training.runs import COLOURS
 
 
 @pytest.fixture(scope="session")
@@ -39,33 +26,3 @@ def _signals_as_they_were() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-
-
-def python(*arguments: object) -> subprocess.Popen[str]:
-    """A process of its own in the checkout, with its output line by line."""
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def trained(
-    path: Path, weight_init: str = "kaiming", image_size: int = 224, seed: int = 0, **variant: Any
-) -> Path:
-    """A checkpoint whose answers differ from image to image."""
-    config = Config(width=0.08, weight_init=weight_init, image_size=image_size, epochs=4, **variant)
-    torch.manual_seed(seed)
-    model = AlexNet(len(CLASSES), config.width, weight_init, image_size, config.variant)
-    for name, layer in weighted_layers(model):
-        if name != "conv1" and weight_init == "paper":
-            layer.weight.data *= 6  # so few units need more to be heard beside biases of 1
-    torch.nn.init.normal_(model.fc8.weight, std=0.5 if weight_init == "kaiming" else 0.03)
-    state = Checkpoint(config, CLASSES, MEAN, [config.std] * 3, model.state_dict(), epoch=3, step=99)
-    state.metrics = {"images": 40, "top1": 0.75, "top5": 1.0}
-    state.provenance = {"data": "colours", "seconds": 12.5}
-    checkpoint.save(state, path)
-    return path

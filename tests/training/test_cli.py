@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.pictures import draw_classes
-from tests.training.conftest import python
+from tests.training.runs import python
 from training import checkpoint
 from training.__main__ import COMMANDS, main
 from training.cli import make_parser

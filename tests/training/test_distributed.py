@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.pictures import draw_classes
-from tests.training.conftest import ROOT
+from tests.training.runs import ROOT
 from training import checkpoint
 from training.__main__ import main
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from contract.manifest import METADATA_KEY, Manifest
 from contract.recipe import DEFAULT_RECIPE
-from tests.training.conftest import CLASSES, MEAN, python, trained
+from tests.training.runs import CLASSES, MEAN, python, trained
 from training import checkpoint
 from training.__main__ import main
 from training.data import find_samples, load_split

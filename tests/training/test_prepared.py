@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.pictures import draw_classes
-from tests.training.test_resume import same
+from tests.training.runs import same
 from training import checkpoint
 from training.__main__ import main
 from training.config import Config

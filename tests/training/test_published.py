@@ -9,44 +9,19 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from contract.picture import decode
 from contract.preprocess import centre_crop
 from contract.recipe import TORCHVISION_RECIPE
 from tests.pictures import encode, scene
+from tests.training.theirs import TheirAlexNet
 from training import checkpoint
 from training.__main__ import main
 from training.checkpoint import CheckpointError
 from training.download import digest
-from training.published import MEAN, STD, imagenet_classes, to_alexnet
+from training.published import imagenet_classes, to_alexnet
 from training.verify import read_model
-
-
-class TheirAlexNet(nn.Module):
-    """torchvision/models/alexnet.py, written out; its state dict has the names of the published file."""
-
-    def __init__(self, classes: int = 1000) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            *(nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
-            *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
-            *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(), nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
-            *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2)),
-        )
-        self.classifier = nn.Sequential(
-            *(nn.Dropout(), nn.Linear(256 * 6 * 6, 4096), nn.ReLU()),
-            *(nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, classes)),
-        )
-        self.eval()
-
-    @torch.no_grad()
-    def probabilities(self, crop: Tensor) -> Tensor:
-        """(224, 224, 3) uint8 -> as torchvision's own transforms and network have it."""
-        pixels = crop.permute(2, 0, 1)[None].float() / 255
-        pixels = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-        logits: Tensor = self.classifier(self.features(pixels).flatten(1))
-        return logits.softmax(1)[0]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +45,7 @@ def imported(weights: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_the_model_file_answers_as_torchvision_does(weights: dict[str, Any], imported: Path) -> None:
     net = TheirAlexNet()
     net.load_state_dict(weights)
@@ -89,6 +65,7 @@ def test_the_model_file_answers_as_torchvision_does(weights: dict[str, Any], imp
     assert np.abs(answers[0] - answers[1]).max() > 1e-3, "or equality would show nothing"
 
 
+@pytest.mark.slow
 def test_the_manifest_says_whose_it_is(imported: Path) -> None:
     _model, manifest = read_model(imported / "imagenet.onnx")
     assert manifest.recipe == TORCHVISION_RECIPE
@@ -103,6 +80,7 @@ def test_the_manifest_says_whose_it_is(imported: Path) -> None:
     assert manifest.parity["file_torch64"]["largest"] <= 1e-5
 
 
+@pytest.mark.slow
 def test_it_is_a_run_to_train_on_from_with_a_new_last_layer(
     imported: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,6 +94,7 @@ def test_it_is_a_run_to_train_on_from_with_a_new_last_layer(
     torch.testing.assert_close(ours.model["conv1.weight"], source.model["conv1.weight"], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_run_is_overwritten(imported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = imported.parent / "alexnet.pth"
     assert main(["import", "--from", "torchvision", str(source), "--out", str(imported)]) == 1

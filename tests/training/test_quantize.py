@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from tests.pictures import draw_classes
-from tests.training.conftest import COLOURS, MEAN, trained
+from tests.training.runs import COLOURS, MEAN, trained
 from training import checkpoint
 from training.__main__ import main
 from training.data import DataError

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.pictures import draw_classes
-from tests.training.test_train import train
+from tests.training.runs import train
 from training import checkpoint
 from training.__main__ import main
 from training.checkpoint import Checkpoint

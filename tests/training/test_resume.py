@@ -4,12 +4,11 @@ import csv
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from tests.training.conftest import python
+from tests.training.runs import python, same
 from training import checkpoint
 from training.__main__ import main
 from training.model import AlexNet
@@ -45,17 +44,6 @@ def train_here(data: Path, out: Path, *options: str) -> int:
 
 def files(run: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-
-
-def same(ours: Any, theirs: Any) -> bool:
-    """Equality of nested records that hold tensors, to the last bit."""
-    if isinstance(ours, torch.Tensor):
-        return torch.equal(ours, theirs)
-    if isinstance(ours, dict):
-        return ours.keys() == theirs.keys() and all(same(v, theirs[k]) for k, v in ours.items())
-    if isinstance(ours, list | tuple):
-        return len(ours) == len(theirs) and all(map(same, ours, theirs))
-    return bool(ours == theirs)
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,11 @@ import torch
 
 from contract.recipe import DEFAULT_RECIPE
 from tests.pictures import draw_classes
+from tests.training.runs import train
 from training import checkpoint
 from training.__main__ import main
 from training.config import load_config
 from training.data import find_samples, load_split
-
-TINY = ["--width", "0.05", "--epochs", "1", "--batch-size", "4", "--device", "cpu", "--lr", "0.001"]
-
-
-def train(data: Path, out: Path, *options: str) -> int:
-    return main(["train", "--data", str(data), "--out", str(out), *TINY, *options])
 
 
 def test_two_colours_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from contract.recipe import DEFAULT_RECIPE
-from tests.training.conftest import MEAN, trained
+from tests.training.runs import MEAN, trained
 from training import checkpoint
 from training.__main__ import main
 from training.augment import colour_components

@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from contract.manifest import Manifest
-from tests.training.conftest import CLASSES, trained
+from tests.training.runs import CLASSES, trained
 from training.__main__ import main
 from training.export import export
 from training.graph import PRECISIONS
