@@ -5,19 +5,7 @@ import asyncio
 import pytest
 
 from service.batcher import PATIENCE, Batcher
-from tests.service.gate import Gate, StillClock, a_while, opened, run, until, with_still_clock
-
-
-def test_with_max_wait_an_idle_batcher_collects_a_batch() -> None:
-    async def test() -> None:
-        gate = Gate()
-        gate.open.set()
-        batcher = Batcher(gate, max_batch=8, max_wait=0.05)
-        await asyncio.gather(*(batcher.submit(item) for item in range(5)))
-        assert gate.batches == [[0, 1, 2, 3, 4]]
-        await batcher.close()
-
-    run(test)
+from tests.service.gate import StillClock, a_while, opened, run, until, with_still_clock
 
 
 def test_without_max_wait_nobody_waits_for_a_clock() -> None:
