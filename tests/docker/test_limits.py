@@ -6,7 +6,7 @@ from http.client import HTTPResponse
 
 import pytest
 
-from tests.docker.stack import Stack
+from tests.docker.stack import Stack, photograph, top_label
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
@@ -22,6 +22,25 @@ def until_closed(stack: Stack, sent: bytes) -> tuple[int, str, bytes]:
         answer.begin()
         answer.read()
         return answer.status, answer.headers["content-type"], connection.recv(1)
+
+
+def test_a_request_too_many_for_all_replicas_is_refused_by_the_proxy(stack: Stack) -> None:
+    stack.up(MAX_QUEUE="1")
+    body = photograph() + bytes(400_000)  # more than the proxy keeps; what follows a JPEG's end is ignored
+    with socket.create_connection(("127.0.0.1", int(stack.settings["PORT"])), timeout=60) as connection:
+        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+        connection.sendall(head + body[:-1])
+        while (refused := stack.client.post("/predict", content=photograph())).status_code == 200:
+            pass  # until the request above is with the replica
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert (refused.json()["code"], "every replica" in refused.json()["detail"]) == ("overloaded", True)
+        assert stack.client.get("/health").status_code == 200
+        connection.sendall(body[-1:])
+        answer = HTTPResponse(connection)
+        answer.begin()
+        assert answer.status == 200
+    assert top_label(stack.client.post("/predict", content=photograph())) == "red"
 
 
 def test_the_proxy_does_not_wait_for_ever(stack: Stack) -> None:

@@ -27,9 +27,10 @@ def ask(stack: Stack, path: str, **parameters: str) -> Any:
     return answer["data"]
 
 
-def health(stack: Stack) -> list[str]:
-    """Of each replica that Prometheus knows."""
-    return [f"{t['health']} {t['lastError']}".strip() for t in ask(stack, "targets")["activeTargets"]]
+def health(stack: Stack, job: str = "alexnet") -> list[str]:
+    """Of each target of `job` that Prometheus knows."""
+    targets = [t for t in ask(stack, "targets")["activeTargets"] if t["labels"]["job"] == job]
+    return [f"{t['health']} {t['lastError']}".strip() for t in targets]
 
 
 def wait_until(reached: Callable[[], bool]) -> None:
@@ -41,7 +42,7 @@ def wait_until(reached: Callable[[], bool]) -> None:
 
 def test_prometheus_watches_every_replica(stack: Stack) -> None:
     stack.up("--scale", "service=2", "proxy", "prometheus")
-    wait_until(lambda: health(stack) == ["up", "up"])
+    wait_until(lambda: health(stack) == ["up", "up"] and health(stack, "proxy") == ["up"])
     rules = [rule for group in ask(stack, "rules")["groups"] for rule in group["rules"]]
     assert {rule["name"] for rule in rules} == set(alerts())
 

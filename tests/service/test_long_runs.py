@@ -52,9 +52,10 @@ def run(name: str, model: Path, folder: Path, *options: object) -> dict[str, Any
     return found
 
 
-def test_overload(model_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("proxy", [False, True])
+def test_overload(model_file: Path, tmp_path: Path, proxy: bool) -> None:
     # Three times, because the load is on the same cores as everything else.
-    found = run("overload", model_file, tmp_path, "--times", 3)
+    found = run("overload", model_file, tmp_path, "--times", 3, *["--proxy"] * proxy)
     assert found["over"]["images_per_s"] > 0
     assert len(found["health"]) > 0
 

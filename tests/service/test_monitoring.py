@@ -14,7 +14,12 @@ from tests.promql import DASHBOARD, MONITORING, alerts, labels_in, metrics_in, q
 from tests.service.images import plain
 from tests.service.server import Server
 
-OF_PROMETHEUS = {"up": {"job", "instance"}, "ALERTS": {"alertname", "alertstate"}}
+# What others than the service have; tests/docker/test_monitoring.py asks them.
+OF_OTHERS = {
+    "up": {"job", "instance"},
+    "ALERTS": {"alertname", "alertstate"},
+    "haproxy_backend_requests_denied_total": {"proxy"},
+}
 ALL = [*alerts().values(), *(query for panel in queries().values() for query in panel)]
 
 
@@ -28,7 +33,7 @@ def promtool(*arguments: str | Path) -> None:
 
 def test_every_query_asks_for_what_the_service_has(server: Server) -> None:
     assert server.client.post("/predict", content=plain(1)).status_code == 200
-    labels: dict[str, set[str]] = {name: set(own) for name, own in OF_PROMETHEUS.items()}
+    labels: dict[str, set[str]] = {name: set(own) for name, own in OF_OTHERS.items()}
     for family in text_string_to_metric_families(server.client.get("/metrics").text):
         for sample in family.samples:
             labels.setdefault(sample.name, {"job", "instance"}).update(sample.labels)
