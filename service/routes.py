@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from contract.picture import ImageError
@@ -57,7 +58,19 @@ _IMAGE_BODY: Final[dict[str, Any]] = {
         },
     }
 }
-router = APIRouter(responses=documented(401, 404, 408, 413, 415, 422, 429, 503, 504))
+
+
+class _Direct(APIRoute):
+    """Its endpoint takes the request and returns the response: FastAPI describes it, and need not look for
+    parameters and dependencies in every request, a twentieth of the event loop's time.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return endpoint
+
+
+router = APIRouter(route_class=_Direct, responses=documented(401, 404, 408, 413, 415, 422, 429, 503, 504))
 
 
 def _described(query: type[Query]) -> dict[str, Any]:
