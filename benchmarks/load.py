@@ -187,16 +187,17 @@ class Load:
         return self.summary(seconds, cpu)
 
     def summary(self, seconds: float, cpu: float) -> dict[str, Any]:
-        times, refusals = sorted(self.latencies), sorted(self.refusals)
+        times, refusals = ([1000 * s for s in sorted(each)] for each in (self.latencies, self.refusals))
         counted = sum(self.statuses.values())
         return {
             "images_per_s": len(times) / seconds,
-            "p50_ms": _percentile(times, 0.50),
-            "p95_ms": _percentile(times, 0.95),
-            "p99_ms": _percentile(times, 0.99),
-            "max_ms": _percentile(times, 1.0),
-            "p50_refused_ms": _percentile(refusals, 0.50),
-            "p99_refused_ms": _percentile(refusals, 0.99),
+            "p50_ms": percentile(times, 0.50),
+            "p95_ms": percentile(times, 0.95),
+            "p99_ms": percentile(times, 0.99),
+            "max_ms": percentile(times, 1.0),
+            "times_ms": times,
+            "p50_refused_ms": percentile(refusals, 0.50),
+            "p99_refused_ms": percentile(refusals, 0.99),
             "offered": counted + self.under_way,
             "sent_by": self.sent_by,
             "errors": {str(status): n for status, n in sorted(self.statuses.items()) if status != 200},
@@ -206,9 +207,9 @@ class Load:
         }
 
 
-def _percentile(times: list[float], fraction: float) -> float | None:
-    """Nearest rank, ms; None where nothing was answered."""
-    return 1000 * times[max(0, math.ceil(fraction * len(times)) - 1)] if times else None
+def percentile(times: list[float], fraction: float) -> float | None:
+    """Nearest rank of what is sorted; None where nothing was answered."""
+    return times[max(0, math.ceil(fraction * len(times)) - 1)] if times else None
 
 
 def main() -> None:

@@ -4,10 +4,11 @@
 
 A real server process, a real socket, and the load generator of benchmarks/load.py in a process of its own,
 on the same cores. Closed loop at several numbers of connections, then open loop at 70 % of the best rate
-and at 150 %, which is past saturation. The limit is measured anew between every two of them, because it
-moves, and each is held against its neighbours; of several rounds of a load the one in the middle counts.
-Steal is what other guests of the machine took of its cores; a measurement with more than 2 % of it is made
-again, three times at most.
+and at 150 %, which is past saturation. Server and limit take turns of a second, because a machine that
+others use too changes its speed within seconds: a row is the mean of its turns, and `of limit` the ratio of
+the two means, with its standard error. The open loop has fewer and longer turns, for the queue to fill.
+Steal is what other guests of the machine took of its cores; a turn with more than 2 % of it is made again,
+three times at most.
 """
 
 import argparse
@@ -17,14 +18,20 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from statistics import mean, median, stdev
 from typing import Any
 
 from benchmarks.limit import photographs
+from benchmarks.load import percentile
 from benchmarks.machine import STEAL_LIMIT, Watch, memory_mb
+
+ALONE = "1 connections"
+LONGER = 4  # turns of the open loop, and so many times fewer
 
 
 @contextmanager
@@ -64,11 +71,21 @@ def load(url: str, images: Path, *options: object, attempts: int = 3) -> tuple[d
     return result, watch.steal
 
 
-def limit(model: Path, images: Path, seconds: float) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.limit", "--json", "--model", str(model)]
-    command += ["--images", str(images), "--seconds", str(seconds)]
-    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    return found
+@contextmanager
+def ceiling(model: Path, images: Path) -> Iterator[Callable[[str, float], float]]:
+    """-> what benchmarks/limit.py finds of `limit`, in images/s, or `alone`, in ms, in so many s."""
+    command: list[str | Path] = [sys.executable, "-m", "benchmarks.limit", "--turns"]
+    command += ["--model", model, "--images", images]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def turn(what: str, seconds: float) -> float:
+            print(what, seconds, file=process.stdin, flush=True)
+            assert process.stdout is not None
+            return float(process.stdout.readline())
+
+        yield turn
 
 
 def main() -> None:
@@ -76,71 +93,89 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("models/flowers17.onnx"))
     parser.add_argument("--images", type=Path, help="folder of JPEG files; default: drawn, 101 KB each")
     parser.add_argument("--large", action="store_true", help="drawn photographs of 12 megapixels")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="of each load")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
+    parser.add_argument("--turns", type=int, default=16, help="of each load, two or more")
     parser.add_argument("--plain", action="store_true", help="drive benchmarks/plain.py instead")
     parser.add_argument("--json", type=Path, help="file for everything that was measured")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32, 64])
     args = parser.parse_args()
+    if args.turns < 2:
+        parser.error("--turns must be 2 or more")
+    module = "benchmarks.plain" if args.plain else "service"
     with tempfile.TemporaryDirectory() as folder:
         images = photographs(args.images, args.large, Path(folder))[0].parent
         if args.images is not None:
             images = args.images
-        module = "benchmarks.plain" if args.plain else "service"
-        found = measure(args.model, images, args.seconds, args.rounds, args.connections, module)
+        with ceiling(args.model, images) as turn, server(args.model, module) as (url, pid):
+            rows = measure(url, images, turn, args)
+            memory = memory_mb(pid)
+    print("client: what the load generator itself takes of the same cores, core-ms a request")
+    print(f"the server's memory at most {memory:.0f} MB")
+    goals(rows)
     if args.json is not None:
-        args.json.write_text(json.dumps(found, indent=1))
+        args.json.write_text(json.dumps({"loads": rows, "memory_mb": memory}, indent=1))
 
 
 def measure(
-    model: Path, images: Path, seconds: float, rounds: int, connections: list[int], module: str
-) -> dict[str, Any]:
-    """Prints a row for each load as it goes; -> everything that was measured."""
-    limits = [limit(model, images, seconds / 2)]
-    heads = f"{'images/s':>9}{'of limit':>9}{'p50 ms':>8}{'p95':>8}{'p99':>8}{'client':>8}{'steal %':>8}"
+    url: str, images: Path, turn: Callable[[str, float], float], args: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    """Prints a row for each load as it goes."""
+    heads = f"{'images/s':>9}{'of limit':>14}{'p50 ms':>8}{'p95':>8}{'p99':>8}{'client':>8}{'steal %':>8}"
     print(f"{'load':<16}{heads}  errors")
     rows: dict[str, dict[str, Any]] = {}
-    with server(model, module) as (url, pid):
 
-        def once(*options: object) -> dict[str, Any]:
-            result, steal = load(url, images, *options, "--seconds", seconds)
-            limits.append(limit(model, images, seconds / 2))
-            before, after = limits[-2:]
-            return result | {
-                "of_limit": 2 * result["images_per_s"] / (before["limit"] + after["limit"]),
-                "of_alone": 2
-                * (result["p50_ms"] or math.nan)
-                / (before["core_ms"]["alone"] + after["core_ms"]["alone"]),
-                "steal": steal,
-            }
+    def row(name: str, *options: object, longer: int = 1) -> float:
+        seconds, turns = longer * args.seconds, max(2, args.turns // longer)
+        limits, alone, loads = [], [], []
+        for _turn in range(turns):
+            limits.append(turn("limit", seconds))
+            if name == ALONE:
+                alone.append(turn("alone", seconds))
+            found, steal = load(url, images, *options, "--seconds", seconds, "--warm-up", seconds / 2)
+            loads.append(found | {"steal": steal})
+        rows[name] = result = summary(loads, limits, alone)
+        times = "".join(f"{result[f'{p}_ms'] or math.nan:8.1f}" for p in ("p50", "p95", "p99"))
+        times += f"{result['client_core_ms']:8.2f}{result['steal']:8.1f}"
+        share = f"{result['of_limit']:.2f} +- {result['of_limit_error']:.2f}"
+        print(
+            f"{name:<16}{result['images_per_s']:9.1f}{share:>14}{times}  {result['errors'] or ''}",
+            flush=True,
+        )
+        return float(result["images_per_s"])
 
-        def row(name: str, *options: object) -> float:
-            found = sorted((once(*options) for _round in range(rounds)), key=lambda one: one["of_limit"])
-            rows[name] = result = found[rounds // 2]
-            rate, steal = result["images_per_s"], result["steal"]
-            times = "".join(f"{result[f'{p}_ms'] or float('nan'):8.1f}" for p in ("p50", "p95", "p99"))
-            failed = result["errors"] | {k: result[k] for k in ("unsent", "unanswered") if result[k]}
-            times += f"{result['client_core_ms']:8.2f}{steal:8.1f}"
-            print(f"{name:<16}{rate:9.1f}{result['of_limit']:9.2f}{times}  {failed or ''}", flush=True)
-            return float(rate)
+    best = max(row(f"{count} connections", "--connections", count) for count in args.connections)
+    for share, name in ((0.7, "70 % of the best"), (1.5, "150 %")):
+        row(name, "--rate", share * best, longer=LONGER)
+    return rows
 
-        best = max(row(f"{count} connections", "--connections", count) for count in connections)
-        for share, name in ((0.7, "70 % of the best"), (1.5, "150 %")):
-            row(name, "--rate", share * best)
-        memory = memory_mb(pid)
-    print("client: what the load generator itself takes of the same cores, core-ms a request")
-    print(f"the server's memory at most {memory:.0f} MB")
-    ceilings, steal = [found["limit"] for found in limits], max(found["steal"] for found in limits)
-    print(
-        f"limit {min(ceilings):.0f} to {max(ceilings):.0f} images/s, steal at most {steal:.1f} % meanwhile"
-    )
-    goals(rows)
-    return {"loads": rows, "limits": limits, "memory_mb": memory}
+
+def summary(loads: list[dict[str, Any]], limits: list[float], alone: list[float]) -> dict[str, Any]:
+    """One load's turns: means of the rates, percentiles of all latencies, the sums of what went wrong."""
+    rates = [found["images_per_s"] for found in loads]
+    times = sorted(ms for found in loads for ms in found["times_ms"])
+    errors: Counter[str] = Counter()
+    for found in loads:
+        errors.update(found["errors"])
+        errors.update({kind: found[kind] for kind in ("unsent", "unanswered") if found[kind]})
+    result = {f"p{percent}_ms": percentile(times, percent / 100) for percent in (50, 95, 99)}
+    return result | {
+        "images_per_s": mean(rates),
+        "of_limit": mean(rates) / mean(limits),
+        # of a ratio of means, the turns being independent of each other
+        "of_limit_error": mean(rates)
+        / mean(limits)
+        * math.hypot(*(stdev(each) / mean(each) / math.sqrt(len(each)) for each in (rates, limits))),
+        "of_alone": (result["p50_ms"] or math.nan) / median(alone) if alone else None,
+        "client_core_ms": mean(found["client_core_ms"] for found in loads),
+        "steal": max(found["steal"] for found in loads),
+        "errors": dict(errors),
+        "turns": {"images_per_s": rates, "limit": limits, "alone_ms": alone},
+    }
 
 
 def goals(rows: dict[str, dict[str, Any]]) -> None:
     """The ratios that are aimed at, where their loads were measured."""
-    at_32, at_1, at_70 = map(rows.get, ("32 connections", "1 connections", "70 % of the best"))
+    at_32, at_1, at_70 = map(rows.get, ("32 connections", ALONE, "70 % of the best"))
     if at_32:
         print(f"at 32 connections {at_32['of_limit']:.2f} of the limit (goal: 0.85 or more)")
     if at_1:

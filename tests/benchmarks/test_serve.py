@@ -23,8 +23,8 @@ def test_the_server_under_load(tmp_path: Path) -> None:
             tmp_path,
             "--seconds",
             "0.3",
-            "--rounds",
-            "1",
+            "--turns",
+            "2",
             "--connections",
             "1",
             "4",
@@ -45,7 +45,11 @@ def test_the_server_under_load(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["loads"].keys() == {"1 connections", "4 connections", "70 % of the best", "150 %"}
     assert all(load["client_core_ms"] > 0 for load in found["loads"].values())
-    assert len(found["limits"]) == 5
+    for load in found["loads"].values():
+        turns = load["turns"]
+        assert len(turns["images_per_s"]) == len(turns["limit"]) == 2
+        assert load["of_limit"] == pytest.approx(sum(turns["images_per_s"]) / sum(turns["limit"]))
+        assert load["p50_ms"] <= load["p95_ms"] <= load["p99_ms"]
 
 
 def test_drawn_photographs_are_as_large_as_real_ones(tmp_path: Path) -> None:
