@@ -1,7 +1,6 @@
 """Beside the requests: a new model file is taken over, what hangs ends the process."""
 
 import asyncio
-import logging
 import os
 from typing import Final
 
@@ -40,6 +39,5 @@ def _end(engine: Engine) -> None:
         "the network or the decoder does not answer any more; the process ends, to be started again"
     )
     if engine.alive:
-        logging.shutdown()  # or its last line is lost
         os._exit(1)
     engine.failed = True

@@ -3,16 +3,15 @@
 import json
 import logging
 import os
+import select
 import sys
-import threading
 import time
+from collections import deque
 from contextlib import suppress
 from contextvars import ContextVar
-from queue import SimpleQueue
 from typing import Any, Final
 
 WAITING: Final = 10_000  # lines that nobody has read yet; what comes then is lost
-LAST_S: Final = 1.0  # for the lines that still wait when the process ends
 
 REQUEST_ID: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
 log = logging.getLogger("alexnet")
@@ -35,20 +34,21 @@ class JsonFormatter(logging.Formatter):
 
 
 class Handler(logging.Handler):
-    """Writes in a thread of its own: a pipe that nobody reads, or a slow disk, holds up the log and not the
+    """Writes only what its reader has room for: a pipe that nobody reads holds up the log and not the
     service. Lines that are lost are counted in the first one that is not.
     """
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._descriptor = descriptor
+        self._lines: deque[bytes] = deque()
         self._lost = 0
-        self._lines = SimpleQueue[bytes | None]()
-        self._writer = threading.Thread(target=self._write, name="log", daemon=True)
-        self._writer.start()
+        self._room = select.poll()
+        self._room.register(descriptor, select.POLLOUT)
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._lines.qsize() >= WAITING:
+        self.flush()
+        if len(self._lines) >= WAITING:
             self._lost += 1
             return
         if self._lost:
@@ -58,21 +58,17 @@ class Handler(logging.Handler):
             line = self.format(record) + "\n"
         except Exception:  # a mistake in what is logged ends nothing, as with logging's own handlers
             self.handleError(record)
-        else:
-            self._lines.put(line.encode(errors="backslashreplace"))
+            return
+        self._lines.append(line.encode(errors="backslashreplace"))
+        self.flush()
 
-    def close(self) -> None:
-        """Called by `logging` at the end of the process."""
-        self._lines.put(None)
-        self._writer.join(LAST_S)
-        super().close()
-
-    def _write(self) -> None:
-        # Not by way of sys.stdout: its lock, held here, would abort the interpreter's end.
-        while (line := self._lines.get()) is not None:
+    def flush(self) -> None:
+        # Where there is room at all, there is room for so much: pipe(7).
+        while self._lines and self._room.poll(0):
+            line = self._lines.popleft()
             with suppress(OSError):  # the disk is full, or the reader gone
-                while line:
-                    line = line[os.write(self._descriptor, line) :]
+                if rest := line[os.write(self._descriptor, line[: select.PIPE_BUF]) :]:
+                    self._lines.appendleft(rest)
 
 
 def configure(log_format: str) -> None:

@@ -1,7 +1,6 @@
 """uvicorn's server, with the order in which a stop happens here."""
 
 import asyncio
-import logging
 import os
 import socket
 import threading
@@ -60,7 +59,6 @@ def _end_after(seconds: float) -> None:
 
     def end() -> None:
         log.critical("the network or the decoder hangs, and the process ends without it")
-        logging.shutdown()  # or its last line is lost
         os._exit(1)
 
     timer = threading.Timer(seconds, end)

@@ -42,7 +42,8 @@ def test_a_sample_of_the_corpus(model_file: Path, tmp_path: Path, processes: int
 @pytest.mark.parametrize("processes", [0, 2])
 def test_the_whole_corpus(model_file: Path, tmp_path: Path, processes: int) -> None:
     with serving(tmp_path / "log", model_file, decode_processes=processes) as server:
-        attack(server, corpus())
+        name, seconds = attack(server, corpus())
+        assert seconds <= MOST_S, name
         assert "Traceback" not in server.log
 
 
@@ -61,7 +62,8 @@ def test_a_picture_that_takes_too_long(model_file: Path, tmp_path: Path, process
         assert server.client.get("/health/ready").status_code == 200
 
 
-def attack(server: Server, pictures: Iterable[tuple[str, bytes]]) -> None:
+def attack(server: Server, pictures: Iterable[tuple[str, bytes]]) -> tuple[str, float]:
+    """-> the name of the slowest and its seconds"""
     good = encoded(noise(1))
     with httpx.Client(base_url=server.address, timeout=60) as neighbour, ThreadPoolExecutor(1) as beside:
         right = answer_to(neighbour, good)
@@ -80,9 +82,9 @@ def attack(server: Server, pictures: Iterable[tuple[str, bytes]]) -> None:
             assert answer.status_code == 200 or 400 <= answer.status_code < 500, (name, answer.text)
             assert dict(asked.result()) == pytest.approx(dict(right), abs=1e-5), name
         print(f"slowest {slowest}, most memory {largest}, statuses {sorted(statuses)}")
-        assert slowest[1] <= MOST_S, slowest
         assert largest[1] <= MOST_MEMORY, largest
         assert server.client.get("/health").status_code == 200
+        return slowest
 
 
 def answer_to(client: httpx.Client, data: bytes) -> list[tuple[str, float]]:

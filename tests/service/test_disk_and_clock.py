@@ -176,13 +176,12 @@ def test_lines_that_are_lost_are_counted(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(logs.log, "handlers", [handler])
     monkeypatch.setattr(logs.log, "propagate", False)
     for number in range(30):
-        logs.log.warning("line %d %s", number, "x" * 4000)
+        logs.log.warning("line %d %s", number, "x" * 5000)
     with os.fdopen(reads) as pipe, ThreadPoolExecutor(1) as pool:
         said = pool.submit(pipe.readlines)
-        while handler._lines.qsize() > 0:
-            pass
+        while handler._lines:
+            handler.flush()
         logs.log.warning("heard again")
-        handler.close()
         os.close(writes)
         *lines, last = said.result()
     assert last == "heard again\n"
