@@ -72,7 +72,8 @@ class Connection(asyncio.Protocol):
         head = bytes(self.received[:end]).lower()
         length = head.find(b"content-length:")
         size = int(head[length + 15 :].split(b"\r\n", 1)[0]) if length >= 0 else 0
-        if len(self.received) < end + 4 + size:
+        chunked = b"transfer-encoding: chunked" in head
+        if len(self.received) < end + 4 + size or (chunked and not self.received.endswith(b"0\r\n\r\n")):
             return
         self.received.clear()
         due, self.due = self.due, None

@@ -35,15 +35,13 @@ LONGER = 4  # turns of the open loop, and so many times fewer
 
 
 @contextmanager
-def server(
-    model: Path, module: str = "service", cores: set[int] | None = None
-) -> Iterator[tuple[str, int]]:
+def server(model: Path, cores: set[int] | None = None) -> Iterator[tuple[str, int]]:
     """On `cores` alone, if any are named. -> its address and process id; other settings are those of the
     environment.
     """
     environ = os.environ | {"MODEL": str(model), "PORT": "0", "DEVICE": "cpu", "LOG_FORMAT": "text"}
     with subprocess.Popen(
-        [sys.executable, "-m", module],
+        [sys.executable, "-m", "service"],
         env=environ,
         stdout=subprocess.PIPE,
         text=True,
@@ -95,18 +93,16 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="drawn photographs of 12 megapixels")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
     parser.add_argument("--turns", type=int, default=16, help="of each load, two or more")
-    parser.add_argument("--plain", action="store_true", help="drive benchmarks/plain.py instead")
     parser.add_argument("--json", type=Path, help="file for everything that was measured")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32, 64])
     args = parser.parse_args()
     if args.turns < 2:
         parser.error("--turns must be 2 or more")
-    module = "benchmarks.plain" if args.plain else "service"
     with tempfile.TemporaryDirectory() as folder:
         images = photographs(args.images, args.large, Path(folder))[0].parent
         if args.images is not None:
             images = args.images
-        with ceiling(args.model, images) as turn, server(args.model, module) as (url, pid):
+        with ceiling(args.model, images) as turn, server(args.model) as (url, pid):
             rows = measure(url, images, turn, args)
             memory = memory_mb(pid)
     print("client: what the load generator itself takes of the same cores, core-ms a request")

@@ -190,6 +190,15 @@ def test_lines_that_are_lost_are_counted(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(lines) - len(lost) + sum(lost) == 30
 
 
+def test_a_mistake_in_what_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    handler = logs.Handler(sys.stdout.fileno())
+    handler.handle(logging.makeLogRecord({"msg": "%d", "args": ("no number",)}))
+    handler.handle(logging.makeLogRecord({"msg": "%d", "args": (1,)}))
+    out, errors = capfd.readouterr()
+    assert out == "1\n"
+    assert "Logging error" in errors
+
+
 def test_workers_without_a_folder_for_their_metrics(model_file: Path, tmp_path: Path) -> None:
     small = f"mount -t tmpfs -o size=1m none {tmp_path} && exec {sys.executable} -m service"
     done = subprocess.run(
