@@ -114,6 +114,7 @@ async def _files(request: Request, max_bytes: int, most: int) -> Images:
     except MultiPartException as error:
         raise InvalidRequest(f"the multipart body cannot be used: {error.message}") from None
     files = [await file.read() for file in form.getlist("file") if isinstance(file, UploadFile)]
+    await form.close()  # its copies
     if not files:
         raise InvalidRequest("the multipart body has no file in a field named `file`")
     if sum(map(len, files)) > max_bytes:

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ _OVERHEAD: Final = 150_000_000
 _START_S: Final = 60.0
 _RESTART_S: Final = 1.0  # between attempts to start a process, when it does not start
 _ERRORS: Final = {kind.__name__: kind for kind in (UnsupportedImage, InvalidImage, TooManyPixels)}
+
+Kept = TypeVar("Kept")
 
 
 class Processes:
@@ -59,9 +61,11 @@ class Processes:
             self._replace(process)
             process = await self._idle.get()
         # A task of its own: whoever asked may go away, and the process is in the middle of an answer.
-        task = asyncio.create_task(self._ask(process, data, recipe, crops))
-        self._keep(task)
-        return await asyncio.shield(task)
+        # This frame does not hold it: an error would hold the frame, and both the picture, until the
+        # collector comes.
+        return await asyncio.shield(
+            self._keep(asyncio.create_task(self._ask(process, data, recipe, crops)))
+        )
 
     async def close(self) -> None:
         self._closing = True
@@ -76,7 +80,10 @@ class Processes:
     ) -> Cropped:
         try:
             async with asyncio.timeout(self._timeout or None):
-                answer = await self._exchange(process, data, recipe, crops)
+                made = await self._exchange(process, data, recipe, crops)
+        except ImageError:
+            self._idle.put_nowait(process)
+            raise
         except TimeoutError:
             log.warning("a picture takes longer than DECODE_TIMEOUT_MS to decode; its process is replaced")
             self._replace(process)
@@ -87,13 +94,12 @@ class Processes:
             self._replace(process)
             raise InvalidImage("decoding the image ended the process that did it; it is broken") from None
         self._idle.put_nowait(process)
-        if isinstance(answer, ImageError):
-            raise answer
-        return answer
+        return made
 
     async def _exchange(
         self, process: asyncio.subprocess.Process, data: bytes, recipe: Recipe, crops: int
-    ) -> Cropped | ImageError:
+    ) -> Cropped:
+        """Raises ImageError, and anything else when the process has ended or says what it was not asked."""
         asked, answers = process.stdin, process.stdout
         assert asked is not None
         assert answers is not None
@@ -103,7 +109,7 @@ class Processes:
         await asked.drain()
         head = json.loads(await answers.readuntil(b"\n"))
         if "error" in head:
-            return _ERRORS[head["error"]](head["detail"])
+            raise _ERRORS[head["error"]](head["detail"])
         if head["bytes"] != math.prod((crops, recipe.crop, recipe.crop, 3)):
             raise ValueError("not as many pixels as the crops have")
         pixels = await answers.readexactly(head["bytes"])
@@ -160,8 +166,9 @@ class Processes:
             else:
                 return
 
-    def _keep(self, task: "asyncio.Task[object]") -> None:
+    def _keep(self, task: "asyncio.Task[Kept]") -> "asyncio.Task[Kept]":
         """The loop holds tasks weakly; and a failure that nobody waits for is not one of the log's."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        return task

@@ -88,6 +88,8 @@ class Threads:
         except asyncio.CancelledError:
             job.data = b""  # it may lie in the queue for long yet, and nobody counts it any more
             raise
+        finally:
+            del job  # nor is this frame to hold it: picture and all, they would wait for the collector
 
     async def close(self) -> None:
         for _thread in self._threads:
@@ -103,14 +105,16 @@ class Threads:
             if not job.answer.cancelled():  # whoever asked is still there
                 job.clock = _Clock()
                 try:
-                    made = self._decode(job, job.clock)
+                    made = self._decode(job.data, job.recipe, job.crops, job.clock)
                 except BaseException as raised:
                     error = raised
             with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
                 job.answer.get_loop().call_soon_threadsafe(self._end, job, made, error)
             del job, made, error  # the next may be long in coming
 
-    def _decode(self, job: _Job, clock: _Clock) -> Cropped:
+    def _decode(self, data: bytes, recipe: Recipe, crops: int, clock: _Clock) -> Cropped:
+        """Is not given the job: an error holds its frames, and the job's answer holds the error."""
+
         @contextmanager
         def reserve(wanted: int) -> Iterator[None]:
             with ExitStack() as room:
@@ -118,7 +122,7 @@ class Threads:
                     room.enter_context(self._budget.reserve(wanted))
                 yield
 
-        return decode_crops(job.data, job.recipe, self._max_pixels, job.crops, reserve)
+        return decode_crops(data, recipe, self._max_pixels, crops, reserve)
 
     def _end(self, job: _Job, made: Cropped | None, error: BaseException | None) -> None:
         self._stuck.pop(job, None)
