@@ -1,1 +1,1 @@
-"""Other servers, serving the same file as well as two cores let them; `scripts/peers` runs them all."""
+"""Other servers with the service's own file: `python -m benchmarks.peers` runs them all."""

@@ -40,10 +40,7 @@ REQUIREMENTS = {  # what one writes first needs no more than the service
     "ray": ["ray[serve]==2.60.0"],
 }
 SAME = ("onnxruntime", "numpy", "pillow")
-FORMS = (
-    "litserve",
-    "bentoml",
-)  # that want the photograph as a form's field; the others take the bare bytes
+FORMS = ("litserve", "bentoml")  # take the photograph as a form's field; the others the bare bytes
 CONNECTIONS = (1, 8, 32, 64)
 START_S = 60.0
 

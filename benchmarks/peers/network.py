@@ -1,4 +1,4 @@
-"""What every one of them does with a picture; benchmarks/plain.py says what it is the measure of."""
+"""What each of them does with a picture, as one writes it first."""
 
 import io
 import json
