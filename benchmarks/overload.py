@@ -4,9 +4,11 @@
 
 A real server and the load generator of benchmarks/load.py, both on this machine: the generator on its last
 core, with HAProxy if that is asked for, and the server on the others, because what sends ten times what
-a server can do takes more than the server. First the peak, in closed loop; then so many times the peak in
-open loop, whether or not answers come; then nothing but a request now and then, until it is as before; then
-the peak once more, because a machine that others use too is not as fast after minutes as it was before.
+a server can do takes more than the server. That core has no rest all the while, the peak included: a core
+is slower beside one that computes, and that is no fault of the server's. First the peak, in closed loop;
+then so many times the peak in open loop, whether or not answers come; then nothing but a request now and
+then, until it is as before; then the peak once more, because a machine that others use too is not as fast
+after minutes as it was before.
 Prints a verdict for each bar; the exit code is 1 when one is missed.
 """
 
@@ -23,6 +25,7 @@ from typing import Any
 
 from benchmarks.limit import photographs
 from benchmarks.load import MOST_CONNECTIONS
+from benchmarks.machine import busy
 from benchmarks.proxy import proxy
 from benchmarks.serve import load, server
 from benchmarks.vitals import Answered, Bar, Sample, Watcher, ask, flat, options, verdict
@@ -55,6 +58,7 @@ def measure(model: Path, images: Path, image: bytes, args: argparse.Namespace) -
     with (
         server(model, cores=cores - ours or cores) as (address, pid),
         proxy(address) if args.proxy else nullcontext(address) as url,
+        busy() if cores - ours else nullcontext(),
     ):
         closed = ("--connections", CONNECTIONS, "--seconds", args.peak_seconds)
         before, _steal = load(url, images, *closed)
