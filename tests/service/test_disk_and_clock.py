@@ -169,6 +169,11 @@ def test_a_log_that_nobody_reads(model_file: Path, tmp_path: Path) -> None:
         assert server.process.wait(20) == 0, "nor to stay"
 
 
+def written(handler: logs.Handler) -> None:
+    while handler._lines:
+        handler.flush()
+
+
 def test_lines_that_are_lost_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "WAITING", 5)
     reads, writes = os.pipe()
@@ -180,9 +185,9 @@ def test_lines_that_are_lost_are_counted(monkeypatch: pytest.MonkeyPatch) -> Non
         logs.log.warning("line %d %s", number, "x" * 5000)
     with os.fdopen(reads) as pipe, ThreadPoolExecutor(1) as pool:
         said = pool.submit(pipe.readlines)
-        while handler._lines:
-            handler.flush()
+        written(handler)
         logs.log.warning("heard again")
+        written(handler)
         os.close(writes)
         *lines, last = said.result()
     assert last == "heard again\n"
