@@ -2,6 +2,7 @@
 memory that is its due; and who is served at the same time notices nothing.
 """
 
+import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,8 @@ from tests.corpus import cases, corpus, sample
 from tests.service.images import encoded, noise
 from tests.service.server import Server, serving
 
-MOST_S = 2.0
+# Tracing makes Python four times as slow: scripts/coverage.
+MOST_S = 8.0 if "coverage" in sys.modules else 2.0
 MOST_MEMORY = 512_000_000
 BOMBS = {
     *("bomb-gif-short-comments", "bomb-gif-frames", "bomb-png-ztxt-too-many", "bomb-png-exif"),
@@ -42,8 +44,7 @@ def test_a_sample_of_the_corpus(model_file: Path, tmp_path: Path, processes: int
 @pytest.mark.parametrize("processes", [0, 2])
 def test_the_whole_corpus(model_file: Path, tmp_path: Path, processes: int) -> None:
     with serving(tmp_path / "log", model_file, decode_processes=processes) as server:
-        name, seconds = attack(server, corpus())
-        assert seconds <= MOST_S, name
+        attack(server, corpus())
         assert "Traceback" not in server.log
 
 
@@ -62,8 +63,7 @@ def test_a_picture_that_takes_too_long(model_file: Path, tmp_path: Path, process
         assert server.client.get("/health/ready").status_code == 200
 
 
-def attack(server: Server, pictures: Iterable[tuple[str, bytes]]) -> tuple[str, float]:
-    """-> the name of the slowest and its seconds"""
+def attack(server: Server, pictures: Iterable[tuple[str, bytes]]) -> None:
     good = encoded(noise(1))
     with httpx.Client(base_url=server.address, timeout=60) as neighbour, ThreadPoolExecutor(1) as beside:
         right = answer_to(neighbour, good)
@@ -82,9 +82,9 @@ def attack(server: Server, pictures: Iterable[tuple[str, bytes]]) -> tuple[str, 
             assert answer.status_code == 200 or 400 <= answer.status_code < 500, (name, answer.text)
             assert dict(asked.result()) == pytest.approx(dict(right), abs=1e-5), name
         print(f"slowest {slowest}, most memory {largest}, statuses {sorted(statuses)}")
+        assert slowest[1] <= MOST_S, slowest
         assert largest[1] <= MOST_MEMORY, largest
         assert server.client.get("/health").status_code == 200
-        return slowest
 
 
 def answer_to(client: httpx.Client, data: bytes) -> list[tuple[str, float]]:
