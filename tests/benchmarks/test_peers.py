@@ -1,17 +1,20 @@
 """benchmarks/peers starts what it compares, asks it, and prints a row for each."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.checkout import ROOT
 
 SHIPPED = ROOT / "models" / "flowers17.onnx"
 
 
-def test_the_service_and_what_one_writes_first() -> None:
+def test_the_service_and_what_one_writes_first(tmp_path: Path) -> None:
+    measured = tmp_path / "peers.json"
     command = [sys.executable, "-m", "benchmarks.peers", "--model", str(SHIPPED), "--rounds", "1"]
     done = subprocess.run(
-        [*command, "--servers", "service", "plain", "--seconds", "0.3"],
+        [*command, "--servers", "service", "plain", "--seconds", "0.5", "--json", str(measured)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -22,5 +25,13 @@ def test_the_service_and_what_one_writes_first() -> None:
     head, *rows, steal = done.stdout.splitlines()
     assert head.split()[2:6] == ["1", "8", "32", "64"]
     assert [row.split()[0] for row in rows] == ["service", "plain"]
-    assert all(float(cell) > 0 for row in rows for cell in row.split()[1:6])
     assert steal.startswith("steal at most")
+    for row in rows:
+        name, *cells = row.split()
+        loads = json.loads(measured.read_text())["loads"][name]
+        assert [float(cell) for cell in cells[:4]] == [
+            round(load["images_per_s"], 1) for (load,) in loads.values()
+        ]
+        # At 64 connections a slow machine may need longer than that for the first answer.
+        assert loads["1"][0]["images_per_s"] > 0
+        assert all(load["errors"] == {} and load["unanswered"] == 0 for (load,) in loads.values())
