@@ -13,6 +13,7 @@ Prints a verdict for each bar; the exit code is 1 when one is missed.
 """
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -107,7 +108,8 @@ def judge(found: dict[str, Any]) -> list[Bar]:
     peak = mean(peak["images_per_s"] for peak in found["peaks"])
     share = over["images_per_s"] / max(peak, 1e-9)
     samples = [Sample(**sample) for sample in found["samples"]]
-    p99 = health[int(0.99 * (len(health) - 1))] if health else float("inf")
+    p99 = health[int(0.99 * (len(health) - 1))] if health else math.inf
+    most = max(health, default=math.inf)
     return [
         Bar("every answer is 200 or 429", f"others: {errors or 'none'}", not errors and not probes),
         Bar("nothing is left unanswered", str(over["unanswered"]), over["unanswered"] == 0),
@@ -130,9 +132,9 @@ def judge(found: dict[str, Any]) -> list[Bar]:
             speed=True,
         ),
         Bar(
-            f"health within {HEALTH_MS:g} ms (p99)",
-            f"p99 {p99:.1f} ms, at most {health[-1] if health else 0:.1f} ms",
-            p99 <= HEALTH_MS,
+            f"health within {HEALTH_MS:g} ms each time",
+            f"p99 {p99:.1f} ms, at most {most:.1f} ms",
+            most <= HEALTH_MS,
             speed=True,
         ),
         Bar("throughput within 10 % of the mean peak", f"{share:.2f} of it", share >= 0.9, speed=True),

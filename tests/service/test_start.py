@@ -99,7 +99,9 @@ def test_a_port_that_is_taken(model_file: Path) -> None:
 
 
 def test_the_collector_looks_at_models_and_at_no_module(model_file: Path) -> None:
-    """A look at all modules holds every request up; a model that is replaced has to go."""
+    """A look at all modules holds every request up, and so does one at all requests; a model that is
+    replaced has to go.
+    """
     script = """
 import gc
 from service.repository import Found
@@ -110,13 +112,16 @@ from service.settings import Settings
 def ready(names, provider):
     seen = gc.get_objects()
     print(any(one is serve for one in seen), any(type(one) is Found for one in seen))
+    before = gc.get_stats()[2]["collections"]
+    full_house = [[] for _object in range(400_000)]
+    print(gc.get_stats()[2]["collections"] - before)
     raise SystemExit
 
 serve(Settings.from_environ(), bound("127.0.0.1", 0), ready)
 """
     env = os.environ | {"MODEL": str(model_file)}
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.stdout.split() == ["False", "True"], done.stderr
+    assert done.stdout.split() == ["False", "True", "0"], done.stderr
 
 
 @contextmanager
