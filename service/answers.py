@@ -28,9 +28,7 @@ async def look(
 ) -> Looked:
     """Raises ImageError, BatcherClosed, or what the session raised."""
     began = time.perf_counter()
-    with served.batcher.expecting(crops):
-        decoded = await engine.decode(data, served.model.manifest.recipe, crops)
-    inferred = await engine.infer(served, decoded.crops, outputs)
+    decoded, inferred = await engine.look(served, data, outputs, crops)
     waited = decoded.waited + inferred.waited
     engine.count_image(waited)
     timing = Timing(

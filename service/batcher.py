@@ -83,7 +83,8 @@ class Batcher(Generic[Item, Result]):
     @property
     def running_for(self) -> float:
         """Seconds that the oldest run under way has taken so far; 0 between runs."""
-        return time.perf_counter() - min(self._running) if self._running else 0.0
+        running = self._running.copy()  # other threads add to it
+        return time.perf_counter() - min(running) if running else 0.0
 
     @property
     def waiting(self) -> int:
@@ -109,6 +110,14 @@ class Batcher(Generic[Item, Result]):
         self._arrived.set()
         return waiting.future
 
+    def run_here(self, items: list[Item]) -> Sequence[Result]:
+        """At once, in the thread that calls, beside the lanes. Raises what `run` raises."""
+        started = self._begin()
+        try:
+            return self._checked(items)
+        finally:
+            self._running.discard(started)
+
     async def close(self) -> None:
         """Every call still waiting gets BatcherClosed; the run under way is let finish."""
         if self._patience is not None:
@@ -130,16 +139,13 @@ class Batcher(Generic[Item, Result]):
             if not batch:
                 continue
             try:
-                run = loop.run_in_executor(self._threads, self._run, [w.item for w in batch])
+                run = loop.run_in_executor(self._threads, self._checked, [w.item for w in batch])
             except RuntimeError as error:  # there are no threads any more, and no new ones can be had
                 self._deliver_failure(batch, BatcherClosed(f"the inference thread has ended: {error}"))
                 return
-            started = time.perf_counter()
-            self._running.add(started)
+            started = self._begin()
             try:
                 results = await asyncio.shield(run)
-                if len(results) != len(batch):
-                    raise RuntimeError(f"{len(batch)} items gave {len(results)} results")
             except asyncio.CancelledError:
                 self._deliver_failure(batch, BatcherClosed("the service is shutting down"))
                 run.add_done_callback(lambda ended: ended.exception())  # nobody waits for it any more
@@ -149,16 +155,29 @@ class Batcher(Generic[Item, Result]):
                 return
             except Exception as error:
                 self._deliver_failure(batch, error)
-                continue
             except BaseException:  # such as a panic in native code: the worker ends with it
                 self._deliver_failure(batch, BatcherClosed("the inference worker has ended"))
                 raise
+            else:
+                ran = time.perf_counter() - started
+                for waiting, result in zip(batch, results, strict=True):
+                    if not waiting.future.done():
+                        waiting.future.set_result(Answer(result, started - waiting.since, ran))
+                del waiting, result, results
             finally:
                 self._running.discard(started)
-            ran = time.perf_counter() - started
-            for waiting, result in zip(batch, results, strict=True):
-                if not waiting.future.done():
-                    waiting.future.set_result(Answer(result, started - waiting.since, ran))
+                del batch, run  # the next may be long in coming
+
+    def _begin(self) -> float:
+        started = time.perf_counter()
+        self._running.add(started)
+        return started
+
+    def _checked(self, items: list[Item]) -> Sequence[Result]:
+        results = self._run(items)
+        if len(results) != len(items):
+            raise RuntimeError(f"{len(items)} items gave {len(results)} results")
+        return results
 
     def _more_is_worth_waiting_for(self) -> bool:
         """Whoever is told so is woken when that changes."""

@@ -26,6 +26,7 @@ from service.memory import give_large_memory_back, limit_memory
 BYTES_PER_PIXEL: Final = 8
 PR_SET_PDEATHSIG: Final = 1  # of linux/prctl.h
 Reserve = Callable[[int], AbstractContextManager[None]]
+Then = Callable[[list[Pixels]], None]  # what the thread that has made crops does with them
 
 
 @dataclass(frozen=True)

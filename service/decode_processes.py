@@ -13,7 +13,7 @@ import numpy as np
 
 from contract.picture import ImageError, InvalidImage, TooManyPixels, UnsupportedImage
 from contract.recipe import Recipe
-from service.crops import BYTES_PER_PIXEL, Cropped, too_long
+from service.crops import BYTES_PER_PIXEL, Cropped, Then, too_long
 from service.logs import log
 
 # Of a process, beside the picture itself: its body twice, what profiles and parsers take.
@@ -53,7 +53,7 @@ class Processes:
         for process in await asyncio.gather(*(self._start() for _ in range(self._count))):
             self._idle.put_nowait(process)
 
-    async def decode(self, data: bytes, recipe: Recipe, crops: int) -> Cropped:
+    async def decode(self, data: bytes, recipe: Recipe, crops: int, _then: Then | None = None) -> Cropped:
         process = await self._idle.get()
         while (
             process.returncode is not None

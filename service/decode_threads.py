@@ -10,7 +10,7 @@ from queue import SimpleQueue
 
 from contract.recipe import Recipe
 from service.admission import PixelBudget
-from service.crops import BYTES_PER_PIXEL, Cropped, decode_crops, too_long
+from service.crops import BYTES_PER_PIXEL, Cropped, Then, decode_crops, too_long
 from service.logs import log
 from service.priority import DECODING, give_way
 
@@ -41,6 +41,7 @@ class _Job:
     data: bytes
     recipe: Recipe
     crops: int
+    then: Then | None
     answer: "asyncio.Future[Cropped]"
     clock: _Clock | None = None  # since a thread has it
     timer: asyncio.TimerHandle | None = None
@@ -77,9 +78,9 @@ class Threads:
         for thread in self._threads:
             thread.start()
 
-    async def decode(self, data: bytes, recipe: Recipe, crops: int) -> Cropped:
+    async def decode(self, data: bytes, recipe: Recipe, crops: int, then: Then | None = None) -> Cropped:
         loop = asyncio.get_running_loop()
-        job = _Job(data, recipe, crops, loop.create_future())
+        job = _Job(data, recipe, crops, then, loop.create_future())
         if self._timeout:
             job.timer = loop.call_later(self._timeout, self._look_at, job)
         self._jobs.put(job)
@@ -106,6 +107,9 @@ class Threads:
                 job.clock = _Clock()
                 try:
                     made = self._decode(job.data, job.recipe, job.crops, job.clock)
+                    if job.then is not None and not job.answer.done():
+                        with job.clock.stopped():
+                            job.then(made.crops)
                 except BaseException as raised:
                     error = raised
             with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits

@@ -5,7 +5,7 @@ a picture takes too long and that cannot take this one with them. Both have one 
 from typing import Protocol
 
 from contract.recipe import Recipe
-from service.crops import Cropped
+from service.crops import Cropped, Then
 from service.decode_processes import Processes
 from service.decode_threads import Threads
 from service.settings import Settings
@@ -23,8 +23,10 @@ class Decoder(Protocol):
     async def start(self) -> None:
         """Before the first picture. Raises OSError or TimeoutError."""
 
-    async def decode(self, data: bytes, recipe: Recipe, crops: int) -> Cropped:
-        """Raises ImageError, for a picture that takes too long too."""
+    async def decode(self, data: bytes, recipe: Recipe, crops: int, then: Then | None = None) -> Cropped:
+        """A thread of this process that has made the crops calls `then` with them, in its own time; a
+        process does not. Raises ImageError, for a picture that takes too long too.
+        """
 
     async def close(self) -> None:
         """Nothing is asked any more."""

@@ -1,10 +1,11 @@
 """A request's way once its body is there, which never turns back: a worker thread decodes and crops ->
-queue -> a thread of the session's runs the batch.
+queue -> a thread of the session's runs the batch. An image that is alone does not queue.
 """
 
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.types import Scope
@@ -12,6 +13,7 @@ from starlette.types import Scope
 from contract.preprocess import Pixels
 from contract.recipe import Recipe
 from service.admission import Admission
+from service.crops import Then
 from service.decoding import Decoder
 from service.errors import NotReady
 from service.metrics import Metrics
@@ -20,7 +22,7 @@ from service.schemas import ImageInfo
 from service.served import Job, Served
 from service.session import Row, gpu_memory_used
 from service.settings import Settings
-from service.traces import span
+from service.traces import TRACED, span
 
 
 def engine_of(scope: Scope) -> "Engine":
@@ -115,11 +117,38 @@ class Engine:
         batchers = [served.batcher for served in self.repository.served]
         return any(not batcher.alive or batcher.running_for > limit for batcher in batchers)
 
-    async def decode(self, data: bytes, recipe: Recipe, crops: int) -> Decoded:
+    async def look(
+        self, served: Served, data: bytes, outputs: tuple[str, ...], crops: int
+    ) -> tuple[Decoded, Inferred]:
+        """The bytes of an image file -> its central crop, or ten, and what the outputs say of each. Raises
+        ImageError, BatcherClosed, or what the session raised.
+
+        An image that is alone in the house is inferred by the thread that has decoded it: no other has to
+        wake, nor a core that was at rest.
+        """
+        recipe, found = served.model.manifest.recipe, list[Inferred]()
+
+        def infer_here(made: list[Pixels]) -> None:
+            began = time.perf_counter()
+            with suppress(BaseException):  # it is tried again in a lane, whose failures are known to all
+                rows = served.batcher.run_here([Job(crop, outputs) for crop in made])
+                found.append(Inferred(list(rows), 0.0, time.perf_counter() - began))
+
+        if crops == self.admission.inside == 1 and served.in_any_thread and not TRACED:
+            decoded = await self.decode(data, recipe, crops, infer_here)
+        else:
+            with served.batcher.expecting(crops):
+                decoded = await self.decode(data, recipe, crops)
+        if not found:
+            return decoded, await self.infer(served, decoded.crops, outputs)
+        self.metrics.inference_seconds.observe(found[0].took)
+        return decoded, found[0]
+
+    async def decode(self, data: bytes, recipe: Recipe, crops: int, then: Then | None = None) -> Decoded:
         """The bytes of an image file -> its central crop, or ten. Raises ImageError."""
         asked = time.perf_counter()
         with span("decode"):
-            made = await self._decoder.decode(data, recipe, crops)
+            made = await self._decoder.decode(data, recipe, crops, then)
         took = made.ended - made.began
         self.metrics.decode_seconds.observe(took)
         info = ImageInfo(width=made.width, height=made.height, format=made.format)

@@ -12,7 +12,7 @@ from service.batcher import Batcher
 from service.metrics import Metrics
 from service.priority import BATCHES, give_way
 from service.schemas import ModelName
-from service.session import Model, Row
+from service.session import CPU, Model, Row
 from service.settings import Settings
 
 
@@ -32,6 +32,8 @@ class Served:
     def __init__(self, model: Model, settings: Settings, metrics: Metrics, name: str, version: int) -> None:
         self.model = model
         self.name = ModelName(name=name, version=version, sha256=model.sha256)
+        # On a GPU each lane has buffers of its own; and whoever is to wait for others waits in the queue.
+        self.in_any_thread = model.provider == CPU and not settings.max_wait_ms
         self._metrics = metrics
         self._users = 0
         self._unused = asyncio.Event()

@@ -21,9 +21,10 @@ from service.settings import Settings
 
 @contextmanager
 def inside(
-    model: Path, load: Load, threads: int, decode_processes: int = 0
+    model: Path, load: Load, threads: int, **more: Any
 ) -> Iterator[tuple[httpx.Client, asyncio.AbstractEventLoop, Engine]]:
-    settings = Settings(model=model, decode_processes=decode_processes)
+    """`more` are settings."""
+    settings = Settings(model=model, **more)
     app = create_app(settings, read_all(settings, load), load, threads)
     http = partial(Protocol, Connections(settings, lambda _status: None))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", http=cast(Any, http), ws="none"))

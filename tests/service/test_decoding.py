@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from service.crops import Cropped, decode_crops
 from service.decode_processes import Processes
 from service.decode_threads import Threads
 from service.decoding import Decoder
+from tests.service.gate import until
 from tests.service.images import encoded, noise
 
 PIXELS = 4_000_000
@@ -86,11 +87,6 @@ def test_many_at_once_get_their_own_answers(kind: int) -> None:
         await decoder.close()
 
     asyncio.run(run())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110
-        await asyncio.sleep(0)
 
 
 @contextmanager
@@ -262,6 +258,29 @@ def test_the_bytes_of_who_went_away_do_not_wait_for_a_thread(monkeypatch: pytest
             await decoder.close()
 
     asyncio.run(run())
+
+
+def test_nothing_follows_for_who_went_away_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> list[int]:
+        followed: list[int] = []
+        with slow_decoding(monkeypatch) as gate:
+            decoder = Threads(1, PIXELS, 30)
+            await decoder.start()
+            gone, stays = (
+                asyncio.create_task(
+                    decoder.decode(data, DEFAULT_RECIPE, n, lambda c: followed.append(len(c)))
+                )
+                for data, n in ((GOOD + b"gate", 1), (GOOD, 10))
+            )
+            await until(lambda: decoder._jobs.qsize() == 1)
+            gone.cancel()
+            await asyncio.wait([gone])
+            gate.set()
+            await stays
+            await decoder.close()
+        return followed
+
+    assert asyncio.run(run()) == [10]
 
 
 @pytest.mark.parametrize(

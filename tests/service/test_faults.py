@@ -110,13 +110,17 @@ def panic(service: Service) -> None:
     service.session.fault = raising(Panic())
 
 
-@pytest.mark.parametrize("end", [end_the_threads, panic])
+@pytest.mark.parametrize(
+    ("end", "path"), [(end_the_threads, "/predict?crops=10"), (panic, "/predict")]
+)  # one crop that is alone needs no thread of a lane
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_a_thread_that_ends(model_file: Path, lanes: int, end: Callable[[Service], None]) -> None:
+def test_a_thread_that_ends(
+    model_file: Path, lanes: int, end: Callable[[Service], None], path: str
+) -> None:
     with running(model_file, lanes) as service:
         end(service)
         with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(lambda _n: service.predict(), range(8)))
+            found = list(pool.map(lambda _n: service.client.post(path, content=IMAGE), range(8)))
         for answer in [*found, service.client.get("/health/ready"), service.client.get("/health")]:
             check(answer, 503, "not_ready")
         assert service.client.get("/v2/health/ready").status_code == 503

@@ -155,11 +155,11 @@ def test_the_lanes_wait_for_images_of_either_protocol(
             return expecting(images)
 
         monkeypatch.setattr(batcher, "expecting", overheard)
-        assert client.post("/predict", content=plain(1)).status_code == 200
+        assert client.post("/predict?crops=10", content=plain(1)).status_code == 200
         data = [base64.b64encode(plain(n)).decode() for n in range(3)]
         tensor = {"name": "encoded", "shape": [3], "datatype": "BYTES", "data": data}
         assert client.post("/v2/models/tiny/infer", json={"inputs": [tensor]}).status_code == 200
-    assert told == [1, 3]
+    assert told == [10, 3]
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
