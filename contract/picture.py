@@ -131,8 +131,6 @@ def read_header(data: bytes, recipe: Recipe, max_pixels: int) -> Header:
     with _corrupt_is_invalid(name):
         if name == "WEBP":
             _require_size(*guard.webp_size(data), max_pixels)
-        if name == "JPEG":
-            guard.require_few_blocks(data)
         image: Any = Image.open(guard.Parts(data, name), formats=[name])  # of a class for each format
         width, height = image.size
         _require_size(width, height, max_pixels)

@@ -1,5 +1,6 @@
 """The corpus of bad pictures against the contract alone: pixels or an ImageError, whatever comes."""
 
+import random
 import warnings
 
 import numpy as np
@@ -9,7 +10,10 @@ from contract import guard
 from contract.picture import ImageError, InvalidImage, decode
 from contract.preprocess import centre_crop
 from contract.recipe import DEFAULT_RECIPE, TORCHVISION_RECIPE, Recipe
+from tests.contract.samples import SCENE
 from tests.corpus import cases, sample
+from tests.corpus.files import segment
+from tests.pictures import encode
 
 LIMIT = 4_000_000
 NAMES = {case.name: case for case in cases()}
@@ -69,6 +73,22 @@ def test_the_limits_of_the_guard_leave_sound_pictures_alone() -> None:
     for name in NAMES:
         if name.startswith(("sound-", "mode-", "size-67", "size-255")):
             assert outcome(NAMES[name].make()) == "pixels", name
+
+
+def test_scans_are_counted_wherever_they_begin() -> None:
+    draw = random.Random(1)
+    for _time in range(500):
+        data = bytes(draw.choices(b"\xff\xda\0", k=draw.randrange(30)))
+        for start in range(len(data) + 2):
+            assert guard.scans(data, start) == 1 + data.count(b"\xff\xda", start), (data, start)
+
+
+def test_blocks_of_metadata_are_those_of_the_header() -> None:
+    """Not what looks like one within a segment or among the pixels."""
+    picture = encode(SCENE, "JPEG")
+    for much in (segment(0xFE, b"x" + b"Exif\0\0" * 9000) + segment(0xE1, b"x" + b"8BIM" * 9000) * 2, b""):
+        data = picture[:20] + much + picture[20:] + b"Exif\0\0" * 200
+        assert decode(data, DEFAULT_RECIPE, 10**7).width == SCENE.width
 
 
 def test_parts_are_counted_and_the_bytes_are_the_same() -> None:
