@@ -12,7 +12,6 @@ With `--turns` it answers benchmarks/serve.py instead: for each line of its stan
 """
 
 import argparse
-import ctypes
 import sys
 import tempfile
 import threading
@@ -29,6 +28,7 @@ from benchmarks.images import LARGE, SMALL, drawn, found
 from benchmarks.machine import STEAL_LIMIT, Watch
 from contract.picture import decode
 from contract.preprocess import Pixels, centre_crop
+from service.memory import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, mallopt
 from service.session import Model, load_model
 from service.settings import usable_cores
 
@@ -36,7 +36,6 @@ BATCHES = (1, 8, 16, 32)
 NO_LIMIT = 1 << 40  # pixels
 TRIES, TRY_S = 5, 1.0  # of each arrangement, before turns begin
 WARM_UP = 0.5  # of a turn's seconds, before it counts
-MALLOC_OPTIONS = (-1, -3)  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 KEPT = 64_000_000  # bytes
 
 
@@ -198,10 +197,8 @@ def keep_memory() -> None:
     """What is freed stays with the process. Where glibc decides, it is a matter of addresses: no page is
     asked for anew, or 340 with every image, which then takes 3 ms instead of 2 to decode.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for option in MALLOC_OPTIONS:
-            mallopt(option, KEPT)
+    for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+        mallopt(option, KEPT)
 
 
 def photographs(folder: Path | None, large: bool, scratch: Path) -> list[Path]:

@@ -43,9 +43,9 @@ class Answer(Generic[Result]):
 
 class Batcher(Generic[Item, Result]):
     """`run` maps a list of up to `max_batch` items to as many results, in order; it is called in `lanes`
-    threads at a time, each of which calls `begin` first. Up to `worth` items, a run takes less for each the
-    more there are: so many are waited for where they are on their way (`expecting`), but no lane waits for
-    more than its share of them.
+    threads at a time, each of which calls `begin` first, and in whichever thread calls `run_here`. Up to
+    `worth` items, a run takes less for each the more there are: so many are waited for where they are on
+    their way (`expecting`), but no lane waits for more than its share of them.
 
     A failing run fails the items of its own batch only, unless it raises WorkerLost: that ends the batcher,
     and everybody who waits gets BatcherClosed. An item whose caller has gone away (its

@@ -6,16 +6,22 @@ import resource
 from pathlib import Path
 from typing import Final
 
-M_MMAP_THRESHOLD: Final = -3  # of glibc's malloc.h
+M_TRIM_THRESHOLD: Final = -1  # of glibc's malloc.h
+M_MMAP_THRESHOLD: Final = -3
 
 
 def give_large_memory_back() -> None:
     """glibc learns to keep freed blocks of up to 32 MB, in every thread; pictures are made of 16 MB ones.
     With a fixed threshold they go back to the system: 18 bytes a pixel held by four threads, not 60.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 8_000_000)
+    mallopt(M_MMAP_THRESHOLD, 8_000_000)
+
+
+def mallopt(option: int, value: int) -> None:
+    """glibc's, where the allocator is glibc's."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(option, value)
 
 
 def spare_what_stays() -> None:

@@ -34,4 +34,5 @@ def test_the_service_and_what_one_writes_first(tmp_path: Path) -> None:
         ]
         # At 64 connections a slow machine may need longer than that for the first answer.
         assert loads["1"][0]["images_per_s"] > 0
+        assert float(cells[6]) > 0, "MB"
         assert all(load["errors"] == {} and load["unanswered"] == 0 for (load,) in loads.values())

@@ -72,6 +72,7 @@ def test_beside_another_in_a_lane(model_file: Path) -> None:
         session.opened = opened = threading.Event()
         first = pool.submit(client.post, "/predict", content=IMAGE)
         while not session.callers:
+            assert not first.done()
             time.sleep(0.01)
         second = client.post("/predict", content=IMAGE)
         assert not first.done()
