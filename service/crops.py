@@ -10,10 +10,10 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Protocol
 
 import numpy as np
 
@@ -26,13 +26,12 @@ from service.memory import give_large_memory_back, limit_memory
 BYTES_PER_PIXEL: Final = 8
 PR_SET_PDEATHSIG: Final = 1  # of linux/prctl.h
 Reserve = Callable[[int], AbstractContextManager[None]]
-Then = Callable[[list[Pixels]], None]  # what the thread that has made crops does with them
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cropped:
     """The crops (224, 224, 3) uint8 of one picture. `width` and `height` are the file's, upright; the times
-    are of `time.perf_counter`, which all processes of a machine share.
+    are of `time.perf_counter`, which all processes of a machine share. `answer` is given by a Then.
     """
 
     crops: list[Pixels]
@@ -41,6 +40,18 @@ class Cropped:
     format: str
     began: float
     ended: float
+    answer: Any = None
+
+
+class Then(Hashable, Protocol):
+    """What a thread that has made crops does with them and with those of others, up to `worth` images at a
+    time: -> an answer for each. If it fails, they have none.
+    """
+
+    @property
+    def worth(self) -> int: ...
+
+    def __call__(self, made: list[Cropped]) -> Sequence[Any]: ...
 
 
 def decode_crops(

@@ -42,6 +42,10 @@ class Processes:
         self._closing = False
 
     @property
+    def waiting(self) -> int:
+        return 0
+
+    @property
     def alive(self) -> bool:
         return bool(self._running)
 

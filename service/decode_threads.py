@@ -1,18 +1,23 @@
-"""Decoding in threads of this process."""
+"""Decoding in threads of this process, which may do more with the crops that they have made."""
 
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from typing import Any, Final
 
 from contract.recipe import Recipe
 from service.admission import PixelBudget
 from service.crops import BYTES_PER_PIXEL, Cropped, Then, decode_crops, too_long
 from service.logs import log
-from service.priority import DECODING, give_way
+from service.priority import DECODING, give_way, keep_to_core
+from service.together import Together
+
+PATIENCE: Final = 0.025  # s that crops wait for others at most, while there are always more to be made
+LARGE: Final = 8_000_000  # bytes that decoding takes; before it, crops that wait have their turn
 
 
 class _Clock:
@@ -27,9 +32,12 @@ class _Clock:
         since = self._since
         return self._before + (time.perf_counter() - since if since is not None else 0.0)
 
+    def stop(self) -> None:
+        self._before, self._since = self.seconds, None
+
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        self._before, self._since = self.seconds, None
+        self.stop()
         try:
             yield
         finally:
@@ -51,6 +59,9 @@ class Threads:
     """`timeout` in seconds, 0 for none. A thread cannot be ended: a picture that takes too long is
     answered in time, but its thread is lost until the decoder is done with it.
 
+    Crops with a `then` wait for others until there are enough or nothing else is to be done, and the thread
+    that finds so calls it: as many threads compute as there are cores, and nothing is handed over.
+
     asyncio's own way to a thread makes two futures, two locks and five callbacks of each picture: twice the
     time of the event loop.
     """
@@ -60,11 +71,16 @@ class Threads:
         self._timeout = timeout
         self._budget = PixelBudget(max_pixels * BYTES_PER_PIXEL)
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._made: Together[Then, tuple[_Job, Cropped]] = Together()
         self._stuck: dict[_Job, float] = {}  # since when
         self._threads = [
-            threading.Thread(target=self._work, name=f"decode_{number}", daemon=True)
+            threading.Thread(target=self._work, args=(number,), name=f"decode_{number}", daemon=True)
             for number in range(threads)
         ]
+
+    @property
+    def waiting(self) -> int:
+        return self._made.waiting
 
     @property
     def alive(self) -> bool:
@@ -99,22 +115,52 @@ class Threads:
             for thread in self._threads:
                 await asyncio.to_thread(thread.join)
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
         give_way(DECODING)
-        while (job := self._jobs.get()) is not None:
+        keep_to_core(number, len(self._threads))
+        while (job := self._next()) is not None:
             made = error = None
             if not job.answer.cancelled():  # whoever asked is still there
                 job.clock = _Clock()
                 try:
                     made = self._decode(job.data, job.recipe, job.crops, job.clock)
-                    if job.then is not None and not job.answer.done():
-                        with job.clock.stopped():
-                            job.then(made.crops)
                 except BaseException as raised:
                     error = raised
-            with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
-                job.answer.get_loop().call_soon_threadsafe(self._end, job, made, error)
+                job.clock.stop()
+            if made is not None and job.then is not None:
+                self._run(self._made.add(job.then, (job, made), job.then.worth))
+            else:
+                self._tell(job, self._end, job, made, error)
             del job, made, error  # the next may be long in coming
+
+    def _next(self) -> _Job | None:
+        """Before it is waited for, everything that has been made has its turn."""
+        self._run(self._made.take(waited=PATIENCE))
+        while True:
+            with suppress(Empty):
+                return self._jobs.get_nowait()
+            if not (batch := self._made.take()):
+                return self._jobs.get()
+            self._run(batch)
+            del batch
+
+    def _run(self, batch: list[tuple[_Job, Cropped]]) -> None:
+        """All of one `then`."""
+        if not batch:
+            return
+        wanted = [made for job, made in batch if not job.answer.done()]
+        then = batch[0][0].then
+        assert then is not None
+        with suppress(BaseException):  # whoever asked tries elsewhere, where failures are known to all
+            for made, answer in list(zip(wanted, then(wanted) if wanted else [], strict=True)):
+                made.answer = answer
+        self._tell(batch[0][0], self._end_all, batch)
+
+    @staticmethod
+    def _tell(job: _Job, what: Callable[..., None], *args: Any) -> None:
+        """On the event loop."""
+        with suppress(RuntimeError):  # it was closed meanwhile: nobody waits
+            job.answer.get_loop().call_soon_threadsafe(what, *args)
 
     def _decode(self, data: bytes, recipe: Recipe, crops: int, clock: _Clock) -> Cropped:
         """Is not given the job: an error holds its frames, and the job's answer holds the error."""
@@ -123,10 +169,16 @@ class Threads:
         def reserve(wanted: int) -> Iterator[None]:
             with ExitStack() as room:
                 with clock.stopped():
+                    while wanted > LARGE and (batch := self._made.take()):
+                        self._run(batch)
                     room.enter_context(self._budget.reserve(wanted))
                 yield
 
         return decode_crops(data, recipe, self._max_pixels, crops, reserve)
+
+    def _end_all(self, batch: list[tuple[_Job, Cropped]]) -> None:
+        for job, made in batch:
+            self._end(job, made, None)
 
     def _end(self, job: _Job, made: Cropped | None, error: BaseException | None) -> None:
         self._stuck.pop(job, None)
@@ -153,3 +205,5 @@ class Threads:
         )
         if not job.answer.done():
             job.answer.set_exception(too_long(self._timeout))
+        while not self.alive and (batch := self._made.take()):
+            self._end_all(batch)

@@ -17,6 +17,10 @@ class Decoder(Protocol):
         """A picture that came now would be decoded, sooner or later."""
 
     @property
+    def waiting(self) -> int:
+        """Pictures whose crops wait for others, for their `then`."""
+
+    @property
     def stuck_for(self) -> float:
         """Seconds for which nothing could be decoded any more; 0 while something can."""
 
@@ -24,8 +28,8 @@ class Decoder(Protocol):
         """Before the first picture. Raises OSError or TimeoutError."""
 
     async def decode(self, data: bytes, recipe: Recipe, crops: int, then: Then | None = None) -> Cropped:
-        """A thread of this process that has made the crops calls `then` with them, in its own time; a
-        process does not. Raises ImageError, for a picture that takes too long too.
+        """A thread of this process that has made the crops calls `then` too, a process does not. Raises
+        ImageError, for a picture that takes too long too.
         """
 
     async def close(self) -> None:

@@ -1,11 +1,11 @@
-"""A request's way once its body is there, which never turns back: a worker thread decodes and crops ->
-queue -> a thread of the session's runs the batch. An image that is alone does not queue.
+"""A request's way once its body is there, which never turns back: a worker thread decodes and crops, and
+runs the batch; or -> queue -> a thread of the session's runs it.
 """
 
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from starlette.types import Scope
@@ -13,13 +13,12 @@ from starlette.types import Scope
 from contract.preprocess import Pixels
 from contract.recipe import Recipe
 from service.admission import Admission
-from service.crops import Then
 from service.decoding import Decoder
 from service.errors import NotReady
 from service.metrics import Metrics
 from service.repository import Repository
 from service.schemas import ImageInfo
-from service.served import Job, Served
+from service.served import Here, Job, Served
 from service.session import Row, gpu_memory_used
 from service.settings import Settings
 from service.traces import TRACED, span
@@ -32,16 +31,6 @@ def engine_of(scope: Scope) -> "Engine":
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """The crops (224, 224, 3) uint8 of an image; `waited` for a thread and `took` in it, seconds."""
-
-    crops: list[Pixels]
-    info: ImageInfo
-    waited: float
-    took: float
-
-
-@dataclass(frozen=True)
 class Inferred:
     """What the outputs say of each crop; `waited` until the first batch with one of them began, `took`
     from then to the end of the last, seconds.
@@ -50,6 +39,19 @@ class Inferred:
     rows: list[Row]
     waited: float
     took: float
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The crops (224, 224, 3) uint8 of an image; `waited` for a thread and `took` in it, seconds; and what
+    the same thread has `inferred`, if it has.
+    """
+
+    crops: list[Pixels]
+    info: ImageInfo
+    waited: float
+    took: float
+    inferred: Inferred | None
 
 
 class Engine:
@@ -77,7 +79,8 @@ class Engine:
             "ready": self.ready,
             "inside_images": self.admission.inside,
             "inside_images_limit": self._settings.max_queue,
-            "queue_images": sum(served.batcher.waiting for served in self.repository.served),
+            "queue_images": self._decoder.waiting
+            + sum(served.batcher.waiting for served in self.repository.served),
             "gpu_memory_bytes": gpu_memory_used(s.model.provider for s in self.repository.served),
         }
 
@@ -122,37 +125,25 @@ class Engine:
     ) -> tuple[Decoded, Inferred]:
         """The bytes of an image file -> its central crop, or ten, and what the outputs say of each. Raises
         ImageError, BatcherClosed, or what the session raised.
-
-        An image that is alone in the house is inferred by the thread that has decoded it: no other has to
-        wake, nor a core that was at rest.
         """
-        recipe, found = served.model.manifest.recipe, list[Inferred]()
+        recipe, alone = served.model.manifest.recipe, crops == self.admission.inside
+        here = served.here(outputs, alone) if crops == 1 and not TRACED else None
+        with nullcontext() if here else served.batcher.expecting(crops):
+            decoded = await self.decode(data, recipe, crops, here)
+        return decoded, decoded.inferred or await self.infer(served, decoded.crops, outputs)
 
-        def infer_here(made: list[Pixels]) -> None:
-            began = time.perf_counter()
-            with suppress(BaseException):  # it is tried again in a lane, whose failures are known to all
-                rows = served.batcher.run_here([Job(crop, outputs) for crop in made])
-                found.append(Inferred(list(rows), 0.0, time.perf_counter() - began))
-
-        if crops == self.admission.inside == 1 and served.in_any_thread and not TRACED:
-            decoded = await self.decode(data, recipe, crops, infer_here)
-        else:
-            with served.batcher.expecting(crops):
-                decoded = await self.decode(data, recipe, crops)
-        if not found:
-            return decoded, await self.infer(served, decoded.crops, outputs)
-        self.metrics.inference_seconds.observe(found[0].took)
-        return decoded, found[0]
-
-    async def decode(self, data: bytes, recipe: Recipe, crops: int, then: Then | None = None) -> Decoded:
+    async def decode(self, data: bytes, recipe: Recipe, crops: int, here: Here | None = None) -> Decoded:
         """The bytes of an image file -> its central crop, or ten. Raises ImageError."""
-        asked = time.perf_counter()
+        asked, inferred = time.perf_counter(), None
         with span("decode"):
-            made = await self._decoder.decode(data, recipe, crops, then)
+            made = await self._decoder.decode(data, recipe, crops, here)
         took = made.ended - made.began
         self.metrics.decode_seconds.observe(took)
+        if made.answer is not None:
+            inferred = Inferred([made.answer.result], made.answer.queued, made.answer.ran)
+            self.metrics.inference_seconds.observe(inferred.took)
         info = ImageInfo(width=made.width, height=made.height, format=made.format)
-        return Decoded(made.crops, info, made.began - asked, took)
+        return Decoded(made.crops, info, made.began - asked, took, inferred)
 
     async def infer(self, served: Served, crops: Sequence[Pixels], outputs: tuple[str, ...]) -> Inferred:
         """May spread the crops over batches. Raises BatcherClosed, or what the session raised."""

@@ -1,4 +1,6 @@
-"""The event loop before everything that computes, and of that decoding before batches."""
+"""The event loop before everything that computes, and of that decoding before batches; and a core for each
+thread that decodes.
+"""
 
 import os
 import sys
@@ -18,3 +20,14 @@ def give_way(nice: int) -> None:
     if sys.platform == "linux":  # elsewhere a priority is a whole process's
         with suppress(OSError):  # a sandbox may not let us; then it is as it was
             os.nice(nice)
+
+
+def keep_to_core(number: int, threads: int) -> None:
+    """The calling thread is one of so many that compute, and stays on one core where each can have its own.
+    The scheduler leaves two on a core for milliseconds while another core is at rest.
+    """
+    if sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) == threads:  # not where a quota leaves fewer: others would choose the same ones
+            with suppress(OSError):
+                os.sched_setaffinity(0, {cores[number]})

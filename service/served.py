@@ -1,6 +1,7 @@
 """A model that is served, with the threads that run it."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,7 +9,8 @@ from functools import partial
 from typing import Self
 
 from contract.preprocess import Pixels
-from service.batcher import Batcher
+from service.batcher import Answer, Batcher
+from service.crops import Cropped
 from service.metrics import Metrics
 from service.priority import BATCHES, give_way
 from service.schemas import ModelName
@@ -33,7 +35,10 @@ class Served:
         self.model = model
         self.name = ModelName(name=name, version=version, sha256=model.sha256)
         # On a GPU each lane has buffers of its own; and whoever is to wait for others waits in the queue.
-        self.in_any_thread = model.provider == CPU and not settings.max_wait_ms
+        self._in_any_thread = (
+            model.provider == CPU and not settings.max_wait_ms and not settings.decode_processes
+        )
+        self._worth = min(model.worth, settings.max_batch)
         self._metrics = metrics
         self._users = 0
         self._unused = asyncio.Event()
@@ -46,6 +51,14 @@ class Served:
             model.worth,
             begin=partial(give_way, BATCHES),
         )
+
+    def here(self, outputs: tuple[str, ...], alone: bool) -> "Here | None":
+        """What the thread that has decoded an image may do with it besides, if it may: where a run takes
+        every core, only with an image that is `alone`.
+        """
+        if not self._in_any_thread or (self.model.wide and not alone):
+            return None
+        return Here(self, outputs, 1 if self.model.wide else self._worth)
 
     @contextmanager
     def use(self) -> Iterator[Self]:
@@ -68,3 +81,19 @@ class Served:
         self._metrics.batch_images.observe(len(batch))
         outputs = dict.fromkeys(output for job in batch for output in job.outputs)
         return self.model.run([job.pixels for job in batch], list(outputs))
+
+
+@dataclass(frozen=True)
+class Here:
+    """Inference in the thread that has decoded: no other is woken, and no picture goes to another core."""
+
+    served: Served
+    outputs: tuple[str, ...]
+    worth: int
+
+    def __call__(self, made: list[Cropped]) -> list[Answer[Row]]:
+        """Of each picture's only crop. Raises what the session raises."""
+        began = time.perf_counter()
+        rows = self.served.batcher.run_here([Job(each.crops[0], self.outputs) for each in made])
+        took = time.perf_counter() - began
+        return [Answer(row, began - each.ended, took) for each, row in zip(made, rows, strict=True)]

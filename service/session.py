@@ -41,7 +41,7 @@ class Session(Protocol):
 class Model:
     """A loaded model. `provider` is the one that the session really uses; `sha256` is the file's; `lanes`
     is how many threads are to call `run` at a time, with batches of `worth` images where there are so many;
-    `kernels` are conv1's (N, 3, 11, 11), if it has any.
+    `wide` says that each run takes every core; `kernels` are conv1's (N, 3, 11, 11), if it has any.
     """
 
     manifest: Manifest
@@ -51,6 +51,7 @@ class Model:
     session: Session
     lanes: int = 1
     worth: int = 1
+    wide: bool = False
     kernels: NDArray[np.float32] | None = None
 
     def run(self, batch: Sequence[Pixels], outputs: Sequence[str] = ("probabilities",)) -> list[Row]:
@@ -97,8 +98,10 @@ def load_model(
         raise ModelError(f"{path.name}: {error}") from None
     sha256, card = hashlib.sha256(data).hexdigest(), _card(path)
 
-    def warmed(session: Session, provider: str, sizes: Sequence[int], lanes: int, worth: int) -> Model:
-        model = Model(manifest, sha256, card, provider, session, lanes, worth, kernels)
+    def warmed(
+        session: Session, provider: str, sizes: Sequence[int], lanes: int, worth: int, wide: bool
+    ) -> Model:
+        model = Model(manifest, sha256, card, provider, session, lanes, worth, wide, kernels)
         _warm_up(model, path.name, sizes)
         return model
 
@@ -108,7 +111,7 @@ def load_model(
             session = cuda.open_session(data, _options(threads), gpu, runtime)
             _forget_bytes(session)
             buckets = Buckets(session, manifest.recipe.crop, gpu.max_batch, runtime)
-            return warmed(buckets, cuda.PROVIDER, buckets.sizes, cuda.LANES, worth=1)
+            return warmed(buckets, cuda.PROVIDER, buckets.sizes, cuda.LANES, worth=1, wide=False)
         except NoGpu as error:
             why_not = str(error)
         except (
@@ -123,7 +126,7 @@ def load_model(
     except Exception as error:  # ORT's exceptions share no base class of their own
         raise ModelError(f"{path.name} cannot be loaded: {first_line(error)}") from error
     _forget_bytes(session)
-    model = warmed(session, session.get_providers()[0], [1], lanes, WORTH)
+    model = warmed(session, session.get_providers()[0], [1], lanes, WORTH, wide=lanes < threads)
     if why_not is not None:
         log.warning("serving on the CPU: %s", why_not)
     return model

@@ -6,15 +6,11 @@ import asyncio
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from contract import picture
 from contract.picture import ImageError, InvalidImage, TooManyPixels, UnsupportedImage
 from contract.recipe import DEFAULT_RECIPE, TORCHVISION_RECIPE
 from service.crops import Cropped, decode_crops
@@ -23,6 +19,7 @@ from service.decode_threads import Threads
 from service.decoding import Decoder
 from tests.service.gate import until
 from tests.service.images import encoded, noise
+from tests.service.slow import slow_decoding
 
 PIXELS = 4_000_000
 GOOD = encoded(noise(5))
@@ -87,23 +84,6 @@ def test_many_at_once_get_their_own_answers(kind: int) -> None:
         await decoder.close()
 
     asyncio.run(run())
-
-
-@contextmanager
-def slow_decoding(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """In this process a picture with the word `gate` in it is not decoded before the event is set."""
-    gate, real = threading.Event(), picture.sniff
-
-    def waiting(data: bytes) -> str | None:
-        if b"gate" in data:
-            gate.wait()
-        return real(data)
-
-    monkeypatch.setattr(picture, "sniff", waiting)
-    try:
-        yield gate
-    finally:
-        gate.set()
 
 
 def test_a_thread_that_hangs_is_lost_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,29 +238,6 @@ def test_the_bytes_of_who_went_away_do_not_wait_for_a_thread(monkeypatch: pytest
             await decoder.close()
 
     asyncio.run(run())
-
-
-def test_nothing_follows_for_who_went_away_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def run() -> list[int]:
-        followed: list[int] = []
-        with slow_decoding(monkeypatch) as gate:
-            decoder = Threads(1, PIXELS, 30)
-            await decoder.start()
-            gone, stays = (
-                asyncio.create_task(
-                    decoder.decode(data, DEFAULT_RECIPE, n, lambda c: followed.append(len(c)))
-                )
-                for data, n in ((GOOD + b"gate", 1), (GOOD, 10))
-            )
-            await until(lambda: decoder._jobs.qsize() == 1)
-            gone.cancel()
-            await asyncio.wait([gone])
-            gate.set()
-            await stays
-            await decoder.close()
-        return followed
-
-    assert asyncio.run(run()) == [10]
 
 
 @pytest.mark.parametrize(

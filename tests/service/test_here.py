@@ -1,0 +1,145 @@
+"""An image is inferred by the thread that has decoded it, with those that were decoded meanwhile."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.engine import Engine
+from service.session import WORTH, Model, load_model
+from tests.service.images import encoded, noise, plain
+from tests.service.inside import inside
+
+IMAGE = encoded(noise(3))
+
+
+@dataclass
+class Session:
+    """The real one, which tells who called it with how many; the next run raises `error`, or waits for
+    `opened`.
+    """
+
+    real: Any
+    runs: list[tuple[str, int]] = field(default_factory=list)
+    error: BaseException | None = None
+    opened: threading.Event | None = None
+
+    def run(self, outputs: Any, feed: Any) -> Any:
+        self.runs.append((threading.current_thread().name.split("_")[0], len(feed["images"])))
+        error, opened, self.error, self.opened = self.error, self.opened, None, None
+        if error is not None:
+            raise error
+        if opened is not None:
+            assert opened.wait(20)
+        return self.real.run(outputs, feed)
+
+
+@contextmanager
+def running(
+    model_file: Path, threads: int = 2, wide: bool = False, **settings: Any
+) -> Iterator[tuple[httpx.Client, Session, Engine]]:
+    """`wide`: every run takes both cores, as those of a large network do."""
+    sessions = []
+
+    def load(path: Path) -> Model:
+        model = load_model(path, "cpu", 2, small=0) if wide else load_model(path, "cpu", 1)
+        sessions.append(Session(model.session))
+        return replace(model, session=sessions[-1])
+
+    with inside(model_file, load, threads, **settings) as (client, _loop, engine):
+        yield client, sessions[0], engine
+
+
+@contextmanager
+def held(client: httpx.Client, session: Session, pool: ThreadPoolExecutor) -> Iterator[Future[Any]]:
+    """While it lasts, a first image is being inferred."""
+    session.opened = opened = threading.Event()
+    first = pool.submit(client.post, "/predict", content=IMAGE)
+    try:
+        wait_until(lambda: bool(session.runs))
+        assert not first.done()
+        yield first
+        assert not first.done()
+    finally:
+        opened.set()
+
+
+def wait_until(holds: Any) -> None:
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_by_the_thread_that_has_decoded_it(model_file: Path) -> None:
+    with running(model_file) as (client, session, _engine):
+        alone = client.post("/predict", content=IMAGE)
+        assert session.runs == [("decode", 1)]
+        of_several = client.post("/predict", files=[("file", IMAGE), ("file", plain(1))])
+        assert {thread for thread, _images in session.runs} == {"decode"}
+        assert alone.json()["predictions"] == of_several.json()["results"][0]["predictions"]
+        session.runs.clear()
+        assert client.post("/embed", content=IMAGE).status_code == 200
+        assert client.post("/predict?crops=10", content=IMAGE).status_code == 200
+        assert session.runs == [("decode", 1), ("inference", 10)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "batches"),
+    [({}, [1, WORTH, 3]), ({"max_batch": 3}, [1, 3, 3, 3, 2])],
+    ids=["as many as are worth it", "MAX_BATCH at most"],
+)
+def test_with_those_that_came_meanwhile(
+    model_file: Path, settings: dict[str, Any], batches: list[int]
+) -> None:
+    images = [encoded(noise(seed)) for seed in range(WORTH + 3)]
+    with (
+        running(model_file, threads=1, **settings) as (client, session, engine),
+        ThreadPoolExecutor() as pool,
+    ):
+        wanted = [client.post("/predict", content=image).json()["predictions"] for image in images]
+        session.runs.clear()
+        with ThreadPoolExecutor(len(images)) as others, held(client, session, pool):
+            sent = [others.submit(client.post, "/predict", content=image) for image in images]
+            wait_until(lambda: engine._decoder._jobs.qsize() == len(images))  # type: ignore[attr-defined]
+        for answer, predictions in zip(sent, wanted, strict=True):
+            found = answer.result().json()["predictions"]
+            assert [each["label"] for each in found] == [each["label"] for each in predictions]
+            assert found[0]["probability"] == pytest.approx(predictions[0]["probability"], abs=1e-5)
+        assert session.runs == [("decode", images) for images in batches]
+
+
+def test_where_a_run_takes_every_core_only_if_it_is_alone(model_file: Path) -> None:
+    with running(model_file, wide=True) as (client, session, _engine), ThreadPoolExecutor(1) as pool:
+        with held(client, session, pool) as first:
+            second = client.post("/predict", content=IMAGE)
+        assert first.result().json()["predictions"] == second.json()["predictions"]
+        assert session.runs == [("decode", 1), ("inference", 1)]
+
+
+@pytest.mark.parametrize("settings", [{"max_wait_ms": 1}, {"decode_processes": 1}], ids=str)
+def test_in_a_lane_where_others_are_to_be_waited_for_and_behind_a_process(
+    model_file: Path, settings: dict[str, Any]
+) -> None:
+    with running(model_file, **settings) as (client, session, _engine):
+        assert client.post("/predict", content=IMAGE).status_code == 200
+        assert session.runs == [("inference", 1)]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("once"), SystemExit()], ids=["an error", "an exit"])
+def test_what_fails_is_tried_again_in_a_lane(model_file: Path, error: BaseException) -> None:
+    with running(model_file, threads=1) as (client, session, _engine):
+        post = partial(client.post, "/predict", content=IMAGE)
+        right = post().json()["predictions"]
+        session.error = error
+        assert post().json()["predictions"] == right
+        assert post().json()["predictions"] == right
+        assert session.runs == [(thread, 1) for thread in ("decode", "decode", "inference", "decode")]
