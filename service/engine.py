@@ -129,10 +129,10 @@ class Engine:
         recipe, alone = served.model.manifest.recipe, crops == self.admission.inside
         here = served.here(outputs, alone) if crops == 1 and not TRACED else None
         with nullcontext() if here else served.batcher.expecting(crops):
-            decoded = await self.decode(data, recipe, crops, here)
+            decoded = await self._decode(data, recipe, crops, here)
         return decoded, decoded.inferred or await self.infer(served, decoded.crops, outputs)
 
-    async def decode(self, data: bytes, recipe: Recipe, crops: int, here: Here | None = None) -> Decoded:
+    async def _decode(self, data: bytes, recipe: Recipe, crops: int, here: Here | None = None) -> Decoded:
         """The bytes of an image file -> its central crop, or ten. Raises ImageError."""
         asked, inferred = time.perf_counter(), None
         with span("decode"):

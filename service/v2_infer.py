@@ -12,13 +12,13 @@ from fastapi import APIRouter, Header, Request, Response
 
 from contract.manifest import Tensor
 from contract.picture import ImageError
-from contract.preprocess import Pixels
 from service.body import announced_bytes, inflate, read_body
 from service.edge import KEY
-from service.engine import Engine, engine_of
+from service.engine import Engine, Inferred, engine_of
 from service.errors import DeadlineExceeded, InvalidRequest, NotReady, UnknownModel
 from service.infer_answer import build_response
 from service.served import Served
+from service.session import Row
 from service.settings import Settings
 from service.tensors import InferRequest, parse_request
 from service.v2_schemas import BINARY, INFER_ANSWER, INFER_REQUEST
@@ -112,15 +112,14 @@ def _read(
 async def _answer(engine: Engine, served: Served, asked: InferRequest, began: float) -> Response:
     """Raises ImageError, BatcherClosed, or what the session raised. `began` is of `time.perf_counter`."""
     ((name, value),) = asked.inputs.items()
-    decoding = waiting = 0.0
-    if isinstance(value, np.ndarray):
-        crops: list[Pixels] = list(value)
-    else:
-        crops, decoding, waiting = await _decode(engine, served, name, value)
     outputs = tuple(output.tensor.name for output in asked.outputs)
-    inferred = await engine.infer(served, crops, outputs)
-    for _image in crops:
-        engine.count_image(waiting + inferred.waited)
+    decoding = 0.0
+    if isinstance(value, np.ndarray):
+        inferred = await engine.infer(served, list(value), outputs)
+    else:
+        decoding, inferred = await _look(engine, served, name, value, outputs)
+    for _row in inferred.rows:
+        engine.count_image(inferred.waited)
     head = {"model_name": served.name.name, "model_version": str(served.name.version)}
     if asked.id is not None:
         head["id"] = asked.id
@@ -130,7 +129,7 @@ async def _answer(engine: Engine, served: Served, asked: InferRequest, began: fl
     )
     stages = {
         "decode": decoding,
-        "queue": waiting + inferred.waited,
+        "queue": inferred.waited,
         "inference": inferred.took,
         "total": time.perf_counter() - began,
     }
@@ -141,23 +140,23 @@ async def _answer(engine: Engine, served: Served, asked: InferRequest, began: fl
     return Response(content, media_type="application/octet-stream", headers=headers)
 
 
-async def _decode(
-    engine: Engine, served: Served, name: str, files: list[bytes]
-) -> tuple[list[Pixels], float, float]:
-    """-> the crops; the longest decoding and the longest wait for a thread, seconds. Raises ImageError,
-    which names the file.
+async def _look(
+    engine: Engine, served: Served, name: str, files: list[bytes], outputs: tuple[str, ...]
+) -> tuple[float, Inferred]:
+    """-> the longest decoding, seconds; and what the outputs say of each file, with the longest wait for a
+    thread and a batch, and the longest run. Raises ImageError, which names the file.
     """
-    recipe = served.model.manifest.recipe
-    decoding = (engine.decode(data, recipe, 1) for data in files)
-    crops, took, waited = [], 0.0, 0.0
-    with served.batcher.expecting(len(files)):
-        # All are awaited, so that none goes on in a thread when its request has been answered.
-        each = await asyncio.gather(*decoding, return_exceptions=True)
-    for index, decoded in enumerate(each):
-        if isinstance(decoded, ImageError):
-            raise type(decoded)(f"{name}[{index}]: {decoded}")
-        if isinstance(decoded, BaseException):
-            raise decoded
-        crops += decoded.crops
-        took, waited = max(took, decoded.took), max(waited, decoded.waited)
-    return crops, took, waited
+    looking = (engine.look(served, data, outputs, 1) for data in files)
+    # All are awaited, so that none goes on in a thread when its request has been answered.
+    each = await asyncio.gather(*looking, return_exceptions=True)
+    rows, decoding, waited, took = list[Row](), 0.0, 0.0, 0.0
+    for index, looked in enumerate(each):
+        if isinstance(looked, ImageError):
+            raise type(looked)(f"{name}[{index}]: {looked}")
+        if isinstance(looked, BaseException):
+            raise looked
+        decoded, inferred = looked
+        rows += inferred.rows
+        decoding = max(decoding, decoded.took)
+        waited, took = max(waited, decoded.waited + inferred.waited), max(took, inferred.took)
+    return decoding, Inferred(rows, waited, took)

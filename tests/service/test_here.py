@@ -2,6 +2,7 @@
 
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -87,9 +88,14 @@ def test_by_the_thread_that_has_decoded_it(model_file: Path) -> None:
         assert {thread for thread, _images in session.runs} == {"decode"}
         assert alone.json()["predictions"] == of_several.json()["results"][0]["predictions"]
         session.runs.clear()
+        tensor = {"name": "encoded", "shape": [1], "datatype": "BYTES", "data": [b64encode(IMAGE).decode()]}
+        asks = {"inputs": [tensor], "outputs": [{"name": "probabilities"}]}
+        (found,) = client.post("/v2/models/tiny/infer", json=asks).json()["outputs"]
+        best = alone.json()["predictions"][0]
+        assert found["data"][best["index"]] == pytest.approx(best["probability"], abs=1e-6)
         assert client.post("/embed", content=IMAGE).status_code == 200
         assert client.post("/predict?crops=10", content=IMAGE).status_code == 200
-        assert session.runs == [("decode", 1), ("inference", 10)]
+        assert session.runs == [("decode", 1), ("decode", 1), ("inference", 10)]
 
 
 @pytest.mark.parametrize(
