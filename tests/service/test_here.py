@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service import decode_threads
 from service.engine import Engine
 from service.session import WORTH, Model, load_model
 from tests.service.images import encoded, noise, plain
@@ -104,8 +105,9 @@ def test_by_the_thread_that_has_decoded_it(model_file: Path) -> None:
     ids=["as many as are worth it", "MAX_BATCH at most"],
 )
 def test_with_those_that_came_meanwhile(
-    model_file: Path, settings: dict[str, Any], batches: list[int]
+    model_file: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], batches: list[int]
 ) -> None:
+    monkeypatch.setattr(decode_threads, "PATIENCE", 1000)  # a busy machine takes long to make eight
     images = [encoded(noise(seed)) for seed in range(WORTH + 3)]
     with (
         running(model_file, threads=1, **settings) as (client, session, engine),

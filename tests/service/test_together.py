@@ -107,6 +107,8 @@ Test = Callable[[Decoding], Coroutine[Any, Any, None]]
 
 @pytest.fixture
 def with_one_thread(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    monkeypatch.setattr(decode_threads, "PATIENCE", 1000)  # a busy machine takes long to make a few
+
     async def decoding(test: Test, timeout: float) -> None:
         with slow_decoding(monkeypatch) as gate:
             one = Decoding(Threads(1, PIXELS, timeout), threading.Event(), gate)
@@ -195,7 +197,7 @@ def test_what_waits_is_answered_without_where_no_thread_comes_back(with_one_thre
             await hangs
         one.gate.set()
         await until(lambda: one.decoder.alive)
-        assert then.calls == [[61]] or not then.calls
+        assert not then.calls
 
     with_one_thread(test, timeout=0.2)
 
