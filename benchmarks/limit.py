@@ -88,14 +88,16 @@ def _run_ms(model: Model, batch: list[Pixels], repeats: int = 8) -> tuple[float,
 
 
 def pool(model: Model, files: list[Path], seconds: float, threads: int, batch: int) -> float:
-    """Images a second: `threads` decode ahead of one caller of the session, by two batches at most."""
+    """Images a second: `threads` decode ahead of one caller of the session, by two batches at most; `model`
+    is to use all of them for a run.
+    """
     source, ready = cycle(files), deque[Future[Pixels]]()
     done, start = 0, time.perf_counter()
     with ThreadPoolExecutor(threads) as decoders:
         while time.perf_counter() - start < seconds:
             while len(ready) < 2 * batch:
                 ready.append(decoders.submit(lambda file: crop_of(file.read_bytes(), model), next(source)))
-            model.run([ready.popleft().result() for _image in range(batch)])
+            model.run([ready.popleft().result() for _image in range(batch)], alone=True)
             done += batch
         elapsed = time.perf_counter() - start
         decoders.shutdown(cancel_futures=True)
@@ -103,7 +105,7 @@ def pool(model: Model, files: list[Path], seconds: float, threads: int, batch: i
 
 
 def lanes(model: Model, files: list[Path], seconds: float, threads: int, batch: int) -> float:
-    """Images a second: each thread decodes a batch and runs it; `model` is to use one thread a run."""
+    """Images a second: each thread decodes a batch and runs it."""
     done, start = [0] * threads, time.perf_counter()
 
     def lane(number: int) -> None:
@@ -124,7 +126,7 @@ def alone(model: Model, files: list[Path], seconds: float) -> float:
     """Median ms of reading, decoding, cropping and a batch of one, one image after the other."""
     times, source, start = [], cycle(files), time.perf_counter()
     while (began := time.perf_counter()) - start < seconds:
-        model.run([crop_of(next(source).read_bytes(), model)])
+        model.run([crop_of(next(source).read_bytes(), model)], alone=True)
         times.append(1000 * (time.perf_counter() - began))
     return median(times)
 
@@ -163,16 +165,13 @@ def main() -> None:
 
     keep_memory()
     cores = usable_cores()
-    model, single, wide = (
-        load_model(args.model, "cpu", cores),
-        load_model(args.model, "cpu", 1),
-        load_model(args.model, "cpu", cores, small=0),
-    )
+    model = load_model(args.model, "cpu", cores)
+    whole = load_model(args.model, "cpu", cores, small=0)
     with tempfile.TemporaryDirectory() as folder:
         files = photographs(args.images, args.large, Path(folder))
         ways: dict[str, Callable[[float], float]] = {
-            "pool": partial(pool, wide, files, threads=cores, batch=args.batch),
-            "lanes": partial(lanes, single, files, threads=cores, batch=args.batch),
+            "pool": partial(pool, whole, files, threads=cores, batch=args.batch),
+            "lanes": partial(lanes, model, files, threads=cores, batch=args.batch),
         }
         if args.turns:
             take_turns(ways, partial(alone, model, files))

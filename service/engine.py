@@ -126,8 +126,8 @@ class Engine:
         """The bytes of an image file -> its central crop, or ten, and what the outputs say of each. Raises
         ImageError, BatcherClosed, or what the session raised.
         """
-        recipe, alone = served.model.manifest.recipe, crops == self.admission.inside
-        here = served.here(outputs, alone) if crops == 1 and not TRACED else None
+        recipe = served.model.manifest.recipe
+        here = served.here(outputs, self.admission.inside) if crops == 1 and not TRACED else None
         with nullcontext() if here else served.batcher.expecting(crops):
             decoded = await self._decode(data, recipe, crops, here)
         return decoded, decoded.inferred or await self.infer(served, decoded.crops, outputs)
@@ -148,8 +148,9 @@ class Engine:
     async def infer(self, served: Served, crops: Sequence[Pixels], outputs: tuple[str, ...]) -> Inferred:
         """May spread the crops over batches. Raises BatcherClosed, or what the session raised."""
         began = time.perf_counter()
+        alone = len(crops) == self.admission.inside <= self._settings.max_batch
         with span("inference"):
-            answers = await asyncio.gather(*(served.batcher.submit(Job(c, outputs)) for c in crops))
+            answers = await asyncio.gather(*(served.batcher.submit(Job(c, outputs, alone)) for c in crops))
         waited = min(answer.queued for answer in answers)
         took = time.perf_counter() - began - waited
         self.metrics.inference_seconds.observe(took)

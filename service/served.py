@@ -1,10 +1,11 @@
 """A model that is served, with the threads that run it."""
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
 
@@ -20,10 +21,13 @@ from service.settings import Settings
 
 @dataclass(frozen=True)
 class Job:
-    """One crop (224, 224, 3) uint8, and what is to be known of it: names of the graph's outputs."""
+    """One crop (224, 224, 3) uint8, and what is to be known of it: names of the graph's outputs. `alone`:
+    the images inside are all of one request and go into one batch.
+    """
 
     pixels: Pixels
     outputs: tuple[str, ...]
+    alone: bool
 
 
 class Served:
@@ -52,13 +56,12 @@ class Served:
             begin=partial(give_way, BATCHES),
         )
 
-    def here(self, outputs: tuple[str, ...], alone: bool) -> "Here | None":
-        """What the thread that has decoded an image may do with it besides, if it may: where a run takes
-        every core, only with an image that is `alone`.
-        """
-        if not self._in_any_thread or (self.model.wide and not alone):
+    def here(self, outputs: tuple[str, ...], inside: int) -> "Here | None":
+        """What the thread that has decoded one of the `inside` images may do with it besides, if it may."""
+        if not self._in_any_thread:
             return None
-        return Here(self, outputs, 1 if self.model.wide else self._worth)
+        share = math.ceil(inside / self.model.lanes)
+        return Here(self, outputs, inside == 1, min(share, self._worth))
 
     @contextmanager
     def use(self) -> Iterator[Self]:
@@ -80,7 +83,8 @@ class Served:
         """In a thread of the batcher. What one job asks for is computed for its whole batch."""
         self._metrics.batch_images.observe(len(batch))
         outputs = dict.fromkeys(output for job in batch for output in job.outputs)
-        return self.model.run([job.pixels for job in batch], list(outputs))
+        alone = all(job.alone for job in batch)
+        return self.model.run([job.pixels for job in batch], list(outputs), alone)
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,12 @@ class Here:
 
     served: Served
     outputs: tuple[str, ...]
-    worth: int
+    alone: bool
+    worth: int = field(compare=False)  # its lane's share: who waits for more leaves too few for the others
 
     def __call__(self, made: list[Cropped]) -> list[Answer[Row]]:
         """Of each picture's only crop. Raises what the session raises."""
         began = time.perf_counter()
-        rows = self.served.batcher.run_here([Job(each.crops[0], self.outputs) for each in made])
+        rows = self.served.batcher.run_here([Job(each.crops[0], self.outputs, self.alone) for each in made])
         took = time.perf_counter() - began
         return [Answer(row, began - each.ended, took) for each, row in zip(made, rows, strict=True)]

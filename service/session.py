@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -41,7 +41,8 @@ class Session(Protocol):
 class Model:
     """A loaded model. `provider` is the one that the session really uses; `sha256` is the file's; `lanes`
     is how many threads are to call `run` at a time, with batches of `worth` images where there are so many;
-    `wide` says that each run takes every core; `kernels` are conv1's (N, 3, 11, 11), if it has any.
+    `whole` is the same network on every core, for a batch beside which there is nothing else to do, if it
+    gains by that; `kernels` are conv1's (N, 3, 11, 11), if it has any.
     """
 
     manifest: Manifest
@@ -51,14 +52,17 @@ class Model:
     session: Session
     lanes: int = 1
     worth: int = 1
-    wide: bool = False
+    whole: Session | None = None
     kernels: NDArray[np.float32] | None = None
 
-    def run(self, batch: Sequence[Pixels], outputs: Sequence[str] = ("probabilities",)) -> list[Row]:
+    def run(
+        self, batch: Sequence[Pixels], outputs: Sequence[str] = ("probabilities",), alone: bool = False
+    ) -> list[Row]:
         """Crops (224, 224, 3) uint8 -> for each what `outputs` say of it, such as its full softmax
-        (classes,). Raises FloatingPointError, and on a GPU WorkerLost.
+        (classes,). `alone`: nothing else is to be done. Raises FloatingPointError, and on a GPU WorkerLost.
         """
-        found = self.session.run(outputs, {"images": np.stack(batch)})
+        session = self.whole if alone and self.whole is not None else self.session
+        found = session.run(outputs, {"images": np.stack(batch)})
         for name, values in zip(outputs, found, strict=True):
             if not np.isfinite(values).all():
                 raise FloatingPointError(f"the network returned NaN or infinity in {name}")
@@ -77,9 +81,9 @@ def load_model(
     """`device` is auto, cpu or cuda; the model has run when it is returned. `runtime` is ONNX Runtime.
     Raises ModelError.
 
-    On the CPU a network of fewer than `small` bytes gets a lane for each thread: threads that wait for
-    each other cost more than an image that is alone gains by them. A larger one gets one lane of all
-    threads, because alone on one of them an image would take far longer. The file's size decides, not a
+    On the CPU there is a lane of one thread for each of `threads`: such as wait for each other at the end
+    of every layer do less. Only what is alone gains by them, and only where the network is large: one of
+    `small` bytes or more is loaded twice, the second time for all threads. The file's size decides, not a
     trial: what is measured at the start depends on what else the machine is doing then.
     """
     _refuse_two_wheels()
@@ -98,12 +102,15 @@ def load_model(
         raise ModelError(f"{path.name}: {error}") from None
     sha256, card = hashlib.sha256(data).hexdigest(), _card(path)
 
-    def warmed(
-        session: Session, provider: str, sizes: Sequence[int], lanes: int, worth: int, wide: bool
-    ) -> Model:
-        model = Model(manifest, sha256, card, provider, session, lanes, worth, wide, kernels)
-        _warm_up(model, path.name, sizes)
-        return model
+    made = partial(Model, manifest, sha256, card, kernels=kernels)
+
+    def on_cpu(threads: int) -> Any:
+        try:
+            session = runtime.InferenceSession(data, _options(threads), providers=[CPU])
+        except Exception as error:  # ORT's exceptions share no base class of their own
+            raise ModelError(f"{path.name} cannot be loaded: {first_line(error)}") from error
+        _forget_bytes(session)
+        return session
 
     why_not = None
     if device != "cpu":
@@ -111,7 +118,7 @@ def load_model(
             session = cuda.open_session(data, _options(threads), gpu, runtime)
             _forget_bytes(session)
             buckets = Buckets(session, manifest.recipe.crop, gpu.max_batch, runtime)
-            return warmed(buckets, cuda.PROVIDER, buckets.sizes, cuda.LANES, worth=1, wide=False)
+            return _warmed(made(cuda.PROVIDER, buckets, cuda.LANES), path.name, buckets.sizes)
         except NoGpu as error:
             why_not = str(error)
         except (
@@ -120,13 +127,9 @@ def load_model(
             why_not = f"the GPU cannot be used: {first_line(_root(error))}"
         if device == "cuda":
             raise ModelError(f"DEVICE=cuda, but {why_not}; use DEVICE=auto or cpu for the CPU")
-    lanes = threads if len(data) < small else 1
-    try:
-        session = runtime.InferenceSession(data, _options(threads // lanes), providers=[CPU])
-    except Exception as error:  # ORT's exceptions share no base class of their own
-        raise ModelError(f"{path.name} cannot be loaded: {first_line(error)}") from error
-    _forget_bytes(session)
-    model = warmed(session, session.get_providers()[0], [1], lanes, WORTH, wide=lanes < threads)
+    session = on_cpu(1)
+    whole = on_cpu(threads) if threads > 1 and len(data) >= small else None
+    model = _warmed(made(session.get_providers()[0], session, threads, WORTH, whole), path.name, [1])
     if why_not is not None:
         log.warning("serving on the CPU: %s", why_not)
     return model
@@ -169,19 +172,21 @@ def _forget_bytes(session: Any) -> None:
     session._model_bytes = None
 
 
-def _warm_up(model: Model, name: str, sizes: Sequence[int]) -> None:
-    """A real forward pass on blank images, the largest batch first, before anybody is told that the model
-    is ready.
+def _warmed(model: Model, name: str, sizes: Sequence[int]) -> Model:
+    """After real forward passes on blank images, the largest batch first; nobody is told before that it is
+    ready. Raises ModelError.
     """
     side = model.manifest.recipe.crop
     try:
         for size in sorted(sizes, reverse=True):
-            row, *_ = model.run([np.zeros((side, side, 3), np.uint8)] * size)
+            for alone in (False, True) if model.whole is not None else (False,):
+                row, *_ = model.run([np.zeros((side, side, 3), np.uint8)] * size, alone=alone)
     except Exception as error:  # whatever ORT raises when inputs, outputs or kernels do not fit
         raise ModelError(f"{name} does not run: {first_line(error)}") from error
     found = len(row["probabilities"])
     if found != len(model.manifest.classes):
         raise ModelError(f"{name} has {found} outputs for {len(model.manifest.classes)} classes")
+    return model
 
 
 def _refuse_two_wheels() -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -46,15 +46,15 @@ class Session:
 
 @contextmanager
 def running(
-    model_file: Path, threads: int = 2, wide: bool = False, **settings: Any
+    model_file: Path, threads: int = 2, lanes: int = 1, large: bool = False, **settings: Any
 ) -> Iterator[tuple[httpx.Client, Session, Engine]]:
-    """`wide`: every run takes both cores, as those of a large network do."""
+    """`large`: the network is loaded for what is alone too, as a large one is."""
     sessions = []
 
     def load(path: Path) -> Model:
-        model = load_model(path, "cpu", 2, small=0) if wide else load_model(path, "cpu", 1)
+        model = load_model(path, "cpu", 2, small=0) if large else load_model(path, "cpu", lanes)
         sessions.append(Session(model.session))
-        return replace(model, session=sessions[-1])
+        return replace(model, session=sessions[-1], whole=model.whole and Session(model.whole))
 
     with inside(model_file, load, threads, **settings) as (client, _loop, engine):
         yield client, sessions[0], engine
@@ -125,12 +125,48 @@ def test_with_those_that_came_meanwhile(
         assert session.runs == [("decode", images) for images in batches]
 
 
-def test_where_a_run_takes_every_core_only_if_it_is_alone(model_file: Path) -> None:
-    with running(model_file, wide=True) as (client, session, _engine), ThreadPoolExecutor(1) as pool:
-        with held(client, session, pool) as first:
+def test_a_thread_takes_no_more_than_its_share(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one thread for two lanes: of 2, 3, 4 and 5 images inside it waits for 1, 2, 2 and 3."""
+    monkeypatch.setattr(decode_threads, "PATIENCE", 1000)
+    with (
+        running(model_file, threads=1, lanes=2) as (client, session, engine),
+        ThreadPoolExecutor() as pool,
+        ThreadPoolExecutor(4) as others,
+    ):
+        jobs = engine._decoder._jobs  # type: ignore[attr-defined]
+        with held(client, session, pool):
+            for number in range(4):
+                others.submit(client.post, "/predict", content=IMAGE)
+                wait_until(lambda number=number: jobs.qsize() == number + 1)
+        wait_until(lambda: not engine.admission.inside)
+        assert [images for _thread, images in session.runs] == [1, 1, 2, 1]
+
+
+def test_a_large_network_takes_every_core_for_what_is_alone(model_file: Path) -> None:
+    with (
+        running(model_file, large=True, max_batch=10) as (client, session, engine),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        whole = cast(Session, engine.repository.find().model.whole)
+        assert client.post("/predict?crops=10", content=IMAGE).status_code == 200
+        assert (session.runs, whole.runs) == ([], [("inference", 10)])
+        whole.runs.clear()
+        with held(client, whole, pool) as first:
             second = client.post("/predict", content=IMAGE)
         assert first.result().json()["predictions"] == second.json()["predictions"]
-        assert session.runs == [("decode", 1), ("inference", 1)]
+        assert (session.runs, whole.runs) == ([("decode", 1)], [("decode", 1)])
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [{"files": [("file", IMAGE), ("file", IMAGE)]}, {"params": {"crops": 10}, "content": IMAGE}],
+    ids=["images that are decoded side by side", "crops that need several batches"],
+)
+def test_no_batch_of_a_request_with_others_is_alone(model_file: Path, asks: dict[str, Any]) -> None:
+    with running(model_file, large=True, max_batch=9) as (client, session, engine):
+        assert client.post("/predict", **asks).status_code == 200
+        assert session.runs
+        assert not cast(Session, engine.repository.find().model.whole).runs
 
 
 @pytest.mark.parametrize("settings", [{"max_wait_ms": 1}, {"decode_processes": 1}], ids=str)
