@@ -11,6 +11,7 @@ Prints JSON. What it costs itself is in `client_core_ms`: its CPU time per reque
 
 import argparse
 import asyncio
+import base64
 import json
 import math
 import os
@@ -25,24 +26,34 @@ import uvloop
 
 from benchmarks.images import found
 
+FORMS = ("bare", "multipart", "v2")  # v2: the Open Inference Protocol's JSON
 MOST_CONNECTIONS = 1000  # in the open loop; a request due while all are busy counts as `unsent`
 # s that a connection may have been idle: of the server's own limit less what a request needs to arrive.
 REUSE = 0.8 * float(os.environ.get("KEEP_ALIVE_TIMEOUT_S") or 5)
 PATIENCE = 20.0  # s that requests under way at the end get; later ones count as `unanswered`
 
 
-def request(body: bytes, multipart: bool) -> bytes:
-    """A whole HTTP/1.1 request."""
-    kind = "image/jpeg"
-    if multipart:
+def message(photo: bytes, form: str) -> tuple[str, str, bytes]:
+    """-> path, Content-Type and body, in one of FORMS."""
+    if form == "multipart":
         edge = "----------------load"
         head = (
             f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="photo.jpg"\r\n'
             f"Content-Type: image/jpeg\r\n\r\n"
         )
-        body = head.encode() + body + f"\r\n--{edge}--\r\n".encode()
-        kind = f"multipart/form-data; boundary={edge}"
-    head = f"POST /predict HTTP/1.1\r\nHost: load\r\nContent-Type: {kind}\r\n"
+        body = head.encode() + photo + f"\r\n--{edge}--\r\n".encode()
+        return "/predict", f"multipart/form-data; boundary={edge}", body
+    if form == "v2":
+        data = [base64.b64encode(photo).decode()]
+        tensor = {"name": "encoded", "shape": [1], "datatype": "BYTES", "data": data}
+        return "/v2/models/alexnet/infer", "application/json", json.dumps({"inputs": [tensor]}).encode()
+    return "/predict", "image/jpeg", photo
+
+
+def request(photo: bytes, form: str) -> bytes:
+    """A whole HTTP/1.1 request."""
+    path, kind, body = message(photo, form)
+    head = f"POST {path} HTTP/1.1\r\nHost: load\r\nContent-Type: {kind}\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -221,12 +232,10 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.0, help="requests/s of the open loop")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--warm-up", type=float, default=2.0, help="s before anything is counted")
-    parser.add_argument(
-        "--multipart", action="store_true", help="as a form's field instead of the bare body"
-    )
+    parser.add_argument("--form", choices=FORMS, default="bare", help="of the body")
     args = parser.parse_args()
     url = urlsplit(args.url)
-    payloads = [request(file.read_bytes(), args.multipart) for file in found(args.images)]
+    payloads = [request(file.read_bytes(), args.form) for file in found(args.images)]
 
     async def run() -> dict[str, Any]:
         load = Load(url.hostname or "127.0.0.1", url.port or 80, payloads, closed=not args.rate)

@@ -30,6 +30,7 @@ from typing import Any
 import httpx
 
 from benchmarks.limit import photographs
+from benchmarks.load import message
 from benchmarks.machine import memory_mb
 from benchmarks.serve import load
 
@@ -38,10 +39,11 @@ REQUIREMENTS = {  # what one writes first needs no more than the service
     "litserve": ["litserve==0.2.19", "python-multipart"],
     "mosec": ["mosec==0.9.8"],
     "bentoml": ["bentoml==1.4.40"],
+    "mlserver": ["mlserver==1.7.1", "uvloop<0.22"],
     "ray": ["ray[serve]==2.60.0"],
 }
 SAME = ("onnxruntime", "numpy", "pillow")
-FORMS = ("litserve", "bentoml")  # take the photograph as a form's field; the others the bare bytes
+FORMS = {"litserve": "multipart", "bentoml": "multipart", "mlserver": "v2"}  # the others' is bare
 CONNECTIONS = (1, 8, 32, 64)
 START_S = 60.0
 
@@ -78,7 +80,7 @@ def started(name: str, python: Path, model: Path, photo: Path) -> Iterator[tuple
         try:
             url = f"http://127.0.0.1:{port}"
             end = time.monotonic() + START_S
-            while not answers(url, photo, name in FORMS):
+            while not answers(url, photo, FORMS.get(name, "bare")):
                 if time.monotonic() > end or process.poll() is not None:
                     log.seek(0)
                     raise SystemExit(f"error: {name} does not answer: {log.read()[-2000:].decode()}")
@@ -92,12 +94,10 @@ def started(name: str, python: Path, model: Path, photo: Path) -> Iterator[tuple
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def answers(url: str, photo: Path, form: bool) -> bool:
-    data: dict[str, Any] = {"content": photo.read_bytes()}
-    if form:
-        data = {"files": {"file": (photo.name, photo.read_bytes(), "image/jpeg")}}
+def answers(url: str, photo: Path, form: str) -> bool:
+    path, kind, body = message(photo.read_bytes(), form)
     try:
-        answer = httpx.post(f"{url}/predict", timeout=30, **data)
+        answer = httpx.post(url + path, timeout=30, content=body, headers={"Content-Type": kind})
     except httpx.TransportError:
         return False
     return answer.status_code == 200 and "predictions" in answer.text
@@ -124,7 +124,7 @@ def main() -> None:
         for number in range(args.rounds):
             for name in args.servers:
                 with started(name, pythons[name], args.model, photos[0]) as (url, pid):
-                    form = ["--multipart"] if name in FORMS else []
+                    form = ["--form", FORMS.get(name, "bare")]
                     for count in CONNECTIONS:
                         options = ["--connections", count, "--seconds", args.seconds, *form]
                         result, steal = load(url, photos[0].parent, *options)
