@@ -26,8 +26,8 @@ from service.traces import trace_requests
 
 
 def create_app(settings: Settings, found: list[Found], load: Load, threads: int) -> FastAPI:
-    """Serves the models `found`, and after a reload what `load` reads; decodes in so many `threads`. Raises
-    SettingsError when a file of keys cannot be used.
+    """Serves the models `found`, a list that it empties, and after a reload what `load` reads; decodes in
+    so many `threads`. Raises SettingsError when a file of keys cannot be used.
     """
     metrics, keys = Metrics(), Keys(settings)
 
@@ -36,6 +36,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
         decoder = decoder_for(settings, threads)
         await decoder.start()
         repository = Repository(settings, found, load, metrics)
+        found.clear()  # it would keep in memory what is replaced later
         app.state.engine = engine = Engine(settings, repository, decoder, metrics)
         following = asyncio.create_task(follow(engine, keys, bool(settings.watch_model)))
         yield

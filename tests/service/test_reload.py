@@ -6,6 +6,8 @@ import shutil
 import signal
 import socket
 import threading
+import time
+import weakref
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -78,6 +80,20 @@ def test_a_bad_file_leaves_the_old_model_serving_and_is_named(model_file: Path, 
         numbered(model_file, file, 4)
         wait_for(server, 4)
         assert server.client.get("/health").json()["reload_error"] is None
+
+
+def test_what_was_there_from_the_start_is_freed(model_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    shutil.copy(model_file, file)
+    with inside(file, partial(load_model, device="cpu", threads=1), 1) as (client, _loop, engine):
+        first = weakref.ref(engine.repository.find().model.session)
+        numbered(model_file, file, 4)
+        engine.reload_wanted = True
+        end = time.monotonic() + 20
+        while first() is not None:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert client.post("/predict", content=plain(7)).status_code == 200
 
 
 def test_a_look_at_the_models_that_fails_is_not_the_last(
