@@ -60,7 +60,7 @@ class Served:
         """What the thread that has decoded one of the `inside` images may do with it besides, if it may."""
         if not self._in_any_thread:
             return None
-        share = math.ceil(inside / self.model.lanes)
+        share = math.ceil(inside / self.model.lanes) or self._worth  # on the command line nobody is counted
         return Here(self, outputs, inside == 1, min(share, self._worth))
 
     @contextmanager

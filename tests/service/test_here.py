@@ -1,5 +1,6 @@
 """An image is inferred by the thread that has decoded it, with those that were decoded meanwhile."""
 
+import asyncio
 import threading
 import time
 from base64 import b64encode
@@ -140,6 +141,29 @@ def test_a_thread_takes_no_more_than_its_share(model_file: Path, monkeypatch: py
                 wait_until(lambda number=number: jobs.qsize() == number + 1)
         wait_until(lambda: not engine.admission.inside)
         assert [images for _thread, images in session.runs] == [1, 1, 2, 1]
+
+
+def test_as_many_as_are_worth_it_where_nobody_is_counted(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on the command line, which admits nobody."""
+    monkeypatch.setattr(decode_threads, "PATIENCE", 1000)
+    with running(model_file, threads=1) as (_client, session, engine):
+        served, opened = engine.repository.find(), threading.Event()
+        loop = served.batcher._workers[0].get_loop()
+
+        def look() -> Future[Any]:
+            return asyncio.run_coroutine_threadsafe(engine.look(served, IMAGE, ("probabilities",), 1), loop)
+
+        session.opened = opened
+        looks = [look()]
+        wait_until(lambda: bool(session.runs))
+        looks += [look() for _more in range(3)]
+        wait_until(lambda: engine._decoder._jobs.qsize() == 3)  # type: ignore[attr-defined]
+        opened.set()
+        for each in looks:
+            each.result(20)
+        assert session.runs == [("decode", 1), ("decode", 3)]
 
 
 def test_a_large_network_takes_every_core_for_what_is_alone(model_file: Path) -> None:
