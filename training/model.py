@@ -152,14 +152,20 @@ class AlexNet(nn.Module):
         initialise(self, weight_init)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, 3, 224, 224); shapes at width 1
+        return self.classify(self.features(x).flatten(1))
+
+    def features(self, x: Tensor) -> Tensor:
         act = F.relu if self.variant.activation == "relu" else torch.tanh
         x = self.pool(self.norm1(act(self.conv1(x))))  # (N, 96, 27, 27)
         x = self.pool(self.norm2(act(self.conv2(x))))  # (N, 256, 13, 13)
         x = act(self.conv3(x))  # (N, 384, 13, 13)
         x = act(self.conv4(x))  # (N, 384, 13, 13)
-        x = self.pool(act(self.conv5(x)))  # (N, 256, 6, 6)
-        x = self.drop5(x.flatten(1))  # (N, 9216)
-        x = self.drop6(act(self.fc6(x)))  # (N, 4096)
+        maps: Tensor = self.pool(act(self.conv5(x)))  # (N, 256, 6, 6)
+        return maps
+
+    def classify(self, x: Tensor) -> Tensor:  # (N, 9216)
+        act = F.relu if self.variant.activation == "relu" else torch.tanh
+        x = self.drop6(act(self.fc6(self.drop5(x))))  # (N, 4096)
         x = self.drop7(act(self.fc7(x)))  # (N, 4096)
         logits: Tensor = self.fc8(x)
         return logits

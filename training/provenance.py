@@ -16,7 +16,7 @@ def run_provenance(data: Dataset) -> dict[str, Any]:
     """`split` says how one tree was divided, so that what was held out can be found again."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "revision": _revision(),
+        "revision": revision(),
         "data": data.name,
         "images": len(data.train),
         "split": data.split,
@@ -26,7 +26,7 @@ def run_provenance(data: Dataset) -> dict[str, Any]:
     }
 
 
-def _revision() -> str:
+def revision() -> str:
     """The checkout's commit, with "+" if it was changed since; else what REVISION says, as in an image."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
