@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
-from PIL import ImageFile, PngImagePlugin, TiffImagePlugin
+from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 # Of parts, that is segments, chunks, blocks, runs: each takes one to four reads, about a microsecond each.
 _MOST_READS: Final = 100_000
@@ -20,6 +20,7 @@ _NUMBERS: Final = {3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 16}  # the types of TIFF th
 # By a segment's beginning, that of a block, and how many: EXIF, which Pillow joins by copying what it has
 # for each new one; Photoshop's resources.
 _MOST_BLOCKS: Final = {b"Exif\0\0": (b"Exif\0\0", 100), b"Photoshop 3.0\0": (b"8BIM", 10_000)}
+_MOST_COMPRESSED: Final = 100  # chunks of a PNG, text and profiles; Pillow unpacks a megabyte of each
 # Coefficients that all scans of a JPEG pass over: 100 scans of 5 million; but 20 for a picture of any size.
 _MOST_SCANNED: Final = 500_000_000
 
@@ -31,6 +32,28 @@ def install() -> None:
     for kind in _NUMBERS & dispatch.keys():
         size, load = dispatch[kind]
         dispatch[kind] = size, _bounded(load, size)
+    for name in ("chunk_iCCP", "chunk_zTXt", "chunk_iTXt"):
+        setattr(PngImagePlugin.PngStream, name, _counted(getattr(PngImagePlugin.PngStream, name)))
+    markers: Any = JpegImagePlugin.MARKER
+    for marker in range(0xC3, 0xD0):  # lossless, differential and arithmetic coding
+        if marker not in {0xC4, 0xC8, 0xCC}:
+            markers[0xFF00 | marker] = f"SOF{marker - 0xC0}", "", _refuse_coding
+
+
+def _counted(load: Callable[..., bytes]) -> Callable[..., bytes]:
+    def counted(self: Any, pos: int, length: int) -> bytes:
+        if isinstance(self.fp, Parts):
+            self.fp.count_compressed()
+        return load(self, pos, length)
+
+    return counted
+
+
+def _refuse_coding(_image: Any, marker: int) -> None:
+    """Refuse what no camera writes and no browser shows, and what can cost far more than its size."""
+    raise ValueError(
+        f"its coding (SOF{marker & 15}) is not read; save it as a baseline or progressive JPEG"
+    )
 
 
 def _bounded(load: Callable[..., Any], size: int) -> Callable[..., Any]:
@@ -52,6 +75,7 @@ class Parts(io.BytesIO):
         self._most = self._left = _MOST_READS_OF_BMP if kind == "BMP" else _MOST_READS
         self._metadata = tuple(_MOST_BLOCKS) if kind == "JPEG" else ()
         self._blocks: Counter[bytes] = Counter()
+        self._compressed = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         self._left -= 1
@@ -62,21 +86,17 @@ class Parts(io.BytesIO):
             self._count_blocks(part)
         return part
 
+    def count_compressed(self) -> None:
+        """Pillow counts what such chunks hold, but not those whose checksum is wrong, nor profiles."""
+        self._compressed += 1
+        if self._compressed > _MOST_COMPRESSED:
+            raise ValueError(f"more than {_MOST_COMPRESSED} chunks of text and profiles")
+
     def _count_blocks(self, segment: bytes) -> None:
         block, most = next(found for start, found in _MOST_BLOCKS.items() if segment.startswith(start))
         self._blocks[block] += segment.count(block)
         if self._blocks[block] > most:
             raise ValueError(f"more than {most} blocks of metadata ({block[:4].decode()})")
-
-
-def webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height of an extended WebP by its header: Pillow makes the canvas before it tells them.
-    (0, 0) for the other kinds, which have 14 bits for each.
-    """
-    kind = data[12:16]
-    if kind == b"VP8X":
-        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
-    return 0, 0
 
 
 def png_bits(data: bytes) -> int:
@@ -105,28 +125,3 @@ def require_few_scans(count: int, pixels: int) -> None:
     """Every scan passes over the whole picture, however little it says. Raises ValueError."""
     if count * pixels > max(_MOST_SCANNED, 20 * pixels):
         raise ValueError(f"{count} scans are too many for {pixels} pixels")
-
-
-def require_plain_tiles(tiles: list[ImageFile._Tile], tags: Any, pixels: int) -> None:
-    """The strips or tiles of a TIFF cover it a few times at most (once for each channel), and none is much
-    larger than the picture. Raises ValueError.
-    """
-    boxes = [tile.extents or (0, 0, 0, 0) for tile in tiles]
-    covered = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
-    if covered > 8 * pixels or _tile_pixels(tags) > 4 * pixels + 4_000_000:
-        raise ValueError("its tiles are much larger than the picture")
-
-
-def strip_bytes(tags: Any, width: int, height: int) -> int:
-    """What libtiff unpacks at once: a strip or a tile of a TIFF, which may be the whole picture."""
-    rows = tags.get(TiffImagePlugin.ROWSPERSTRIP, height)
-    pixels = _tile_pixels(tags) or width * (min(rows, height) if isinstance(rows, int) else height)
-    depth = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
-    samples = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
-    return int(pixels * depth * samples) // 8
-
-
-def _tile_pixels(tags: Any) -> int:
-    """Of a tile; 0 for strips."""
-    width, height = tags.get(TiffImagePlugin.TILEWIDTH), tags.get(TiffImagePlugin.TILELENGTH)
-    return width * height if isinstance(width, int) and isinstance(height, int) else 0

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import ExifTags, Image, ImageChops
 
-from contract import guard
+from contract import guard, icc, isobmff, tiff, webp
 from contract.recipe import Recipe
 
 guard.install()
@@ -85,7 +85,8 @@ def sniff(data: bytes) -> str | None:
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded, upright picture: `image` has mode RGB, L, CMYK or LAB, `profile` is its ICC profile.
+    """A decoded, upright picture: `image` has mode RGB, L, CMYK or LAB, `profile` is its ICC profile, None
+    where there is none or where it is ignored; `profile_ignored` then says why.
 
     `width` and `height` are those of the file after its EXIF rotation; `image` may be smaller, by
     the scaled decoding of JPEG.
@@ -96,6 +97,7 @@ class Picture:
     width: int
     height: int
     format: str
+    profile_ignored: str | None = None
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,18 @@ def read_header(data: bytes, recipe: Recipe, max_pixels: int) -> Header:
             "send the photograph as JPEG"
         )
     with _corrupt_is_invalid(name):
+        code_bytes = coded_pixels = 0  # before Pillow opens the file, and with it a decoder
         if name == "WEBP":
-            _require_size(*guard.webp_size(data), max_pixels)
+            _require_size(*webp.size(data), max_pixels)
+            code_bytes = webp.code_bytes(data)
+        if name in {"AVIF", "HEIF"}:
+            coded_pixels = isobmff.coded_pixels(data)
         image: Any = Image.open(guard.Parts(data, name), formats=[name])  # of a class for each format
         width, height = image.size
         _require_size(width, height, max_pixels)
-        wanted = _BYTES_PER_PIXEL.get(name, 8) * width * height
+        wanted = _BYTES_PER_PIXEL.get(name, 8) * width * height + code_bytes
+        # 16 bits in three planes, for what is coded beyond the picture and its alpha.
+        wanted += 6 * max(0, coded_pixels - 2 * width * height)
         if name == "PNG":  # takes more time than memory: 8 for each 3 bytes that are unpacked
             wanted = max(8, guard.png_bits(data) // 3) * width * height
         if name == "JPEG":
@@ -146,8 +154,10 @@ def read_header(data: bytes, recipe: Recipe, max_pixels: int) -> Header:
             if scans > 1:  # then the coefficients are held, and at full size
                 wanted += 2 * len(image.getbands()) * width * height
         if name == "TIFF":
-            guard.require_plain_tiles(image.tile, image.tag_v2, width * height)
-            wanted += guard.strip_bytes(image.tag_v2, width, height)
+            coding = image.info.get("compression", "")
+            tiff.require_plain_tiles(image.tile, image.tag_v2, width * height)
+            tiff.require_own_data(data, image.tile, image.tag_v2, coding)
+            wanted = tiff.decoded_bytes(image.tag_v2, width, height, coding)
     return Header(image, name, width, height, wanted)
 
 
@@ -166,12 +176,13 @@ def decode_pixels(header: Header) -> Picture:
         orientation = 1 if header.format == "TIFF" else _orientation(image)
         image.load()
         profile = image.info.get("icc_profile")
+        ignored = icc.fault(profile) if profile else None
         upright = _drawable(image)
     if orientation in _TRANSPOSE:
         upright = upright.transpose(_TRANSPOSE[orientation])
         if orientation >= 5:
             width, height = height, width
-    return Picture(upright, profile, width, height, header.format)
+    return Picture(upright, None if ignored else profile, width, height, header.format, ignored)
 
 
 @contextmanager

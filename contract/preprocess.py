@@ -3,8 +3,11 @@
 The one definition of the pixels, for training, evaluation and serving alike.
 """
 
+import hashlib
 import io
+from collections import OrderedDict
 from functools import lru_cache
+from threading import Lock
 from typing import Final
 
 import numpy as np
@@ -16,9 +19,8 @@ from contract.recipe import Recipe
 
 Pixels = NDArray[np.uint8]
 
-_LARGEST_PROFILE: Final = (
-    4_000_000  # bytes; print profiles have up to three million, and the last 16 are kept
-)
+_kept: OrderedDict[tuple[bytes, str], ImageCms.ImageCmsTransform | None] = OrderedDict()
+_lock = Lock()
 _LONGEST: Final = 16  # times the shorter side, of a picture that is scaled as a whole
 
 
@@ -77,7 +79,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """RGB in sRGB. A profile that does not fit the picture is ignored, as browsers do."""
     if profile is None and image.mode == "LAB":
         return ImageCms.applyTransform(image, _lab_to_srgb()) or image
-    if profile is not None and len(profile) <= _LARGEST_PROFILE:
+    if profile is not None:
         transform = _transform(profile, image.mode)
         if transform is not None:
             converted = ImageCms.applyTransform(image, transform)
@@ -86,8 +88,24 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image.convert("RGB")
 
 
-@lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """None where the profile does not fit the mode. The last 16 are kept, and not their profiles, which may
+    have megabytes.
+    """
+    key = hashlib.sha256(profile).digest(), mode
+    with _lock:
+        if key in _kept:
+            _kept.move_to_end(key)
+            return _kept[key]
+    transform = _build(profile, mode)
+    with _lock:
+        _kept[key] = transform
+        if len(_kept) > 16:
+            _kept.popitem(last=False)
+    return transform
+
+
+def _build(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         return ImageCms.buildTransform(source, _srgb(), mode, "RGB")

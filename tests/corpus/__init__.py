@@ -8,13 +8,14 @@ Nothing is drawn or compressed before it is asked for, so that a sample of the c
 import random
 from collections.abc import Iterator
 
-from tests.corpus import bombs, broken, deceit, odd
+from tests.corpus import bombs, boxes, broken, deceit, groups, odd, profiles, strips
 from tests.corpus.case import Case
 
 
 def cases() -> list[Case]:
     """Every case, in a fixed order; names are unique."""
-    return [*broken.cases(), *odd.cases(), *deceit.cases(), *bombs.cases()]
+    families = (broken, odd, deceit, bombs, profiles, boxes, groups, strips)
+    return [case for family in families for case in family.cases()]
 
 
 def corpus() -> Iterator[tuple[str, bytes]]:
