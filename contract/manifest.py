@@ -7,7 +7,8 @@ be mixed up. `Manifest.from_json` refuses whatever a service could not serve rig
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, Final, Self, TypeVar
 
 from contract.recipe import RECIPES, Recipe
@@ -15,6 +16,13 @@ from contract.recipe import RECIPES, Recipe
 METADATA_KEY: Final = "alexnet"
 MANIFEST_VERSION: Final = 2
 FILTER: Final = "bilinear"  # of every recipe so far
+MOST_CHARACTERS: Final = 2_000_000  # of the JSON; 20,000 classes take one million
+MOST_OF_A_TEXT: Final = 1_000  # characters of a label or another text that is shown
+MOST_NESTED: Final = 20  # objects and lists in each other
+MOST_INTEGER: Final = 2**53 - 1  # JSON's readers hold numbers as doubles; beyond it they are rounded
+# Control characters, ends of lines and paragraphs, and overrides of the direction: they forge lines in logs
+# and change what a reader sees. Surrogates are no characters; nothing encodes them.
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 T = TypeVar("T")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -78,6 +86,9 @@ class Manifest:
     parity: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _check("the manifest", vars(self))
+        for key, text in self._shown():
+            _check_shown(key, text)
         if not _NAME.fullmatch(self.name):
             raise ManifestError(
                 f"name is {self.name!r}; use up to 64 of a-z, 0-9, '.', '_', '-', not first a sign"
@@ -93,6 +104,20 @@ class Manifest:
         for side, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
             if not tensors:
                 raise ManifestError(f"{side} is empty")
+            if any(n is not None and n < 1 for tensor in tensors for n in tensor.shape):
+                raise ManifestError(f"{side} has a shape with a size below 1")
+
+    def _shown(self) -> Iterator[tuple[str, str]]:
+        """Yield the name and text of every field that a service shows."""
+        yield "name", self.name
+        yield "precision", self.precision
+        for label in self.classes:
+            yield "classes", label
+        for side, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
+            for tensor in tensors:
+                yield from ((side, text) for text in (tensor.name, tensor.dtype, tensor.meaning))
+        for measured in self.metrics:
+            yield "metrics", measured.data
 
     def to_json(self) -> str:
         record = asdict(self)
@@ -111,10 +136,17 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Raises ManifestError for anything but what `to_json` of this version writes."""
+        if len(text) > MOST_CHARACTERS:
+            raise ManifestError(
+                f"the manifest has {len(text):,} characters; {MOST_CHARACTERS:,} are allowed"
+            )
         try:
             record = json.loads(text)
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or an integer of thousands of digits
             raise ManifestError(f"the manifest is not JSON: {error}") from None
+        except RecursionError:
+            raise ManifestError(f"the manifest is nested more than {MOST_NESTED} deep") from None
+        _check("the manifest", record)  # before anything of it is put into a message
         found = _get(record, "manifest_version", int)
         if found != MANIFEST_VERSION:
             raise ManifestError(
@@ -139,17 +171,49 @@ class Manifest:
         )
 
 
+def _check(key: str, value: Any, depth: int = 0) -> None:
+    """Raise ManifestError for what JSON cannot hold, or what readers of it do not read alike."""
+    if depth > MOST_NESTED:
+        raise ManifestError(f"{key} is nested more than {MOST_NESTED} deep")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ManifestError(f"{key} has text that is not Unicode: {value[:40]!r}") from None
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ManifestError(f"{key} has the number {value}, which JSON cannot hold")
+    elif isinstance(value, int) and abs(value) > MOST_INTEGER:
+        raise ManifestError(f"{key} has an integer of more than {MOST_INTEGER.bit_length()} bits")
+    elif is_dataclass(value):
+        _check(key, vars(value), depth)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _check(key, name, depth + 1)
+            _check(name if name.isidentifier() and len(name) <= 40 else key, item, depth + 1)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check(key, item, depth + 1)
+
+
+def _check_shown(key: str, text: str) -> None:
+    """Raise ManifestError for a text that is too long to be shown, or has control characters."""
+    if len(text) > MOST_OF_A_TEXT:
+        raise ManifestError(f"{key} has a text of {len(text):,} characters; {MOST_OF_A_TEXT:,} are allowed")
+    if CONTROL.search(text):
+        raise ManifestError(f"{key} has control characters in {text[:40]!a}; use plain text")
+
+
 def _recipe(preprocessing: dict[str, Any]) -> Recipe:
     """The id decides; the spelled-out values are there for readers without this code, and must agree."""
     found = _get(preprocessing, "id", str)
     if found not in RECIPES:
-        raise ManifestError(f"preprocessing id {found!r} is unknown; known: {', '.join(RECIPES)}")
+        raise ManifestError(f"preprocessing id {found[:80]!r} is unknown; known: {', '.join(RECIPES)}")
     recipe = RECIPES[found]
     for key, value in (asdict(recipe) | {"filter": FILTER}).items():
         # A setting that came later has a default, and files from before do not name it.
         if preprocessing.get(key, getattr(Recipe, key, None)) != value:
             raise ManifestError(
-                f"preprocessing.{key} is {preprocessing.get(key)!r}; {found} means {value!r}"
+                f"preprocessing.{key} is {preprocessing.get(key)!r:.80}; {found} means {value!r}"
             )
     return recipe
 
@@ -184,10 +248,10 @@ def _metrics(record: dict[str, Any]) -> Metrics:
 
 def _get(record: Any, key: str, kind: type[T]) -> T:
     value = record.get(key) if isinstance(record, dict) else None
-    if kind is float and type(value) is int:  # JSON has one kind of number
+    if kind is float and type(value) is int and abs(value) <= MOST_INTEGER:  # JSON has one kind of number
         value = float(value)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise ManifestError(f"{key} must be of type {kind.__name__}, not {value!r}")
+        raise ManifestError(f"{key} must be of type {kind.__name__}, not {ascii(value)[:100]}")
     return value
 
 

@@ -14,23 +14,33 @@ PERIOD_S: Final = 0.5
 async def follow(engine: Engine, keys: Keys, watch: bool) -> None:
     """Reloads models and keys when it is wanted, and with `watch` models that are new or have changed. A
     file that is read half written is refused by the repository, and read again when it has changed once
-    more.
+    more. What hangs is found while a model is being loaded too.
     """
-    while True:
-        await asyncio.sleep(PERIOD_S)
-        engine.metrics.refresh()
-        if engine.stuck:
-            _end(engine)
-            return
-        try:
+    looking: asyncio.Task[None] | None = None
+    everything = False
+    try:
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            engine.metrics.refresh()
+            if engine.stuck:
+                _end(engine)
+                return
             if engine.reload_wanted:
-                engine.reload_wanted = False
+                engine.reload_wanted, everything = False, True
                 await asyncio.to_thread(keys.read_again)
-                await engine.repository.refresh(changed_only=False)
-            elif watch:
-                await engine.repository.refresh(changed_only=True)
-        except Exception:  # a folder that vanishes as it is listed: what hangs is to be found all the same
-            log.exception("the models could not be looked at")
+            if (everything or watch) and (looking is None or looking.done()):
+                looking = asyncio.create_task(_look(engine, changed_only=not everything))
+                everything = False
+    finally:
+        if looking is not None:
+            looking.cancel()
+
+
+async def _look(engine: Engine, changed_only: bool) -> None:
+    try:
+        await engine.repository.refresh(changed_only)
+    except Exception:  # a folder that vanishes as it is listed: the next look may succeed
+        log.exception("the models could not be looked at")
 
 
 def _end(engine: Engine) -> None:

@@ -4,38 +4,47 @@ import hashlib
 import hmac
 import re
 from pathlib import Path
+from typing import Final
 
 from service.errors import Forbidden
+from service.files import read_file
 from service.logs import log
 from service.settings import Settings, SettingsError
 
+MOST_BYTES: Final = 1_000_000  # of a file of keys, 15,000 of them
+# What a script hashes when the variable that should hold the key is unset.
+BLANK: Final = frozenset(hashlib.sha256(text).hexdigest() for text in (b"", b"\n", b"\r\n", b" ", b" \n"))
+
 
 class Keys:
-    """The keys of API_KEYS_FILE and of ADMIN_KEYS_FILE; `read` takes them from there again. An admin's key
-    opens everything.
-    """
+    """The keys of API_KEYS_FILE and of ADMIN_KEYS_FILE. An admin's key opens everything."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises SettingsError."""
         self._files = {"API_KEYS_FILE": settings.api_keys_file, "ADMIN_KEYS_FILE": settings.admin_keys_file}
-        self._digests: dict[str, tuple[str, ...]] = {}
-        self.read()
-
-    def read(self) -> None:
-        """Raises SettingsError, and then nothing has changed."""
-        self._digests = {
-            name: read_digests(name, path) if path else () for name, path in self._files.items()
-        }
+        self._digests: dict[str, tuple[str, ...]] = dict.fromkeys(self._files, ())
+        for name, path in self._files.items():
+            if path is not None:
+                self._digests[name] = digests = read_digests(name, path)
+                if not digests:
+                    raise SettingsError(f"{name} has no key in it; unset it to serve without")
 
     def read_again(self) -> None:
-        try:
-            self.read()
-        except SettingsError as error:
-            log.error("the keys stay as they were: %s", error)
+        """Replace each file's keys. A damaged file changes nothing; one without keys revokes them all."""
+        for name, path in self._files.items():
+            if path is None:
+                continue
+            try:
+                self._digests[name] = digests = read_digests(name, path)
+            except SettingsError as error:
+                log.error("the keys stay as they were: %s", error)
+                continue
+            if not digests:
+                log.error("%s has no key in it any more: all of its keys are revoked", name)
 
     @property
     def wanted(self) -> bool:
-        return bool(self._digests["API_KEYS_FILE"])
+        return self._files["API_KEYS_FILE"] is not None
 
     def known(self, authorization: bytes) -> str:
         """The SHA-256 of the key in an Authorization header `Bearer KEY`; "" if it is none of the keys."""
@@ -58,21 +67,25 @@ class Keys:
 
 
 def read_digests(name: str, path: Path) -> tuple[str, ...]:
-    """One SHA-256 in hexadecimal per line; blank lines and those with # are left out. Raises SettingsError,
-    which calls the file `name`.
+    """Read one SHA-256 in hexadecimal per line, without blank lines and those with #; () if there is none.
+
+    Raises SettingsError, which calls the file `name` and never repeats a line: it may be a key itself.
     """
     try:
-        lines = [line.strip().lower() for line in path.read_text("utf-8").splitlines()]
+        text = read_file(path, MOST_BYTES).decode("utf-8-sig")  # some editors begin with a byte order mark
     except OSError as error:
         raise SettingsError(f"{name} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise SettingsError(f"{name} is not text") from None
+        raise SettingsError(f"{name} is not text in UTF-8") from None
+    lines = [line.strip().lower() for line in text.splitlines()]
     digests = tuple(line for line in lines if line and not line.startswith("#"))
     for number, digest in enumerate(digests, 1):
         if not re.fullmatch(r"[0-9a-f]{64}", digest):
             raise SettingsError(f"{name}: key {number} is no SHA-256 in hexadecimal")
-    if not digests:
-        raise SettingsError(f"{name} has no key in it; unset it to serve without")
+        if digest in BLANK:
+            raise SettingsError(
+                f"{name}: key {number} is the SHA-256 of an empty key; make one that is not"
+            )
     return digests
 
 

@@ -28,15 +28,20 @@ OPERATORS: Final = frozenset((
 MOST_BYTES: Final = 2**31 - 1  # protobuf's own limit
 MOST_FIELDS: Final = 100_000  # ours have 3,000; bounds the time that a file can take, to 0.1 s
 MOST_DIMENSIONS: Final = 8
+MOST_INTS: Final = 16  # of an attribute; pads of eight dimensions
 LONGEST_VARINT: Final = 10  # bytes
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 # onnx.proto: TensorProto.DataType -> numpy's, and the field that holds the values if `raw_data` does not
 TYPES: Final[dict[int, tuple[np.dtype[Any], int]]] = {
     1: (np.dtype("<f4"), 4),
+    2: (np.dtype("u1"), 5),
     3: (np.dtype("i1"), 5),
+    6: (np.dtype("<i4"), 5),
+    7: (np.dtype("<i8"), 7),
     10: (np.dtype("<f2"), 5),
 }
+INT, INTS = 2, 7  # AttributeProto.AttributeType
 
 
 class OnnxError(ValueError):
@@ -53,32 +58,57 @@ class Tensor:
     kind: int = 0
     shape: list[int] = field(default_factory=list)
     raw: memoryview | None = None
-    typed: list[tuple[int, int | memoryview]] = field(default_factory=list)
+    typed: list[tuple[int, int | bytes | memoryview]] = field(default_factory=list)
 
     def values(self) -> NDArray[Any]:
-        """float32, float16 or int8 in its shape. Raises OnnxError for other types and for a length that
-        the shape does not have.
-        """
-        if self.kind not in TYPES:
-            raise OnnxError(f"has {self.name} in a type that is not read here")
+        """Decode the values in their shape; raises OnnxError where `require_values` does."""
+        self.require_values()
         dtype, number = TYPES[self.kind]
-        count, parts = prod(self.shape), [value for n, value in self.typed if n == number]
-        if sum(1 if isinstance(part, int) else len(part) for part in parts) > LONGEST_VARINT * count:
-            parts = []  # far too long to be read at all
+        parts = [value for n, value in self.typed if n == number]
         data = bytes(self.raw) if self.raw is not None else b"".join(_chunk(p, dtype) for p in parts)
-        if len(data) != count * dtype.itemsize:
-            raise OnnxError(f"is damaged: {self.name} is not as long as its shape says")
+        if len(data) != prod(self.shape) * dtype.itemsize:
+            raise OnnxError(f"is damaged: {self.name[:40]} is not as long as its shape says")
         return np.frombuffer(data, dtype).reshape(self.shape)
+
+    def require_values(self) -> None:
+        """Compare type, shape and length without decoding; raises OnnxError where they cannot be right."""
+        if self.kind not in TYPES:
+            raise OnnxError(f"has {self.name[:40]} in a type that is not read here")
+        dtype, number = TYPES[self.kind]
+        count = prod(self.shape)
+        if self.raw is not None:
+            fits = len(self.raw) == count * dtype.itemsize
+        else:
+            parts = [value for n, value in self.typed if n == number]
+            stored = sum(1 if isinstance(part, int) else len(part) for part in parts)
+            fits = stored == 4 * count if number == 4 else count <= stored <= LONGEST_VARINT * count
+        if not fits:
+            raise OnnxError(f"is damaged: {self.name[:40]} is not as long as its shape says")
+
+
+@dataclass
+class Node:
+    """`kind` has its domain before a colon where it has one. Attributes that are neither an integer nor a
+    list of integers are None.
+    """
+
+    kind: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, int | list[int] | None]
 
 
 @dataclass
 class OnnxFile:
-    """`operators` are the kinds of node, with their domain before a colon where they have one."""
-
     opsets: dict[str, int] = field(default_factory=dict)
-    operators: set[str] = field(default_factory=set)
+    nodes: list[Node] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
     initializers: dict[str, Tensor] = field(default_factory=dict)
+    outputs: list[str] = field(default_factory=list)
+
+    @property
+    def operators(self) -> set[str]:
+        return {node.kind for node in self.nodes}
 
 
 def read(data: bytes) -> OnnxFile:
@@ -101,8 +131,11 @@ class _Reader:
     def __init__(self) -> None:
         self.fields = 0
 
-    def of(self, message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-        """(number, value) of every field: an int, or the bytes of anything longer."""
+    def of(self, message: memoryview) -> Iterator[tuple[int, int | bytes | memoryview]]:
+        """Read (number, value) of every field: an int, the 4 or 8 bytes of a fixed size, or a view of more.
+
+        protobuf ignores a field of another wire type than it expects, so the three must not be confused.
+        """
         at, end = 0, len(message)
         while at < end:
             self.fields += 1
@@ -124,7 +157,8 @@ class _Reader:
                 raise OnnxError("is damaged: a field has no valid type")
             if length > end - at:
                 raise OnnxError("is cut off or damaged: a field is longer than what is left")
-            yield number, message[at : at + length]
+            part = message[at : at + length]
+            yield number, part if wire == BYTES else bytes(part)
             at += length
 
     def model(self, message: memoryview) -> OnnxFile:
@@ -144,7 +178,7 @@ class _Reader:
                 file.metadata[key] = text
             elif number in {20, 25}:
                 raise OnnxError("has functions or a graph for training, which are not served")
-        if not file.operators:
+        if not file.nodes:
             raise OnnxError("is no ONNX model: it has no graph")
         return file
 
@@ -167,47 +201,75 @@ class _Reader:
     def graph(self, message: memoryview, file: OnnxFile) -> None:
         for number, value in self.of(message):
             if number == 1:
-                file.operators.add(self.node(_bytes(value)))
+                file.nodes.append(self.node(_bytes(value)))
             elif number == 5:
                 tensor = self.tensor(_bytes(value))
                 if tensor.name in file.initializers:
                     raise OnnxError(f"has the tensor {tensor.name[:40]} twice")
                 file.initializers[tensor.name] = tensor
+            elif number == 12:
+                file.outputs += (_text(name) for part, name in self.of(_bytes(value)) if part == 1)
             elif number == 15:
                 raise OnnxError("has sparse tensors, which are not served")
+            elif number == 13:
+                raise OnnxError("says shapes of values inside the graph, which no exported network does")
 
-    def node(self, message: memoryview) -> str:
+    def node(self, message: memoryview) -> Node:
         kind = domain = ""
+        node = Node("", [], [], {})
         for number, value in self.of(message):
-            if number == 4:
+            if number == 1:
+                node.inputs.append(_text(value))
+            elif number == 2:
+                node.outputs.append(_text(value))
+            elif number == 4:
                 kind = _text(value)
             elif number == 7:
                 domain = _domain(value)
             elif number == 5:
-                self.attribute(_bytes(value))
-        return f"{domain}:{kind}" if domain else kind
+                name, ints = self.attribute(_bytes(value))
+                if name in node.attributes:
+                    raise OnnxError(f"has the attribute {name[:40]} twice in a node")
+                node.attributes[name] = ints
+        node.kind = f"{domain}:{kind}" if domain else kind
+        return node
 
-    def attribute(self, message: memoryview) -> None:
+    def attribute(self, message: memoryview) -> tuple[str, int | list[int] | None]:
+        """Read the name, and the value if it is an integer or a list of integers."""
+        name, kind, one = "", 0, 0
+        many: list[int] = []
         for number, value in self.of(message):
-            if number in {5, 10}:
+            if number == 1:
+                name = _text(value)
+            elif number == 3:
+                one = _signed(value)
+            elif number == 8:
+                many += (
+                    [_signed(value)] if isinstance(value, int) else map(_signed, _varints(_bytes(value)))
+                )
+            elif number == 20:
+                kind = _int(value)
+            elif number in {5, 10}:
                 self.tensor(_bytes(value))
             elif number in {6, 11}:
                 raise OnnxError("has a graph inside a node (a loop or a branch), which is not served")
             elif number in {22, 23}:
                 raise OnnxError("has sparse tensors, which are not served")
+            if len(many) > MOST_INTS:
+                raise OnnxError(f"has too many numbers in the attribute {name[:40]} of a node")
+        # ONNX Runtime takes the operator's default where the value is not of the type that is named.
+        return name, one if kind == INT else many if kind == INTS else None
 
     def tensor(self, message: memoryview) -> Tensor:
         tensor = Tensor()
         for number, value in self.of(message):
             if number == 1:
-                if not isinstance(value, int) and len(value) > LONGEST_VARINT * MOST_DIMENSIONS:
-                    raise OnnxError("is damaged: a tensor has too many dimensions")
-                tensor.shape += [value] if isinstance(value, int) else _varints(value)
+                tensor.shape += [value] if isinstance(value, int) else _varints(_bytes(value))
                 if len(tensor.shape) > MOST_DIMENSIONS or max(tensor.shape, default=0) > MOST_BYTES:
                     raise OnnxError("is damaged: a tensor has no valid shape")
             elif number == 2:
                 tensor.kind = _int(value)
-            elif number in {4, 5}:
+            elif number in {4, 5, 7}:
                 tensor.typed.append((number, value))
             elif number == 8:
                 tensor.name = _text(value)
@@ -233,6 +295,13 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
 
 
 def _varints(packed: memoryview) -> list[int]:
+    """Read a few packed numbers; raises OnnxError for more than any attribute or shape has."""
+    if len(packed) > LONGEST_VARINT * MOST_INTS:
+        raise OnnxError("is damaged: a list of numbers is too long")
+    return _all_varints(packed)
+
+
+def _all_varints(packed: memoryview) -> list[int]:
     found, at = [], 0
     while at < len(packed):
         value, at = _varint(packed, at)
@@ -240,35 +309,44 @@ def _varints(packed: memoryview) -> list[int]:
     return found
 
 
-def _chunk(value: int | memoryview, dtype: np.dtype[Any]) -> bytes:
+def _chunk(value: int | bytes | memoryview, dtype: np.dtype[Any]) -> bytes:
     """Little-endian values of `dtype` from a typed field: int32_data holds int8, and float16's bits."""
     if dtype == np.float32:
+        if isinstance(value, bytes) and len(value) == 4:  # one that is not packed
+            return value
         return bytes(_bytes(value))
-    numbers = [value] if isinstance(value, int) else _varints(value)
+    numbers = [value] if isinstance(value, int) else _all_varints(_bytes(value))
     bits = np.array(numbers, np.uint64).astype(f"<u{dtype.itemsize}")  # keeps the lowest
     return bits.tobytes()
 
 
-def _bytes(value: int | memoryview) -> memoryview:
-    if isinstance(value, int):
+def _bytes(value: int | bytes | memoryview) -> memoryview:
+    if not isinstance(value, memoryview):
         raise OnnxError("is damaged: a number where there should be a text or a message")
     return value
 
 
-def _int(value: int | memoryview) -> int:
+def _signed(value: int | bytes | memoryview) -> int:
+    """int64 from its varint, which is below 2^64."""
+    if not isinstance(value, int):
+        raise OnnxError("is damaged: no number where there should be one")
+    return value - 2**64 if value >= 2**63 else value
+
+
+def _int(value: int | bytes | memoryview) -> int:
     if not isinstance(value, int) or value > MOST_BYTES:
         raise OnnxError("is damaged: no valid number where there should be one")
     return value
 
 
-def _text(value: int | memoryview) -> str:
+def _text(value: int | bytes | memoryview) -> str:
     try:
         return str(_bytes(value), "utf-8")
     except UnicodeDecodeError:
         raise OnnxError("is damaged: a text is not UTF-8") from None
 
 
-def _domain(value: int | memoryview) -> str:
+def _domain(value: int | bytes | memoryview) -> str:
     """`ai.onnx` is another word for the empty one."""
     text = _text(value)
     return "" if text == "ai.onnx" else text

@@ -7,11 +7,15 @@ NAME/VERSION/model.onnx, where the path says the name and the folder the version
 import asyncio
 import ctypes
 import gc
+import os
+import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from contract.manifest import CONTROL
 from service.errors import InvalidRequest, NotReady, UnknownModel
 from service.logs import log
 from service.metrics import Metrics
@@ -22,6 +26,7 @@ from service.settings import Settings
 Load = Callable[[Path], Model]
 Stamp = tuple[int, int, int]
 
+LOAD_TIMEOUT_S: Final = 120.0  # the largest network of ours takes 2 s from a fast disk
 UNLOADED: Final = "it was unloaded"
 
 
@@ -32,6 +37,7 @@ class Place:
     path: Path
     name: str | None = None
     version: int | None = None
+    error: str | None = None  # why its name cannot be served
 
 
 @dataclass
@@ -81,21 +87,41 @@ class Found:
 
 
 def places(settings: Settings) -> list[Place]:
-    """Every model file that there is now."""
+    """List every model file that there is now. Raises ModelError if MODEL's name is not plain text."""
     if settings.model is not None:
+        if (name := settings.model.name) != (shown := escaped(name)):
+            raise ModelError(f"MODEL is a file named '{shown}'; rename it to plain text in UTF-8")
         return [Place(settings.model)]
     folder = settings.models
-    files = [Place(path, path.stem) for path in sorted(folder.glob("*.onnx"))]
-    for path in sorted(folder.glob("*/*/model.onnx")):
-        version = path.parent.name
-        if version.isdecimal() and int(version) > 0:
-            files.append(Place(path, path.parent.parent.name, int(version)))
-    return files
+    files = [_place(path, path.stem, None) for path in sorted(folder.glob("*.onnx"))]
+    numbered = (path for path in sorted(folder.glob("*/*/model.onnx")) if _is_version(path.parent.name))
+    return files + [_place(path, path.parent.parent.name, int(path.parent.name)) for path in numbered]
+
+
+def _is_version(text: str) -> bool:
+    return re.fullmatch("[0-9]{1,15}", text) is not None and int(text) > 0
+
+
+def _place(path: Path, name: str, version: int | None) -> Place:
+    """Take the name as it is written in Unicode's normal form; one that is not plain text is an error."""
+    shown = escaped(name)
+    if shown != name:
+        error = f"the name '{shown}' is not plain text in UTF-8 without control characters; rename it"
+        return Place(path, shown, version, error)
+    return Place(path, unicodedata.normalize("NFC", name), version)
+
+
+def escaped(name: str) -> str:
+    """Escape bytes of a file's name that are not UTF-8, and control characters."""
+    text = os.fsencode(name).decode("utf-8", errors="backslashreplace")
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def read(place: Place, load: Load) -> Found:
     """Loads the file. What is wrong with it is said, not raised."""
     stamp = stamp_of(place.path)
+    if place.error is not None:
+        return Found(place, stamp, None, place.error)
     log.info("loading and warming %s", place.path.name)
     try:
         model = load(place.path)
@@ -165,6 +191,7 @@ class Repository:
         self.sources: list[Source] = []  # by name, the newest version first
         self._under_way: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
         self._changing = asyncio.Lock()
+        self._hanging: set[Path] = set()  # files that a thread has been reading for too long
         for one in found:
             self._take(one)
 
@@ -207,7 +234,7 @@ class Repository:
                     unchanged = changed_only and stamp in {None, source.stamp}
                     if unchanged or source.error == UNLOADED:
                         continue
-                self._take(await asyncio.to_thread(read, place, self._load))
+                self._take(await self._read(place))
 
     async def load(self, name: str) -> None:
         """Every version of a model, from its files as they are now. Raises UnknownModel and ModelError.
@@ -225,7 +252,7 @@ class Repository:
             if not wanted:
                 raise UnknownModel(f"there is no file of a model {name[:80]}")
             for place in wanted:
-                self._take(await asyncio.to_thread(read, place, self._load))
+                self._take(await self._read(place))
         errors = [s.error for s in self.sources if s.name == name and s.error]
         if errors:
             raise ModelError("; ".join(errors))
@@ -241,6 +268,22 @@ class Repository:
                 source.known_as = source.name
                 source.served, source.error = None, UNLOADED
             self._arrange()
+
+    async def _read(self, place: Place) -> Found:
+        """Read the file in a thread, and wait LOAD_TIMEOUT_S for it: what hangs holds up no other model.
+
+        The thread goes on, because nothing can end it, and there is never a second one for the same file.
+        """
+        stamp = await asyncio.to_thread(stamp_of, place.path)
+        if place.path not in self._hanging:
+            reading = asyncio.create_task(asyncio.to_thread(read, place, self._load))
+            done, _pending = await asyncio.wait([reading], timeout=LOAD_TIMEOUT_S)
+            if done:
+                return reading.result()
+            self._hanging.add(place.path)
+            reading.add_done_callback(lambda _task: self._hanging.discard(place.path))
+        error = f"{place.path.name} takes more than {LOAD_TIMEOUT_S:g} s to load; see if its disk answers"
+        return Found(place, stamp, None, error)
 
     async def close(self) -> None:
         for served in list(self.served):

@@ -1,5 +1,6 @@
 """A model file in ONNX Runtime: the provider, the manifest, and run(batch)."""
 
+import errno
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from contract.manifest import METADATA_KEY, Manifest, ManifestError
 from contract.preprocess import Pixels
-from service import cuda, onnxfile
+from service import cuda, onnxcost, onnxfile
 from service.cuda import Buckets, GpuOptions, NoGpu, first_line
+from service.files import read_file
 from service.filters import conv1_weights
 from service.logs import log
 from service.onnxfile import OnnxError
@@ -24,6 +26,7 @@ Row = dict[str, NDArray[np.float32]]  # output -> what it says of one image
 
 CPU: Final = "CPUExecutionProvider"
 SMALL: Final = 32_000_000  # bytes of a model file
+MOST_OF_A_CARD: Final = 100_000  # bytes
 WORTH: Final = 8  # images of a batch on the CPU; beyond it an image costs the same (benchmarks/limit.py)
 
 
@@ -91,6 +94,7 @@ def load_model(
     try:
         file = onnxfile.read(data)
         onnxfile.check(file)
+        onnxcost.check(file)
         kernels = conv1_weights(file)
     except OnnxError as error:
         raise ModelError(f"{path.name} {error}") from None
@@ -100,6 +104,8 @@ def load_model(
         manifest = Manifest.from_json(file.metadata[METADATA_KEY])
     except ManifestError as error:
         raise ModelError(f"{path.name}: {error}") from None
+    if missing := [tensor.name for tensor in manifest.outputs if tensor.name not in file.outputs]:
+        raise ModelError(f"{path.name}: its manifest lists the output {missing[0][:40]!r}, which it lacks")
     sha256, card = hashlib.sha256(data).hexdigest(), _card(path)
 
     made = partial(Model, manifest, sha256, card, kernels=kernels)
@@ -140,19 +146,26 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise ModelError(f"no model file {path.name}; set MODEL to one, or train and export it")
     try:
-        if path.stat().st_size > onnxfile.MOST_BYTES:
-            raise ModelError(f"{path.name} is larger than any ONNX file in one piece can be")
-        return path.read_bytes()
+        return read_file(path, onnxfile.MOST_BYTES)
+    except FileNotFoundError:
+        raise ModelError(f"no model file {path.name}; set MODEL to one, or train and export it") from None
     except OSError as error:
         raise ModelError(f"{path.name} cannot be read: {error.strerror}") from None
 
 
 def _card(path: Path) -> str | None:
+    """Read the model card beside a model file; None where there is none that is a plain file."""
     card = path.with_suffix(".md")
-    return card.read_text("utf-8", errors="replace") if card.is_file() else None
+    try:
+        # Through a link, whoever may write into MODELS would have any file of the server's shown.
+        return read_file(card, MOST_OF_A_CARD, links=False).decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        log.warning("the card %s is not shown: %s", card.name, reason)
+        return None
 
 
 def _options(threads: int) -> Any:

@@ -1,57 +1,77 @@
 // The part of Markdown that model cards use: headings, paragraphs, lists, tables, fenced code; in a line
 // code, strong, emphasis and links. Everything becomes nodes and text, never markup, and links lead to
-// the web only.
+// the web only. A card may come from a stranger, so the time taken grows no faster than its length: no
+// part of INLINE can run past the character that it begins with, and lines are read, not taken out.
 
 import { make } from "./dom.js";
 
-const INLINE = /`([^`]+)`|\*\*([^*]+)\*\*|\*([^*\s][^*]*)\*|\[([^\]]+)\]\(([^)\s]+)\)/;
+const INLINE = /`([^`]+)`|\*\*([^*]+)\*\*|\*([^*\s][^*]*)\*|\[([^[\]]+)\]\(([^()\s]+)\)/g;
 const BREAKS = /^(#{1,6} |```|\s*[-*+] |\s*\d+[.)] |\|)/; // what ends a paragraph without a blank line
+const MOST_COLUMNS = 50; // a table is laid out in the time of its rows times its columns
+const MOST_SPANS = 10_000; // of a line, each an argument of one call
 
 /** A fragment of `text`, its first level of headings at `level`. */
 export function render(text, level = 3) {
-  const lines = text.replaceAll("\r", "").split("\n");
+  const lines = new Lines(text.replaceAll("\r", "").split("\n"));
   const fragment = document.createDocumentFragment();
-  while (lines.length) {
-    const line = lines[0];
-    if (!line.trim()) lines.shift();
+  for (let line; (line = lines.first) !== undefined; ) {
+    if (!line.trim()) lines.next();
     else if (line.startsWith("```")) fragment.append(fenced(lines));
-    else if (/^#{1,6} /.test(line)) fragment.append(heading(lines.shift(), level));
-    else if (line.startsWith("|")) fragment.append(table(takeWhile(lines, (l) => l.startsWith("|"))));
+    else if (/^#{1,6} /.test(line)) fragment.append(heading(lines.next(), level));
+    else if (line.startsWith("|")) fragment.append(table(lines.takeWhile((l) => l.startsWith("|"))));
     else if (/^\s*([-*+]|\d+[.)]) /.test(line)) fragment.append(list(lines));
     else {
-      lines.shift();
-      const rest = takeWhile(lines, (l) => l.trim() && !BREAKS.test(l));
+      lines.next();
+      const rest = lines.takeWhile((l) => l.trim() && !BREAKS.test(l));
       fragment.append(make("p", {}, ...inline([line, ...rest].join(" "))));
     }
   }
   return fragment;
 }
 
-/** Removes lines from the front of `lines` while `holds`, and returns them. */
-function takeWhile(lines, holds) {
-  const end = lines.findIndex((line) => !holds(line));
-  return lines.splice(0, end < 0 ? lines.length : end);
+/** Lines that are read from the first to the last; `first` is undefined after that. */
+class Lines {
+  #all;
+  #at = 0;
+
+  constructor(all) {
+    this.#all = all;
+  }
+
+  get first() {
+    return this.#all[this.#at];
+  }
+
+  next() {
+    return this.#all[this.#at++];
+  }
+
+  takeWhile(holds) {
+    const from = this.#at;
+    while (this.#at < this.#all.length && holds(this.first)) this.#at++;
+    return this.#all.slice(from, this.#at);
+  }
 }
 
 function fenced(lines) {
-  lines.shift();
-  const code = takeWhile(lines, (line) => !line.startsWith("```"));
-  lines.shift();
+  lines.next();
+  const code = lines.takeWhile((line) => !line.startsWith("```"));
+  lines.next();
   return make("pre", { tabindex: "0", role: "group", "aria-label": "Code" }, make("code", {}, code.join("\n")));
 }
 
 function heading(line, level) {
-  const [, marks, text] = /^(#+) (.*)$/.exec(line);
-  return make(`h${Math.min(6, marks.length + level - 1)}`, {}, ...inline(text));
+  const marks = line.indexOf(" ");
+  return make(`h${Math.min(6, marks + level - 1)}`, {}, ...inline(line.slice(marks + 1)));
 }
 
 function list(lines) {
-  const ordered = /^\s*\d/.test(lines[0]);
+  const ordered = /^\s*\d/.test(lines.first);
   const marker = ordered ? /^\s*\d+[.)] / : /^\s*[-*+] /;
   const element = make(ordered ? "ol" : "ul");
-  while (lines.length && marker.test(lines[0])) {
-    const first = lines.shift().replace(marker, "");
-    const rest = takeWhile(lines, (line) => line.trim() && !BREAKS.test(line));
+  while (lines.first !== undefined && marker.test(lines.first)) {
+    const first = lines.next().replace(marker, "");
+    const rest = lines.takeWhile((line) => line.trim() && !BREAKS.test(line));
     element.append(make("li", {}, ...inline([first, ...rest.map((line) => line.trim())].join(" "))));
   }
   return element;
@@ -59,32 +79,37 @@ function list(lines) {
 
 function table(lines) {
   const rows = lines.map((line) =>
-    line.replace(/^\|/, "").replace(/\|\s*$/, "").split("|").map((cell) => cell.trim()),
+    line.slice(1).replace(/\|\s*$/, "").split("|", MOST_COLUMNS).map((cell) => cell.trim()),
   );
   const ruled = rows.length > 1 && rows[1].every((cell) => /^:?-+:?$/.test(cell));
   const [head, body] = ruled ? [rows[0], rows.slice(2)] : [[], rows];
   const row = (cells, tag) =>
     make("tr", {}, ...cells.map((cell) => make(cell ? tag : "td", {}, ...inline(cell))));
+  const whole = make("tbody");
+  for (const cells of body) whole.append(row(cells, "td"));
   return make(
     "div.scroll", { tabindex: "0", role: "group", "aria-label": "Table" },
     make("table", {},
       head.length > 0 && make("thead", {}, row(head, "th")),
-      make("tbody", {}, ...body.map((cells) => row(cells, "td")))),
+      whole),
   );
 }
 
 function inline(text) {
   const nodes = [];
-  for (let found; (found = INLINE.exec(text)); text = text.slice(found.index + found[0].length)) {
+  let end = 0;
+  for (const found of text.matchAll(INLINE)) {
     const [whole, code, strong, emphasis, label, target] = found;
-    nodes.push(text.slice(0, found.index));
+    nodes.push(text.slice(end, found.index));
+    end = found.index + whole.length;
     if (code) nodes.push(make("code", {}, code));
     else if (strong) nodes.push(make("strong", {}, ...inline(strong)));
     else if (emphasis) nodes.push(make("em", {}, ...inline(emphasis)));
     else if (/^https?:\/\//i.test(target)) {
       nodes.push(make("a", { href: target, rel: "noreferrer noopener" }, ...inline(label)));
     } else nodes.push(target.includes(":") ? whole : label); // a path leads nowhere from here
+    if (nodes.length > MOST_SPANS) break;
   }
-  nodes.push(text);
+  nodes.push(text.slice(end));
   return nodes.filter((node) => node !== "");
 }

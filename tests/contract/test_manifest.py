@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.manifest import MANIFEST_VERSION, Manifest, ManifestError, Metrics, Tensor
+from contract.manifest import (
+    CONTROL,
+    MANIFEST_VERSION,
+    MOST_CHARACTERS,
+    MOST_INTEGER,
+    Manifest,
+    ManifestError,
+    Metrics,
+    Tensor,
+)
 from contract.recipe import DEFAULT_RECIPE, RECIPES
 
 MANIFEST = Manifest(
@@ -30,31 +39,36 @@ MANIFEST = Manifest(
 
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
 text = st.text(st.characters(codec="utf-8"), max_size=20)
+plain = text.filter(lambda value: not CONTROL.search(value))  # of what is shown
+integers = st.integers(-MOST_INTEGER, MOST_INTEGER)
+positive = st.integers(1, MOST_INTEGER)
 levels = st.floats(0, 255)
 shares = st.floats(0, 1)
 measured = st.builds(
     lambda data, images, crops, share: Metrics(data, images, crops, min(share), max(share)),
-    text,
-    st.integers(1),
-    st.integers(1),
+    plain,
+    positive,
+    positive,
     st.tuples(shares, shares),
 )
 records = st.dictionaries(
-    text, st.one_of(text, st.integers(), st.floats(allow_nan=False), st.none()), max_size=4
+    text,
+    st.one_of(text, integers, st.floats(allow_nan=False, allow_infinity=False), st.none()),
+    max_size=4,
 )
 tensors = st.builds(
-    Tensor, text, text, st.lists(st.none() | st.integers(1, 9999), max_size=4).map(tuple), text
+    Tensor, plain, plain, st.lists(st.none() | st.integers(1, 9999), max_size=4).map(tuple), plain
 )
 manifests = st.builds(
     Manifest,
     name=names,
-    version=st.integers(1),
+    version=positive,
     architecture=records,
-    classes=st.lists(text, min_size=2, max_size=20, unique=True).map(tuple),
+    classes=st.lists(plain, min_size=2, max_size=20, unique=True).map(tuple),
     recipe=st.sampled_from(list(RECIPES.values())),
     mean=st.tuples(levels, levels, levels),
     std=st.tuples(*[st.floats(0, 1e6, exclude_min=True)] * 3),
-    opset=st.integers(),
+    opset=integers,
     precision=st.sampled_from(["fp32", "fp16", "int8"]),
     inputs=st.lists(tensors, min_size=1, max_size=3).map(tuple),
     outputs=st.lists(tensors, min_size=1, max_size=3).map(tuple),
@@ -172,6 +186,98 @@ def test_numbers_that_are_none_are_refused(key: str, value: str) -> None:
         Manifest.from_json(record)
 
 
+UNENCODABLE = (
+    "architecture",
+    "training",
+    "parity",
+    "classes.0",
+    "metrics.0.data",
+    "outputs.0.meaning",
+    "name",
+)
+SHOWN = (
+    "classes.0",
+    "metrics.0.data",
+    "inputs.0.name",
+    "outputs.0.dtype",
+    "outputs.0.meaning",
+    "precision",
+)
+
+
+@pytest.mark.parametrize("path", UNENCODABLE)
+def test_surrogates_are_refused_wherever_they_are(path: str) -> None:
+    value: Any = "a\ud800b" if "." in path or path == "name" else {"a": [{"b": "\udfff"}]}
+    with pytest.raises(ManifestError, match="not Unicode") as raised:
+        Manifest.from_json(changed(path, value))
+    str(raised.value).encode()  # the message itself is shown by /health
+
+
+@pytest.mark.parametrize("path", ["architecture", "preprocessing"])
+def test_a_surrogate_in_the_name_of_a_field_is_refused(path: str) -> None:
+    with pytest.raises(ManifestError, match="not Unicode") as raised:
+        Manifest.from_json(changed(f"{path}.\udc80", 1))
+    str(raised.value).encode()
+
+
+@pytest.mark.parametrize("path", SHOWN)
+@pytest.mark.parametrize("sign", ["\0", "\n", "\x1b[31m", "\x7f", "\x9b", "\u2028", "\u202e", "\u2066"])
+def test_control_characters_are_refused_in_what_is_shown(path: str, sign: str) -> None:
+    with pytest.raises(ManifestError, match="control characters") as raised:
+        Manifest.from_json(changed(path, f"a{sign}b"))
+    assert sign not in str(raised.value)
+
+
+@pytest.mark.parametrize("path", SHOWN)
+def test_long_texts_are_refused_in_what_is_shown(path: str) -> None:
+    Manifest.from_json(changed(path, "x" * 1000))
+    with pytest.raises(ManifestError, match=r"1,001 characters; 1,000 are allowed"):
+        Manifest.from_json(changed(path, "x" * 1001))
+
+
+@pytest.mark.parametrize(
+    "number", ["NaN", "Infinity", "-Infinity", "1e999", "9007199254740992", "9" * 4000]
+)
+@pytest.mark.parametrize("key", ["architecture", "training", "parity", "version", "opset"])
+def test_numbers_that_other_readers_cannot_hold_are_refused(key: str, number: str) -> None:
+    value: Any = "#" if key in {"version", "opset"} else {"deep": [{"number": "#"}]}
+    with pytest.raises(ManifestError, match=r"number|integer"):
+        Manifest.from_json(changed(key, value).replace('"#"', number))
+
+
+def test_an_integer_of_thousands_of_digits_is_refused() -> None:
+    with pytest.raises(ManifestError, match="not JSON"):
+        Manifest.from_json(changed("version", "#").replace('"#"', "9" * 5000))
+
+
+@pytest.mark.parametrize("depth", [22, 500, 100_000])
+@pytest.mark.parametrize(("opened", "closed"), [('{"a":', "}"), ("[", "]")])
+def test_deep_nesting_is_refused(depth: int, opened: str, closed: str) -> None:
+    text = opened * depth + "1" + closed * depth
+    for manifest in (text, changed("training", "#").replace('"#"', text)):
+        with pytest.raises(ManifestError, match="nested more than 20 deep"):
+            Manifest.from_json(manifest)
+
+
+def test_a_manifest_of_more_than_two_million_characters_is_refused() -> None:
+    Manifest.from_json(changed("training", {"log": "x" * (MOST_CHARACTERS - 2000)}))
+    with pytest.raises(ManifestError, match=r"2,000,000 are allowed"):
+        Manifest.from_json(changed("training", {"log": "x" * MOST_CHARACTERS}))
+
+
+@pytest.mark.parametrize("size", [0, -5])
+def test_sizes_below_one_are_refused(size: int) -> None:
+    with pytest.raises(ManifestError, match="outputs has a shape"):
+        Manifest.from_json(changed("outputs.0.shape", [None, size]))
+
+
+def test_a_long_value_is_not_repeated_in_the_message() -> None:
+    for path in ("preprocessing.id", "preprocessing.filter", "opset", "name"):
+        with pytest.raises(ManifestError) as raised:
+            Manifest.from_json(changed(path, "x" * 100_000))
+        assert len(str(raised.value)) < 400
+
+
 @pytest.mark.parametrize("text", ["", "{", "null", "[]", "3", '"manifest"', "{}"])
 def test_what_is_no_manifest_is_refused(text: str) -> None:
     with pytest.raises(ManifestError, match="manifest"):
@@ -201,6 +307,9 @@ def test_an_id_whose_spelled_out_values_disagree_is_refused(key: str, value: Any
         ({"mean": (0.0, 0.0, 300.0)}, "mean"),
         ({"std": (0.0, 1.0, 1.0)}, "std"),
         ({"inputs": ()}, "inputs"),
+        ({"training": {"loss": float("nan")}}, "loss"),
+        ({"parity": {"largest": float("inf")}}, "largest"),
+        ({"classes": ("a\udcff", "b")}, "classes"),
     ],
 )
 def test_nonsense_cannot_be_written_either(change: dict[str, Any], field: str) -> None:

@@ -116,10 +116,21 @@ def test_shapes_that_lie() -> None:
         with pytest.raises(OnnxError, match="no valid shape"):
             tensor_of(name="w", data_type=1, dims=shape)
     packed = bytes([1 << 3 | 2]) + varint(1_000_000) + b"\x01" * 1_000_000
-    with pytest.raises(OnnxError, match="too many dimensions"):
+    with pytest.raises(OnnxError, match="a list of numbers is too long"):
         onnxfile._Reader().tensor(memoryview(packed))
     for parts in ({"raw_data": b"1234"}, {"float_data": [0.0] * 3}, {"float_data": [0.0] * 10_000}, {}):
         with pytest.raises(OnnxError, match="not as long as its shape says"):
             tensor_of(name="w", data_type=1, dims=[2**31 - 1, 2**31 - 1], **parts).values()
         with pytest.raises(OnnxError, match="not as long as its shape says"):
             tensor_of(name="w", data_type=1, dims=[2], **parts).values()
+
+
+@pytest.mark.parametrize(("wire", "size"), [(5, 4), (1, 8)])
+def test_numbers_of_a_fixed_size_are_no_packed_ones(wire: int, size: int) -> None:
+    """protobuf ignores a field of the wrong wire type: what is read here must not be another shape."""
+    shape = bytes([1 << 3 | wire]) + b"\x01" * size
+    with pytest.raises(OnnxError, match="a number where there should be"):
+        onnxfile._Reader().tensor(memoryview(shape))
+    ints = bytes([8 << 3 | wire]) + b"\x01" * size
+    with pytest.raises(OnnxError, match="a number where there should be"):
+        onnxfile._Reader().attribute(memoryview(ints))

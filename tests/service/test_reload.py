@@ -1,5 +1,6 @@
 """A new model takes over without a request lost, a bad one changes nothing, a hanging one ends it all."""
 
+import asyncio
 import hashlib
 import itertools
 import shutil
@@ -8,21 +9,23 @@ import socket
 import threading
 import time
 import weakref
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
-import numpy as np
 import pytest
-from onnx import TensorProto, helper
 
-from service.session import load_model
+from service.metrics import Metrics
+from service.repository import Repository, read_all
+from service.session import Model, ModelError, load_model
+from service.settings import Settings
 from tests.service.answers import check
 from tests.service.images import encoded, noise, plain
 from tests.service.inside import inside
-from tests.service.models import numbered, write_model
-from tests.service.server import Server, serving
+from tests.service.models import numbered
+from tests.service.server import ROOT, Server, serving
 
 
 def wait_for(server: Server, version: int) -> None:
@@ -139,42 +142,32 @@ def test_a_load_goes_on_when_whoever_asked_for_it_has_gone(model_file: Path, tmp
                 pass
 
 
-def hanging(target: Path) -> Path:
-    """Takes minutes over one bright picture, out of the operators that are let in: its mean times 200,000
-    numbers are raised to a power, 1,000 times over. On a black one it is a single number.
+HANGING = """
+import ctypes, onnxruntime
+real = onnxruntime.InferenceSession.run
+def run(self, outputs, feed, *rest):
+    if feed["images"].mean() > 150:
+        ctypes.CDLL(None).sleep(600)
+    return real(self, outputs, feed, *rest)
+onnxruntime.InferenceSession.run = run
+"""
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> str:
+    """PYTHONPATH of a server whose native code hangs over a bright picture, but not over a black one.
+
+    No file that is let in does that: what its network computes is bounded (see test_onnxcost.py).
     """
-    classes, size = ("this", "that"), 224 * 224 * 3
-    constants = {
-        "many": np.full((size, 1), 200_000 / size, np.float32),
-        "one": np.ones(1, np.int64),
-        "power": np.float32(1.0001),
-        "start": np.float32(0.5),
-        "row": np.array([1, -1], np.int64),
-        "column": np.array([-1, 1], np.int64),
-        "flatly": np.array([-1], np.int64),
-        "nothing": np.zeros((size, len(classes)), np.float32),
-    }
-    nodes = [
-        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("Flatten", ["pixels"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "many"], ["level"]),
-        helper.make_node("Cast", ["level"], ["whole"], to=TensorProto.INT64),
-        helper.make_node("Reshape", ["whole", "flatly"], ["list"]),
-        helper.make_node("Add", ["list", "one"], ["count"]),  # of numbers; one image is meant to come alone
-        helper.make_node("Expand", ["start", "count"], ["x0"]),
-        *(helper.make_node("Pow", [f"x{i}", "power"], [f"x{i + 1}"]) for i in range(1000)),
-        helper.make_node("Reshape", ["x1000", "row"], ["across"]),
-        helper.make_node("Reshape", ["x1000", "column"], ["down"]),
-        helper.make_node("Gemm", ["across", "down"], ["sum"]),
-        helper.make_node("Gemm", ["flat", "nothing"], ["zeros"]),
-        helper.make_node("Mul", ["zeros", "sum"], ["probabilities"]),
-    ]
-    return write_model(target, classes, nodes, constants)
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(HANGING)
+    return f"{tmp_path / 'path'}:{ROOT}"
 
 
-def test_a_network_that_hangs_does_not_hold_up_a_stop(tmp_path: Path) -> None:
-    model = hanging(tmp_path / "hanging.onnx")
-    with serving(tmp_path / "log", model, drain_timeout_s=1) as server:
+def test_a_network_that_hangs_does_not_hold_up_a_stop(
+    model_file: Path, hanging: str, tmp_path: Path
+) -> None:
+    with serving(tmp_path / "log", model_file, pythonpath=hanging, drain_timeout_s=1) as server:
         with pytest.raises(httpx.TimeoutException):
             server.client.post("/predict", content=plain(200), timeout=0.5)
         server.process.terminate()
@@ -182,11 +175,46 @@ def test_a_network_that_hangs_does_not_hold_up_a_stop(tmp_path: Path) -> None:
         assert "the process ends without it" in server.log
 
 
-def test_a_network_that_hangs_ends_the_process(tmp_path: Path) -> None:
+def test_a_network_that_hangs_ends_the_process(model_file: Path, hanging: str, tmp_path: Path) -> None:
     """The request gets its 504; then the process ends with 1, so that a supervisor starts another."""
-    model = hanging(tmp_path / "hanging.onnx")
-    with serving(tmp_path / "log", model, request_timeout_s=1) as server:
+    with serving(tmp_path / "log", model_file, pythonpath=hanging, request_timeout_s=1) as server:
         assert server.client.post("/predict", content=plain(0)).status_code == 200
         check(server.client.post("/predict", content=plain(200)), 504, "deadline")
         assert server.process.wait(10) == 1
         assert "does not answer any more" in server.log
+
+
+def test_a_file_that_takes_too_long_to_load_holds_up_no_other(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.repository.LOAD_TIMEOUT_S", 3)
+    for name in ("slow", "other"):
+        shutil.copy(model_file, tmp_path / f"{name}.onnx")
+    going_on, begun, hangs = threading.Event(), threading.Semaphore(0), threading.Event()
+
+    def load(path: Path) -> Model:
+        if path.stem == "slow" and hangs.is_set():
+            begun.release()
+            assert going_on.wait(60)
+        return load_model(path, "cpu", 1)
+
+    settings = Settings(models=tmp_path)
+    found = read_all(settings, load)
+    hangs.set()
+
+    async def try_out() -> None:
+        repository = Repository(settings, found, load, Metrics())
+        for attempt in (0, 1):
+            with pytest.raises(ModelError, match=r"slow\.onnx takes more than 3 s to load"):
+                await repository.load("slow")
+            await repository.unload("other")
+            await repository.load("other")
+            assert repository.find("slow").name.version == 3, "what was there is served"
+            assert begun.acquire(blocking=False) == (attempt == 0), "one thread for one file"
+        going_on.set()
+        while repository.sources[1].error:
+            with suppress(ModelError):
+                await repository.load("slow")
+        await repository.close()
+
+    asyncio.run(asyncio.wait_for(try_out(), 60))
