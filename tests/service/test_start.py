@@ -14,6 +14,7 @@ import onnx
 import pytest
 
 from contract.manifest import METADATA_KEY
+from tests.checkout import free_port, healthy
 from tests.service.server import COMMAND, ROOT, environ, refused, serving
 
 NO_GPU = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="a GPU has tests of its own")
@@ -126,7 +127,7 @@ serve(Settings.from_environ(), bound("127.0.0.1", 0), ready)
 
 @contextmanager
 def loading(model: Path, folder: Path, **settings: object) -> Iterator[subprocess.Popen[str]]:
-    """A service that has begun to read the first of six models; its log is on stdout."""
+    """A service that has begun to read the first of six models; its log is on stdout, and stderr too."""
     for version in range(1, 7):
         (folder / f"tiny/{version}").mkdir(parents=True)
         shutil.copy(model, folder / f"tiny/{version}/model.onnx")
@@ -134,6 +135,7 @@ def loading(model: Path, folder: Path, **settings: object) -> Iterator[subproces
         COMMAND,
         env=environ(models=folder, log_format="json", **settings),
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
     ) as process:
         assert process.stdout is not None
@@ -161,3 +163,57 @@ def test_a_stop_while_workers_read_their_models(model_file: Path, tmp_path: Path
         rest, _ = process.communicate(timeout=20)  # to the end: both workers have it open too
         assert process.returncode == 0
         assert " on http://" not in rest
+
+
+def test_a_stop_while_models_are_read(model_file: Path, tmp_path: Path) -> None:
+    with loading(model_file, tmp_path) as process:
+        for _signal in range(3):
+            process.terminate()
+        assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_port_that_another_takes_meanwhile(model_file: Path, tmp_path: Path, workers: int) -> None:
+    """Both had it bound, which is allowed as long as none listens."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        with loading(model_file, tmp_path, port=port, workers=workers, threads=1) as process:
+            other.listen()
+            rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"error: cannot listen on 127.0.0.1:{port}: Address already in use" in rest
+    assert "Traceback" not in rest
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams(model_file: Path, closed: str, log_format: str) -> None:
+    port = free_port()
+    with subprocess.Popen(
+        ["bash", "-c", f'exec "$@" {closed}', "-", *COMMAND],
+        env=environ(model=model_file, port=port, log_format=log_format),
+    ) as process:
+        while not healthy(port):
+            assert process.poll() is None
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def test_a_reader_of_stdout_that_has_gone(model_file: Path, tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    port = free_port()
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(
+            COMMAND, env=environ(model=model_file, port=port), stdout=writes, stderr=log
+        ) as process,
+    ):
+        os.close(writes)
+        while not healthy(port):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+        process.terminate()
+        assert process.wait(20) == 0
+    assert (tmp_path / "log").read_text() == ""

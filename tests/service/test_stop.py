@@ -1,7 +1,8 @@
 """How the service ends: what is under way is answered, and the rest is told."""
 
 import signal
-import socket
+import time
+from itertools import cycle
 from pathlib import Path
 
 import httpx
@@ -10,7 +11,7 @@ import pytest
 from tests.service.answers import check
 from tests.service.images import plain
 from tests.service.server import serving
-from tests.service.wire import answer_on, half_sent, wait_until_inside
+from tests.service.wire import POST, answer_on, connect, half_sent
 
 
 def test_a_signal_right_after_the_line_is_not_lost(model_file: Path, tmp_path: Path) -> None:
@@ -19,19 +20,30 @@ def test_a_signal_right_after_the_line_is_not_lost(model_file: Path, tmp_path: P
         assert server.process.wait(20) == 0
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_signals_ends_with_0(model_file: Path, tmp_path: Path, workers: int) -> None:
+    """To the last moment, in which Python takes its handlers down."""
+    with serving(tmp_path / "log", model_file, workers=workers, threads=1) as server:
+        for number in cycle((signal.SIGTERM, signal.SIGHUP, signal.SIGINT)):
+            if server.process.poll() is not None:
+                break
+            server.process.send_signal(number)
+            time.sleep(0.005)
+        assert server.process.returncode == 0
+        assert server.log == ""
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_requests_finish_and_ends_with_0(
     model_file: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     data = plain(100)
     with serving(tmp_path / "log", model_file, max_queue=4) as server:
-        host, port = server.address.removeprefix("http://").split(":")
-        connections = [socket.create_connection((host, int(port)), timeout=10) for _ in range(4)]
+        connections = [connect(server) for _ in range(4)]
         for connection in connections:
-            connection.sendall(
-                b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data)
-            )
-        wait_until_inside(server, 4)
+            head = POST + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(data)
+            connection.sendall(head)
+            assert connection.recv(100).startswith(b"HTTP/1.1 100 "), "it is under way"
         server.process.send_signal(number)
         for connection in connections:
             connection.sendall(data)

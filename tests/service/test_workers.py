@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.server import bound, listen
 from service.workers import gpu_for
 from tests.service.images import plain
 from tests.service.models import numbered
@@ -61,6 +62,64 @@ def test_one_that_dies_is_replaced(server: Server) -> None:
         pass
     assert ask(server) == 3
     assert "ended with -9" in server.log
+
+
+def test_copies_of_a_listener_do_not_make_it_block() -> None:
+    with bound("127.0.0.1", 0) as listener:
+        listen(listener, 5)
+        listener.dup().close()
+        assert not os.get_blocking(listener.fileno())
+
+
+def listener_blocks(server: Server) -> bool:
+    """As all processes that have it open see it."""
+    inodes = [line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines() if " 0A " in line]
+    for opened in Path(f"/proc/{server.process.pid}/fd").iterdir():
+        if str(opened.readlink()).removeprefix("socket:[").removesuffix("]") in inodes:
+            facts = Path(f"/proc/{server.process.pid}/fdinfo/{opened.name}").read_text()
+            return not int(facts.split("flags:")[1].split()[0], 8) & os.O_NONBLOCK
+    return False
+
+
+def wait_for_workers(server: Server) -> None:
+    while metrics(server)["alexnet_workers"] != 2:
+        pass
+
+
+def test_a_worker_that_starts_does_not_stop_the_other(server: Server) -> None:
+    for _time in range(2):
+        dead, healthy = children(server)
+        os.kill(dead, signal.SIGKILL)
+        while len(children(server)) < 2 or dead in children(server):
+            pass
+        with ThreadPoolExecutor(1) as pool:
+            started = pool.submit(wait_for_workers, server)
+            while not started.done():
+                assert not listener_blocks(server)
+            started.result()
+        assert [ask(server) for _request in range(20)] == [3] * 20
+        assert healthy in children(server)
+
+
+def test_a_worker_that_is_stopped_is_replaced(model_file: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "log", model_file, workers=2, threads=1, request_timeout_s=1) as server:
+        stopped, healthy = children(server)
+        os.kill(stopped, signal.SIGSTOP)
+        while stopped in children(server) or len(children(server)) < 2:
+            pass
+        assert healthy in children(server)
+        assert "worker 0 has not answered for 5 s and is killed" in server.log
+        assert ask(server) == 3
+
+
+def test_a_worker_that_is_stopped_does_not_hold_up_the_end(model_file: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "log", model_file, workers=2, threads=1, drain_timeout_s=1) as server:
+        pids = children(server)
+        os.kill(pids[1], signal.SIGSTOP)
+        server.process.terminate()
+        assert server.process.wait(30) == 1
+        assert "worker 1 does not stop and is killed" in server.log
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 def test_a_reload_reaches_all_and_a_stop_ends_all(server: Server, model_file: Path, tmp_path: Path) -> None:

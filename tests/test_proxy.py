@@ -1,0 +1,161 @@
+"""docker/haproxy.cfg in a real HAProxy, in front of replicas that do what it is to cope with."""
+
+import json
+import os
+import resource
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.proxy import proxy
+
+OF_ONE_ADDRESS = 2000
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(autouse=True)
+def haproxy() -> None:
+    if not shutil.which("haproxy"):
+        assert not os.environ.get("CI"), "CI installs haproxy"
+        pytest.skip("haproxy is not installed; Debian's package haproxy has it")
+
+
+class Replica(BaseHTTPRequestHandler):
+    """Is healthy, and answers a POST with how much has come."""
+
+    protocol_version = "HTTP/1.1"
+    seen: list[str]
+
+    def do_GET(self) -> None:
+        self.answer(b"ok")
+
+    def do_POST(self) -> None:
+        self.seen.append(self.path)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(b"%d" % len(body))
+
+    def answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def handle(self) -> None:
+        with suppress(ConnectionResetError):  # HAProxy's checks end so
+            super().handle()
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        pass
+
+
+class Mortal(Replica):
+    """Ends, for its client, in the middle of a POST."""
+
+    def do_POST(self) -> None:
+        self.seen.append(self.path)
+        self.close_connection = True
+
+
+@contextmanager
+def replica(kind: type[Replica], seen: list[str]) -> Iterator[ThreadingHTTPServer]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("One", (kind,), {"seen": seen})) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def address(server: ThreadingHTTPServer) -> str:
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+def connected(to: str, source: str, count: int) -> list[socket.socket]:
+    host, _, port = to.removeprefix("http://").partition(":")
+    return [socket.create_connection((host, int(port)), 30, (source, 0)) for _ in range(count)]
+
+
+def logged(file: Path) -> list[dict[str, str]]:
+    """Each request; HAProxy's own messages are no JSON."""
+    lines = file.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
+
+
+def test_a_request_that_ends_its_replica_is_not_sent_to_another() -> None:
+    seen: list[str] = []
+    with ExitStack() as stack:
+        replicas = [stack.enter_context(replica(Mortal, seen)) for _ in range(3)]
+        at = stack.enter_context(proxy(*map(address, replicas)))
+        answer = httpx.post(f"{at}/predict", content=bytes(1000), timeout=30)
+        assert (answer.status_code, answer.json()["code"]) == (502, "not_ready")
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert seen == ["/predict"]
+
+
+def test_a_request_whose_replica_has_gone_is_sent_to_another(tmp_path: Path) -> None:
+    seen: list[str] = []
+    with (tmp_path / "log").open("w") as log, ExitStack() as stack:
+        first, second = (stack.enter_context(replica(Replica, seen)) for _ in range(2))
+        at = stack.enter_context(proxy(address(first), address(second), log=log))
+        first.shutdown()
+        first.server_close()
+        answers = [httpx.post(f"{at}/predict", content=bytes(9), timeout=30) for _ in range(4)]
+        assert [answer.text for answer in answers] == ["9"] * 4
+        assert len(seen) == 4
+        while not any(line["retries"] != "0" for line in logged(tmp_path / "log")):
+            pass
+
+
+def test_a_body_larger_than_what_is_waited_for_arrives(tmp_path: Path) -> None:
+    with replica(Replica, []) as server, proxy(address(server)) as at:
+        assert httpx.post(f"{at}/predict", content=bytes(3_000_000), timeout=30).text == "3000000"
+
+
+def test_one_address_cannot_take_every_connection() -> None:
+    """And those that send no request are closed within seconds."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 10_000), hard))
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        server = stack.enter_context(replica(Replica, []))
+        at = stack.enter_context(proxy(address(server)))
+        taken = connected(at, "127.0.0.2", OF_ONE_ADDRESS)
+        for one in taken:
+            stack.enter_context(one)
+            one.sendall(b"G")
+        with suppress(ConnectionResetError):
+            refused = stack.enter_context(connected(at, "127.0.0.2", 1)[0])
+            assert refused.recv(1) == b"", "one too many"
+        taken[0].setblocking(False)
+        with pytest.raises(BlockingIOError):  # the others have their time
+            taken[0].recv(1)
+        assert httpx.get(f"{at}/health/live", timeout=30).status_code == 200
+        taken[0].settimeout(20)
+        assert taken[0].recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("path", ["/" + "a" * 60_000, "/" + '"' * 20_000, "/%0a%1b", "/a?key=secret"])
+def test_every_log_line_is_json(tmp_path: Path, path: str) -> None:
+    with (
+        replica(Replica, []) as server,
+        (tmp_path / "log").open("w") as log,
+        proxy(address(server), log=log) as at,
+    ):
+        (one,) = connected(at, "127.0.0.1", 1)
+        with one:
+            one.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            while one.recv(65536):
+                pass
+        wanted = path.partition("?")[0][:1000]
+        while wanted not in [line["path"] for line in logged(tmp_path / "log")]:
+            pass
