@@ -6,6 +6,8 @@ import math
 import os
 import sys
 import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -13,27 +15,47 @@ import numpy as np
 
 from contract.picture import ImageError, InvalidImage, TooManyPixels, UnsupportedImage
 from contract.recipe import Recipe
-from service.crops import BYTES_PER_PIXEL, Cropped, Then, too_long
+from service.crops import BYTES_PER_PIXEL, Cropped, SlowPicture, Then, too_long
 from service.logs import log
+from service.slow import SlowWork
+from service.stdio import real_stderr
 
 # Of a process, beside the picture itself: its body twice, what profiles and parsers take.
 _OVERHEAD: Final = 150_000_000
 _START_S: Final = 60.0
 _RESTART_S: Final = 1.0  # between attempts to start a process, when it does not start
+_PAUSE_S: Final = 0.1  # before a second attempt
+_DECODING: Final = "decoding"  # the name of tasks that may wait for a process
+_BROKEN: Final = "decoding the image ended the process that did it; it is broken"
 _ERRORS: Final = {kind.__name__: kind for kind in (UnsupportedImage, InvalidImage, TooManyPixels)}
 
 Kept = TypeVar("Kept")
 
 
+class _Ended(Exception):
+    """The process has ended before its answer."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    data: bytes
+    recipe: Recipe
+    crops: int
+    slow: bool  # it may take long
+
+
 class Processes:
-    """`timeout` in seconds, 0 for none. What takes longer, or ends its process, is answered with
-    InvalidImage and the process is replaced; the pictures beside it are in others.
+    """`timeout` in seconds, 0 for none. What takes longer, or ends two processes one after the other, is
+    answered with InvalidImage and they are replaced; the pictures beside it are in others. Pictures that
+    take long have all processes but one at most.
     """
 
     def __init__(self, processes: int, max_pixels: int, timeout: float) -> None:
         self._max_pixels = max_pixels
         self._timeout = timeout
         self._count = processes
+        slow = max(1, processes - 1)
+        self._slow_work, self._slow_turns = SlowWork(slow), asyncio.Semaphore(slow)
         self._memory = max_pixels * BYTES_PER_PIXEL + _OVERHEAD
         self._idle: asyncio.Queue[asyncio.subprocess.Process] = asyncio.Queue()
         self._running: set[asyncio.subprocess.Process] = set()
@@ -58,67 +80,111 @@ class Processes:
             self._idle.put_nowait(process)
 
     async def decode(self, data: bytes, recipe: Recipe, crops: int, _then: Then | None = None) -> Cropped:
-        process = await self._idle.get()
-        while (
-            process.returncode is not None
-        ):  # ended while it had nothing to do: no fault of this picture's
-            self._replace(process)
-            process = await self._idle.get()
-        # A task of its own: whoever asked may go away, and the process is in the middle of an answer.
-        # This frame does not hold it: an error would hold the frame, and both the picture, until the
-        # collector comes.
-        return await asyncio.shield(
-            self._keep(asyncio.create_task(self._ask(process, data, recipe, crops)))
-        )
+        # Awaited in tasks of their own: whoever asked may go away, and the process is in the middle of an
+        # answer. This frame does not hold them: an error would hold the frame, and both the picture, until
+        # the collector comes.
+        try:
+            return await asyncio.shield(self._begin(await self._free(), data, recipe, crops))
+        except SlowPicture as slow:
+            seconds = slow.seconds
+        with ExitStack() as undo:
+            self._slow_work.add(seconds)
+            undo.callback(self._slow_work.remove, seconds)
+            await self._slow_turns.acquire()
+            undo.callback(self._slow_turns.release)
+            process = await self._free()
+            done = undo.pop_all()  # not when whoever asked has gone, but when the process has ended
+        return await asyncio.shield(self._begin(process, data, recipe, crops, done))
+
+    def _begin(
+        self,
+        process: asyncio.subprocess.Process,
+        data: bytes,
+        recipe: Recipe,
+        crops: int,
+        slow: ExitStack | None = None,
+    ) -> "asyncio.Task[Cropped]":
+        """`slow` is closed at the end; without it the task may raise SlowPicture."""
+        job = _Job(data, recipe, crops, slow is not None)
+        task = self._keep(asyncio.create_task(self._decode(process, job), name=_DECODING))
+        if slow is not None:
+            task.add_done_callback(lambda _task: slow.close())
+        return task
 
     async def close(self) -> None:
         self._closing = True
         for process in list(self._running):
             self._kill(process)
             await process.wait()
+        for task in self._tasks:
+            if task.get_name() == _DECODING:
+                task.cancel()  # it may wait for a process, and there are none any more
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _ask(
-        self, process: asyncio.subprocess.Process, data: bytes, recipe: Recipe, crops: int
-    ) -> Cropped:
+    async def _free(self) -> asyncio.subprocess.Process:
+        """-> a process that has nothing to do. Those that have ended meanwhile are replaced."""
+        while _has_ended(process := await self._idle.get()):
+            self._replace(process)
+        return process
+
+    async def _decode(self, process: asyncio.subprocess.Process, job: _Job) -> Cropped:
+        with suppress(_Ended):
+            return await self._ask(process, job)
+        # It may have been killed while it was idle, or for the memory that others took; they end soon too.
+        await asyncio.sleep(_PAUSE_S)
+        with suppress(_Ended):
+            return await self._ask(await self._free(), job)
+        raise InvalidImage(_BROKEN)
+
+    async def _ask(self, process: asyncio.subprocess.Process, job: _Job) -> Cropped:
         try:
             async with asyncio.timeout(self._timeout or None):
-                made = await self._exchange(process, data, recipe, crops)
-        except ImageError:
+                made = await self._exchange(process, job)
+        except (ImageError, SlowPicture):
             self._idle.put_nowait(process)
             raise
         except TimeoutError:
             log.warning("a picture takes longer than DECODE_TIMEOUT_MS to decode; its process is replaced")
             self._replace(process)
             raise too_long(self._timeout) from None
-        except Exception:  # it has ended, or what it says is not what it was asked for
+        except Exception as error:  # it has ended, or what it says is not what it was asked for
             self._kill(process)
             log.error("a process that decodes ended with %s and is replaced", await process.wait())
             self._replace(process)
-            raise InvalidImage("decoding the image ended the process that did it; it is broken") from None
+            if isinstance(error, ConnectionError | asyncio.IncompleteReadError):
+                raise _Ended from None
+            raise InvalidImage(_BROKEN) from None
         self._idle.put_nowait(process)
         return made
 
-    async def _exchange(
-        self, process: asyncio.subprocess.Process, data: bytes, recipe: Recipe, crops: int
-    ) -> Cropped:
-        """Raises ImageError, and anything else when the process has ended or says what it was not asked."""
+    async def _exchange(self, process: asyncio.subprocess.Process, job: _Job) -> Cropped:
+        """Raises ImageError, SlowPicture, and anything else when the process has ended or says what it was
+        not asked.
+        """
         asked, answers = process.stdin, process.stdout
         assert asked is not None
         assert answers is not None
-        job = {"bytes": len(data), "recipe": recipe.id, "max_pixels": self._max_pixels, "crops": crops}
-        asked.write(json.dumps(job).encode() + b"\n")
-        asked.write(data)
+        line = {
+            "bytes": len(job.data),
+            "recipe": job.recipe.id,
+            "max_pixels": self._max_pixels,
+            "crops": job.crops,
+            "slow": job.slow,
+        }
+        asked.write(json.dumps(line).encode() + b"\n")
+        asked.write(job.data)
         await asked.drain()
         head = json.loads(await answers.readuntil(b"\n"))
         if "error" in head:
             raise _ERRORS[head["error"]](head["detail"])
-        if head["bytes"] != math.prod((crops, recipe.crop, recipe.crop, 3)):
+        if "slow" in head:
+            raise SlowPicture(head["slow"])
+        if head["bytes"] != math.prod((job.crops, job.recipe.crop, job.recipe.crop, 3)):
             raise ValueError("not as many pixels as the crops have")
         pixels = await answers.readexactly(head["bytes"])
         made = list(np.frombuffer(pixels, np.uint8).reshape(head["shape"]))
-        return Cropped(made, head["width"], head["height"], head["format"], head["began"], head["ended"])
+        return Cropped(made, **head["facts"])
 
     async def _start(self) -> asyncio.subprocess.Process:
         root = Path(__file__).parents[1]
@@ -131,6 +197,7 @@ class Processes:
             *(sys.executable, "-m", "service.crops", str(self._memory)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            stderr=real_stderr(),
             env=environ,
             limit=1 << 20,
         )
@@ -145,6 +212,7 @@ class Processes:
             raise
         if self._closing:  # and those that run have been ended
             self._kill(process)
+            await process.wait()
         self._running.add(process)
         return process
 
@@ -176,3 +244,13 @@ class Processes:
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         return task
+
+
+def _has_ended(process: asyncio.subprocess.Process) -> bool:
+    """Asks the kernel: the loop learns of it later."""
+    if process.returncode is not None:
+        return True
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True

@@ -9,11 +9,23 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
+from contract.picture import Header
 from contract.recipe import Recipe
 from service.admission import PixelBudget
-from service.crops import BYTES_PER_PIXEL, Cropped, Then, decode_crops, too_long
+from service.crops import (
+    BYTES_PER_PIXEL,
+    SLOW_S,
+    Cropped,
+    SlowPicture,
+    Then,
+    decode_crops,
+    estimated_seconds,
+    too_long,
+)
+from service.errors import Overloaded
 from service.logs import log
-from service.priority import DECODING, give_way, keep_to_core
+from service.priority import DECODING, SLOW_DECODING, give_way, keep_to_core
+from service.slow import SlowWork
 from service.together import Together
 
 PATIENCE: Final = 0.025  # s that crops wait for others at most, while there are always more to be made
@@ -51,6 +63,7 @@ class _Job:
     crops: int
     then: Then | None
     answer: "asyncio.Future[Cropped]"
+    slow: float = 0.0  # estimated seconds, of a picture that the threads for slow ones have
     clock: _Clock | None = None  # since a thread has it
     timer: asyncio.TimerHandle | None = None
 
@@ -58,6 +71,9 @@ class _Job:
 class Threads:
     """`timeout` in seconds, 0 for none. A thread cannot be ended: a picture that takes too long is
     answered in time, but its thread is lost until the decoder is done with it.
+
+    Pictures that take long by their header have as many threads again, of a lower priority and with memory
+    of their own: they delay each other, and ordinary pictures hardly.
 
     Crops with a `then` wait for others until there are enough or nothing else is to be done, and the thread
     that finds so calls it: as many threads compute as there are cores, and nothing is handed over.
@@ -69,12 +85,19 @@ class Threads:
     def __init__(self, threads: int, max_pixels: int, timeout: float) -> None:
         self._max_pixels = max_pixels
         self._timeout = timeout
-        self._budget = PixelBudget(max_pixels * BYTES_PER_PIXEL)
+        room = max_pixels * BYTES_PER_PIXEL
+        self._budget, self._slow_budget = PixelBudget(room // 4), PixelBudget(room)
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._slow_jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._slow_work = SlowWork(threads)
         self._made: Together[Then, tuple[_Job, Cropped]] = Together()
         self._stuck: dict[_Job, float] = {}  # since when
         self._threads = [
             threading.Thread(target=self._work, args=(number,), name=f"decode_{number}", daemon=True)
+            for number in range(threads)
+        ]
+        self._slow_threads = [
+            threading.Thread(target=self._work_slowly, name=f"decode_slow_{number}", daemon=True)
             for number in range(threads)
         ]
 
@@ -84,14 +107,15 @@ class Threads:
 
     @property
     def alive(self) -> bool:
-        return len(self._stuck) < len(self._threads)
+        slow = sum(job.slow > 0 for job in self._stuck)
+        return max(slow, len(self._stuck) - slow) < len(self._threads)
 
     @property
     def stuck_for(self) -> float:
         return 0.0 if self.alive else time.perf_counter() - max(self._stuck.values())
 
     async def start(self) -> None:
-        for thread in self._threads:
+        for thread in self._threads + self._slow_threads:
             thread.start()
 
     async def decode(self, data: bytes, recipe: Recipe, crops: int, then: Then | None = None) -> Cropped:
@@ -111,36 +135,63 @@ class Threads:
     async def close(self) -> None:
         for _thread in self._threads:
             self._jobs.put(None)
+            self._slow_jobs.put(None)
         if not self._stuck:
-            for thread in self._threads:
+            for thread in self._threads + self._slow_threads:
                 await asyncio.to_thread(thread.join)
 
     def _work(self, number: int) -> None:
         give_way(DECODING)
         keep_to_core(number, len(self._threads))
-        while (job := self._next()) is not None:
-            made = error = None
+        self._work_on(self._jobs)
+
+    def _work_slowly(self) -> None:
+        give_way(SLOW_DECODING)
+        self._work_on(self._slow_jobs)
+
+    def _work_on(self, jobs: "SimpleQueue[_Job | None]") -> None:
+        slow = jobs is self._slow_jobs
+        while (job := self._next(jobs)) is not None:
+            made: Cropped | None = None
+            error: BaseException | None = None
             if not job.answer.cancelled():  # whoever asked is still there
                 job.clock = _Clock()
                 try:
-                    made = self._decode(job.data, job.recipe, job.crops, job.clock)
+                    made = self._decode(job.data, job.recipe, job.crops, job.clock, slow)
                 except BaseException as raised:
                     error = raised
                 job.clock.stop()
+            if slow:
+                self._slow_work.remove(job.slow)
+            if isinstance(error, SlowPicture):
+                error = self._hand_over(job, error.seconds)
+                if error is None:  # another thread has the job
+                    del job
+                    continue
             if made is not None and job.then is not None:
                 self._run(self._made.add(job.then, (job, made), job.then.worth))
             else:
                 self._tell(job, self._end, job, made, error)
             del job, made, error  # the next may be long in coming
 
-    def _next(self) -> _Job | None:
+    def _hand_over(self, job: _Job, seconds: float) -> Overloaded | None:
+        """Give the job to the threads for slow pictures, or return why they can't take it."""
+        try:
+            self._slow_work.add(seconds)
+        except Overloaded as error:
+            return error
+        job.slow = seconds
+        self._slow_jobs.put(job)
+        return None
+
+    def _next(self, jobs: "SimpleQueue[_Job | None]") -> _Job | None:
         """Before it is waited for, everything that has been made has its turn."""
         self._run(self._made.take(waited=PATIENCE))
         while True:
             with suppress(Empty):
-                return self._jobs.get_nowait()
+                return jobs.get_nowait()
             if not (batch := self._made.take()):
-                return self._jobs.get()
+                return jobs.get()
             self._run(batch)
             del batch
 
@@ -162,19 +213,27 @@ class Threads:
         with suppress(RuntimeError):  # it was closed meanwhile: nobody waits
             job.answer.get_loop().call_soon_threadsafe(what, *args)
 
-    def _decode(self, data: bytes, recipe: Recipe, crops: int, clock: _Clock) -> Cropped:
+    def _decode(self, data: bytes, recipe: Recipe, crops: int, clock: _Clock, slow: bool) -> Cropped:
         """Is not given the job: an error holds its frames, and the job's answer holds the error."""
+        budget = self._slow_budget if slow else self._budget
 
         @contextmanager
-        def reserve(wanted: int) -> Iterator[None]:
+        def reserve(header: Header) -> Iterator[None]:
+            if not slow and (seconds := self._slow_seconds(header)):
+                raise SlowPicture(seconds)
             with ExitStack() as room:
                 with clock.stopped():
-                    while wanted > LARGE and (batch := self._made.take()):
+                    while header.bytes > LARGE and (batch := self._made.take()):
                         self._run(batch)
-                    room.enter_context(self._budget.reserve(wanted))
+                    room.enter_context(budget.reserve(header.bytes))
                 yield
 
         return decode_crops(data, recipe, self._max_pixels, crops, reserve)
+
+    def _slow_seconds(self, header: Header) -> float:
+        """Estimate the seconds of a slow picture; 0 for an ordinary one."""
+        seconds = estimated_seconds(header)
+        return seconds if seconds > SLOW_S or header.bytes > self._budget.limit else 0.0
 
     def _end_all(self, batch: list[tuple[_Job, Cropped]]) -> None:
         for job, made in batch:

@@ -142,7 +142,12 @@ class Engine:
         if made.answer is not None:
             inferred = Inferred([made.answer.result], made.answer.queued, made.answer.ran)
             self.metrics.inference_seconds.observe(inferred.took)
-        info = ImageInfo(width=made.width, height=made.height, format=made.format)
+        info = ImageInfo(
+            width=made.width,
+            height=made.height,
+            format=made.format,
+            profile_ignored=made.profile_ignored,
+        )
         return Decoded(made.crops, info, made.began - asked, took, inferred)
 
     async def infer(self, served: Served, crops: Sequence[Pixels], outputs: tuple[str, ...]) -> Inferred:

@@ -1,5 +1,5 @@
-"""The event loop before everything that computes, and of that decoding before batches; and a core for each
-thread that decodes.
+"""The event loop before everything that computes, and of that decoding before batches, slow pictures last;
+and a core for each thread that decodes.
 """
 
 import os
@@ -11,6 +11,7 @@ from typing import Final
 # too. 60 s at 10 times the peak, twice each, refusals (p99): 165 and 65 ms with 5 for both, 19 and 30 so.
 DECODING: Final = 5
 BATCHES: Final = 10
+SLOW_DECODING: Final = 15  # beside ordinary pictures, a ninth of their share of the cores
 
 
 def give_way(nice: int) -> None:

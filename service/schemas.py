@@ -23,6 +23,12 @@ class ImageInfo(BaseModel):
     width: int = Field(description="pixels, after the EXIF rotation", examples=[526])
     height: int = Field(description="pixels, after the EXIF rotation", examples=[500])
     format: str = Field(examples=["JPEG"])
+    profile_ignored: str | None = Field(
+        default=None,
+        description="why the file's ICC profile is not used and its colours are taken as sRGB",
+        examples=["its tag 'D2B0' is a chain of elements, which is not read"],
+        exclude_if=lambda reason: reason is None,
+    )
 
 
 class Timing(BaseModel):

@@ -6,10 +6,12 @@ import asyncio
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from contract.picture import ImageError, InvalidImage, TooManyPixels, UnsupportedImage
 from contract.recipe import DEFAULT_RECIPE, TORCHVISION_RECIPE
@@ -17,6 +19,8 @@ from service.crops import Cropped, decode_crops
 from service.decode_processes import Processes
 from service.decode_threads import Threads
 from service.decoding import Decoder
+from service.errors import Overloaded
+from service.slow import MAX_WORK_S
 from tests.service.gate import until
 from tests.service.images import encoded, noise
 from tests.service.slow import slow_decoding
@@ -125,6 +129,67 @@ def test_without_a_timeout_a_thread_takes_its_time(monkeypatch: pytest.MonkeyPat
     asyncio.run(run())
 
 
+LARGE = encoded(Image.new("RGB", (2000, 2000), "teal"), "PNG")
+
+
+def test_pictures_that_take_long_do_not_hold_up_ordinary_ones() -> None:
+    async def run() -> None:
+        decoder = Threads(2, PIXELS, 30)
+        await decoder.start()
+        with decoder._slow_budget.reserve(decoder._slow_budget.limit):  # large ones wait for its memory
+            large = [asyncio.create_task(outcome(decoder, LARGE)) for _ in range(4)]
+            await until(lambda: decoder._slow_work.seconds > 0 and decoder._jobs.empty())
+            for _again in range(4):
+                assert isinstance(await outcome(decoder, GOOD), Cropped)
+            assert not any(task.done() for task in large)
+        assert all(isinstance(made, Cropped) for made in await asyncio.gather(*large))
+        assert decoder._slow_work.seconds == pytest.approx(0)
+        await decoder.close()
+
+    asyncio.run(run())
+
+
+def test_pictures_that_take_long_leave_a_process_to_ordinary_ones() -> None:
+    async def run() -> None:
+        decoder = Processes(2, PIXELS, 30)
+        await decoder.start()
+        await decoder._slow_turns.acquire()  # of another large one
+        large = [asyncio.create_task(outcome(decoder, LARGE)) for _ in range(4)]
+        await until(lambda: decoder._slow_work.seconds > 0.4)
+        for _again in range(4):
+            assert isinstance(await outcome(decoder, GOOD), Cropped)
+        gone = large.pop()
+        gone.cancel()
+        assert not any(task.done() for task in large)
+        decoder._slow_turns.release()
+        assert all(isinstance(made, Cropped) for made in await asyncio.gather(*large))
+        await until(lambda: decoder._slow_work.seconds < 1e-9)
+        await decoder.close()
+
+    asyncio.run(run())
+
+
+def test_no_more_pictures_that_take_long_are_taken_than_are_soon_decoded() -> None:
+    async def run() -> None:
+        decoder = Threads(1, PIXELS, 30)
+        await decoder.start()
+        with decoder._slow_budget.reserve(decoder._slow_budget.limit):
+            asked = [asyncio.create_task(decoder.decode(LARGE, DEFAULT_RECIPE, 1)) for _ in range(120)]
+            await until(decoder._jobs.empty)
+            ended, waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            assert all(isinstance(task.exception(), Overloaded) for task in ended)
+            await until(lambda: sum(not task.done() for task in asked) <= MAX_WORK_S / 0.1)
+            assert isinstance(await outcome(decoder, GOOD), Cropped)
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(asked)
+        await until(lambda: decoder._slow_work.seconds < 1e-9)
+        assert isinstance(await outcome(decoder, LARGE), Cropped)
+        await decoder.close()
+
+    asyncio.run(run())
+
+
 def slow_picture() -> bytes:
     """Seconds of work for a processor: 16-bit noise of the size that is allowed."""
     return encoded(noise(2, 2000, 1990), "PNG", compress_level=0)
@@ -145,35 +210,71 @@ def test_a_process_that_takes_too_long_is_replaced() -> None:
     asyncio.run(run())
 
 
-def test_a_process_that_dies_fails_its_own_picture_only() -> None:
+async def kill_when_asked(decoder: Processes) -> None:
+    """Kill the only process, which is stopped, once a picture waits for it."""
+    (process,) = decoder._running
+    os.kill(process.pid, signal.SIGSTOP)
+    await until(lambda: not decoder._idle.qsize())
+    os.kill(process.pid, signal.SIGKILL)
+    await until(lambda: process not in decoder._running)
+
+
+def test_a_process_that_dies_fails_no_picture() -> None:
     async def run() -> None:
-        decoder = Processes(2, PIXELS, 30)
+        decoder = Processes(1, PIXELS, 30)
         await decoder.start()
-        (first, second), data = list(decoder._running), slow_picture()
-        os.kill(first.pid, signal.SIGSTOP)  # in the middle of its picture, for as long as it takes
-        os.kill(second.pid, signal.SIGSTOP)
-        asked = [asyncio.create_task(outcome(decoder, data)) for _ in range(2)]
-        await until(lambda: not decoder._idle.qsize())
-        os.kill(first.pid, signal.SIGKILL)
-        os.kill(second.pid, signal.SIGCONT)
-        answers = await asyncio.gather(*asked)
-        assert sorted(type(answer).__name__ for answer in answers) == ["Cropped", "InvalidImage"]
-        assert [isinstance(await outcome(decoder, GOOD), Cropped) for _ in range(4)] == [True] * 4
-        await until(lambda: len(decoder._running) == 2)
+        asked = asyncio.create_task(outcome(decoder, GOOD))
+        await kill_when_asked(decoder)
+        assert isinstance(await asked, Cropped)
         await decoder.close()
 
     asyncio.run(run())
 
 
-def test_a_process_that_died_idle_is_no_fault_of_the_next_picture() -> None:
+def test_a_picture_that_ends_two_processes_fails_alone() -> None:
     async def run() -> None:
         decoder = Processes(1, PIXELS, 30)
         await decoder.start()
-        (process,) = decoder._running
-        process.kill()
-        await process.wait()
+        asked = asyncio.create_task(outcome(decoder, GOOD))
+        await kill_when_asked(decoder)
+        await until(lambda: len(decoder._running) == 1)
+        await kill_when_asked(decoder)
+        failed = await asked
+        assert isinstance(failed, InvalidImage)
+        assert "ended the process" in str(failed)
         assert isinstance(await outcome(decoder, GOOD), Cropped)
         await decoder.close()
+
+    asyncio.run(run())
+
+
+def test_processes_that_are_killed_idle_are_no_fault_of_the_next_pictures() -> None:
+    """All of them, an instant before."""
+
+    async def run() -> None:
+        decoder = Processes(3, PIXELS, 30)
+        await decoder.start()
+        for process in decoder._running:
+            os.kill(process.pid, signal.SIGKILL)
+        for process in decoder._running:
+            with suppress(ChildProcessError):  # the loop has heard of it
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - at once
+        answers = await asyncio.gather(*(outcome(decoder, GOOD) for _ in range(4)))
+        assert [type(answer).__name__ for answer in answers] == ["Cropped"] * 4
+        await decoder.close()
+
+    asyncio.run(run())
+
+
+def test_closing_ends_a_second_attempt() -> None:
+    async def run() -> None:
+        decoder = Processes(1, PIXELS, 30)
+        await decoder.start()
+        asked = asyncio.create_task(outcome(decoder, GOOD))
+        await kill_when_asked(decoder)
+        await asyncio.wait_for(decoder.close(), 30)
+        await asyncio.wait([asked], timeout=30)
+        assert asked.done()
 
     asyncio.run(run())
 

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+from PIL import Image
 
 from contract.picture import decode
 from contract.preprocess import centre_crop
 from contract.recipe import DEFAULT_RECIPE
+from tests.corpus.profiles import display, mpet, profiles
 from tests.service.answers import by_index
 from tests.service.images import encoded, noise
-from tests.service.server import CLASSES, Server
+from tests.service.server import CLASSES, Server, serving
 
 
 def expected(model_file: Path, data: bytes) -> list[float]:
@@ -129,3 +131,15 @@ def test_models_lists_classes_metrics_and_card(server: Server) -> None:
     assert entry["metrics"] == []
     assert entry["card"] == "# A model for tests\n"
     assert (entry["name"], entry["version"]) == ("tiny", 3)
+
+
+@pytest.mark.parametrize("processes", [0, 1], ids=["threads", "processes"])
+def test_an_ignored_profile_is_named(model_file: Path, tmp_path: Path, processes: int) -> None:
+    known, plain = profiles(), Image.new("RGB", (64, 64), (200, 30, 90))
+    strange = encoded(plain, "PNG", icc_profile=display((b"D2B0", mpet(2, b"matf" + bytes(60)))))
+    with serving(tmp_path / "log", model_file, decode_processes=processes) as server:
+        info = server.client.post("/predict", content=strange).json()["image"]
+        assert info["profile_ignored"] == "its tag 'D2B0' is a chain of elements, which is not read"
+        for data in (encoded(plain, "PNG"), encoded(plain, "PNG", icc_profile=known["matrix"])):
+            info = server.client.post("/predict", content=data).json()["image"]
+            assert info == {"width": 64, "height": 64, "format": "PNG"}

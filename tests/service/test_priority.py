@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.priority import BATCHES, DECODING, keep_to_core
+from service.priority import BATCHES, DECODING, SLOW_DECODING, keep_to_core
 from tests.service.images import plain
 from tests.service.server import serving
 
@@ -31,6 +31,7 @@ def test_threads_that_compute_give_way_to_the_event_loop(model_file: Path, tmp_p
         lower = sorted(nice for nice in found.values() if nice > ours)
         inference = 1  # the other lane's thread begins with a second batch
         wanted = [ours + DECODING] * THREADS + [ours + BATCHES] * inference
+        wanted += [ours + SLOW_DECODING] * THREADS
         assert lower == [min(19, nice) for nice in wanted]
 
 
