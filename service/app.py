@@ -1,10 +1,13 @@
 """The HTTP application: wires the rooms together, and the routes that describe what is served."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import cache
 from typing import Annotated
+from weakref import WeakKeyDictionary
 
 from fastapi import FastAPI, Query, Request, Response
 from starlette.middleware.cors import CORSMiddleware
@@ -16,11 +19,13 @@ from service.engine import Engine, engine_of
 from service.errors import UnknownModel, documented, install_handlers
 from service.filters import draw_kernels
 from service.follow import follow
+from service.hosts import Hosts
 from service.keys import Keys
 from service.metrics import CONTENT_TYPE, Metrics
 from service.page import page_routes
 from service.repository import Found, Load, Repository
 from service.schemas import Alive, Health, ModelInfo, ModelState
+from service.served import Served
 from service.settings import Settings
 from service.traces import trace_requests
 
@@ -49,12 +54,13 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
         description="Image classification: which class a photograph shows, what it resembles, and why.",
         lifespan=lifespan,
         redirect_slashes=False,
+        openapi_url=None,  # below, made once
         docs_url=None,  # page.py has it, with assets from here
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # traces.py and metrics.py are ours
     )
     app.state.settings, app.state.keys = settings, keys
-    app.add_middleware(Edge, keys=keys, metrics=metrics)
+    app.add_middleware(Edge, hosts=Hosts(settings), keys=keys, metrics=metrics)
     trace_requests(app)
     if settings.cors_origins:  # around the edge: a browser asks beforehand without a key
         origins = [origin.strip() for origin in settings.cors_origins.split(",")]
@@ -63,6 +69,16 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
     app.include_router(routes.router)  # first, because routes are tried in this order
     app.include_router(v2.router)
     app.include_router(page_routes(settings.max_body_bytes))
+
+    drawn: WeakKeyDictionary[Served, asyncio.Task[bytes]] = WeakKeyDictionary()
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def description() -> Response:
+        return Response(described(), media_type="application/json")
+
+    @cache
+    def described() -> bytes:
+        return json.dumps(app.openapi(), separators=(",", ":")).encode()
 
     @app.get("/models", responses=documented(401))
     async def models(request: Request) -> list[ModelInfo]:
@@ -86,10 +102,13 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
         request: Request, name: str, version: Annotated[int | None, Query(ge=1)] = None
     ) -> Response:
         """The kernels of conv1, the paper's Figure 3."""
-        kernels = engine_of(request.scope).repository.find(name, version).model.kernels
+        served = engine_of(request.scope).repository.find(name, version)
+        kernels = served.model.kernels
         if kernels is None:
             raise UnknownModel(f"model {name} has no layer conv1")
-        return Response(await asyncio.to_thread(draw_kernels, kernels), media_type="image/png")
+        if served not in drawn:
+            drawn[served] = asyncio.create_task(asyncio.to_thread(draw_kernels, kernels))
+        return Response(await asyncio.shield(drawn[served]), media_type="image/png")
 
     @app.get("/health", responses=documented(503))
     @app.get("/health/ready", responses=documented(503))
@@ -116,7 +135,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
     )
     async def prometheus() -> Response:
         """For Prometheus."""
-        return Response(metrics.text(), media_type=CONTENT_TYPE)
+        return Response(await metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get("/health/live")
     async def live() -> Alive:

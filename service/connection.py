@@ -4,7 +4,8 @@ requests sent ahead, readers that do not read, connections.
 """
 
 import asyncio
-from collections import OrderedDict
+import socket
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -16,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from service.edge import hang_up
 from service.errors import problem
 from service.settings import Settings
+from service.unread import Unread
 
 # Of the body of a request that has been answered already: read, so that the client gets to read its
 # answer, but not for ever.
@@ -25,10 +27,16 @@ LINGER_S: Final = 10.0
 LAST_CALL_S: Final = 0.2
 # The event loop runs timers before it reads: while it was busy, a request may have come in time.
 LAST_LOOK_S: Final = 0.01
-# Requests that a client may send ahead of their answers; each takes some 3 KB while it waits.
+# Headers of a request, trailers included; HAProxy takes as many. In memory each is 180 bytes and its text.
+MOST_HEADERS: Final = 100
+# What a header counts for beside its text, as in HTTP/2 (RFC 9113, 6.5.2).
+HEADER_BYTES: Final = 32
+# Requests that a client may send ahead of their answers, with MAX_HEADER_BYTES of headers together; each
+# takes some 3 KB more while it waits.
 MOST_AHEAD: Final = 32
-# What a reader has to take of its answers in WRITE_TIMEOUT_S, if so much is waiting for it.
-LEAST_READ: Final = 65_536
+# Of an answer that is not read the system takes so many bytes beside what is on its way, and not 3 MB.
+KERNEL_BYTES: Final = 131_072
+NOT_SENT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
 
 @dataclass
@@ -41,6 +49,9 @@ class Connections:
     count: Callable[[int], None]  # an answer of this status, given where no route was found yet
     waiting: "OrderedDict[Protocol, None]" = field(default_factory=OrderedDict)
 
+    def __post_init__(self) -> None:
+        self.unread = Unread(self.settings.write_timeout_s, self.settings.max_queue_bytes // 4)
+
 
 class _Refused(Exception):
     """Ends the parser's work on what has arrived."""
@@ -52,6 +63,8 @@ class Protocol(HttpToolsProtocol):
         self._shared, self._settings = shared, shared.settings
         self._ending = False
         self._running: RequestResponseCycle | None = None  # the one that is worked on
+        self._held: tuple[RequestResponseCycle, ASGI3Application] | None = None  # the next, until it may be
+        self._ahead: deque[int] = deque()  # bytes of headers of each request in the pipeline
         self._lingering: asyncio.TimerHandle | None = None
         self._swallowed = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -59,12 +72,13 @@ class Protocol(HttpToolsProtocol):
         self._loose = 0  # bytes since the request began or the last one of its body came
         self._reason = (400, "invalid_request", "this is no HTTP request")
         self._refusal: bytes | None = None  # goes out behind the answers that are still to come
-        self._write_timer: asyncio.TimerHandle | None = None
 
     # ---- the connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if NOT_SENT is not None:
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, NOT_SENT, KERNEL_BYTES)
         self._shared.waiting[self] = None
         self._arm_head_timer()
         if len(self.connections) > self._settings.max_connections:
@@ -82,9 +96,9 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_lingering()
         self._shared.waiting.pop(self, None)
-        for timer in (self._head_timer, self._write_timer):
-            if timer is not None:
-                timer.cancel()
+        self._shared.unread.forget(self.transport)
+        self._held = None
+        self._end_head_timer()
         # uvicorn knows the newest request alone, which may still wait behind the one that is worked on.
         self.pipeline.clear()
         running = self._running
@@ -95,12 +109,21 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._running = cycle
+        """Not before those until then have been read, all but 64 KiB: one answer is in memory at a time."""
+        if self._ahead:
+            self._ahead.popleft()
+        if self.flow.write_paused:
+            self._held = cycle, app
+        else:
+            self._begin(cycle, app)
+
+    def _begin(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running, self._held = cycle, None
         super()._start_asgi_task(cycle, app)
 
     def _close(self) -> None:
         self.transport.close()  # once everything is written, however long that takes
-        self._watch_writing()
+        self._shared.unread.watch(self.transport)
 
     def timeout_keep_alive_handler(self) -> None:
         # Under the name by which uvicorn stops its timer, as soon as anything is read.
@@ -131,12 +154,17 @@ class Protocol(HttpToolsProtocol):
         self._begun = True
         self._arm_head_timer()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        if len(self.headers) > MOST_HEADERS:
+            self._reason = self._too_long()
+            raise _Refused
+
     def on_headers_complete(self) -> None:
         self._begun = False
         self._end_head_timer()
         self._shared.waiting.pop(self, None)
-        # Each header has four bytes more on the line: a colon, a space, the line's end.
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        size = len(self.url) + sum(len(name) + len(value) + HEADER_BYTES for name, value in self.headers)
         if size > self._settings.max_header_bytes:
             self._reason = self._too_long()
             raise _Refused
@@ -146,10 +174,15 @@ class Protocol(HttpToolsProtocol):
             detail = "only requests without a body may ask for an upgrade; leave the header Upgrade out"
             self._reason = (400, "invalid_request", detail)
             raise _Refused
-        if len(self.pipeline) == MOST_AHEAD:
-            detail = f"{MOST_AHEAD} requests wait on this connection already; wait for answers"
-            self._reason = (400, "invalid_request", detail)
-            raise _Refused
+        if not self._idle:
+            self._ahead.append(size)
+            if len(self._ahead) > MOST_AHEAD or sum(self._ahead) > self._settings.max_header_bytes:
+                detail = (
+                    f"{len(self._ahead) - 1} requests wait on this connection already; {MOST_AHEAD} may, "
+                    f"with {self._settings.max_header_bytes} bytes of headers in all; wait for answers"
+                )
+                self._reason = (400, "invalid_request", detail)
+                raise _Refused
         super().on_headers_complete()
         if self._ending or upgrade:
             self.cycle.keep_alive = False
@@ -203,7 +236,10 @@ class Protocol(HttpToolsProtocol):
 
     def _too_long(self) -> tuple[int, str, str]:
         limit = self._settings.max_header_bytes
-        return 431, "too_large", f"the headers have more than the {limit} bytes that are taken"
+        detail = (
+            f"the headers have more than the {limit} bytes that are taken, or are more than {MOST_HEADERS}"
+        )
+        return 431, "too_large", detail
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
         """What cannot be parsed is answered in the one shape of errors, and the connection ends."""
@@ -228,7 +264,7 @@ class Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.transport.is_closing():
-            self._watch_writing()
+            self._shared.unread.watch(self.transport)
             return
         if self._refusal is not None and self._idle:
             self._send_refusal(answered=False)
@@ -238,7 +274,7 @@ class Protocol(HttpToolsProtocol):
             self._lingering = self.loop.call_later(LINGER_S, self._close)
         if self._idle:
             self._shared.waiting[self] = None
-        self._watch_writing()
+        self._shared.unread.watch(self.transport)
 
     def _end_lingering(self) -> None:
         if self._lingering is not None:
@@ -249,28 +285,13 @@ class Protocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._watch_writing()
+        self._shared.unread.watch(self.transport)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._watch_writing()
-
-    def _watch_writing(self) -> None:
-        """While something waits to be written, the client has to read."""
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None
-        waiting = self.transport.get_write_buffer_size()
-        if waiting:
-            limit = self._settings.write_timeout_s
-            self._write_timer = self.loop.call_later(limit, self._look_at_writing, waiting)
-
-    def _look_at_writing(self, before: int) -> None:
-        waiting = self.transport.get_write_buffer_size()
-        if waiting and waiting > before - LEAST_READ:
-            self.transport.abort()
-        else:
-            self._watch_writing()
+        self._shared.unread.watch(self.transport)
+        if self._held is not None and not self.transport.is_closing():
+            self._begin(*self._held)
 
     # ---- the stop
 

@@ -1,5 +1,6 @@
-"""What happens to every request around its route: an id, the API key, a refusal where there is no room for
-images, a stop in its middle, and the line in the log and in the metrics that it leaves behind.
+"""What happens to every request around its route: an id, the host that it names, the API key, a refusal
+where there is no room for images, a stop in its middle, and the line in the log and in the metrics that it
+leaves behind.
 """
 
 import asyncio
@@ -9,10 +10,12 @@ import re
 import time
 from typing import Final
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.engine import engine_of
-from service.errors import NotReady, ServiceError, Unauthorized, answer_to
+from service.errors import NotReady, ServiceError, Unauthorized, answer_to, problem
+from service.hosts import Hosts
 from service.keys import Keys
 from service.logs import REQUEST_ID, requests
 from service.metrics import Metrics
@@ -21,6 +24,7 @@ _ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACE: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C traceparent
 
 
+MOST_PATH: Final = 1000  # characters of a path in the log
 # Entries of a request's scope: the SHA-256 of its API key, "" without one; the task that works on it.
 KEY: Final = "alexnet.key"
 TASK: Final = "alexnet.task"
@@ -32,8 +36,9 @@ FOR_IMAGES: Final = {"/predict", "/embed", "/explain"}
 class Edge:
     """Without keys none is asked for. The page and everything about health never need one."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, hosts: Hosts, keys: Keys, metrics: Metrics) -> None:
         self._app = app
+        self._hosts = hosts
         self._keys = keys
         self._metrics = metrics
 
@@ -57,6 +62,9 @@ class Edge:
         scope[TASK] = asyncio.current_task()
         try:
             try:
+                if not self._hosts.allow(headers.get(b"host", b"")):
+                    await _wrong_host(scope, headers)(scope, receive, sending)
+                    return
                 self._let_in(scope, headers)
             except ServiceError as error:
                 await answer_to(error, scope["path"])(scope, receive, sending)
@@ -93,7 +101,7 @@ class Edge:
             return
         fields = {
             "method": scope["method"],
-            "path": path,
+            "path": path[:MOST_PATH],
             "status": status,
             "ms": round(seconds * 1000, 1),
             "client": scope["client"][0] if scope["client"] else None,
@@ -103,6 +111,14 @@ class Edge:
 
 def _is_open(path: str) -> bool:
     return path in {"/", "/health"} or path.startswith(("/static/", "/health/", "/v2/health/"))
+
+
+def _wrong_host(scope: Scope, headers: dict[bytes, bytes]) -> Response:
+    said = headers[b"host"][:80].decode("latin-1")
+    detail = (
+        f"the host {said!r} is none of this server's; use its address, or add the name to ALLOWED_HOSTS"
+    )
+    return problem(400, "invalid_request", detail, path=scope["path"])
 
 
 def hang_up(scope: Scope) -> None:

@@ -6,6 +6,8 @@ from typing import Any, Final
 
 # Each costs about 60 ns on the one interpreter, and up to 64 bytes. 6 images of pixels fit, as JSON.
 MAX_JSON_VALUES: Final = 1_000_000
+# A string or an object costs up to 300 bytes, however short it is.
+MAX_JSON_STRINGS: Final = 250_000
 
 
 class InvalidFields(ValueError):
@@ -18,6 +20,9 @@ def read_json(text: bytes) -> dict[str, Any]:
         raise InvalidFields(
             f"the JSON has more than {MAX_JSON_VALUES} values; send tensors as binary data, or fewer images"
         )
+    # Each string has two quotes, and each object that is not empty has a string.
+    if text.count(b'"') > 2 * MAX_JSON_STRINGS or text.count(b"{") > MAX_JSON_STRINGS:
+        raise InvalidFields(f"the JSON has more than {MAX_JSON_STRINGS} strings or objects; send fewer")
     try:
         found = json.loads(
             text.decode(), parse_constant=_refuse_constant, object_pairs_hook=_without_doubles

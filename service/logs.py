@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import select
 import sys
 import time
@@ -13,9 +14,35 @@ from typing import Any, Final
 
 WAITING: Final = 10_000  # lines that nobody has read yet; what comes then is lost
 
+MOST_TEXT: Final = 4_000  # characters of a message, and of a traceback, of which the end is kept
+
+# Not as they are: control characters (C0, DEL, C1), which move a terminal's cursor; what separates lines or
+# paragraphs; what turns the direction of text; and halves of pairs, which are no UTF-8.
+_ODD: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 REQUEST_ID: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
 log = logging.getLogger("alexnet")
 requests = logging.getLogger("alexnet.request")
+
+
+def escaped(text: str) -> str:
+    return _ODD.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class TextFormatter(logging.Formatter):
+    """A line, and the lines of a traceback below it, indented so that none of them looks like an entry."""
+
+    def __init__(self) -> None:
+        super().__init__("%(levelname)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        record.message = cut(record.message)
+        return escaped(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        lines = super().formatException(ei)[-MOST_TEXT:].split("\n")
+        return "\n".join(f"  {escaped(line)}" for line in lines)
 
 
 class JsonFormatter(logging.Formatter):
@@ -24,13 +51,17 @@ class JsonFormatter(logging.Formatter):
         line: dict[str, Any] = {
             "time": f"{stamp}.{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
-            "message": record.getMessage(),
+            "message": cut(record.getMessage()),
         }
         if (request_id := REQUEST_ID.get()) is not None:
             line["request_id"] = request_id
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line | getattr(record, "fields", {}), ensure_ascii=False)
+            line["exception"] = self.formatException(record.exc_info)[-MOST_TEXT:]
+        return escaped(json.dumps(line | getattr(record, "fields", {}), ensure_ascii=False))
+
+
+def cut(text: str) -> str:
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}... ({len(text)} characters)"
 
 
 class Handler(logging.Handler):
@@ -77,7 +108,7 @@ def configure(log_format: str) -> None:
     """
     as_json = log_format == "json"
     handler = Handler((sys.stdout if as_json else sys.stderr).fileno())
-    handler.setFormatter(JsonFormatter() if as_json else logging.Formatter("%(levelname)s %(message)s"))
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     logging.basicConfig(handlers=[handler])
     log.setLevel(logging.INFO if as_json or sys.stderr.isatty() else logging.WARNING)
     requests.setLevel(logging.INFO if as_json else logging.WARNING)

@@ -5,8 +5,7 @@ the start, checked again by the browser on each visit (304 where nothing changed
 import gzip
 import hashlib
 import importlib.resources
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -30,16 +29,16 @@ POLICY: Final = (
 
 @dataclass(frozen=True)
 class File:
+    """Squeezed at the start, so that no request waits for it."""
+
     body: bytes
     kind: str  # media type
+    etag: str = field(init=False)
+    squeezed: bytes = field(init=False)
 
-    @cached_property
-    def etag(self) -> str:
-        return hashlib.sha256(self.body).hexdigest()[:32]
-
-    @cached_property
-    def squeezed(self) -> bytes:
-        return gzip.compress(self.body, 6, mtime=0)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "etag", hashlib.sha256(self.body).hexdigest()[:32])
+        object.__setattr__(self, "squeezed", gzip.compress(self.body, 6, mtime=0))
 
 
 def page_routes(max_body_bytes: int) -> APIRouter:
@@ -50,18 +49,17 @@ def page_routes(max_body_bytes: int) -> APIRouter:
     for name in ("swagger-ui-bundle.js", "swagger-ui.css"):
         files[name] = File((SWAGGER / name).read_bytes(), KINDS[Path(name).suffix])
     router = APIRouter(include_in_schema=False)
-    # Not coroutines: what is squeezed for the first time would hold up the event loop.
 
     @router.api_route("/", methods=["GET", "HEAD"])
-    def index(request: Request) -> Response:
+    async def index(request: Request) -> Response:
         return _answer(request, page)
 
     @router.api_route("/docs", methods=["GET", "HEAD"])
-    def describe(request: Request) -> Response:
+    async def describe(request: Request) -> Response:
         return _answer(request, docs)
 
     @router.api_route("/static/{name}", methods=["GET", "HEAD"])
-    def static(request: Request, name: str) -> Response:
+    async def static(request: Request, name: str) -> Response:
         if name not in files:
             raise HTTPException(404, "no such file")
         return _answer(request, files[name])

@@ -1,5 +1,5 @@
-"""The routes that take images. A request is admitted or refused (429), then its body is read, to the
-limit at most, then each of its images is answered.
+"""The routes that take images. Where there would be no room a request is refused (429); else its body is
+read, to the limit at most, its images are admitted or refused, and each is answered.
 """
 
 import asyncio
@@ -99,18 +99,21 @@ class Ask:
         """
         settings, request = self.settings, self.request
         most = 1 if single else max(1, settings.max_queue // images_each)
-        size = announced_bytes(request, settings.max_body_bytes)
-        admitted = self.engine.admission.admit(size, images_each, request.scope[KEY])
+        limit = settings.max_body_bytes
+        admitted = self.engine.admission.admit(
+            announced_bytes(request, limit), images_each, request.scope[KEY]
+        )
         with self.served.use(), admitted as visit:
-            images = await read_images(request, settings.max_body_bytes, settings.body_timeout_s, most)
-            visit.take(images_each * (len(images.files) - 1))
+            images = await read_images(request, limit, settings.body_timeout_s, most, visit.receive)
+            turns = visit.take_share(len(images.files), images_each)
             try:
                 async with asyncio.timeout(self.limit):
                     if not images.several:
                         return await one(self.served, images.files[0])
                     async with asyncio.TaskGroup() as group:  # if one fails, none goes on by itself
                         each = [
-                            group.create_task(_or_problem(one(self.served, data))) for data in images.files
+                            group.create_task(_or_problem(turns, one, self.served, data))
+                            for data in images.files
                         ]
                     return Results(results=[task.result() for task in each])
             except TimeoutError:
@@ -119,9 +122,15 @@ class Ask:
                 raise several.exceptions[0] from None
 
 
-async def _or_problem(answering: Coroutine[Any, Any, T]) -> T | Problem:
+async def _or_problem(
+    turns: asyncio.Semaphore,
+    one: Callable[[Served, bytes], Coroutine[Any, Any, T]],
+    served: Served,
+    data: bytes,
+) -> T | Problem:
     try:
-        return await answering
+        async with turns:
+            return await one(served, data)
     except ImageError as error:
         return problem_of(error)
 

@@ -79,6 +79,12 @@ class Settings:
         "",
         "origins whose pages may ask from a browser, such as https://example.org, with commas; * for all",
     )
+    allowed_hosts: str = _of(
+        "",
+        "host names that are answered, with commas, without ports; * for all. Others get 400, because a "
+        "page from elsewhere may have its name point here (DNS rebinding); addresses are always answered. "
+        "Unset: all, but where HOST is the loopback localhost, HOST and names without a dot",
+    )
     log_format: str = _of(
         "text",
         "text: warnings and errors on stderr, for people; json: those and every request on stdout, an "
@@ -94,7 +100,7 @@ class Settings:
     )
     max_queue: int = _of(
         256,
-        "images admitted at once, crops and occlusions counted, bodies being read included; more are "
+        "images admitted at once, crops and occlusions counted, from when their body is there; more are "
         "answered 429",
         1,
     )
@@ -106,8 +112,8 @@ class Settings:
     )
     max_queue_bytes: int = _of(
         500_000_000,
-        "bytes of all bodies in memory at once; more are answered 429. One of unknown length counts as "
-        "MAX_BODY_BYTES, which must fit",
+        "bytes of all bodies in memory at once, as they come; more are answered 429. MAX_BODY_BYTES must "
+        "fit. Answers that wait to be read take a quarter of it besides",
         1000,
     )
     max_pixels: int = _of(
@@ -133,7 +139,12 @@ class Settings:
         "longest for a request, and is answered 503 where all have one",
         1,
     )
-    max_header_bytes: int = _of(65_536, "bytes of a request's line and headers, and of its trailers", 1000)
+    max_header_bytes: int = _of(
+        65_536,
+        "bytes of a request's line and headers, 100 of them at most and each with 32 more, and of its "
+        "trailers",
+        1000,
+    )
     header_timeout_s: float = _of(
         10.0,
         "s from a request's first byte to the end of its headers, and for a new connection's first",
@@ -145,9 +156,16 @@ class Settings:
         0.01,
     )
     write_timeout_s: float = _of(
-        30.0, "s in which a client has to read its answer, or 64 KiB of it; then it is cut off", 0.01
+        30.0,
+        "s in which a client has to read its answer, or 16 KiB of it in each of them; then it is cut off",
+        0.01,
     )
-    body_timeout_s: float = _of(20.0, "s for a request's body to arrive; longer for slow uplinks", 0.01)
+    body_timeout_s: float = _of(
+        20.0,
+        "s for a request's body to arrive; it may take longer while 16 KiB come in each second on average "
+        "and no pause is as long",
+        0.01,
+    )
     request_timeout_s: float = _of(
         30.0,
         "s from a body's arrival to its answer; then 504, and no inference is spent on it",

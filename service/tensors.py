@@ -4,7 +4,6 @@ their bytes behind it. Knows numpy and the manifest's tensors; no HTTP, no model
 Nothing is allocated by a size that a request declares before the bytes at hand have been found to fit it.
 """
 
-import base64
 import binascii
 import math
 from collections.abc import Mapping, Sequence
@@ -114,7 +113,9 @@ def _value(
     """-> the tensor, and the bytes behind its own."""
     parameters = parameters_of(entry, where)
     if wrong := next((key for key in parameters if key.startswith("shared_memory")), None):
-        raise InvalidFields(f"{where}.parameters has {wrong}; send the tensor in the body instead")
+        raise InvalidFields(
+            f"{where}.parameters has {said(wrong)[1:-1]}; send the tensor in the body instead"
+        )
     datatype = DATATYPES[tensor.dtype]
     if entry.get("datatype") != datatype:
         raise InvalidFields(
@@ -201,7 +202,7 @@ def _from_json(data: Any, where: str, shape: tuple[int, ...]) -> Value:
 def _from_base64(text: Any, where: str) -> bytes:
     try:
         if isinstance(text, str):
-            return base64.b64decode(text, validate=True)
+            return binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError):
         pass
     raise InvalidFields(f"{where} is {said(text)}; it must be a string of base64")
@@ -210,7 +211,7 @@ def _from_base64(text: Any, where: str) -> bytes:
 def _output(entry: dict[str, Any], where: str, tensor: Tensor, binary: bool) -> Output:
     parameters = parameters_of(entry, where)
     if wrong := next((key for key in parameters if key.startswith("shared_memory")), None):
-        raise InvalidFields(f"{where}.parameters has {wrong}; answers come in the body only")
+        raise InvalidFields(f"{where}.parameters has {said(wrong)[1:-1]}; answers come in the body only")
     binary = flag(parameters, "binary_data", f"{where}.parameters", binary)
     top, values = parameters.get("classification", 0), _row_size(tensor)
     if type(top) is not int or not 0 <= top <= values:

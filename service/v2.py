@@ -12,7 +12,7 @@ from service.body import read_body
 from service.edge import KEY
 from service.engine import engine_of
 from service.errors import STATUSES, InvalidRequest, protocol_status
-from service.fields import flag, parameters_of, read_json
+from service.fields import flag, parameters_of, read_json, said
 from service.tensors import DATATYPES
 from service.v2_infer import served_of
 from service.v2_schemas import (
@@ -123,7 +123,9 @@ async def load(request: Request, name: str) -> Response:
     """Every version of the model, from its files as they are now. For admins."""
     for key in parameters_of(await _command(request), "the request"):
         if key == "config" or key.startswith("file:"):
-            raise InvalidRequest(f"parameters.{key[:40]} is not taken; put the model's file into MODELS")
+            raise InvalidRequest(
+                f"parameters.{said(key)[1:-1]} is not taken; put the model's file into MODELS"
+            )
     await engine_of(request.scope).repository.load(name)
     return Response()
 

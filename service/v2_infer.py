@@ -12,9 +12,9 @@ from fastapi import APIRouter, Header, Request, Response
 
 from contract.manifest import Tensor
 from contract.picture import ImageError
-from service.body import announced_bytes, inflate, read_body
+from service.body import QUICK, announced_bytes, inflate, read_apart, read_body
 from service.edge import KEY
-from service.engine import Engine, Inferred, engine_of
+from service.engine import Decoded, Engine, Inferred, engine_of
 from service.errors import DeadlineExceeded, InvalidRequest, NotReady, UnknownModel
 from service.infer_answer import build_response
 from service.served import Served
@@ -42,6 +42,7 @@ _INFER: Final[dict[str, Any]] = {
 }
 
 router = APIRouter()
+_inflating: Final = asyncio.Lock()  # one at a time, each with MAX_BODY_BYTES reserved
 
 
 def served_of(request: Request, name: str, version: str | None = None) -> Served:
@@ -74,42 +75,60 @@ async def infer(
     if encoding not in {"identity", "gzip", "deflate"}:
         raise InvalidRequest(f"Content-Encoding is {encoding[:40]!r}; use gzip, deflate or none")
     size = announced_bytes(request, settings.max_body_bytes)
-    if encoding != "identity":
-        size = settings.max_body_bytes  # what it may become
     with (
         served_of(request, name, version).use() as served,
         engine.admission.admit(size, 1, request.scope[KEY]) as visit,
     ):
-        body = await read_body(request, settings.max_body_bytes, settings.body_timeout_s)
+        body = await read_body(request, settings.max_body_bytes, settings.body_timeout_s, visit.receive)
         began, loop = time.perf_counter(), asyncio.get_running_loop()
         limit = min(settings.request_timeout_s, (x_request_timeout_ms or math.inf) / 1000)
         try:
             async with asyncio.timeout(limit) as deadline:
-                asked = await asyncio.to_thread(
-                    _read, body, encoding, inference_header_content_length, served, settings
-                )
-                del body  # the tensors keep what they need of it
-                visit.take(asked.images - 1)
+                given = (body, encoding, inference_header_content_length, served, settings)
+                if encoding == "identity":
+                    json_bytes = _json_bytes(inference_header_content_length, body)
+                    asked, _size = await read_apart(json_bytes > QUICK, _read, *given)
+                else:
+                    async with _inflating:  # whoever waits for it takes no more than has come
+                        visit.receive(settings.max_body_bytes - len(body))
+                        asked, size = await read_apart(True, _read, *given)
+                        visit.receive(size - settings.max_body_bytes)
+                del body, given  # the tensors keep what they need of it
+                if isinstance(next(iter(asked.inputs.values())), np.ndarray):
+                    visit.take(asked.images)
+                    turns = asyncio.Semaphore(asked.images)
+                else:
+                    turns = visit.take_share(asked.images)
                 if asked.timeout < limit:
                     limit = asked.timeout
                     deadline.reschedule(loop.time() + limit - (time.perf_counter() - began))
-                return await _answer(engine, served, asked, began)
+                return await _answer(engine, served, asked, began, turns)
         except TimeoutError:
             raise DeadlineExceeded(f"no answer within {limit:g} s") from None
 
 
+def _json_bytes(header_length: str | None, body: bytes) -> int:
+    """Of the body; all of it where the header says nothing that can be."""
+    given = header_length or ""
+    return int(given) if given.isascii() and given.isdecimal() and len(given) < 16 else len(body)
+
+
 def _read(
     body: bytes, encoding: str, header_length: str | None, served: Served, settings: Settings
-) -> InferRequest:
-    """In a thread. Raises BodyTooLarge, InvalidRequest or InvalidFields."""
+) -> tuple[InferRequest, int]:
+    """-> the request, and the bytes of its body, inflated. Raises BodyTooLarge, InvalidRequest or
+    InvalidFields.
+    """
     if encoding != "identity":
         body = inflate(body, encoding, settings.max_body_bytes)
     manifest = served.model.manifest
     inputs = (*manifest.inputs, ENCODED)
-    return parse_request(body, header_length, inputs, manifest.outputs, settings.max_queue)
+    return parse_request(body, header_length, inputs, manifest.outputs, settings.max_queue), len(body)
 
 
-async def _answer(engine: Engine, served: Served, asked: InferRequest, began: float) -> Response:
+async def _answer(
+    engine: Engine, served: Served, asked: InferRequest, began: float, turns: asyncio.Semaphore
+) -> Response:
     """Raises ImageError, BatcherClosed, or what the session raised. `began` is of `time.perf_counter`."""
     ((name, value),) = asked.inputs.items()
     outputs = tuple(output.tensor.name for output in asked.outputs)
@@ -117,7 +136,7 @@ async def _answer(engine: Engine, served: Served, asked: InferRequest, began: fl
     if isinstance(value, np.ndarray):
         inferred = await engine.infer(served, list(value), outputs)
     else:
-        decoding, inferred = await _look(engine, served, name, value, outputs)
+        decoding, inferred = await _look(engine, served, name, value, outputs, turns)
     for _row in inferred.rows:
         engine.count_image(inferred.waited)
     head = {"model_name": served.name.name, "model_version": str(served.name.version)}
@@ -141,14 +160,23 @@ async def _answer(engine: Engine, served: Served, asked: InferRequest, began: fl
 
 
 async def _look(
-    engine: Engine, served: Served, name: str, files: list[bytes], outputs: tuple[str, ...]
+    engine: Engine,
+    served: Served,
+    name: str,
+    files: list[bytes],
+    outputs: tuple[str, ...],
+    turns: asyncio.Semaphore,
 ) -> tuple[float, Inferred]:
     """-> the longest decoding, seconds; and what the outputs say of each file, with the longest wait for a
     thread and a batch, and the longest run. Raises ImageError, which names the file.
     """
-    looking = (engine.look(served, data, outputs, 1) for data in files)
+
+    async def look(data: bytes) -> tuple[Decoded, Inferred]:
+        async with turns:
+            return await engine.look(served, data, outputs, 1)
+
     # All are awaited, so that none goes on in a thread when its request has been answered.
-    each = await asyncio.gather(*looking, return_exceptions=True)
+    each = await asyncio.gather(*map(look, files), return_exceptions=True)
     rows, decoding, waited, took = list[Row](), 0.0, 0.0, 0.0
     for index, looked in enumerate(each):
         if isinstance(looked, ImageError):

@@ -79,6 +79,9 @@ ENDLESS = {
     "a header": GET + b"A: " + b"b" * 600_000,
     "headers": GET + b"A: b\r\n" * 100_000,
     "headers that come at once": GET + b"A: b\r\n" * 5_000 + b"\r\n",
+    "tiny headers": GET + b"a:b\r\n" * 101,
+    "tiny headers that end": GET + b"a:b\r\n" * 100 + b"\r\n",
+    "tiny trailers": POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n" + b"a:b\r\n" * 200,
     "line ends": b"\r\n" * 50_000,
     "a chunk's extension": POST + b"Transfer-Encoding: chunked\r\n\r\n5;" + b"x" * 400_000,
     "a trailer": POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: " + b"b" * 400_000,
@@ -221,6 +224,8 @@ BODIES = {
     "a hundred thousand levels": {"content": b'{"image":' * 100_000 + b"1" + b"}" * 100_000},
     "a number of a megabyte": {"content": b'{"image": ' + b"9" * 1_000_000 + b"}"},
     "numbers without end": {"content": b'{"image": [' + b"1," * 950_000},
+    "strings without end": {"content": b'{"image": [' + b'"a",' * 400_000},
+    "objects without end": {"content": b'{"image": [' + b"{}," * 400_000},
     "half a character": {"content": b'{"image": "\xff"}'},
     "half a pair": {"content": b'{"image": "\\ud800"}'},
 }

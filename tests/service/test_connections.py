@@ -103,6 +103,18 @@ def test_too_many_ahead(server: Server) -> None:
     check(found[-1], 400, "invalid_request", "32 requests")
 
 
+def test_a_hundred_headers_are_taken(server: Server) -> None:
+    (answer,) = exchange(server, GET + b"Connection: close\r\n" + b"a:b\r\n" * 98 + b"\r\n")
+    assert answer.status_code == 200
+
+
+def test_too_many_headers_ahead(server: Server) -> None:
+    """Each request may have as many, but all that wait together have MAX_HEADER_BYTES."""
+    found = exchange(server, (GET + b"a:b\r\n" * 90 + b"\r\n") * 30)
+    assert [answer.status_code for answer in found] == [200] * 7 + [400], "20,000 bytes hold six that wait"
+    check(found[-1], 400, "invalid_request", "6 requests wait", "20000 bytes of headers")
+
+
 def test_a_body_is_never_the_next_request(server: Server) -> None:
     """An upgrade ends the parser's message at its headers; a body behind it would be a request of its own,
     and the answer to it somebody else's, where a proxy shares the connection.

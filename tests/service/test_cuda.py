@@ -201,7 +201,7 @@ def test_a_file_that_is_at_fault_is_not_the_gpu_s_fault(
     model.graph.output[0].name = "something"
     path = tmp_path / "other.onnx"
     onnx.save(model, path)
-    with pytest.raises(ModelError, match=r"^other\.onnx "):
+    with pytest.raises(ModelError, match=r"^other\.onnx: its manifest lists"):
         load_model(path, "auto", 1, runtime=Runtime())
     assert "serving on the CPU" not in caplog.text
 

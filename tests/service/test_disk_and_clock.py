@@ -255,7 +255,7 @@ def test_a_disk_that_fills_up_under_the_metrics(model_file: Path, tmp_path: Path
             disk = Path(f"/proc/{process.pid}/root{folder}/rest")
             with pytest.raises(OSError, match="No space left"):
                 disk.write_bytes(bytes(5_000_000))
-            with ThreadPoolExecutor(8) as pool:
+            with ThreadPoolExecutor(4) as pool:  # so many explanations are fewer images than MAX_QUEUE
                 paths = ["/predict", "/predict?top_k=0", "/embed", "/explain", "/v2/models/tiny/infer"] * 8
                 found = list(
                     pool.map(lambda path: httpx.post(address + path, content=IMAGE, timeout=20), paths)

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import signal
-import socket
 from pathlib import Path
 
 import httpx
@@ -15,7 +14,7 @@ from service.settings import Settings, SettingsError
 from tests.service.answers import check
 from tests.service.images import plain
 from tests.service.server import serving
-from tests.service.wire import wait_until_inside
+from tests.service.wire import held_request, wait_until_inside
 
 
 def written(path: Path, *keys: str) -> Path:
@@ -164,16 +163,10 @@ def test_an_admin_s_key_opens_everything_and_no_other_does_admin(tmp_path: Path)
 
 def test_a_key_has_its_share_and_others_have_theirs(model_file: Path, tmp_path: Path) -> None:
     keys = written(tmp_path / "keys", "greedy", "modest")
-    limits = {"api_keys_file": keys, "max_queue": 8, "max_queue_per_key": 2, "body_timeout_s": 30}
+    limits = {"api_keys_file": keys, "max_queue": 8, "max_queue_per_key": 2, "max_wait_ms": 2000}
     with serving(tmp_path / "log", model_file, **limits) as server:
         server.client.headers.update(bearer("modest"))
-        host, port = server.address.removeprefix("http://").split(":")
-        held = [socket.create_connection((host, int(port))) for _ in range(2)]
-        for connection in held:
-            connection.sendall(
-                b"POST /predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer greedy\r\n"
-                b"Content-Length: 9\r\n\r\nab"
-            )
+        held = [held_request(server, Authorization="Bearer greedy") for _ in range(2)]
         wait_until_inside(server, 2)
         refused = httpx.post(server.address + "/predict", headers=bearer("greedy"), content=plain(1))
         check(refused, 429, "overloaded", "of this API key", "2")

@@ -14,7 +14,7 @@ from contract.recipe import DEFAULT_RECIPE
 from tests.service.answers import by_index, check
 from tests.service.images import encoded, noise, plain
 from tests.service.server import Server, metrics, serving
-from tests.service.wire import open_request, wait_until_inside
+from tests.service.wire import half_sent
 
 PHOTOS = [encoded(noise(seed)) for seed in range(3)]
 
@@ -129,8 +129,8 @@ def test_every_image_and_crop_counts(model_file: Path, tmp_path: Path) -> None:
 def test_a_client_that_hangs_up_is_not_worked_for(fragile_model: Path, tmp_path: Path) -> None:
     """Its request ends where it is, here in the wait for a body, and is counted as gone."""
     with serving(tmp_path / "log", fragile_model, max_queue=1) as server:
-        with open_request(server):
-            wait_until_inside(server)
+        with half_sent(server, plain(1)):
+            pass
         while 'route="/predict",status="499"} 1.0' not in server.client.get("/metrics").text:
             pass
         assert server.client.post("/predict", content=plain(1)).status_code == 200

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from tests.service.images import plain
 from tests.service.server import Server
 
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
@@ -98,6 +99,13 @@ def open_request(server: Server) -> socket.socket:
     """A request whose body never comes to its end."""
     connection = connect(server)
     connection.sendall(POST + b"Authorization: Bearer first\r\nContent-Length: 9\r\n\r\nab")
+    return connection
+
+
+def held_request(server: Server, **headers: str) -> socket.socket:
+    """A whole request that stays inside: its image waits for a batch, where MAX_WAIT_MS is long."""
+    connection = connect(server)
+    connection.sendall(request("POST", "/predict", plain(1), close=False, **headers))
     return connection
 
 
