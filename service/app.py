@@ -38,11 +38,12 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        decoder = decoder_for(settings, threads)
+        decoder = decoder_for(settings, threads, settings.request_timeout_s)
         await decoder.start()
         repository = Repository(settings, found, load, metrics)
         found.clear()  # it would keep in memory what is replaced later
         app.state.engine = engine = Engine(settings, repository, decoder, metrics)
+        engine.reload_wanted = app.state.reload_wanted
         following = asyncio.create_task(follow(engine, keys, bool(settings.watch_model)))
         yield
         following.cancel()
@@ -60,6 +61,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
         telemetry={"tracing": False, "metrics": False, "logs": False},  # traces.py and metrics.py are ours
     )
     app.state.settings, app.state.keys = settings, keys
+    app.state.reload_wanted = False
     app.add_middleware(Edge, hosts=Hosts(settings), keys=keys, metrics=metrics)
     trace_requests(app)
     if settings.cors_origins:  # around the edge: a browser asks beforehand without a key

@@ -47,15 +47,16 @@ class _Job:
 class Processes:
     """`timeout` in seconds, 0 for none. What takes longer, or ends two processes one after the other, is
     answered with InvalidImage and they are replaced; the pictures beside it are in others. Pictures that
-    take long have all processes but one at most.
+    take long have all processes but one at most; those that would wait for more than `max_wait` s are
+    refused with Overloaded.
     """
 
-    def __init__(self, processes: int, max_pixels: int, timeout: float) -> None:
+    def __init__(self, processes: int, max_pixels: int, timeout: float, max_wait: float = math.inf) -> None:
         self._max_pixels = max_pixels
         self._timeout = timeout
         self._count = processes
         slow = max(1, processes - 1)
-        self._slow_work, self._slow_turns = SlowWork(slow), asyncio.Semaphore(slow)
+        self._slow_work, self._slow_turns = SlowWork(slow, max_wait), asyncio.Semaphore(slow)
         self._memory = max_pixels * BYTES_PER_PIXEL + _OVERHEAD
         self._idle: asyncio.Queue[asyncio.subprocess.Process] = asyncio.Queue()
         self._running: set[asyncio.subprocess.Process] = set()

@@ -1,6 +1,7 @@
 """Decoding in threads of this process, which may do more with the crops that they have made."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -73,7 +74,8 @@ class Threads:
     answered in time, but its thread is lost until the decoder is done with it.
 
     Pictures that take long by their header have as many threads again, of a lower priority and with memory
-    of their own: they delay each other, and ordinary pictures hardly.
+    of their own: they delay each other, and ordinary pictures hardly. Those that would wait for more than
+    `max_wait` s are refused with Overloaded.
 
     Crops with a `then` wait for others until there are enough or nothing else is to be done, and the thread
     that finds so calls it: as many threads compute as there are cores, and nothing is handed over.
@@ -82,14 +84,14 @@ class Threads:
     time of the event loop.
     """
 
-    def __init__(self, threads: int, max_pixels: int, timeout: float) -> None:
+    def __init__(self, threads: int, max_pixels: int, timeout: float, max_wait: float = math.inf) -> None:
         self._max_pixels = max_pixels
         self._timeout = timeout
         room = max_pixels * BYTES_PER_PIXEL
         self._budget, self._slow_budget = PixelBudget(room // 4), PixelBudget(room)
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._slow_jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._slow_work = SlowWork(threads)
+        self._slow_work = SlowWork(threads, max_wait)
         self._made: Together[Then, tuple[_Job, Cropped]] = Together()
         self._stuck: dict[_Job, float] = {}  # since when
         self._threads = [

@@ -2,6 +2,7 @@
 a picture takes too long and that cannot take this one with them. Both have one interface, `Decoder`.
 """
 
+import math
 from typing import Protocol
 
 from contract.recipe import Recipe
@@ -29,15 +30,15 @@ class Decoder(Protocol):
 
     async def decode(self, data: bytes, recipe: Recipe, crops: int, then: Then | None = None) -> Cropped:
         """A thread of this process that has made the crops calls `then` too, a process does not. Raises
-        ImageError, for a picture that takes too long too.
+        ImageError, for a picture that takes too long too, and Overloaded.
         """
 
     async def close(self) -> None:
         """Nothing is asked any more."""
 
 
-def decoder_for(settings: Settings, threads: int) -> Decoder:
+def decoder_for(settings: Settings, threads: int, max_wait: float = math.inf) -> Decoder:
     timeout = settings.decode_timeout_ms / 1000
     if settings.decode_processes:
-        return Processes(settings.decode_processes, settings.max_pixels, timeout)
-    return Threads(threads, settings.max_pixels, timeout)
+        return Processes(settings.decode_processes, settings.max_pixels, timeout, max_wait)
+    return Threads(threads, settings.max_pixels, timeout, max_wait)

@@ -74,6 +74,7 @@ def serve(
         server.should_exit = True
 
     def reload(_number: int, _frame: FrameType | None) -> None:
+        app.state.reload_wanted = True  # it may come before the engine is there
         if hasattr(app.state, "engine"):
             app.state.engine.reload_wanted = True
 

@@ -20,7 +20,6 @@ from service.decode_processes import Processes
 from service.decode_threads import Threads
 from service.decoding import Decoder
 from service.errors import Overloaded
-from service.slow import MAX_WORK_S
 from tests.service.gate import until
 from tests.service.images import encoded, noise
 from tests.service.slow import slow_decoding
@@ -171,14 +170,14 @@ def test_pictures_that_take_long_leave_a_process_to_ordinary_ones() -> None:
 
 def test_no_more_pictures_that_take_long_are_taken_than_are_soon_decoded() -> None:
     async def run() -> None:
-        decoder = Threads(1, PIXELS, 30)
+        decoder = Threads(1, PIXELS, 30, max_wait=5)
         await decoder.start()
         with decoder._slow_budget.reserve(decoder._slow_budget.limit):
             asked = [asyncio.create_task(decoder.decode(LARGE, DEFAULT_RECIPE, 1)) for _ in range(120)]
             await until(decoder._jobs.empty)
             ended, waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
             assert all(isinstance(task.exception(), Overloaded) for task in ended)
-            await until(lambda: sum(not task.done() for task in asked) <= MAX_WORK_S / 0.1)
+            await until(lambda: sum(not task.done() for task in asked) <= 5 / 0.1)
             assert isinstance(await outcome(decoder, GOOD), Cropped)
             for task in waiting:
                 task.cancel()

@@ -113,7 +113,7 @@ def test_a_full_house_is_429_whichever_image_of_a_batch_finds_it_so(
     model_file: Path, tmp_path: Path
 ) -> None:
     with (
-        serving(tmp_path / "log", model_file, max_queue=3, max_wait_ms=2000) as full,
+        serving(tmp_path / "log", model_file, max_queue=3, max_batch=3, max_wait_ms=60_000) as full,
         client_of(full) as client,
     ):
         assert client.infer("tiny", [images(pixels(1, 2, 3))]).as_numpy("probabilities").shape == (3, 7)
@@ -123,14 +123,19 @@ def test_a_full_house_is_429_whichever_image_of_a_batch_finds_it_so(
         with held_request(full):
             wait_until_inside(full)
             assert refused(client, [images(pixels(1, 2, 3))])[0] == "429"
-        with held_request(full), held_request(full), held_request(full):
-            wait_until_inside(full, 3)
-            head = {"name": "encoded", "shape": [3], "datatype": "BYTES"}
-            text = base64.b64encode(plain(1)).decode()
-            body = {"inputs": [head | {"data": [text] * 3}]}
-            response = full.client.post("/v2/models/tiny/infer", json=body)
-            check(response, 429, "3 is the limit")
-            assert 1 <= int(response.headers["retry-after"]) <= 60
+    with (
+        serving(tmp_path / "log", model_file, max_queue=3, max_batch=4, max_wait_ms=60_000) as full,
+        held_request(full),
+        held_request(full),
+        held_request(full),
+    ):
+        wait_until_inside(full, 3)
+        head = {"name": "encoded", "shape": [3], "datatype": "BYTES"}
+        text = base64.b64encode(plain(1)).decode()
+        body = {"inputs": [head | {"data": [text] * 3}]}
+        response = full.client.post("/v2/models/tiny/infer", json=body)
+        check(response, 429, "3 is the limit")
+        assert 1 <= int(response.headers["retry-after"]) <= 60
 
 
 def test_a_network_that_fails_is_500_for_that_request_alone(fragile_model: Path, tmp_path: Path) -> None:
