@@ -85,6 +85,15 @@ def test_a_bad_file_leaves_the_old_model_serving_and_is_named(model_file: Path, 
         assert server.client.get("/health").json()["reload_error"] is None
 
 
+def test_a_signal_before_the_decoders_have_started_is_not_lost(model_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    shutil.copy(model_file, file)
+    with serving(tmp_path / "log", file, decode_processes=1) as server:  # it starts after the line
+        numbered(model_file, file, 4)
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(server, 4)
+
+
 def test_what_was_there_from_the_start_is_freed(model_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     shutil.copy(model_file, file)
