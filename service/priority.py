@@ -1,4 +1,4 @@
-"""The event loop before everything that computes, and of that decoding before batches, slow pictures last;
+"""The event loop before everything that computes, and of that decoding before batches;
 and a core for each thread that decodes.
 """
 
@@ -10,8 +10,8 @@ from typing import Final
 # Decoding holds the interpreter now and then: for what takes the core from it then, the event loop waits
 # too. 60 s at 10 times the peak, twice each, refusals (p99): 165 and 65 ms with 5 for both, 19 and 30 so.
 DECODING: Final = 5
+SLOW_DECODING: Final = 7  # not much lower: beside other programs it would hardly be done at all
 BATCHES: Final = 10
-SLOW_DECODING: Final = 15  # beside ordinary pictures, a ninth of their share of the cores
 
 
 def give_way(nice: int) -> None:

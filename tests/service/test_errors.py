@@ -240,8 +240,8 @@ def test_large_pictures_are_decoded_within_bounds(model_file: Path, tmp_path: Pa
     with serving(tmp_path / "log", model_file, max_pixels=pixels, threads=4) as server:
         assert server.client.post("/predict", content=plain(1)).status_code == 200
         before = peak_memory(server)
-        with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda _: server.client.post("/predict", content=bomb), range(8)))
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: server.client.post("/predict", content=bomb), range(4)))
         assert {answer.status_code for answer in answers} == {200}
         assert peak_memory(server) - before < 12 * pixels
         larger = encoded(Image.new("RGBA", (4000, 3001)), "WEBP", lossless=True)

@@ -30,8 +30,8 @@ def test_threads_that_compute_give_way_to_the_event_loop(model_file: Path, tmp_p
         assert found[pid] == ours
         lower = sorted(nice for nice in found.values() if nice > ours)
         inference = 1  # the other lane's thread begins with a second batch
-        wanted = [ours + DECODING] * THREADS + [ours + BATCHES] * inference
-        wanted += [ours + SLOW_DECODING] * THREADS
+        wanted = [ours + DECODING] * THREADS + [ours + SLOW_DECODING] * THREADS
+        wanted += [ours + BATCHES] * inference
         assert lower == [min(19, nice) for nice in wanted]
 
 
