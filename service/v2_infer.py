@@ -12,6 +12,7 @@ from fastapi import APIRouter, Header, Request, Response
 
 from contract.manifest import Tensor
 from contract.picture import ImageError
+from service.admission import Visit
 from service.body import QUICK, announced_bytes, inflate, read_apart, read_body
 from service.edge import KEY
 from service.engine import Decoded, Engine, Inferred, engine_of
@@ -94,15 +95,10 @@ async def infer(
                         asked, size = await read_apart(True, _read, *given)
                         visit.receive(size - settings.max_body_bytes)
                 del body, given  # the tensors keep what they need of it
-                if isinstance(next(iter(asked.inputs.values())), np.ndarray):
-                    visit.take(asked.images)
-                    turns = asyncio.Semaphore(asked.images)
-                else:
-                    turns = visit.take_share(asked.images)
                 if asked.timeout < limit:
                     limit = asked.timeout
                     deadline.reschedule(loop.time() + limit - (time.perf_counter() - began))
-                return await _answer(engine, served, asked, began, turns)
+                return await _answer(engine, served, asked, began, visit)
         except TimeoutError:
             raise DeadlineExceeded(f"no answer within {limit:g} s") from None
 
@@ -127,15 +123,19 @@ def _read(
 
 
 async def _answer(
-    engine: Engine, served: Served, asked: InferRequest, began: float, turns: asyncio.Semaphore
+    engine: Engine, served: Served, asked: InferRequest, began: float, visit: Visit
 ) -> Response:
-    """Raises ImageError, BatcherClosed, or what the session raised. `began` is of `time.perf_counter`."""
+    """Raises Overloaded, ImageError, BatcherClosed, or what the session raised. `began` is of
+    `time.perf_counter`.
+    """
     ((name, value),) = asked.inputs.items()
     outputs = tuple(output.tensor.name for output in asked.outputs)
     decoding = 0.0
     if isinstance(value, np.ndarray):
+        visit.take(len(value))
         inferred = await engine.infer(served, list(value), outputs)
     else:
+        turns = visit.take_share(len(value))
         decoding, inferred = await _look(engine, served, name, value, outputs, turns)
     for _row in inferred.rows:
         engine.count_image(inferred.waited)
