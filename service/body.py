@@ -2,7 +2,6 @@
 
 import asyncio
 import binascii
-import ctypes
 import zlib
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from service.errors import BodyTimeout, BodyTooLarge, InvalidRequest, ServiceError
 from service.fields import InvalidFields, read_json
 from service.form import read_form
+from service.memory import trim
 
 ENVELOPE: Final = 100_000  # bytes that the headers of a multipart body may add to its files
 # Bytes/s that a client has to send of a body, or to read of an answer, after a while: 131 kbit/s.
@@ -101,10 +101,8 @@ def _read_next(waiting: list[Callable[[], T]]) -> T:
 
 
 def give_freed_memory_back() -> None:
-    """glibc keeps the blocks that pieces of bodies were in, until those above them are free too."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        _reader.submit(trim, 0)
+    """In the thread that reads large bodies, so that nobody else waits for it."""
+    _reader.submit(trim)
 
 
 def inflate(body: bytes, encoding: str, limit: int) -> bytes:

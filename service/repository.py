@@ -5,7 +5,6 @@ NAME/VERSION/model.onnx, where the path says the name and the folder the version
 """
 
 import asyncio
-import ctypes
 import gc
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Final, Literal
 from contract.manifest import CONTROL
 from service.errors import InvalidRequest, NotReady, UnknownModel
 from service.logs import log
+from service.memory import trim
 from service.metrics import Metrics
 from service.served import Served
 from service.session import Model, ModelError
@@ -173,9 +173,7 @@ async def _retire(served: Served) -> None:
     await served.retire()
     del served
     await asyncio.to_thread(gc.collect)
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        await asyncio.to_thread(trim, 0)
+    await asyncio.to_thread(trim)
 
 
 class Repository:
