@@ -2,13 +2,13 @@
 
 import asyncio
 import hashlib
-import itertools
 import shutil
 import signal
 import socket
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -39,33 +39,30 @@ def test_a_new_model_takes_over_and_no_request_is_lost(
 ) -> None:
     file, data = tmp_path / "model.onnx", encoded(noise(3))
     shutil.copy(model_file, file)
-    seen: list[int] = []
-    ended = threading.Event()
+    answered: list[list[int]] = [[] for _ in range(4)]  # the versions that each client saw, in its order
     with serving(tmp_path / "log", file, watch_model=watch) as server:
 
-        def ask() -> None:
+        def ask(seen: list[int]) -> None:
             with httpx.Client(base_url=server.address, timeout=30) as client:
-                while not ended.is_set():
+                while 5 not in seen:
                     answer = client.post("/predict", content=data)
                     assert answer.status_code == 200, answer.text
                     seen.append(answer.json()["model"]["version"])
 
-        clients = [threading.Thread(target=ask) for _ in range(4)]
-        for client in clients:
-            client.start()
-        for version in (4, 5):
-            numbered(model_file, file, version)
-            if not watch:
-                server.process.send_signal(signal.SIGHUP)
-            wait_for(server, version)
-        until = len(seen) + 8
-        while len(seen) < until:
-            pass
-        ended.set()
-        for client in clients:
-            client.join()
-    assert {version for version, _ in itertools.groupby(sorted(seen))} >= {3, 5}
-    assert seen[-1] == 5
+        with ThreadPoolExecutor(4) as threads:
+            clients = [threads.submit(ask, seen) for seen in answered]
+            while not all(answered):
+                assert not any(client.done() for client in clients)
+            for version in (4, 5):
+                numbered(model_file, file, version)
+                if not watch:
+                    server.process.send_signal(signal.SIGHUP)
+                wait_for(server, version)
+            for client in clients:
+                client.result()
+    for seen in answered:
+        assert seen[0] == 3
+        assert seen == sorted(seen)  # whoever has met a version never meets an older one
 
 
 def test_a_bad_file_leaves_the_old_model_serving_and_is_named(model_file: Path, tmp_path: Path) -> None:
