@@ -17,6 +17,7 @@ SWAGGER: Final = importlib.resources.files("fastapi_offline") / "static"
 KINDS: Final = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
+    ".jpg": "image/jpeg",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }

@@ -7,24 +7,25 @@ export const limit = Number(document.querySelector('meta[name="max-body-bytes"]'
 
 /** The API key: of this tab, and gone with it. */
 export const key = {
-  get: () => kept(() => sessionStorage.getItem(KEY)) ?? "",
-  set: (value) => kept(() => sessionStorage.setItem(KEY, value)),
-  forget: () => kept(() => sessionStorage.removeItem(KEY)),
+  get: () => storage(() => sessionStorage.getItem(KEY)) ?? "",
+  set: (value) => storage(() => sessionStorage.setItem(KEY, value)),
+  forget: () => storage(() => sessionStorage.removeItem(KEY)),
 };
 
-function kept(use) {
+/** What `use` returns; null where a browser forbids storage: a server with keys cannot be used then. */
+export function storage(use) {
   try {
     return use();
   } catch {
-    return null; // a browser may forbid storage: then a server without keys can be used, one with keys not
+    return null;
   }
 }
 
-/** An error to be shown: `title` and `text` for people; `again` where trying again may help. */
+/** An error to be shown: `title` and `text` for people, `detail` for a file; `again` where trying again may help. */
 export class Trouble extends Error {
-  constructor(title, text, { code = "", again = false } = {}) {
+  constructor(title, text, { code = "", detail = `${title}. ${text}`, again = false } = {}) {
     super(title);
-    Object.assign(this, { title, text, code, again });
+    Object.assign(this, { title, text, code, detail, again });
   }
 }
 
@@ -125,5 +126,6 @@ function inWords(problem, answer, body) {
   const { code = "", detail = "", title = `The server answered ${answer.status}` } = problem;
   if (answer.status === 413 && code !== "too_large") return tooManyBytes(body?.size ?? 0); // a proxy's
   const [heading, remedy, again = answer.status >= 500] = WORDS[code] ?? [title, ""];
-  return new Trouble(heading, [sentence(detail), remedy].filter(Boolean).join(" "), { code, again });
+  const text = [sentence(detail), remedy].filter(Boolean).join(" ");
+  return new Trouble(heading, text, { code, detail: detail || undefined, again });
 }

@@ -26,6 +26,15 @@ export function percent(probability) {
 
 export const milliseconds = (ms) => `${ms.toFixed(ms < 100 ? 1 : 0)}${NARROW}ms`;
 
+export const isUnsure = ({ probability }) => probability < 0.5;
+
+export const counted = (count, one, many) => `${count} ${count === 1 ? one : many}`;
+
+/** Said of every answer: the probabilities of a picture of anything else add up to 1 too. */
+export const limitOf = ({ classes }) =>
+  `It chooses among ${counted(classes.length, "class", "classes")}. `
+  + `A picture of anything else gets ${classes.length === 1 ? "it too" : "the nearest of them"}.`;
+
 export const named = (label) => label.replaceAll("_", " ");
 
 /** Said by screen readers; the same sentence twice is said twice. */

@@ -1,10 +1,23 @@
-// How pictures come in: picked, photographed, pasted, dropped.
+// How pictures come in: picked, photographed, pasted, dropped, or one of the page's own examples.
 
+import { Trouble, ask } from "./api.js";
 import { byId } from "./dom.js";
 
-/** `look` gets the files; `wanted` says whether the page is to show that it waits for a drop; `noFile` is
- * called when what was dropped is none. */
-export function takePictures({ look, wanted, noFile }) {
+/** `look` gets the files; `wanted` says whether the page is to show that it waits for a drop; `failed` gets the
+ * Trouble when there is no file. */
+export function takePictures({ look, wanted, failed }) {
+  for (const button of document.querySelectorAll("#examples button")) {
+    const path = button.querySelector("img").getAttribute("src");
+    button.addEventListener("click", async () => {
+      try {
+        const picture = await (await ask(path)).blob();
+        look([new File([picture], path.split("/").at(-1), { type: picture.type })]);
+      } catch (trouble) {
+        failed(trouble);
+      }
+    });
+  }
+
   for (const id of ["files", "camera"]) {
     byId(id).addEventListener("change", (event) => {
       const files = [...event.target.files];
@@ -36,6 +49,6 @@ export function takePictures({ look, wanted, noFile }) {
     dragging(0, event);
     const files = [...event.dataTransfer.files];
     if (files.length) look(files);
-    else noFile();
+    else failed(new Trouble("That was no file", "Save the picture first, then drop the file here."));
   });
 }

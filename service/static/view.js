@@ -1,9 +1,9 @@
-// How an answer looks: large, with everything that is known about it, or as a tile among others.
+// How the answer about one picture looks, with everything that is known about it.
 
 import { key } from "./api.js";
-import { make, milliseconds, named, percent, say } from "./dom.js";
+import { isUnsure, limitOf, make, milliseconds, named, percent, say } from "./dom.js";
 
-const UNSURE = 0.5;
+const STAGES = { decode: "Reading the picture", queue: "Waiting", inference: "Computing" }; // of timing_ms
 // Both recipes of the service scale the shorter side to 256 pixels and look at the central 224.
 const SEEN = 224 / 256;
 
@@ -26,14 +26,13 @@ export function fillResult(place, item, model, path, { again, back, heat }) {
 
 function verdict({ predictions }, model) {
   const [first] = predictions;
-  const unsure = first.probability < UNSURE;
+  const unsure = isUnsure(first);
   return [
-    make("p.kicker", {}, unsure ? "Perhaps" : "This looks like"),
+    make("p.kicker", {}, unsure ? "Perhaps" : "Nearest class"),
     make("h2.answer", { id: "answer", tabindex: "-1" }, named(first.label)),
+    make("p.limit", {}, limitOf(model)),
     unsure && make("p.hint", {},
-      make("strong", {}, "The model is unsure. "),
-      `It knows ${model.classes.length} kinds and names the nearest whatever it is shown: `
-        + "a model of flowers names a flower even for a cat."),
+      make("strong", {}, "The model is unsure. "), "A model of flowers names a flower even for a cat."),
   ];
 }
 
@@ -66,8 +65,8 @@ function bars(predictions) {
     }));
 }
 
-function timing(ms, there_and_back) {
-  const stages = ["decode", "queue", "inference"];
+function timing(ms, includingNetwork) {
+  const stages = Object.keys(STAGES);
   const strip = make("div.strip", { "aria-hidden": "true" });
   for (const stage of stages) {
     const part = make(`span.${stage}`);
@@ -79,8 +78,8 @@ function timing(ms, there_and_back) {
     strip,
     make("dl", {},
       ...stages.map((stage) =>
-        make("div", {}, make(`dt.${stage}`, {}, stage), make("dd", {}, milliseconds(ms[stage])))),
-      make("div", {}, make("dt.whole", {}, "with the way here and back"), make("dd", {}, milliseconds(there_and_back)))));
+        make("div", {}, make(`dt.${stage}`, {}, STAGES[stage]), make("dd", {}, milliseconds(ms[stage])))),
+      make("div", {}, make("dt.whole", {}, "Including network"), make("dd", {}, milliseconds(includingNetwork)))));
 }
 
 function curl(path, name) {
@@ -185,27 +184,4 @@ function heatSwitch(frame, item, heat) {
     }
   }
   return make("div.looked", {}, button, whose, note);
-}
-
-// ---------------------------------------------------------------- one of many
-
-export function fillTile(item, open) {
-  const { file, url, answer, trouble, waits } = item;
-  const first = answer?.predictions[0];
-  const bar = make("span.bar", { "aria-hidden": "true" });
-  bar.style.setProperty("--share", first?.probability ?? 0);
-  const lines = first
-    ? [make("span.label", {}, named(first.label)), make("span.value", {}, percent(first.probability)), bar,
-       first.probability < UNSURE && make("span.doubt", {}, "unsure")]
-    : trouble
-      ? [make("span.label.wrong", {}, trouble.title), make("span.doubt", {}, trouble.text)]
-      : [make("span.label.pending", {}, waits ?? "…")];
-  const had = item.tile.querySelector("img, .unshown");
-  const photo = had ?? make("img", { src: url, alt: "", loading: "lazy", decoding: "async" });
-  if (!had) photo.addEventListener("error", () => photo.replaceWith(make("span.unshown", {}, "Cannot be shown")));
-  const focused = item.tile.contains(document.activeElement);
-  const button = make("button.open", { type: "button", click: open, "aria-busy": !answer && !trouble && "true" },
-    photo, make("span.lines", {}, ...lines, make("span.file", {}, file.name)));
-  item.tile.replaceChildren(button);
-  if (focused) button.focus();
 }

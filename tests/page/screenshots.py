@@ -52,6 +52,7 @@ def main() -> None:
             page.set_input_files("#files", corrupt)
             page.wait_for_selector(".answer.small")
             save(page, "error")
+            page.get_by_text("Model card").click()
             page.evaluate("scrollTo(0, document.getElementById('about').offsetTop - 20)")
             save(page, "model")
 
@@ -71,7 +72,7 @@ def opened(browser: Browser, server: Server, scheme: Any, options: dict[str, Any
     context = browser.new_context(color_scheme=scheme, reduced_motion="reduce", **options)
     page = context.new_page()
     page.goto(server.address)
-    page.wait_for_selector("#card h3")
+    page.wait_for_selector("#facts dd")
     page.wait_for_load_state("networkidle")  # the filters
     return page
 

@@ -1,7 +1,7 @@
 """What the server sends a browser."""
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.page.checks import Start
 from tests.service.server import ROOT, Server
@@ -48,3 +48,24 @@ def test_docs_come_from_here(site: Server, start: Start) -> None:
     page = start(site, "/docs")
     page.get_by_text("/predict", exact=True).click()
     expect(page.locator(".responses-table").first).to_be_visible()
+
+
+def test_the_page_works_below_a_path(site: Server, start: Start) -> None:
+    """As behind a proxy that takes the path away."""
+
+    def beyond(route: Route) -> None:
+        asked = route.request.url.removeprefix(site.address)
+        assert asked.startswith("/a/b/"), asked
+        route.continue_(url=site.address + asked.removeprefix("/a/b"))
+
+    page = start(site, "/static/favicon.svg")
+    page.context.route(f"{site.address}/**", beyond)
+    page.goto(f"{site.address}/a/b/")
+    page.get_by_role("button", name="A daisy").click()
+    expect(page.locator("#answer")).to_have_text("daisy")
+    expect(page.locator(".curl code")).to_contain_text(f"{site.address}/a/b/predict")
+    page.get_by_role("switch").click()
+    expect(page.locator(".heat")).to_be_visible()
+    page.get_by_role("link", name="AlexNet").click()
+    expect(page.locator("#facts dd")).to_have_count(3)
+    assert page.url == f"{site.address}/a/b/"

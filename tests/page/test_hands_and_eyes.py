@@ -1,8 +1,12 @@
 """Fingers, a keyboard alone, a narrow window, a dark room."""
 
+import io
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
 from tests.page.checks import NARROW, Start, check_accessible
@@ -14,7 +18,7 @@ def test_narrow_with_touch(site: Server, start: Start, pictures: dict[str, Path]
     camera = page.get_by_label("Take a photograph")
     expect(camera).to_be_visible()
     assert camera.get_attribute("capture") == "environment"
-    expect(page.locator("#card h3")).to_be_visible()
+    expect(page.locator("#facts dd")).to_have_count(3)
     check_accessible(page)
 
     camera.set_input_files(pictures["sure"])
@@ -35,7 +39,7 @@ def test_narrow_with_touch(site: Server, start: Start, pictures: dict[str, Path]
 
 def test_the_camera_is_offered_to_touch_alone(site: Server, start: Start) -> None:
     page = start(site)
-    expect(page.locator("#card h3")).to_be_visible()
+    expect(page.locator("#facts dd")).to_have_count(3)
     expect(page.locator("#camera")).to_be_hidden()
     check_accessible(page)
 
@@ -64,8 +68,13 @@ def test_by_keyboard_alone(site: Server, start: Start, pictures: dict[str, Path]
     tab_to("#theme")
     page.keyboard.press("Enter")
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    tab_to("#examples button")
+    page.keyboard.press("Enter")
+    expect(page.locator("#answer")).to_have_text("sunflower")
+    page.locator("#theme").focus()
     tab_to("#files")
     page.keyboard.press("Enter")
+    expect(page.locator(".file")).to_have_text(pictures["sure"].name)
     expect(page.locator(".bars li")).to_have_count(5)
     tab_to(".switch")
     page.keyboard.press("Space")
@@ -89,3 +98,100 @@ def test_the_theme_is_the_system_s_until_one_is_chosen(site: Server, start: Star
     expect(page.locator("body")).to_have_css("background-color", papers[other])
     page.reload()
     expect(page.locator("body")).to_have_css("background-color", papers[other])
+
+
+def test_a_portrait_and_its_first_answer_fit_on_a_phone(
+    site: Server, start: Start, pictures: dict[str, Path], tmp_path: Path
+) -> None:
+    page = start(site, viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
+    for name in ("sure", "unsure"):
+        with Image.open(pictures[name]) as flower:
+            flower.resize((300, 800)).save(tmp_path / f"{name}.png")
+        page.set_input_files("#files", tmp_path / f"{name}.png")
+        expect(page.locator(".file")).to_have_text(f"{name}.png")
+        expect(page.locator(".bars li")).to_have_count(5)
+        for width, height in ((360, 640), (390, 844)):
+            page.set_viewport_size({"width": width, "height": height})
+            for part in (".photo", "#answer", ".limit:visible", ".bars li:first-child"):
+                box = page.locator(part).bounding_box()
+                assert box
+                assert box["y"] >= 0
+                assert box["y"] + box["height"] <= height, (name, width, part)
+
+
+def test_tiles_are_even(site: Server, start: Start, pictures: dict[str, Path], tmp_path: Path) -> None:
+    """Labels of one line and of two, an error's sentences, names that are long and cannot be broken."""
+    shutil.copy(pictures["unsure"], tmp_path / f"{'long' * 40}.jpg")
+    chosen = [pictures["daisy"], tmp_path / f"{'long' * 40}.jpg", pictures["corrupt"], pictures["text"]]
+    page = start(site, viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
+    page.set_input_files("#files", chosen)
+    expect(page.locator("#progress")).to_be_hidden()
+    sizes = page.locator(".open").evaluate_all(
+        "all => all.map((tile) => tile.getBoundingClientRect()).map(({width, height}) => [width, height])"
+    )
+    assert len(sizes) == 4
+    assert np.ptp(sizes, axis=0) == pytest.approx([0, 0], abs=0.5)
+    overflowing = """all => all.filter((part) => {
+        const tile = part.closest(".open").getBoundingClientRect(), box = part.getBoundingClientRect();
+        return box.left < tile.left || box.right > tile.right || box.bottom > tile.bottom;
+    }).length"""
+    assert page.locator(".open *").evaluate_all(overflowing) == 0
+    check_accessible(page)
+
+
+# How far the text of each control is from the middle of it, in pixels.
+OFF_CENTRE = """() => [...document.querySelectorAll(".pick label, .solid, .quiet:not(#theme)")]
+  .filter((control) => control.checkVisibility())
+  .map((control) => {
+    const text = document.createRange();
+    text.selectNodeContents(control);
+    const [inner, outer] = [text.getBoundingClientRect(), control.getBoundingClientRect()];
+    return [control.textContent, (inner.left + inner.right - outer.left - outer.right) / 2,
+      (inner.top + inner.bottom - outer.top - outer.bottom) / 2];
+  })"""
+
+
+def test_the_text_of_a_button_is_in_its_middle(
+    site: Server, start: Start, pictures: dict[str, Path]
+) -> None:
+    page = start(site, viewport=NARROW, has_touch=True, is_mobile=True)
+    expect(page.locator("#files")).to_be_enabled()
+    controls = page.evaluate(OFF_CENTRE)
+    page.set_input_files("#files", [pictures["daisy"], pictures["corrupt"]])
+    expect(page.locator("#progress")).to_be_hidden()
+    controls += page.evaluate(OFF_CENTRE)
+    page.locator(".open").first.click()
+    controls += page.evaluate(OFF_CENTRE)
+    assert {"Choose pictures", "Take a photograph", "Download CSV", "← All pictures", "Copy"} <= {
+        text for text, _, _ in controls
+    }
+    for text, across, down in controls:
+        assert (across, down) == pytest.approx((0, 0), abs=1), text
+
+
+def test_code_that_scrolls_shows_it(site: Server, start: Start) -> None:
+    """By a shadow at the side where there is more, which is gone at that end."""
+    page = start(site, viewport=NARROW, has_touch=True, is_mobile=True)
+    page.get_by_text("Model card").click()
+    code = page.locator("#card pre")
+    expect(code).to_have_attribute("tabindex", "0")
+    assert code.evaluate("code => code.scrollWidth > code.clientWidth")
+
+    def sides() -> tuple[int, int]:
+        """Of the strip below the text: how far the left and the right end are from its middle, of 255."""
+        code.scroll_into_view_if_needed()
+        with Image.open(io.BytesIO(code.screenshot())) as image:
+            strip = np.asarray(image.convert("L"), dtype=int)[-10]
+        middle = strip[len(strip) // 2]
+        return abs(strip[1] - middle), abs(strip[-2] - middle)
+
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        code.evaluate("code => code.scrollTo(0, 0)")
+        left, right = sides()
+        assert left < 3, scheme
+        assert right > 20, scheme
+        code.evaluate("code => code.scrollTo(code.scrollWidth, 0)")
+        left, right = sides()
+        assert left > 20, scheme
+        assert right < 3, scheme

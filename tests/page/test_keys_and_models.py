@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.page.checks import KEY, LIMIT, Start, check_accessible, small
 from tests.service.server import Server
@@ -57,6 +57,7 @@ def admitted(guarded: Server, start: Start) -> Page:
 
 def test_the_filters_of_the_first_layer(admitted: Page) -> None:
     """With a key: an address alone, as of a plain picture, would not get them."""
+    admitted.get_by_text("Model card").click()
     picture = admitted.get_by_role("img", name=re.compile("first convolution"))
     expect(picture).to_be_visible()
     assert picture.evaluate("image => image.naturalWidth") > 0
@@ -88,8 +89,31 @@ def test_a_model_is_chosen(admitted: Page) -> None:
     check_accessible(admitted)
 
 
+def test_the_model_of_health_is_chosen_at_first_and_a_choice_outlives_a_reload(
+    guarded: Server, start: Start
+) -> None:
+    def second_first(route: Route) -> None:
+        health = route.fetch().json()
+        health["model"] |= {"name": "second"}
+        route.fulfill(json=health)
+
+    page = start(guarded, "/static/favicon.svg")
+    page.route("**/health", second_first)
+    page.goto(guarded.address + "/")
+    page.get_by_label("API key").fill(KEY)
+    page.get_by_label("API key").press("Enter")
+    choice = page.get_by_role("combobox", name="Model")
+    expect(choice.locator("option:checked")).to_have_text("second")
+    expect(page.locator("#about-title")).to_contain_text("second")
+    choice.select_option("first")
+    page.reload()
+    expect(page.locator("#about-title")).to_contain_text("first")
+    expect(choice.locator("option:checked")).to_have_text("first")
+
+
 def test_a_card_is_text_whatever_it_says(admitted: Page) -> None:
     admitted.get_by_role("combobox", name="Model").select_option("second")
+    admitted.get_by_text("Model card").click()
     card = admitted.locator("#card")
     expect(card.locator("h3")).to_have_text("""Card <img src=x onerror="document.title='broken'">""")
     expect(card).to_contain_text('<script>document.title = "broken"</script>')

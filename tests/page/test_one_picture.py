@@ -11,12 +11,15 @@ from playwright.sync_api import Route, expect
 from tests.page.checks import Start, ask, check_accessible, shown
 from tests.page.flowers import draw
 from tests.service.images import encoded
-from tests.service.server import Server
+from tests.service.server import ROOT, Server
+
+LIMIT_OF_17 = "It chooses among 17 classes. A picture of anything else gets the nearest of them."
 
 
 def test_a_picture_is_picked(site: Server, start: Start, pictures: dict[str, Path]) -> None:
     page = start(site)
-    expect(page.locator("#lead")).to_contain_text("17 kinds")
+    expect(page.locator("#lead")).to_contain_text("17 classes")
+    expect(page.locator("#lead")).to_contain_text("lily of the valley")
     page.set_input_files("#files", pictures["sure"])
     answer = ask(site, pictures["sure"])
     first, second = answer["predictions"][:2]
@@ -29,13 +32,14 @@ def test_a_picture_is_picked(site: Server, start: Start, pictures: dict[str, Pat
         said = row.locator(".value").inner_text().replace("\u202f", "").removesuffix("%")
         assert float(said) == pytest.approx(prediction["probability"] * 100, abs=0.06)
     expect(page.locator(".timing")).to_contain_text(re.compile(r"Answered in \d[\d.]*\sms"))
-    for stage in ("decode", "queue", "inference"):
+    for stage in ("Reading the picture", "Waiting", "Computing", "Including network"):
         expect(page.locator(".timing")).to_contain_text(re.compile(rf"{stage}\s*\d[\d.]*\sms"))
     expect(page.locator("figcaption").first).to_contain_text(re.compile("600 . 520, JPEG"))
     assert page.locator(".photo").evaluate("image => image.naturalWidth") == 600
     expect(page.locator("#say")).to_contain_text(shown(first["label"]))
     expect(page.locator("#say")).to_contain_text(shown(second["label"]))
     expect(page.locator(".hint")).to_have_count(0)
+    expect(page.locator(".limit:visible")).to_have_text(LIMIT_OF_17)
     check_accessible(page)
 
 
@@ -57,6 +61,7 @@ def test_a_doubtful_answer_says_so(site: Server, start: Start, pictures: dict[st
     page.set_input_files("#files", pictures["unsure"])
     expect(page.locator(".hint")).to_contain_text("The model is unsure.")
     expect(page.locator(".hint")).to_contain_text("a flower even for a cat")
+    expect(page.locator(".limit:visible")).to_have_text(LIMIT_OF_17)
     expect(page.locator("#say")).to_contain_text("The model is unsure.")
     check_accessible(page)
 
@@ -118,13 +123,34 @@ def test_what_was_looked_at(site: Server, start: Start, pictures: dict[str, Path
     expect(switch).to_have_attribute("aria-checked", "false")
 
 
-def test_the_card(site: Server, start: Start) -> None:
+def test_three_facts_and_the_card_folded_below(site: Server, start: Start) -> None:
     page = start(site)
-    expect(page.get_by_role("heading", name="What it must not be used for")).to_be_visible()
-    expect(page.locator("#card table").first).to_contain_text("one crop")
-    (one_crop, *_others) = site.client.get("/models").json()[0]["metrics"]
+    model = site.client.get("/models").json()[0]
+    (one_crop, *_others) = model["metrics"]
     right = f"{100 * one_crop['top1']:.1f}\u202f% of {one_crop['images']} pictures"
-    expect(page.locator("#facts")).to_contain_text(right)
+    expect(page.locator("#facts dt")).to_have_text(["Accuracy", "Classes", "Version"])
+    expect(page.locator("#facts dd")).to_have_text([right, "17", str(model["version"])])
+    unfit = page.get_by_role("heading", name="What it must not be used for")
+    expect(unfit).to_be_hidden()
+
+    page.get_by_text("Model card").click()
+    expect(unfit).to_be_visible()
+    expect(page.locator("#card table").first).to_contain_text("one crop")
+    expect(page.locator("#measured")).to_contain_text(re.compile("First answer right.*mean of 10 crops"))
+    check_accessible(page)
+
+
+def test_an_example_is_a_picture_like_any_other(site: Server, start: Start) -> None:
+    """Two that the model has names for, and two that show its limit."""
+    page = start(site)
+    classes = site.client.get("/models").json()[0]["classes"]
+    for example in ("sunflower", "daisy", "cat", "rocket"):
+        with page.expect_request("**/predict"):
+            page.get_by_role("button", name=f"A {example}").click()
+        expect(page.locator(".file")).to_have_text(f"{example}.jpg")
+        best = ask(site, ROOT / "service" / "static" / f"{example}.jpg")["predictions"][0]["label"]
+        expect(page.locator("#answer")).to_have_text(shown(best))
+        assert (best == example) == (example in classes)
 
 
 @pytest.mark.parametrize("name", ["daisy.jpg", """it's "a" \\ daisy; no, (two).jpg"""])

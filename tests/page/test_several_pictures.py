@@ -1,10 +1,19 @@
 """Several pictures at once."""
 
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
-from playwright.sync_api import expect
+import httpx
+import pytest
+from playwright.sync_api import Browser, FilePayload, Page, expect
 
-from tests.page.checks import Start, ask, check_accessible, shown
+from service.output import comma_separated
+from service.schemas import PredictAnswer, Problem
+from tests.page.checks import Start, ask, check_accessible, shown, small
 from tests.service.server import Server
 
 
@@ -27,6 +36,14 @@ def test_several_pictures_make_a_grid(site: Server, start: Start, pictures: dict
     expect(tiles.nth(2)).to_contain_text("unsure")
     expect(page.locator("#say")).to_contain_text("5 of 6 pictures answered, 1 not")
     expect(page.locator("#progress")).to_be_hidden()
+    answers = [ask(site, picture)["predictions"][0] for picture in chosen if picture != pictures["corrupt"]]
+    counts = Counter(answer["label"].replace("_", " ") for answer in answers)
+    unsure = sum(answer["probability"] < 0.5 for answer in answers)
+    expect(page.locator("#summary li")).to_have_text(
+        [f"{counts[label]} {label}" for label in sorted(counts, key=lambda label: (-counts[label], label))]
+        + [f"{unsure} of them unsure", "1 failed"]
+    )
+    expect(page.locator("#gallery-limit")).to_contain_text("It chooses among 17 classes.")
     assert len(asked) == 6
     check_accessible(page)
 
@@ -37,3 +54,111 @@ def test_several_pictures_make_a_grid(site: Server, start: Start, pictures: dict
     page.get_by_role("button", name="All pictures").click()
     expect(tiles.nth(3).get_by_role("button")).to_be_focused()
     assert len(asked) == 6, "what is known is not asked again"
+
+
+# In the order in which they are chosen; of a spreadsheet's formulas, and of what CSV quotes.
+NAMES = {
+    "=HYPERLINK(1).png": "daisy",
+    "10.png": "sunflower",
+    "9.png": "red",
+    "+1.png": "violet",
+    "-1.png": "bluebell",
+    "@a.png": "dandelion",
+    " =1.png": "daisy",
+    'ö "a, b"; c.png': "daisy",
+    "broken.png": "",
+}
+
+
+def test_several_pictures_are_sorted_and_downloaded(site: Server, start: Start) -> None:
+    files: list[FilePayload] = [
+        {**small(flower), "name": name}
+        if flower
+        else {"name": name, "mimeType": "image/png", "buffer": b"no picture"}
+        for name, flower in NAMES.items()
+    ]
+    page = start(site)
+    page.set_input_files("#files", files)
+    expect(page.get_by_role("button", name="Download CSV")).to_be_enabled()
+
+    def names() -> list[str]:
+        return cast(
+            list[str], page.locator(".tile .file").evaluate_all("all => all.map((name) => name.title)")
+        )
+
+    answers = {file["name"]: site.client.post("/predict", files={"file": file["buffer"]}) for file in files}
+    best = {name: reply.json()["predictions"][0] for name, reply in answers.items() if reply.is_success}
+    assert names() == list(NAMES)
+    order = page.get_by_role("combobox", name="Sort by")
+    order.select_option("probability")
+    by_probability = sorted(best, key=lambda name: -best[name]["probability"])
+    assert names() == [*by_probability, "broken.png"]
+    order.select_option("class")
+    assert names() == [*sorted(by_probability, key=lambda name: best[name]["label"]), "broken.png"]
+    order.select_option("name")
+    assert names().index("9.png") < names().index("10.png") < names().index("broken.png")
+
+    order.select_option("chosen")
+    inert = {name: f"'{name}" if name.strip()[0] in "=+-@" else name for name in NAMES}
+    assert rows(downloaded(page)) == expected({inert[name]: answers[name] for name in NAMES})
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "\u2003=1", "\uff1d1+1", "\uff20a"]
+)
+def test_no_cell_is_a_formula(csv_page: Page, text: str) -> None:
+    """A label comes out of a model file, an error out of the server."""
+    prediction = {"label": text, "index": 1, "probability": 0.5}
+    items = [
+        {"file": {"name": text}, "answer": {"predictions": [prediction]}},
+        {"file": {"name": text}, "trouble": {"detail": text}},
+    ]
+    written = csv_page.evaluate(
+        "async (items) => (await import('/static/csv.js')).csv(items)", items
+    ).removeprefix("\ufeff")
+    assert list(csv.reader(io.StringIO(written, newline=""), strict=True))[1:] == [
+        [f"'{text}", "1", f"'{text}", "1", "0.5", ""],
+        [f"'{text}", "", "", "", "", f"'{text}"],
+    ]
+
+
+@pytest.fixture(scope="module")
+def csv_page(site: Server, browser: Browser) -> Iterator[Page]:
+    """Without a page's own scripts."""
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(site.address + "/static/favicon.svg")
+        yield page
+
+
+def downloaded(page: Page) -> bytes:
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    assert download.value.suggested_filename == "predictions.csv"
+    return download.value.path().read_bytes()
+
+
+def rows(data: bytes) -> list[list[str | float]]:
+    assert data.startswith(b"\xef\xbb\xbffile,")
+    text = data.decode("utf-8-sig")
+    assert text.endswith("\r\n")
+    assert text.count("\n") == text.count("\r\n"), "RFC 4180"
+    return _numbers(csv.reader(io.StringIO(text), strict=True))
+
+
+def expected(answers: dict[str, httpx.Response]) -> list[list[str | float]]:
+    """What `python -m service predict --format csv` writes."""
+    out = io.StringIO()
+    write = comma_separated(out, list(answers))
+    for name, answer in answers.items():
+        kind = PredictAnswer if answer.is_success else Problem
+        write(name, kind.model_validate(answer.json()))
+    return _numbers(csv.reader(out.getvalue().splitlines()))
+
+
+def _numbers(lines: Iterable[list[str]]) -> list[list[str | float]]:
+    """With probabilities as numbers: Python writes 1e-07 where JavaScript writes 1e-7."""
+    head, *body = lines
+    at = head.index("probability")
+    numbers: list[list[str | float]] = [[*head]]
+    return numbers + [[*row[:at], float(row[at]) if row[at] else "", *row[at + 1 :]] for row in body]

@@ -1,0 +1,102 @@
+// Several pictures: a tile for each, how many there are of what, their order, and their answers as a file.
+
+import { csv } from "./csv.js";
+import { byId, counted, isUnsure, limitOf, make, named, percent } from "./dom.js";
+
+const MAX_CLASSES = 12; // named in the summary
+const { compare } = new Intl.Collator(undefined, { numeric: true });
+const best = ({ answer }) => answer?.predictions[0];
+const isDone = ({ answer, trouble }) => Boolean(answer || trouble);
+const probability = (item) => best(item)?.probability ?? -1; // what has none comes last
+
+const ORDERS = {
+  chosen: () => 0,
+  name: (a, b) => compare(a.file.name, b.file.name),
+  class: (a, b) =>
+    !a.answer - !b.answer || compare(best(a)?.label, best(b)?.label) || probability(b) - probability(a),
+  probability: (a, b) => probability(b) - probability(a),
+};
+
+let items = [];
+let open = () => {}; // shows one of them large
+
+/** Makes the tiles of `all`, which `enlarge` is to open. */
+export function fillGallery(all, model, enlarge) {
+  items = all;
+  open = enlarge;
+  byId("gallery-title").textContent = `${items.length} pictures`;
+  byId("gallery-limit").textContent = limitOf(model);
+  byId("progress").max = items.length;
+  for (const item of items) item.tile = make("li.tile");
+  sort();
+  items.forEach(fillTile);
+  summarize();
+}
+
+/** Shows what is known of `item` now. */
+export function updateGallery(item) {
+  if (!item.tile) return;
+  fillTile(item);
+  summarize();
+  if (items.every(isDone)) sort();
+}
+
+function fillTile(item) {
+  const { file, url, answer, trouble, waits } = item;
+  const first = best(item);
+  const bar = make("span.bar", { "aria-hidden": "true" });
+  bar.style.setProperty("--share", first?.probability ?? 0);
+  const lines = first
+    ? [make("span.label", {}, named(first.label)),
+       make("span.value", {}, percent(first.probability), isUnsure(first) && make("span.doubt", {}, ", unsure")), bar]
+    : trouble
+      ? [make("span.label.wrong", {}, trouble.title), make("span.reason", {}, trouble.text)]
+      : [make("span.label.pending", {}, waits ?? "…")];
+  const had = item.tile.querySelector("img, .unshown");
+  const photo = had ?? make("img", { src: url, alt: "", loading: "lazy", decoding: "async" });
+  if (!had) photo.addEventListener("error", () => photo.replaceWith(make("span.unshown", {}, "Cannot be shown")));
+  const focused = item.tile.contains(document.activeElement);
+  const button = make("button.open", { type: "button", click: () => open(item), "aria-busy": !answer && !trouble && "true" },
+    photo, make("span.lines", {}, ...lines, make("span.file", { title: file.name }, file.name)));
+  item.tile.replaceChildren(button);
+  if (focused) button.focus();
+}
+
+function summarize() {
+  const done = items.filter(isDone).length;
+  byId("progress").value = done;
+  byId("progress").hidden = done === items.length;
+  byId("download").disabled = done < items.length;
+
+  const counts = new Map();
+  for (const item of items) {
+    if (item.answer) counts.set(best(item).label, (counts.get(best(item).label) ?? 0) + 1);
+  }
+  const classes = [...counts].sort(([a, m], [b, n]) => n - m || compare(a, b));
+  const more = classes.length - MAX_CLASSES;
+  const unsure = items.filter((item) => item.answer && isUnsure(best(item))).length;
+  const failed = items.filter(({ trouble }) => trouble).length;
+  byId("summary").replaceChildren(
+    ...classes.slice(0, MAX_CLASSES).map(([label, count]) => make("li", {}, make("b", {}, count), ` ${named(label)}`)),
+    ...(more > 0 ? [make("li", {}, `and ${counted(more, "other class", "other classes")}`)] : []),
+    ...(unsure ? [make("li.doubt", {}, make("b", {}, unsure), " of them unsure")] : []),
+    ...(failed ? [make("li.wrong", {}, make("b", {}, failed), " failed")] : []),
+  );
+}
+
+const sorted = () => [...items].sort(ORDERS[byId("order").value]);
+
+function sort() {
+  const focused = document.activeElement;
+  byId("grid").replaceChildren(...sorted().map(({ tile }) => tile));
+  if (byId("grid").contains(focused)) focused.focus({ preventScroll: true });
+}
+
+function download() {
+  const url = URL.createObjectURL(new Blob([csv(sorted())], { type: "text/csv" }));
+  make("a", { href: url, download: "predictions.csv" }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 60_000); // not before the browser has read it
+}
+
+byId("order").addEventListener("change", sort);
+byId("download").addEventListener("click", download);
