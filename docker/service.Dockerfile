@@ -25,6 +25,7 @@ LABEL org.opencontainers.image.title="AlexNet service" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=packages /venv /venv
 # 755: readable by the user below whatever the umask of the checkout was.
+COPY --chmod=755 alexnet_client /app/alexnet_client
 COPY --chmod=755 contract /app/contract
 COPY --chmod=755 service /app/service
 # The working directory is /, so that models/NAME.onnx is the same file here as in a checkout.

@@ -26,7 +26,7 @@ CONFIG: Final = f"""
 [tool.mutmut]
 source_paths = ["contract", "service"]
 only_mutate = {list(FILES)}
-also_copy = ["training", "benchmarks", "scripts", "models", "docs", "README.md"]
+also_copy = ["alexnet_client", "training", "benchmarks", "scripts", "models", "docs", "README.md"]
 pytest_add_cli_args_test_selection = {list(TESTS)}
 use_git_change_detection = false
 """

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_client.schemas import EmbedAnswer, Explanation, PredictAnswer, Prediction, Timing
 from contract.preprocess import Pixels
 from service.engine import Decoded, Engine, Inferred
 from service.explain import covered, occlusion_map
-from service.schemas import EmbedAnswer, Explanation, PredictAnswer, Prediction, Timing
 from service.served import Served
 
 

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from fastapi import FastAPI, Query, Request, Response
 from starlette.middleware.cors import CORSMiddleware
 
+from alexnet_client.schemas import Alive, Health, ModelInfo, ModelState
 from service import routes, v2
 from service.decoding import decoder_for
 from service.edge import Edge
@@ -24,7 +25,6 @@ from service.keys import Keys
 from service.metrics import CONTENT_TYPE, Metrics
 from service.page import page_routes
 from service.repository import Found, Load, Repository
-from service.schemas import Alive, Health, ModelInfo, ModelState
 from service.served import Served
 from service.settings import Settings
 from service.traces import trace_requests

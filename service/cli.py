@@ -11,11 +11,11 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TextIO
 
+from alexnet_client.schemas import Problem
 from service import logs
 from service.output import FORMATS, Progress
 from service.pictures import named
 from service.predict import SERVER_AT_ONCE, Failed, Usage, answers, by_server, find_models, here
-from service.schemas import Problem
 from service.session import ModelError
 from service.settings import Settings, SettingsError
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
+from alexnet_client.schemas import ImageInfo
 from contract.preprocess import Pixels
 from contract.recipe import Recipe
 from service.admission import Admission
@@ -17,7 +18,6 @@ from service.decoding import Decoder
 from service.errors import NotReady
 from service.metrics import Metrics
 from service.repository import Repository
-from service.schemas import ImageInfo
 from service.served import Here, Job, Served
 from service.session import Row, gpu_memory_used
 from service.settings import Settings

@@ -25,11 +25,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from alexnet_client.schemas import Problem
 from contract.picture import InvalidImage, TooManyPixels, UnsupportedImage
 from service.batcher import BatcherClosed
 from service.fields import InvalidFields
 from service.logs import REQUEST_ID
-from service.schemas import Problem
 from service.session import ModelError
 
 

@@ -20,7 +20,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from service.schemas import ModelName
+from alexnet_client.schemas import ModelName
 from service.settings import memory_limit
 
 __all__ = ["CONTENT_TYPE", "Metrics"]

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, Self, TextIO
 
-from service.schemas import PredictAnswer, Problem
+from alexnet_client.schemas import PredictAnswer, Problem
 
 COLUMNS: Final = ("file", "rank", "label", "index", "probability", "error")
 BAR: Final = 30  # characters

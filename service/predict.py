@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
+from alexnet_client.schemas import PredictAnswer, Problem
 from contract.picture import ImageError
 from service.answers import classify
 from service.cuda import GpuOptions
@@ -19,7 +20,6 @@ from service.metrics import Metrics
 from service.pictures import File, Unreadable
 from service.repository import Found, Load, Repository, places, read
 from service.routes import DEFAULT_TOP_K
-from service.schemas import PredictAnswer, Problem
 from service.session import ModelError, load_model
 from service.settings import Settings, usable_cores
 
@@ -109,7 +109,7 @@ async def by_server(
 ) -> AsyncIterator[Ask]:
     """Raises Failed and Usage, also from `ask`."""
     try:
-        from service.client import AsyncClient, ClientError, PredictOptions  # the only users of httpx
+        from alexnet_client.client import AsyncClient, ClientError, PredictOptions  # alone take httpx
     except ImportError:
         raise Failed("--server needs httpx: pip install httpx (the extra `client`)") from None
     query = PredictOptions(crops=crops)

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
+from alexnet_client.schemas import Answer, EmbedAnswer, Explanation, PredictAnswer, Problem, Results
 from contract.picture import ImageError
 from service.answers import classify, embed, explain
 from service.body import announced_bytes, read_images
@@ -21,7 +22,6 @@ from service.engine import engine_of
 from service.errors import DeadlineExceeded, InvalidRequest, documented, problem_of
 from service.explain import GRID, overlay
 from service.query import EmbedQuery, ExplainQuery, PredictQuery, Query, documented_query, read_query
-from service.schemas import Answer, EmbedAnswer, Explanation, PredictAnswer, Problem, Results
 from service.served import Served
 from service.settings import Settings
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
 
+from alexnet_client.schemas import ModelName
 from contract.preprocess import Pixels
 from service.batcher import Answer, Batcher
 from service.crops import Cropped
 from service.metrics import Metrics
 from service.priority import BATCHES, give_way
-from service.schemas import ModelName
 from service.session import CPU, Model, Row
 from service.settings import Settings
 

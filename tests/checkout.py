@@ -34,8 +34,17 @@ def clone(target: Path) -> Path:
 
 def commands(document: Path) -> list[str]:
     """The lines of the sh blocks of a Markdown file."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", document.read_text(), re.M | re.S)
-    return [line for block in blocks for line in block.splitlines()]
+    return [line for block in _blocks(document, "sh") for line in block.splitlines()]
+
+
+def scripts_of(document: Path) -> list[str]:
+    """The python blocks of a Markdown file."""
+    return _blocks(document, "python")
+
+
+def _blocks(document: Path, language: str) -> list[str]:
+    blocks: list[str] = re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), re.M | re.S)
+    return blocks
 
 
 def free_port() -> int:

@@ -1,7 +1,6 @@
 """Every command that the README shows, run as a newcomer would: in a clone, with nothing installed."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.checkout import ROOT, clone, commands, draw_photos, environ, free_port, serving
+from tests.checkout import ROOT, clone, commands, draw_photos, environ, free_port, scripts_of, serving
 from tests.training.theirs import TheirAlexNet
 from training.published import imagenet_classes
 from training.verify import read_model
@@ -26,12 +25,14 @@ MAKE_KEY = (
     "print(key, hashlib.sha256(key.encode()).hexdigest())'"
 )
 PREDICT = "scripts/predict photo.jpg"
+INSTALL_CLIENT = "pip install ./alexnet_client"  # run in tests/test_client_package.py
 DOCKER = "docker compose up"  # run in tests/docker
 
 
 def test_no_command_is_left_out() -> None:
-    shown = [SERVE, ASK, PREDICT, TRAIN, EXPORT, SERVE_MINE, IMPORT, SERVE_IMPORTED, DOCKER, MAKE_KEY]
-    assert commands(ROOT / "README.md") == shown
+    asking = [SERVE, ASK, PREDICT, INSTALL_CLIENT]
+    training = [TRAIN, EXPORT, SERVE_MINE, IMPORT, SERVE_IMPORTED]
+    assert commands(ROOT / "README.md") == [*asking, *training, DOCKER, MAKE_KEY]
 
 
 def ask(port: int, cwd: Path) -> dict[str, object]:
@@ -43,8 +44,8 @@ def ask(port: int, cwd: Path) -> dict[str, object]:
 
 def answer_of_the_script(checkout: Path, photo: Path, venv: Path) -> list[str]:
     """What the README's Python script prints, run by the interpreter of `venv`."""
-    (script,) = re.findall(r"^```python\n(.*?)^```", (checkout / "README.md").read_text(), re.M | re.S)
-    command = [venv / "bin/python", "-c", script, photo]
+    _client, script = scripts_of(checkout / "README.md")
+    command = [str(venv / "bin/python"), "-c", script, str(photo)]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.checkout import ROOT
 
-PACKAGES = ("contract", "service", "training", "benchmarks", "scripts")
+PACKAGES = ("alexnet_client", "contract", "service", "training", "benchmarks", "scripts")
 MISTAKES = {
     "E722": "try:\n    pass\nexcept:\n    pass\n",
     "S110": "try:\n    print()\nexcept Exception:\n    pass\n",

@@ -1,7 +1,8 @@
-"""Imports point one way: training and service -> contract; the service knows no torch and no training."""
+"""Imports point one way: training -> contract <- service -> alexnet_client; the service knows no torch."""
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,21 +58,44 @@ def test_the_service_loads_neither_torch_nor_training_nor_onnx() -> None:
     assert not loaded & {"torch", "training", "onnx", "tests"}
 
 
+@pytest.mark.parametrize(("image", "package"), [("service", "service"), ("training", "training")])
+def test_an_image_has_every_package_that_is_loaded_in_it(image: str, package: str) -> None:
+    ours = {name for name in loaded_by(*modules_of(package)) if (ROOT / name).is_dir()}
+    dockerfile = (ROOT / f"docker/{image}.Dockerfile").read_text()
+    assert set(re.findall(r"^COPY --chmod=755 (\w+) /app/\1$", dockerfile, re.M)) == ours
+    assert ours <= {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines()}
+
+
 def test_the_contract_loads_numpy_and_pillow_and_nothing_else() -> None:
     assert loaded_by(*modules_of("contract")) == {"contract", "numpy", "PIL"}
+
+
+def test_the_client_loads_httpx_and_pydantic_and_nothing_of_ours() -> None:
+    loaded = loaded_by("alexnet_client.client")
+    assert {"alexnet_client", "httpx", "pydantic"} <= loaded
+    assert not loaded & {"service", "contract", "training", "numpy", "fastapi", "tests"}
+
+
+def test_the_answers_are_read_without_httpx() -> None:
+    """By the service, which has no use for it."""
+    assert "httpx" not in loaded_by("alexnet_client.schemas")
 
 
 def test_training_does_not_load_the_service() -> None:
     loaded = loaded_by(*modules_of("training"))
     assert {"training", "contract", "torch"} <= loaded
-    assert not loaded & {"service", "fastapi", "starlette", "uvicorn", "tests"}
+    assert not loaded & {"alexnet_client", "service", "fastapi", "starlette", "uvicorn", "tests"}
 
 
 @pytest.mark.parametrize(
     ("package", "forbidden"),
     [
-        ("contract", {"service", "training", "torch", "onnx", "onnxruntime", "fastapi", "tests"}),
-        ("training", {"service", "fastapi", "starlette", "uvicorn", "tests"}),
+        ("alexnet_client", {"service", "contract", "training", "numpy", "fastapi", "tests"}),
+        (
+            "contract",
+            {"alexnet_client", "service", "training", "torch", "onnx", "onnxruntime", "fastapi", "tests"},
+        ),
+        ("training", {"alexnet_client", "service", "fastapi", "starlette", "uvicorn", "tests"}),
         ("service", {"training", "torch", "onnx", "tests"}),
     ],
 )

@@ -1,4 +1,4 @@
-"""service/client.py: the answers are a real server's; the patience is tried by a server made for that."""
+"""alexnet_client: the answers are a real server's; the patience is tried by a server made for that."""
 
 import asyncio
 import hashlib
@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
-from service.client import AsyncClient, Client, ClientError
-from service.schemas import PredictAnswer, Problem
+import service.client
+from alexnet_client import AsyncClient, Client, ClientError
+from alexnet_client.schemas import PredictAnswer, Problem
 from tests.service.images import encoded, noise
 from tests.service.server import ROOT, Server, serving
 
@@ -131,6 +132,11 @@ def test_the_key(model_file: Path, tmp_path: Path, kind: Kind) -> None:
         with pytest.raises(ClientError) as caught:
             call(kind, locked.address, "predict", data)
     assert (caught.value.status, caught.value.code) == (401, "unauthorized")
+
+
+def test_its_former_name_is_the_same() -> None:
+    assert (service.client.Client, service.client.AsyncClient) == (Client, AsyncClient)
+    assert service.client.ClientError is ClientError
 
 
 def test_the_service_does_without_httpx() -> None:

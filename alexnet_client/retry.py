@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from service.schemas import Problem
+from alexnet_client.schemas import Problem
 
 A = TypeVar("A", bound=BaseModel)
 

@@ -1,0 +1,87 @@
+"""What pip installs of this repository: the client, and no package by a name that others have too."""
+
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from scripts.licences import normal
+from tests.checkout import ROOT, draw_photos, scripts_of
+from tests.service.server import serving
+
+INSTALL = ("install", "-q", "--no-deps", "--no-index", "--no-build-isolation", "--no-compile", "--target")
+# Nothing of this suite's environment, nor of the folder it runs in, can be imported.
+RUN = "import runpy, sys; sys.path.append(sys.argv[1]); runpy.run_path(sys.argv[2])"
+
+
+def install(source: Path, target: Path) -> metadata.Distribution:
+    subprocess.run([sys.executable, "-m", "pip", *INSTALL, target, source], check=True)
+    (information,) = target.glob("*.dist-info")
+    return metadata.Distribution.at(information)
+
+
+def needed_by(distribution: metadata.Distribution) -> dict[str, metadata.Distribution]:
+    """Every distribution that pip would install with it, by name."""
+    found: dict[str, metadata.Distribution] = {}
+    waiting = [distribution]
+    while waiting:
+        for text in waiting.pop().requires or []:
+            wanted = Requirement(text)
+            name = normal(wanted.name)
+            if name not in found and (not wanted.marker or wanted.marker.evaluate({"extra": ""})):
+                found[name] = metadata.distribution(name)
+                waiting.append(found[name])
+    return found
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """pip builds in the folder itself."""
+    copy = tmp_path_factory.mktemp("source") / "alexnet_client"
+    return Path(
+        shutil.copytree(ROOT / "alexnet_client", copy, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    )
+
+
+def test_the_client_is_one_package_that_needs_two(source: Path, tmp_path: Path) -> None:
+    client = install(source, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "alexnet_client",
+        "alexnet_client-0.1.0.dist-info",
+    }
+    assert {Requirement(text).name for text in client.requires or []} == {"httpx", "pydantic"}
+    written = {path.name for path in (ROOT / "alexnet_client").glob("*.py")} | {"py.typed"}
+    assert {path.name for path in (tmp_path / "alexnet_client").iterdir()} == written
+
+
+def test_the_readme_s_lines_of_python(source: Path, tmp_path: Path) -> None:
+    """With the client, what its metadata asks for, and nothing else; in a folder with a picture."""
+    site, home = tmp_path / "site", tmp_path / "home"
+    for distribution in needed_by(install(source, site)).values():
+        for name in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
+            (site / name).symlink_to(Path(str(distribution.locate_file(name))))
+    draw_photos(home, ("red",), 1)
+    (home / "red/0.jpg").rename(home / "photo.jpg")
+    lines, _without_a_server = scripts_of(ROOT / "README.md")
+    with serving(tmp_path / "log", ROOT / "models/flowers17.onnx", threads=1) as server:
+        (home / "ask.py").write_text(re.sub(r"http://127\.0\.0\.1:8000", server.address, lines))
+        command = [sys.executable, "-I", "-S", "-c", RUN, str(site), "ask.py"]
+        done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+        expected = server.client.post("/predict", content=(home / "photo.jpg").read_bytes()).json()
+    assert (done.stdout, done.stderr) == (f"{expected['predictions'][0]['label']}\n", "")
+
+
+def test_installing_the_checkout_itself_brings_no_package(tmp_path: Path) -> None:
+    """`service`, `contract` and `training` are everybody's words; the code is run where it lies."""
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    for package in ("service", "contract", "training"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    install(tmp_path, tmp_path / "site")
+    assert [path.name for path in (tmp_path / "site").iterdir()] == ["alexnet-0.1.0.dist-info"]
