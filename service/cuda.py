@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, Self
 
@@ -93,6 +94,11 @@ def open_session(data: bytes, options: Any, gpu: GpuOptions, runtime: Any) -> An
     if session.get_providers()[0] != PROVIDER:
         raise NoGpu("no CUDA session could be made (is there an NVIDIA GPU with a driver of 580 or newer?)")
     return session
+
+
+def has_gpu(root: Path = Path("/")) -> bool:
+    """Look for a device of the NVIDIA driver: in /dev, or in WSL, where Windows' driver is."""
+    return any(root.glob("dev/nvidia[0-9]*")) or (root / "usr/lib/wsl/lib/libcuda.so.1").exists()
 
 
 def bucket_sizes(most: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 import errno
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import metadata
@@ -80,9 +80,10 @@ def load_model(
     gpu: GpuOptions = cuda.DEFAULTS,
     runtime: Any = ort,
     small: int = SMALL,
+    has_gpu: Callable[[], bool] = cuda.has_gpu,
 ) -> Model:
     """`device` is auto, cpu or cuda; the model has run when it is returned. `runtime` is ONNX Runtime.
-    Raises ModelError.
+    With auto, a GPU that is there and cannot be used is warned of. Raises ModelError.
 
     On the CPU there is a lane of one thread for each of `threads`: such as wait for each other at the end
     of every layer do less. Only what is alone gains by them, and only where the network is large: one of
@@ -136,7 +137,7 @@ def load_model(
     session = on_cpu(1)
     whole = on_cpu(threads) if threads > 1 and len(data) >= small else None
     model = _warmed(made(session.get_providers()[0], session, threads, WORTH, whole), path.name, [1])
-    if why_not is not None:
+    if why_not is not None and has_gpu():
         log.warning("serving on the CPU: %s", why_not)
     return model
 

@@ -45,7 +45,7 @@ class Settings:
     device: str = _of(
         "auto",
         "auto, cpu or cuda; cuda refuses to start without a GPU that works, auto falls back to the "
-        "CPU and says why",
+        "CPU and, where there is a GPU, says why",
     )
     cudnn_search: str = _of(
         "heuristic",

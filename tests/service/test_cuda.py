@@ -24,6 +24,7 @@ from service.cuda import (
     GpuOptions,
     bucket_sizes,
     cuda_library,
+    has_gpu,
     memory_used,
     pin,
 )
@@ -188,10 +189,24 @@ def test_a_gpu_that_cannot_be_used(
         load_model(model_file, "cuda", 1, runtime=Runtime(broken))
     assert "secret" not in str(raised.value)
     caplog.clear()
-    model = load_model(model_file, "auto", 1, runtime=Runtime(broken))
+    model = load_model(model_file, "auto", 1, runtime=Runtime(broken), has_gpu=lambda: True)
     assert model.provider == CPU
     assert f"serving on the CPU: {reason}" in caplog.text
+    caplog.clear()
+    assert load_model(model_file, "auto", 1, runtime=Runtime(broken), has_gpu=lambda: False).provider == CPU
+    assert "WARNING" not in caplog.text, "a machine without a GPU has nothing to mend"
     assert len(model.run(list(images(3)))) == 3
+
+
+@pytest.mark.parametrize("device", ["dev/nvidia0", "dev/nvidia11", "usr/lib/wsl/lib/libcuda.so.1"])
+def test_a_gpu_is_there_where_the_driver_has_a_device(tmp_path: Path, device: str) -> None:
+    for other in ("dev/nvidiactl", "dev/nvidia-uvm", "dev/dri/card0"):  # there without a GPU, or another's
+        (tmp_path / other).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / other).touch()
+    assert not has_gpu(tmp_path)
+    (tmp_path / device).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / device).touch()
+    assert has_gpu(tmp_path)
 
 
 def test_a_file_that_is_at_fault_is_not_the_gpu_s_fault(
