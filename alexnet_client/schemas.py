@@ -107,7 +107,7 @@ class ModelState(BaseModel):
     state: Literal["READY", "UNAVAILABLE"]
     error: str | None = Field(
         description="why it is not served, or not as its file is now",
-        examples=["mine.onnx has no manifest; export it with `python -m training export`"],
+        examples=["mine.onnx is a JPEG picture and no model; to ask about it: scripts/predict FILE"],
     )
 
 

@@ -17,6 +17,7 @@ from contract.manifest import METADATA_KEY, Manifest, ManifestError
 from contract.preprocess import Pixels
 from service import cuda, onnxcost, onnxfile
 from service.cuda import Buckets, GpuOptions, NoGpu, first_line
+from service.filekind import refusal
 from service.files import read_file
 from service.filters import conv1_weights
 from service.logs import log
@@ -94,13 +95,13 @@ def load_model(
     data = _read(path)
     try:
         file = onnxfile.read(data)
+        if METADATA_KEY not in file.metadata:
+            raise OnnxError("is an ONNX model of another make: it has no manifest")
         onnxfile.check(file)
         onnxcost.check(file)
         kernels = conv1_weights(file)
     except OnnxError as error:
-        raise ModelError(f"{path.name} {error}") from None
-    if METADATA_KEY not in file.metadata:
-        raise ModelError(f"{path.name} has no manifest; export it with `python -m training export`")
+        raise ModelError(f"{path.name} {refusal(data, str(error))}") from None
     try:
         manifest = Manifest.from_json(file.metadata[METADATA_KEY])
     except ManifestError as error:
@@ -152,7 +153,9 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise ModelError(f"no model file {path.name}; set MODEL to one, or train and export it") from None
     except OSError as error:
-        raise ModelError(f"{path.name} cannot be read: {error.strerror}") from None
+        folder = "it is a folder, not a regular file; MODEL takes a file, MODELS a folder of them"
+        reason = folder if path.is_dir() else error.strerror
+        raise ModelError(f"{path.name} cannot be read: {reason}") from None
 
 
 def _card(path: Path) -> str | None:
