@@ -50,6 +50,21 @@ remove_other_wheel() {
   rm -f "$venv/installed-cpu" "$venv/installed-gpu"
 }
 
+# Installs DIR/requirements.txt and shows on stderr how far it is: on a terminal as pip does, elsewhere a line for
+# what takes long.
+pip_install() {
+  local venv=$1 pip
+  rm -f "$venv/pip.log"
+  pip=("$venv/bin/python" -u -m pip install --no-cache-dir --disable-pip-version-check --log "$venv/pip.log"
+    -c "$root/constraints.txt" -r "$venv/requirements.txt")
+  if [ -t 2 ]; then
+    TMPDIR=$venv/tmp "${pip[@]}" >&2
+  else
+    TMPDIR=$venv/tmp "${pip[@]}" 2>/dev/null |
+      { grep --line-buffered -oE '^ *Downloading [^ ]+ \([0-9.]+ [MG]B\)|^Installing collected packages' >&2 || true; }
+  fi
+}
+
 prepare() {
   local venv=$1 python extra extras stamp
   shift
@@ -68,9 +83,8 @@ import sys, tomllib
 project = tomllib.load(open(sys.argv[1], "rb"))["project"]
 print(*project["dependencies"], *(r for e in sys.argv[2:] for r in project["optional-dependencies"][e]), sep="\n")
 PY
-  TMPDIR=$venv/tmp "$venv/bin/python" -m pip install -q --no-cache-dir --disable-pip-version-check \
-    -c "$root/constraints.txt" -r "$venv/requirements.txt" 2>"$venv/pip.log" ||
-    fail "pip failed: $(grep -m 1 ERROR "$venv/pip.log" || tail -n 1 "$venv/pip.log") (all of it in $venv/pip.log)"
+  pip_install "$venv" || fail "pip failed: $(grep -m 1 -o 'ERROR: .*' "$venv/pip.log" ||
+    tail -n 1 "$venv/pip.log") (all of it in $venv/pip.log)"
   # Written last, so that an installation that was cut off is taken up again.
   for extra in $extras; do echo "$stamp" >"$venv/installed-$extra"; done
 }

@@ -1,5 +1,5 @@
-"""python -m service: loads the models, warms them up, and serves. Settings come from the environment. With
-arguments it is a command, service/cli.py.
+"""python -m service: loads the models, warms them up, and serves. Settings come from the environment.
+`predict` is a command, service/cli.py; to other arguments it says what to write.
 
 Exit codes: 0 after SIGTERM or Ctrl-C, 1 if no model or the port cannot be used, the network hangs or the
 GPU fails, 2 for a bad setting.
@@ -14,7 +14,13 @@ from service import stdio
 
 
 def main() -> int:
-    if not sys.argv[1:]:
+    arguments = sys.argv[1:]
+    serving = arguments[:1] in ([], ["serve"])
+    if arguments[1:] if serving else arguments[0] != "predict":
+        from service.usage import explain
+
+        return explain(arguments[serving:])
+    if serving:
         # The imports below take a second, and reading the models more: nothing is under way until then.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: os._exit(0))
@@ -22,7 +28,7 @@ def main() -> int:
         stdio.open_missing()
     from service.serve import exit_code
 
-    return exit_code(command if sys.argv[1:] else start)
+    return exit_code(start if serving else command)
 
 
 def command() -> int:
@@ -30,7 +36,7 @@ def command() -> int:
     from service.memory import give_large_memory_back
 
     give_large_memory_back()
-    return cli.main(sys.argv[1:])
+    return cli.main(sys.argv[2:])
 
 
 def start() -> int:
@@ -53,7 +59,8 @@ def start() -> int:
         if settings.log_format == "json":
             logs.log.info(line)
         else:
-            stdio.say(f"{line}\ntry: curl -F file=@photo.jpg {address}/predict", sys.stdout)
+            key = '-H "Authorization: Bearer KEY" ' if settings.api_keys_file else ""
+            stdio.say(f"{line}\ntry: curl {key}-F file=@photo.jpg {address}/predict", sys.stdout)
 
     if settings.workers > 1:
         return supervise(settings, listener, ready)

@@ -1,4 +1,4 @@
-"""The command line: `python -m service` serves, `python -m service predict` answers about files."""
+"""The command `python -m service predict`: answers about files."""
 
 import argparse
 import asyncio
@@ -18,26 +18,18 @@ from service.pictures import named
 from service.predict import SERVER_AT_ONCE, Failed, Usage, answers, by_server, find_models, here
 from service.session import ModelError
 from service.settings import Settings, SettingsError
+from service.usage import typed
 
-SERVING = """Without a command it serves on http://127.0.0.1:8000 until Ctrl-C. Its settings (HOST, PORT,
-MODELS, DEVICE and more) are environment variables; README.md has them all.
-"""
-EXIT_CODES = (
-    "exit codes: 0; 1 when a picture or everything failed; 2 when the command cannot be carried out."
-)
+EPILOG = """The service's settings that apply (MODELS, MODEL, DEVICE, THREADS, MAX_PIXELS and more) are
+environment variables here too. Exit codes: 0; 1 when a picture or everything failed; 2 when the command
+cannot be carried out."""
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="python -m service", usage="%(prog)s [predict FILE ...]", description=SERVING
-    )
-    commands = top.add_subparsers(dest="command", required=True, title="commands", metavar="")
-    predict = commands.add_parser(
-        "predict",
-        help="answer about picture files, without a server or by one (predict --help has more)",
-        prog="python -m service predict",
+    predict = argparse.ArgumentParser(
+        prog=typed("python -m service predict"),
         description="The answers of POST /predict about files, as they come, in the order of the files.",
-        epilog=EXIT_CODES,
+        epilog=EPILOG,
     )
     add = predict.add_argument
     add(
@@ -54,11 +46,11 @@ def parser() -> argparse.ArgumentParser:
     add("--top-k", type=_positive, metavar="K", help="labels for each picture (default: 5)")
     add("--crops", type=int, choices=(1, 10), default=1, help="10: the mean of the paper's ten crops")
     add("--format", choices=list(FORMATS), default="table", help="(default: table)")
-    return top
+    return predict
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit code."""
+    """Carry out what follows `predict`. -> the exit code"""
     options = parser().parse_args(arguments)  # exits with 2
     # Ctrl-C ends it at once: a thread that waits for a pipe would hold up anything gentler.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,8 +1,9 @@
-"""What the scripts say when something is missing: one line, exit code 1."""
+"""What the scripts say: what is missing, in one line with exit code 1; how far an installation is."""
 
 import os
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,44 @@ def test_pip_fails(checkout: Path) -> None:
     line = refused(checkout, "serve", PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull)
     assert line.startswith("error: pip failed: ERROR: ")
     assert "pip.log" in line
+
+
+def test_serving_explains_itself_before_anything_is_installed(checkout: Path) -> None:
+    for argument, code in (("--help", 0), ("--port", 2), ("model.onnx", 2), ("photo.jpg", 2)):
+        done = subprocess.run(
+            ["scripts/serve", argument],
+            cwd=checkout,
+            env=environ(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code
+        assert "python -m" not in done.stdout + done.stderr
+        assert f"scripts/{'predict' if argument == 'photo.jpg' else 'serve'}" in done.stdout + done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_an_installation_shows_how_far_it_is(checkout: Path) -> None:
+    with zipfile.ZipFile(checkout / "tiny-1.0-py3-none-any.whl", "w") as wheel:
+        for name, text in {
+            "METADATA": "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n",
+            "WHEEL": "Wheel-Version: 1.0\nGenerator: none\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            "RECORD": "",
+        }.items():
+            wheel.writestr(f"tiny-1.0.dist-info/{name}", text)
+    project = '[project]\ndependencies = ["tiny"]\noptional-dependencies = {cpu = []}\n'
+    (checkout / "pyproject.toml").write_text(project)
+    (checkout / "constraints.txt").write_text("")
+    command = ["bash", "-c", "set -euo pipefail; . scripts/environment.sh; prepare $root/.venv cpu"]
+    env = environ(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(checkout), PIP_CONFIG_FILE=os.devnull)
+    first, again = (
+        subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, check=True)
+        for _time in range(2)
+    )
+    assert (first.stdout, again.stdout, again.stderr) == ("", "", "")
+    assert first.stderr == "installing into .venv: cpu\nInstalling collected packages\n"
+    assert "Successfully installed tiny-1.0" in (checkout / ".venv/pip.log").read_text()
 
 
 def test_an_unknown_device(checkout: Path) -> None:

@@ -1,4 +1,4 @@
-"""python -m training COMMAND ..., each with --help
+"""Train AlexNet, measure it, export it; each command has --help.
 
 Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted with a checkpoint written.
 """

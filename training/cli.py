@@ -1,6 +1,7 @@
 """The commands of `python -m training`, their options, defaults and units."""
 
 import argparse
+import os
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ SPLIT = ("image_size", "val_fraction", "seed")
 
 
 def make_parser(about: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training", description=about)
+    parser = argparse.ArgumentParser(
+        prog=os.environ.get("ALEXNET_COMMAND") or "python -m training", description=about
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
 

@@ -5,7 +5,6 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -233,8 +232,9 @@ def test_usage(arguments: tuple[str, ...]) -> None:
     assert (done.returncode, done.stdout, done.stderr[:6]) == (2, "", "usage:")
 
 
-def test_help_explains_serving_and_the_command() -> None:
-    command = [sys.executable, "-m", "service", "--help"]
-    done = subprocess.run(command, env=environ(), capture_output=True, text=True, check=True)
-    assert "environment variables" in done.stdout
-    assert "answer about picture files" in done.stdout
+@pytest.mark.parametrize("typed", ["", "scripts/predict"])
+def test_the_usage_names_what_was_typed(typed: str) -> None:
+    done = predict("--help", ALEXNET_COMMAND=typed)
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: {typed or 'python -m service predict'} [-h]")
+    assert "environment" in done.stdout

@@ -1,6 +1,7 @@
 """`python -m service predict` beside a server, and by one."""
 
 import hashlib
+import json
 import socket
 import subprocess
 import sys
@@ -76,7 +77,7 @@ def test_only_asking_a_server_needs_httpx(model_file: Path, photos: Path) -> Non
     )
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-c", code, "predict", "a.jpg", *arguments]
+        command = [sys.executable, "-c", code, "a.jpg", *arguments]
         return subprocess.run(
             command, cwd=photos, env=environ(), capture_output=True, text=True, check=False
         )
@@ -92,7 +93,15 @@ def test_a_server_that_wants_a_key(model_file: Path, photos: Path, tmp_path: Pat
     (tmp_path / "digests").write_text(hashlib.sha256(b"secret").hexdigest() + "\n")
     (tmp_path / "key").write_text("secret\n")
     with serving(tmp_path / "log", model_file, api_keys_file=tmp_path / "digests") as server:
+        assert server.process.stdout is not None
+        shown = server.process.stdout.readline()
         asked = ("a.jpg", "--server", server.address)
         assert refused(predict(*asked, cwd=photos))[0] == 1
         done = predict(*asked, "--key-file", tmp_path / "key", "--top-k", 1, cwd=photos)
-    assert (done.returncode, done.stdout.count("%")) == (0, 1)
+        assert (done.returncode, done.stdout.count("%")) == (0, 1)
+        assert shown.startswith('try: curl -H "Authorization: Bearer KEY" -F file=@photo.jpg http://')
+        (photos / "photo.jpg").write_bytes((photos / "a.jpg").read_bytes())
+        line = shown.removeprefix("try: ").replace("KEY", "secret")
+        asking = ["bash", "-c", line]
+        answer = subprocess.run(asking, cwd=photos, capture_output=True, check=True).stdout
+    assert len(json.loads(answer)["predictions"]) == 5
