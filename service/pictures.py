@@ -1,7 +1,10 @@
 """The picture files that somebody names on the command line."""
 
 import glob
+import re
+import shlex
 import sys
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,21 +12,10 @@ from typing import Final
 
 from contract.picture import sniff
 from service.errors import BodyTooLarge, InvalidRequest
+from service.usage import PICTURES
 
 STDIN: Final = "-"
-SUFFIXES: Final = (
-    ".avif",
-    ".bmp",
-    ".gif",
-    ".heic",
-    ".heif",
-    ".jpeg",
-    ".jpg",
-    ".png",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
+URL: Final = re.compile("[A-Za-z][A-Za-z0-9+.-]*://|data:")
 
 
 class Unreadable(Exception):
@@ -36,6 +28,12 @@ class File:
 
     name: str
     missing: str | None = None  # why there is nothing of that name
+
+    @property
+    def place(self) -> Path:
+        """Where it lies, whatever links lead to its folder."""
+        path = Path(self.name)
+        return path.parent.resolve() / path.name
 
     def read(self, limit: int | None) -> bytes:
         """Raises Unreadable, InvalidRequest if it is empty, BodyTooLarge past `limit` bytes."""
@@ -63,29 +61,85 @@ def named(arguments: Iterable[str]) -> list[File]:
     """
     files: list[File] = []
     for argument in arguments:
-        if argument == STDIN or not glob.has_magic(argument) or Path(argument).exists():
+        if argument == STDIN or _is_there(argument):
             files += _at(argument)
+        elif URL.match(argument):
+            download = f"download it first: curl -LO {shlex.quote(argument)}"
+            remedy = download if argument.startswith("http") else "name a file"
+            files.append(File(argument, f"URLs are not fetched; {remedy}"))
+        elif glob.has_magic(argument):
+            # `a/**/*` stands for a folder and for what is in it, which may be a link to that folder.
+            found: dict[Path, File] = {}
+            for file in (file for name in _matches(argument) for file in _at(name)):
+                found.setdefault(file.place, file)
+            files += found.values() or [File(argument, "no file matches")]
         else:
-            found = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  Path.glob takes no absolute ones
-            for name in found:
-                files += _at(name)
-            if not found:
-                files.append(File(argument, "no file matches"))
+            files.append(File(argument))
     return files
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:  # too long for a name
+        return False
+
+
+def _matches(pattern: str) -> list[str]:
+    """Sorted names. `**` stands for the folders that `_folders` finds; glob's own would follow links in
+    circles, 40 times each.
+    """
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return sorted(glob.glob(pattern))  # noqa: PTH207  Path.glob takes no absolute ones
+    at = parts.index("**")
+    tops, below = _matches(str(Path(*parts[:at]))), parts[at + 1 :]
+    if not below:
+        return tops
+    within = {folder for top in tops for folder in _folders(Path(top))}
+    found = {name for each in within for name in _matches(str(Path(glob.escape(str(each)), *below)))}
+    return sorted(found)
 
 
 def _at(name: str) -> list[File]:
     if name == STDIN or not Path(name).is_dir():
         return [File(name)]
-    pictures = [File(str(path)) for path in sorted(Path(name).rglob("*")) if _is_picture(path, Path(name))]
-    return pictures or [File(name, "the folder has no pictures")]
+    files = sorted(path for folder in _folders(Path(name)) for path in _entries(folder))
+    return [File(str(path)) for path in files if _is_picture(path)] or [
+        File(name, "the folder has no pictures")
+    ]
 
 
-def _is_picture(path: Path, folder: Path) -> bool:
-    """By its name or by its first bytes; hidden files and folders are passed over, as in training."""
-    if any(part.startswith(".") for part in path.relative_to(folder).parts) or not path.is_file():
+def _folders(top: Path) -> list[Path]:
+    """Itself and the folders below it, by links too, hidden ones passed over as in training. One that is
+    reached twice counts once, which ends circles.
+    """
+    found: dict[Path, Path] = {}  # by the real path
+    waiting = deque([top])
+    while waiting:
+        folder = waiting.popleft()
+        if found.setdefault(folder.resolve(), folder) is not folder:
+            continue
+        below = [path for path in _entries(folder) if path.is_dir()]
+        waiting.extendleft(path for path in below if not path.is_symlink())
+        # Links last, so that a folder goes by the name where it lies.
+        waiting.extend(path for path in below if path.is_symlink())
+    return list(found.values())
+
+
+def _entries(folder: Path) -> list[Path]:
+    """In order, without what is hidden; none of a folder that cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _is_picture(path: Path) -> bool:
+    """By its name or by its first bytes."""
+    if not path.is_file():
         return False
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in PICTURES:
         return True
     try:
         with path.open("rb") as file:

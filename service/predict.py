@@ -44,7 +44,9 @@ def find_models(settings: Settings, model: str | None) -> list[Found]:
     """Every version of the model: of that file, of that name in the folder MODELS, or of the only one there
     is. Raises Usage and ModelError.
     """
-    if model is not None and (model.endswith(".onnx") or "/" in model):
+    if model is not None and _names_a_file(model):
+        if Path(model).is_dir():
+            raise Usage(f"{model} is a folder; write MODELS={model} and the name of a model with --model")
         if not Path(model).is_file():
             raise Usage(f"there is no model file {model}")
         settings = replace(settings, model=Path(model))
@@ -64,6 +66,12 @@ def find_models(settings: Settings, model: str | None) -> list[Found]:
     if not any(one.model for one in found):
         raise ModelError("; ".join(one.error or "" for one in found))
     return found
+
+
+def _names_a_file(model: str) -> bool:
+    """And not a model in MODELS, whose name may have a dot in it."""
+    path = Path(model)
+    return model.endswith(".onnx") or "/" in model or (path.suffix != "" and path.is_file())
 
 
 def _load(settings: Settings) -> Load:

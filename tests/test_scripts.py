@@ -51,10 +51,12 @@ def test_pip_fails(checkout: Path) -> None:
 
 
 def test_serving_explains_itself_before_anything_is_installed(checkout: Path) -> None:
+    (checkout / "mine/service").mkdir(parents=True)
+    (checkout / "mine/service/__init__.py").touch()  # of whoever calls: it is not taken for ours
     for argument, code in (("--help", 0), ("--port", 2), ("model.onnx", 2), ("photo.jpg", 2)):
         done = subprocess.run(
-            ["scripts/serve", argument],
-            cwd=checkout,
+            ["../scripts/serve", argument],
+            cwd=checkout / "mine",
             env=environ(),
             capture_output=True,
             text=True,

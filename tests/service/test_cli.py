@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from service.pictures import named
 from tests.service.command import COMMAND, environ, predict, records, refused
 from tests.service.images import encoded, noise, plain
 from tests.service.server import Server
@@ -112,6 +113,14 @@ def test_what_is_named(model_file: Path, photos: Path) -> None:
     (photos / "empty").mkdir()
     (photos / "[1].jpg").write_bytes(encoded(noise(1)))
     (photos / "0.jpg").write_bytes(b"")
+    long = "https://example.org/" + 300 * "x" + ".jpg"
+    assert files("https://example.org/a b.jpg?x=1", long, "file:///c.jpg", "c.jpg") == [
+        "https://example.org/a b.jpg?x=1 URLs are not fetched; "
+        "download it first: curl -LO 'https://example.org/a b.jpg?x=1'",
+        f"{long} URLs are not fetched; download it first: curl -LO {long}",
+        "file:///c.jpg URLs are not fetched; name a file",
+        "c.jpg",
+    ]
     assert files("[1].jpg", "gone.jpg", "*.gif", "empty", "0.jpg", "notes.txt") == [
         "[1].jpg",
         "gone.jpg No such file or directory",
@@ -120,6 +129,39 @@ def test_what_is_named(model_file: Path, photos: Path) -> None:
         "0.jpg the image is empty; send the bytes of one image file",
         "notes.txt not an image in a known format; send JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF",
     ]
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    for name in (
+        "photos/daisy/1.jpg",
+        "photos/tulip/1.jpg",
+        "elsewhere/deep/2.jpg",
+        "elsewhere/.hidden/3.jpg",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    photos = tmp_path / "photos"
+    (photos / "linked").symlink_to("../elsewhere")
+    (photos / "again").symlink_to("daisy")
+    for name in ("daisy/up", "daisy/top", "tulip/up", "tulip/top"):  # two in each: 2^40 paths to follow
+        (photos / name).symlink_to("../..")
+    (photos / "daisy/latest.jpg").symlink_to("1.jpg")
+    (photos / "circle").symlink_to("circle")
+    (photos / "lost").symlink_to("nowhere")
+
+    def names(pattern: str) -> list[str]:
+        return [str(Path(file.name).relative_to(tmp_path)) for file in named([str(tmp_path / pattern)])]
+
+    daisies = ["photos/daisy/1.jpg", "photos/daisy/latest.jpg"]
+    everything = ["elsewhere/deep/2.jpg", *daisies, "photos/tulip/1.jpg"]
+    assert sorted(str(Path(file.name).resolve()) for file in named([str(photos)])) == sorted(
+        str((tmp_path / name).resolve()) for name in everything
+    )
+    for pattern in ("**", "**/*.jpg", "photos/../**/[12l]*.jpg"):
+        assert [name.replace("photos/../", "") for name in names(pattern)] == everything
+    assert names("photos/daisy/*.jpg") == daisies
+    assert names("*/linked/**/*.jpg") == ["photos/linked/deep/2.jpg"]
+    assert len({file.place for file in named([str(photos / "**/*.jpg")])}) == 4
 
 
 def test_standard_input(model_file: Path, photos: Path) -> None:
@@ -212,6 +254,10 @@ def test_models_by_name(model_file: Path, fragile_model: Path, photos: Path, tmp
         2,
         "error: there is no model file gone.onnx\n",
     )
+    line = refused(predict("a.jpg", "--model", f"{models}/", cwd=photos))[1]
+    assert "models/ is a folder; write MODELS=" in line
+    (photos / "best.pt").write_bytes(b"\x80\x02")
+    assert "best.pt is a Python pickle" in refused(predict("a.jpg", "--model", "best.pt", cwd=photos))[1]
     (models / "cut.onnx").write_bytes(model_file.read_bytes()[:1000])
     code, line = refused(predict("a.jpg", "--model", models / "cut.onnx", cwd=photos))
     assert (code, "cut.onnx is cut off or damaged" in line) == (1, True)
