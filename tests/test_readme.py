@@ -113,11 +113,19 @@ def test_training_on_one_s_own_photographs(tmp_path: Path) -> None:
     draw_photos(checkout / "one", ("red",), 1)
     (checkout / "one/red/0.jpg").rename(checkout / "photo.jpg")
 
+    def git(*arguments: str) -> str:
+        command = ["git", "-c", "user.name=me", "-c", "user.email=me@example.org", *arguments]
+        return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout
+
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-q", "-m", "Clone")
     smaller = " --epochs 1 --width 0.05"
     for command in (TRAIN + smaller, EXPORT):
         subprocess.run(["bash", "-c", command], cwd=checkout, env=environ(), check=True)
     _model, manifest = read_model(checkout / "models/mine.onnx")
     assert [m.images for m in manifest.metrics] == [4, 4], "not the fifth that was set aside"
+    assert git("status", "--porcelain") == "", "what was made is nobody else's"
     port = free_port()
     with serving("env " + SERVE_MINE, checkout, environ(PORT=str(port)), 60):
         answer = ask(port, checkout)

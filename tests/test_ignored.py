@@ -1,0 +1,36 @@
+"""What people make in a checkout stays out of its commits and of its images."""
+
+import subprocess
+from pathlib import Path
+
+from tests.checkout import ROOT
+
+MADE = (
+    *("data/daisy/1.jpg", "photos/train/daisy/1.jpg", "ready/train.bin", "runs/mine/best.pt"),
+    *("models/mine.onnx", "models/mine.md", "models/mine/2/model.onnx", "models/mine.partial", ".env"),
+    *(
+        "alexnet_client/build/lib/alexnet_client/client.py",
+        "alexnet_client/alexnet_client.egg-info/PKG-INFO",
+    ),
+)
+OURS = ("models/flowers17.onnx", "models/flowers17.md", "training/data.py", "alexnet_client/client.py")
+
+
+def test_git_ignores_it() -> None:
+    command = ["git", "check-ignore", "--no-index", "--stdin"]
+    done = subprocess.run(
+        command, cwd=ROOT, input="\n".join((*MADE, *OURS)), capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == list(MADE)
+
+
+def test_the_images_are_built_of_what_is_listed() -> None:
+    everything, *rest = (
+        line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")
+    )
+    assert everything == "*"
+    listed = {line.removeprefix("!") for line in rest if line.startswith("!")}
+    assert {Path(name).parts[0] for name in listed}.isdisjoint(
+        Path(name).parts[0] for name in MADE if not name.startswith("alexnet_client")
+    )
+    assert {"alexnet_client/build", "**/*.egg-info"} <= set(rest)
