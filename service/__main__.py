@@ -26,8 +26,12 @@ def main() -> int:
             signal.signal(number, lambda _number, _frame: os._exit(0))
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         stdio.open_missing()
-    from service.serve import exit_code
-
+    try:
+        from service.serve import exit_code
+    except ModuleNotFoundError as error:
+        script = "scripts/serve" if serving else "scripts/predict"
+        print(f"error: {error.name} is not installed; {script} installs what is needed", file=sys.stderr)
+        return 1
     return exit_code(start if serving else command)
 
 

@@ -1,5 +1,6 @@
 """Why a file is not served: what it is if it is no model, and what to do."""
 
+from pathlib import Path
 from typing import Final
 
 from contract.picture import sniff
@@ -35,6 +36,13 @@ def refusal(data: bytes, reason: str) -> str:
     if kind is not None:
         return f"is {kind}"
     return f"{reason}; {DAMAGED if 'damaged' in reason else OURS}"
+
+
+def folder_refusal(path: Path) -> str:
+    """Say the same of a folder that is named as a model."""
+    if any((path / name).is_file() for name in ("best.pt", "last.pt")):
+        return "is a run; export it: scripts/training export RUN --out models/NAME.onnx"
+    return "is a folder, not a regular file; MODEL takes a file, MODELS a folder of them"
 
 
 def _kind_of(data: bytes) -> str | None:

@@ -45,9 +45,7 @@ def find_models(settings: Settings, model: str | None) -> list[Found]:
     is. Raises Usage and ModelError.
     """
     if model is not None and _names_a_file(model):
-        if Path(model).is_dir():
-            raise Usage(f"{model} is a folder; write MODELS={model} and the name of a model with --model")
-        if not Path(model).is_file():
+        if not Path(model).exists():
             raise Usage(f"there is no model file {model}")
         settings = replace(settings, model=Path(model))
     elif model is not None:

@@ -17,7 +17,7 @@ from contract.manifest import METADATA_KEY, Manifest, ManifestError
 from contract.preprocess import Pixels
 from service import cuda, onnxcost, onnxfile
 from service.cuda import Buckets, GpuOptions, NoGpu, first_line
-from service.filekind import refusal
+from service.filekind import folder_refusal, refusal
 from service.files import read_file
 from service.filters import conv1_weights
 from service.logs import log
@@ -153,9 +153,8 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise ModelError(f"no model file {path.name}; set MODEL to one, or train and export it") from None
     except OSError as error:
-        folder = "it is a folder, not a regular file; MODEL takes a file, MODELS a folder of them"
-        reason = folder if path.is_dir() else error.strerror
-        raise ModelError(f"{path.name} cannot be read: {reason}") from None
+        reason = folder_refusal(path) if path.is_dir() else f"cannot be read: {error.strerror}"
+        raise ModelError(f"{path.name} {reason}") from None
 
 
 def _card(path: Path) -> str | None:

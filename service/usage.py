@@ -65,6 +65,14 @@ def explain(arguments: Sequence[str]) -> int:
 
 def _meant(arguments: deque[str], serve: str, predict: str) -> str:
     """One line that says what to write instead of `arguments`."""
+    for argument in arguments:
+        if _is_a_run(argument):
+            training = (
+                f"{serve.removesuffix('serve')}training" if serve.endswith("/serve") else "scripts/training"
+            )
+            return (
+                f"a run is exported first: {training} export {shlex.quote(argument)} --out models/NAME.onnx"
+            )
     if any(_is_for_predict(argument) for argument in arguments):
         files = shlex.join(argument for argument in arguments if argument != "predict")
         return f"serving takes no pictures; this answers about them: {predict} {files}".rstrip()
@@ -94,6 +102,12 @@ def _meant(arguments: deque[str], serve: str, predict: str) -> str:
         wanted = [("MODELS", str(Path(models[0]).parent)), *(w for w in wanted if w[0] != "MODEL")]
     line = " ".join(f"{name}={shlex.quote(value)}" for name, value in wanted)
     return f"settings are environment variables; write: {line} {serve}"
+
+
+def _is_a_run(argument: str) -> bool:
+    """Whether it is a checkpoint, or a folder with some."""
+    path = Path(argument)
+    return path.suffix in {".pt", ".pth"} or (path.is_dir() and any(path.glob("*.pt")))
 
 
 def _is_for_predict(argument: str) -> bool:

@@ -255,7 +255,7 @@ def test_models_by_name(model_file: Path, fragile_model: Path, photos: Path, tmp
         "error: there is no model file gone.onnx\n",
     )
     line = refused(predict("a.jpg", "--model", f"{models}/", cwd=photos))[1]
-    assert "models/ is a folder; write MODELS=" in line
+    assert "models is a folder, not a regular file; MODEL takes a file, MODELS a folder" in line
     (photos / "best.pt").write_bytes(b"\x80\x02")
     assert "best.pt is a Python pickle" in refused(predict("a.jpg", "--model", "best.pt", cwd=photos))[1]
     (models / "cut.onnx").write_bytes(model_file.read_bytes()[:1000])

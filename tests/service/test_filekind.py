@@ -115,5 +115,8 @@ def test_a_part_of_one_is_to_be_copied_again(model_file: Path, tmp_path: Path) -
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"it is a folder, .* MODEL takes a file, MODELS a folder of them"):
+    with pytest.raises(ModelError, match=r"is a folder, .* MODEL takes a file, MODELS a folder of them"):
+        load_model(tmp_path, "cpu", 1)
+    (tmp_path / "best.pt").touch()
+    with pytest.raises(ModelError, match=r"is a run; export it: scripts/training export RUN --out models/"):
         load_model(tmp_path, "cpu", 1)

@@ -33,7 +33,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "versions/a/1").mkdir(parents=True)
     (tmp_path / "versions/a/1/model.onnx").touch()
     (tmp_path / "photos").mkdir()
-    (tmp_path / "best.pt").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/best.pt").touch()
+    (tmp_path / "notes").touch()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -54,7 +56,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         ("--extras heif", "settings are environment variables; write: EXTRAS=heif SERVE"),
         ("gone.onnx", "settings are environment variables; write: MODEL=gone.onnx SERVE"),
-        ("best.pt", "settings are environment variables; write: MODEL=best.pt SERVE"),
+        ("notes", "settings are environment variables; write: MODEL=notes SERVE"),
+        ("gone.pt", "a run is exported first: TRAINING export gone.pt --out models/NAME.onnx"),
+        ("run", "a run is exported first: TRAINING export run --out models/NAME.onnx"),
         ("mine", "settings are environment variables; write: MODELS=mine SERVE"),
         ("versions", "settings are environment variables; write: MODELS=versions SERVE"),
         ("mine/a.onnx mine/b.onnx", "settings are environment variables; write: MODELS=mine SERVE"),
@@ -80,7 +84,10 @@ def test_what_was_meant(
     assert explain(arguments.split()) == 2
     found = capsys.readouterr()
     assert found.out == ""
-    assert found.err == f"error: {line.replace('SERVE', serve).replace('PREDICT', predict)}\n"
+    training = serve.replace("/serve", "/training") if typed else "scripts/training"
+    for word, command in {"SERVE": serve, "PREDICT": predict, "TRAINING": training}.items():
+        line = line.replace(word, command)
+    assert found.err == f"error: {line}\n"
 
 
 def test_values_are_quoted_for_the_shell(capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,6 +112,13 @@ def test_help(arguments: list[str]) -> None:
     assert "python -m service predict photo.jpg" in done.stdout
     names = [line.strip() for line in done.stdout.split("settings:\n")[1].splitlines()]
     assert {name.upper() for name in Settings.__dataclass_fields__} <= set(names)
+
+
+def test_without_the_packages_it_names_the_script_that_installs_them() -> None:
+    done = run()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: uvicorn is not installed; scripts/serve installs what is needed\n"
+    assert "; scripts/predict installs what is needed" in run("predict", "a.jpg").stderr
 
 
 def test_after_serve_nothing_is_a_command() -> None:
