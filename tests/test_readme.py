@@ -84,6 +84,9 @@ def test_from_a_clone_to_an_answer(tmp_path: Path) -> None:
         timeout=200,
     )
     assert answer["predictions"][0]["label"] in done.stdout  # type: ignore[index]
+    asked = [str(checkout / "scripts/predict"), "--help"]
+    helped = subprocess.run(asked, cwd=elsewhere, env=env, capture_output=True, text=True, check=True)
+    assert helped.stdout.startswith(f"usage: {checkout}/scripts/predict")
     assert list(home.iterdir()) == [], "something was written outside the checkout"
     assert not list((checkout / ".venv").glob("lib/*/site-packages/torch"))
 
@@ -126,6 +129,9 @@ def test_training_on_one_s_own_photographs(tmp_path: Path) -> None:
     _model, manifest = read_model(checkout / "models/mine.onnx")
     assert [m.images for m in manifest.metrics] == [4, 4], "not the fifth that was set aside"
     assert git("status", "--porcelain") == "", "what was made is nobody else's"
+    asked = ["scripts/training", "--help"]
+    helped = subprocess.run(asked, cwd=checkout, env=environ(), capture_output=True, text=True, check=True)
+    assert helped.stdout.startswith("usage: scripts/training [-h]"), "the command that was typed"
     port = free_port()
     with serving("env " + SERVE_MINE, checkout, environ(PORT=str(port)), 60):
         answer = ask(port, checkout)
