@@ -65,15 +65,12 @@ def explain(arguments: Sequence[str]) -> int:
 
 def _meant(arguments: deque[str], serve: str, predict: str) -> str:
     """One line that says what to write instead of `arguments`."""
-    for argument in arguments:
-        if _is_a_run(argument):
-            training = (
-                f"{serve.removesuffix('serve')}training" if serve.endswith("/serve") else "scripts/training"
-            )
-            return (
-                f"a run is exported first: {training} export {shlex.quote(argument)} --out models/NAME.onnx"
-            )
-    if any(_is_for_predict(argument) for argument in arguments):
+    # Those that are no option and no option's value
+    bare = [each for before, each in zip(["", *arguments], arguments, strict=False) if before[:1] != "-"]
+    if runs := [each for each in bare if _is_a_run(each)]:
+        folder = serve.removesuffix("serve") if serve.endswith("/serve") else "scripts/"
+        return f"export it first: {folder}training export {shlex.quote(runs[0])} --out models/NAME.onnx"
+    if any(_is_for_predict(each) for each in bare):
         files = shlex.join(argument for argument in arguments if argument != "predict")
         return f"serving takes no pictures; this answers about them: {predict} {files}".rstrip()
     wanted: list[tuple[str, str]] = []

@@ -49,6 +49,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("-p 80", "settings are environment variables; write: PORT=80 SERVE"),
         ("9000", "settings are environment variables; write: PORT=9000 SERVE"),
         ("PORT=9000", "settings are environment variables; write: PORT=9000 SERVE"),
+        ("--models photos", "settings are environment variables; write: MODELS=photos SERVE"),
+        (
+            "--top-k 1 photo.JPG",
+            "serving takes no pictures; this answers about them: PREDICT --top-k 1 photo.JPG",
+        ),
         ("--max-batch 8", "settings are environment variables; write: MAX_BATCH=8 SERVE"),
         (
             "--watch-model --port",
@@ -57,8 +62,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--extras heif", "settings are environment variables; write: EXTRAS=heif SERVE"),
         ("gone.onnx", "settings are environment variables; write: MODEL=gone.onnx SERVE"),
         ("notes", "settings are environment variables; write: MODEL=notes SERVE"),
-        ("gone.pt", "a run is exported first: TRAINING export gone.pt --out models/NAME.onnx"),
-        ("run", "a run is exported first: TRAINING export run --out models/NAME.onnx"),
+        ("gone.pt", "export it first: TRAINING export gone.pt --out models/NAME.onnx"),
+        ("run", "export it first: TRAINING export run --out models/NAME.onnx"),
         ("mine", "settings are environment variables; write: MODELS=mine SERVE"),
         ("versions", "settings are environment variables; write: MODELS=versions SERVE"),
         ("mine/a.onnx mine/b.onnx", "settings are environment variables; write: MODELS=mine SERVE"),
