@@ -23,8 +23,9 @@ from service.follow import follow
 from service.hosts import Hosts
 from service.keys import Keys
 from service.metrics import CONTENT_TYPE, Metrics
+from service.model_loading import Found, Load
 from service.page import page_routes
-from service.repository import Found, Load, Repository
+from service.repository import Repository
 from service.served import Served
 from service.settings import Settings
 from service.traces import trace_requests

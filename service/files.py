@@ -16,7 +16,8 @@ def read_file(path: Path, most: int, links: bool = True) -> bytes:
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file")
+            kind = " but a folder" if stat.S_ISDIR(found.st_mode) else ""
+            raise OSError(errno.EINVAL, f"it is not a regular file{kind}")
         if found.st_size > most:
             raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, {most:,} are allowed")
         with os.fdopen(descriptor, "rb", closefd=False) as file:

@@ -17,8 +17,10 @@ from service.decoding import decoder_for
 from service.engine import Engine
 from service.errors import BodyTooLarge, InvalidRequest, described, problem_of
 from service.metrics import Metrics
+from service.model_files import normal, places
+from service.model_loading import Found, Load, read
 from service.pictures import File, Unreadable
-from service.repository import Found, Load, Repository, places, read
+from service.repository import Repository
 from service.routes import DEFAULT_TOP_K
 from service.session import ModelError, load_model
 from service.settings import Settings, usable_cores
@@ -49,7 +51,7 @@ def find_models(settings: Settings, model: str | None) -> list[Found]:
             raise Usage(f"there is no model file {model}")
         settings = replace(settings, model=Path(model))
     elif model is not None:
-        settings = replace(settings, model=None)
+        settings, model = replace(settings, model=None), normal(model)
     wanted = places(settings)
     names = sorted({place.name for place in wanted if place.name})
     if model in names:

@@ -17,7 +17,7 @@ from service.connection import Connections, Protocol
 from service.cuda import GpuOptions
 from service.logs import log
 from service.memory import give_large_memory_back, spare_what_stays
-from service.repository import read_all
+from service.model_loading import read_all
 from service.server import ListenError, Server, listen
 from service.session import ModelError, load_model
 from service.settings import Settings, SettingsError, usable_cores

@@ -35,6 +35,10 @@ class ModelError(RuntimeError):
     """The model cannot be loaded, or not on the device asked for; the message says what to do."""
 
 
+class UnreadableModel(ModelError):
+    """The file cannot be read now: the disk, the rights, or that it is not there. It may be later."""
+
+
 class Session(Protocol):
     """ONNX Runtime's interface, as far as it is used."""
 
@@ -93,6 +97,7 @@ def load_model(
     """
     _refuse_two_wheels()
     data = _read(path)
+    log.info("loading and warming %s", path.name)
     try:
         file = onnxfile.read(data)
         if METADATA_KEY not in file.metadata:
@@ -151,10 +156,13 @@ def _read(path: Path) -> bytes:
     try:
         return read_file(path, onnxfile.MOST_BYTES)
     except FileNotFoundError:
-        raise ModelError(f"no model file {path.name}; set MODEL to one, or train and export it") from None
+        raise UnreadableModel(
+            f"no model file {path.name}; set MODEL to one, or train and export it"
+        ) from None
     except OSError as error:
-        reason = folder_refusal(path) if path.is_dir() else f"cannot be read: {error.strerror}"
-        raise ModelError(f"{path.name} {reason}") from None
+        if path.is_dir():
+            raise ModelError(f"{path.name} {folder_refusal(path)}") from None
+        raise UnreadableModel(f"{path.name} cannot be read: {error.strerror}") from None
 
 
 def _card(path: Path) -> str | None:

@@ -84,6 +84,7 @@ async def model(request: Request, name: str, version: str | None = None) -> Mode
     """Inputs and outputs, as the model file lists them. `encoded` is taken in place of `images`."""
     served = served_of(request, name, version)
     manifest = served.model.manifest
+    name = served.name.name  # as it is listed
     versions = [s.name.version for s in engine_of(request.scope).repository.served if s.name.name == name]
     return ModelMetadata(
         name=name,

@@ -15,7 +15,7 @@ import uvicorn
 from service.app import create_app
 from service.connection import Connections, Protocol
 from service.engine import Engine
-from service.repository import Load, read_all
+from service.model_loading import Load, read_all
 from service.settings import Settings
 
 

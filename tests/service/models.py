@@ -1,8 +1,11 @@
-"""Small model files out of a handful of nodes, made on the fly."""
+"""Small model files out of a handful of nodes, made on the fly, and a repository of such."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -10,6 +13,13 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from contract.manifest import METADATA_KEY, Manifest, Tensor
 from contract.recipe import DEFAULT_RECIPE
+from service.metrics import Metrics
+from service.model_loading import Load, read_all
+from service.repository import Repository
+from service.session import load_model
+from service.settings import Settings
+
+LOAD: Final[Load] = partial(load_model, device="cpu", threads=1)
 
 
 def write_model(
@@ -54,3 +64,15 @@ def numbered(model: Path, target: Path, version: int) -> Path:
     partial = target.with_suffix(".new")
     onnx.save(loaded, partial)
     return partial.replace(target)
+
+
+@asynccontextmanager
+async def repository_of(load: Load = LOAD, **settings: Any) -> AsyncIterator[Repository]:
+    """What a service with these settings has, without a server around it."""
+    given = Settings(**settings)
+    found = await asyncio.to_thread(read_all, given, load)
+    repository = Repository(given, found, load, Metrics())
+    try:
+        yield repository
+    finally:
+        await repository.close()

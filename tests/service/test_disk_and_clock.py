@@ -22,7 +22,8 @@ import pytest
 from onnx import numpy_helper
 
 from service import logs
-from service.repository import Place, read
+from service.model_files import Place
+from service.model_loading import read
 from service.session import Model, load_model
 from tests.service.answers import check
 from tests.service.images import encoded, noise

@@ -18,7 +18,8 @@ import httpx
 import pytest
 
 from service.metrics import Metrics
-from service.repository import Repository, read_all
+from service.model_loading import read_all
+from service.repository import Repository
 from service.session import Model, ModelError, load_model
 from service.settings import Settings
 from tests.service.answers import check
@@ -108,14 +109,14 @@ def test_what_was_there_from_the_start_is_freed(model_file: Path, tmp_path: Path
 def test_a_look_at_the_models_that_fails_is_not_the_last(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def vanished(_settings: object) -> None:
+    def vanished(*_given: object) -> None:
         raise FileNotFoundError("it vanished while it was listed")
 
     file = tmp_path / "model.onnx"
     shutil.copy(model_file, file)
     with inside(file, partial(load_model, device="cpu", threads=1), 1) as (client, _loop, engine):
         with monkeypatch.context() as patch:
-            patch.setattr("service.repository.places", vanished)
+            patch.setattr("service.repository.look", vanished)
             engine.reload_wanted = True
             while "the models could not be looked at" not in caplog.text:
                 pass
@@ -193,7 +194,7 @@ def test_a_network_that_hangs_ends_the_process(model_file: Path, hanging: str, t
 def test_a_file_that_takes_too_long_to_load_holds_up_no_other(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.repository.LOAD_TIMEOUT_S", 3)
+    monkeypatch.setattr("service.model_loading.LOAD_TIMEOUT_S", 3)
     for name in ("slow", "other"):
         shutil.copy(model_file, tmp_path / f"{name}.onnx")
     going_on, begun, hangs = threading.Event(), threading.Semaphore(0), threading.Event()

@@ -107,7 +107,7 @@ def test_the_collector_looks_at_models_and_at_no_module(model_file: Path) -> Non
     """
     script = """
 import gc
-from service.repository import Found
+from service.model_loading import Found
 from service.serve import serve
 from service.server import bound
 from service.settings import Settings

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from service.repository import escaped, places, read, read_all
+from service.model_files import escaped, places
+from service.model_loading import read, read_all
 from service.session import MOST_OF_A_CARD, Model, ModelError, load_model
 from service.settings import Settings
 from tests.service.images import plain
