@@ -113,7 +113,7 @@ class ModelState(BaseModel):
 
 class Health(BaseModel):
     status: str = Field(examples=["ok"])
-    model: ModelName = Field(description="the first of the models that are served")
+    model: ModelName = Field(description="the default model; the first by name where none is")
     provider: str = Field(description="the ONNX Runtime provider in use", examples=["CPUExecutionProvider"])
     models: list[ModelState]
     reload_error: str | None = Field(

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from shlex import quote
 
 from service import stdio
 
@@ -45,6 +46,7 @@ def command() -> int:
 
 def start() -> int:
     from service import logs
+    from service.default_model import require_file
     from service.serve import serve
     from service.server import address_of, bound
     from service.settings import Settings
@@ -52,19 +54,20 @@ def start() -> int:
 
     started = time.monotonic()
     settings = Settings.from_environ()
+    require_file(settings)
     if settings.workers == 1:
         stdio.log_what_libraries_write()
     logs.configure(settings.log_format)
     listener = bound(settings.host, settings.port)
     address = address_of(listener)
 
-    def ready(names: str, provider: str) -> None:
+    def ready(names: str, provider: str, path: str) -> None:
         line = f"{names} on {address} ({provider}), ready in {time.monotonic() - started:.1f} s"
         if settings.log_format == "json":
             logs.log.info(line)
         else:
             key = '-H "Authorization: Bearer KEY" ' if settings.api_keys_file else ""
-            stdio.say(f"{line}\ntry: curl {key}-F file=@photo.jpg {address}/predict", sys.stdout)
+            stdio.say(f"{line}\ntry: curl {key}-F file=@photo.jpg {quote(address + path)}", sys.stdout)
 
     if settings.workers > 1:
         return supervise(settings, listener, ready)

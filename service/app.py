@@ -85,7 +85,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
 
     @app.get("/models", responses=documented(401))
     async def models(request: Request) -> list[ModelInfo]:
-        """Every model that is served, with what its file says of it."""
+        """Every model that is served, the default one first, with what its file says of it."""
         return [
             ModelInfo(
                 **served.name.model_dump(),

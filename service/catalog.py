@@ -1,14 +1,16 @@
-"""Which model answers a request: the one that it names, or the only one."""
+"""Which model answers a request: the one that it names, or the default."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from service.default_model import DefaultModel
 from service.errors import InvalidRequest, NotReady, UnknownModel
 from service.metrics import Metrics
 from service.model_files import Place, Stamp, normal
 from service.served import Served
+from service.settings import Settings
 
 
 @dataclass
@@ -46,38 +48,37 @@ class Source:
 class Catalog:
     """On the event loop; what is in it changes in `Repository`."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._default = DefaultModel(settings)
         self._sources: dict[Path, Source] = {}
         self.sources: list[Source] = []  # by name, the newest version first
         self._served: list[Served] = []
 
     @property
     def served(self) -> Iterator[Served]:
-        """By name, each with the newest version first."""
+        """The default model first, then by name, each with the newest version first."""
         return iter(self._served)
 
     def find(self, name: str | None = None, version: int | None = None) -> Served:
-        """The newest version unless one is named. Raises InvalidRequest where a name is needed,
-        UnknownModel and NotReady.
+        """The newest version unless one is named, of the default model unless one is named. Raises
+        InvalidRequest where there is no default, UnknownModel and NotReady.
         """
-        if name is None:
-            names = self._names()
-            if len(names) > 1:
-                raise InvalidRequest(f"name a model with ?model=; the models here are {', '.join(names)}")
-            if not names:
-                raise NotReady("no model is loaded")
-            name = names[0]
-        wanted = normal(name)
+        wanted = self._default.name if name is None else normal(name)
+        if wanted is None:
+            raise InvalidRequest(
+                "several models are served and none is the default: name one with ?model=, or set "
+                f"DEFAULT_MODEL; the models here are {', '.join(self._names())}"
+            )
         sources = [s for s in self.sources if s.name == wanted and version in {None, s.version}]
         for source in sources:
             if source.served:
                 return source.served
-        if sources:
-            reason, others = sources[0].error, ", ".join(self._names()) or "none"
-            raise NotReady(
-                f"model {wanted} is not served: {reason}; the models here, for ?model=, are {others}"
-            )
+        if sources or (name is None and version is None):
+            which = f"DEFAULT_MODEL is {wanted}, which" if name is None else f"model {wanted}"
+            reason = sources[0].error if sources else "there is no file of it"
+            others = ", ".join(self._names()) or "none"
+            raise NotReady(f"{which} is not served: {reason}; the models here, for ?model=, are {others}")
         shown = wanted[:80] if version is None else f"{wanted[:80]} version {str(version)[:16]}"
         known = ", ".join(f"{one.name.name} version {one.name.version}" for one in self.served)
         raise UnknownModel(
@@ -90,5 +91,7 @@ class Catalog:
     def _arrange(self) -> None:
         """After every change of `_sources`, before the event loop goes on."""
         self.sources = sorted(self._sources.values(), key=lambda s: (s.name, -(s.version or 0)))
-        self._served = [source.served for source in self.sources if source.served]
+        self._default.choose(self._names(), dict.fromkeys(s.name for s in self.sources if s.current))
+        served = [source.served for source in self.sources if source.served]
+        self._served = sorted(served, key=lambda one: one.name.name != self._default.name)
         self._metrics.serving([(one.name, one.model.provider) for one in self._served])

@@ -14,6 +14,7 @@ from contract.picture import ImageError
 from service.answers import classify
 from service.cuda import GpuOptions
 from service.decoding import decoder_for
+from service.default_model import configured, default_name, require_file
 from service.engine import Engine
 from service.errors import BodyTooLarge, InvalidRequest, described, problem_of
 from service.metrics import Metrics
@@ -43,8 +44,8 @@ class Failed(Exception):
 
 
 def find_models(settings: Settings, model: str | None) -> list[Found]:
-    """Every version of the model: of that file, of that name in the folder MODELS, or of the only one there
-    is. Raises Usage and ModelError.
+    """Every version of the model: of that file, of that name in the folder MODELS, or of the default one
+    there. Raises Usage, SettingsError and ModelError.
     """
     if model is not None and _names_a_file(model):
         if not Path(model).exists():
@@ -52,14 +53,18 @@ def find_models(settings: Settings, model: str | None) -> list[Found]:
         settings = replace(settings, model=Path(model))
     elif model is not None:
         settings, model = replace(settings, model=None), normal(model)
+    else:
+        require_file(settings)
     wanted = places(settings)
-    names = sorted({place.name for place in wanted if place.name})
-    if model in names:
-        wanted = [place for place in wanted if place.name == model]
-    elif model is not None and settings.model is None:
-        raise Usage(f"there is no model {model} in {settings.models}; the models there: {', '.join(names)}")
-    elif len(names) > 1:
-        raise Usage(f"name one of the models with --model: {', '.join(names)}")
+    if names := sorted({place.name for place in wanted if place.name}):
+        name = default_name(configured(settings), names) if model is None else model
+        if name is None:
+            raise Usage(f"name one of the models with --model: {', '.join(names)}")
+        if name not in names:
+            raise Usage(
+                f"there is no model {name} in {settings.models}; the models there: {', '.join(names)}"
+            )
+        wanted = [place for place in wanted if place.name == name]
     if not wanted:
         raise Usage(f"there is no model in {settings.models}; name a model file with --model")
     found = [read(place, _load(settings)) for place in wanted]
@@ -90,7 +95,7 @@ async def here(
     try:
         repository = Repository(settings, found, _load(settings), metrics)
         engine = Engine(settings, repository, decoder, metrics)
-        served = repository.find()
+        served = next(repository.served)
         classes = len(served.model.manifest.classes)
         if (top_k or 1) > classes:
             raise Usage(f"top_k is {top_k}; this model has {classes} classes")

@@ -22,7 +22,9 @@ class Crops(IntEnum):
 class Query(BaseModel):
     """Which model, and in how many ms it is to be answered."""
 
-    model: str | None = Field(None, description="its name; needed where several are served")
+    model: str | None = Field(
+        None, description="its name; by default DEFAULT_MODEL, the only one, or flowers17"
+    )
     version: int | None = Field(None, ge=1, description="the newest by default")
     timeout_ms: float | None = Field(None, ge=1, description="less than the server's", alias=TIMEOUT)
 

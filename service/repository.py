@@ -36,7 +36,7 @@ class Repository(Catalog):
     """
 
     def __init__(self, settings: Settings, found: list[Found], load: Load, metrics: Metrics) -> None:
-        super().__init__(metrics)
+        super().__init__(settings, metrics)
         self._settings = settings
         self._loader = Loader(load)
         self._under_way: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
@@ -152,11 +152,14 @@ class Repository(Catalog):
     def _remove_gone(self, sources: Iterable[Source], looks: int) -> None:
         """Remove those that were missed at so many `looks` and whose place another can take.
 
-        That is any whose file is served, so the last of all is never removed.
+        That is any whose file is served; for DEFAULT_MODEL, another version of it. So the last of all is
+        never removed.
         """
         there = [source for source in self._sources.values() if source.current]
         for source in list(sources):
-            if source.served and source.missed >= looks and there:
+            fixed = source.name == self._default.configured
+            replaceable = any(s.name == source.name for s in there) if fixed else there
+            if source.served and source.missed >= looks and replaceable:
                 gone = (source.place.file, source.name, source.version)
                 log.warning("%s is gone; %s version %s is not served any more", *gone)
                 self._forget(source)

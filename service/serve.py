@@ -15,6 +15,7 @@ import uvicorn
 from service.app import create_app
 from service.connection import Connections, Protocol
 from service.cuda import GpuOptions
+from service.default_model import announced
 from service.logs import log
 from service.memory import give_large_memory_back, spare_what_stays
 from service.model_loading import read_all
@@ -33,12 +34,12 @@ ACCEPTED_AT_ONCE: Final = 32
 def serve(
     settings: Settings,
     listener: socket.socket,
-    ready: Callable[[str, str], None],
+    ready: Callable[[str, str, str], None],
     beat: Callable[[], None] = lambda: None,
 ) -> int:
-    """Loads the models, tells `ready` their names and the provider, and serves until a signal comes; calls
-    `beat` every second. -> 0, or 1 if the network hangs or the GPU fails. Raises ModelError, SettingsError
-    and ListenError.
+    """Loads the models, tells `ready` their names, the provider and a path to ask, and serves until a
+    signal comes; calls `beat` every second. -> 0, or 1 if the network hangs or the GPU fails. Raises
+    ModelError, SettingsError and ListenError.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the models are being read anyway
     give_large_memory_back()
@@ -83,11 +84,11 @@ def serve(
     # own and, when done, raises what it caught once more: here, so a clean stop is exit code 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    names = ", ".join(f"{one.name} version {one.version}" for one in found if one.model)
+    names, path = announced(settings, [(one.name, one.version) for one in found if one.model])
     provider = next(one.model.provider for one in found if one.model)
     # Whoever is told may ask at once; until the decoders have started, connections wait.
     listen(listener, config.backlog)
-    ready(names, provider)
+    ready(names, provider, path)
     server.run(sockets=[listener, *(listener.dup() for _more in range(ACCEPTED_AT_ONCE - 1))])
     # Without an engine it did not start, and uvicorn has said why.
     return 0 if hasattr(app.state, "engine") and not app.state.engine.failed else 1

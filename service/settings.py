@@ -35,6 +35,12 @@ class Settings:
         "side",
     )
     model: Path | None = _of(None, "one model file, to serve it alone; MODELS is not looked at then")
+    default_model: str = _of(
+        "",
+        "name of the model that answers where a request names none. Unset: the only one, else flowers17, "
+        "else such requests get 422; the one at the start stays it while it is served. Not looked at with "
+        "MODEL",
+    )
     watch_model: int = _of(
         0,
         "1: when a model file is new or replaced, it is loaded beside the old one and takes over between "

@@ -54,13 +54,13 @@ class Worker:
         self._silent_s = 0.0
 
     def wait_until_ready(self) -> list[str]:
-        """What it serves, and by which provider; nothing if it has ended instead."""
+        """What it serves, by which provider, and a path to ask; nothing if it has ended instead."""
         os.set_blocking(self._pipe, True)
         said = b""
-        while said.count(b"\n") < 2 and (more := os.read(self._pipe, 65536)):
+        while said.count(b"\n") < 3 and (more := os.read(self._pipe, 65536)):
             said += more
         os.set_blocking(self._pipe, False)
-        return said.decode().split("\n")[:2] if said.count(b"\n") == 2 else []
+        return said.decode().split("\n")[:3] if said.count(b"\n") == 3 else []
 
     def silent_for(self, passed: float) -> float:
         """-> seconds without a beat, `passed` s after the last call; 0 before the first one.
@@ -105,7 +105,7 @@ class Workers:
             self._stop_too(self._members[-1])
 
     def wait_until_ready(self) -> list[str]:
-        """What they serve, and by which provider; nothing if one of them has ended instead."""
+        """What they serve, by which provider, and a path to ask; nothing if one of them has ended."""
         said = [member.wait_until_ready() for member in self._members]
         return said[0] if all(said) else []
 
@@ -155,7 +155,7 @@ class Workers:
                 self.failed = True
 
 
-def supervise(settings: Settings, listener: socket.socket, ready: Callable[[str, str], None]) -> int:
+def supervise(settings: Settings, listener: socket.socket, ready: Callable[[str, str, str], None]) -> int:
     """Serves until a signal comes; -> 0, or 1 if the workers do not start or keep dying. Raises
     SettingsError.
     """
@@ -180,8 +180,8 @@ def supervise(settings: Settings, listener: socket.socket, ready: Callable[[str,
         signal.signal(signal.SIGHUP, workers.hand_on)
         served = workers.wait_until_ready()
         if served:
-            names, provider = served
-            ready(names, f"{provider}, {settings.workers} workers")
+            names, provider, path = served
+            ready(names, f"{provider}, {settings.workers} workers", path)
         workers.failed = not served and not workers.stopping
         while not workers.stopping and not workers.failed:
             time.sleep(PERIOD_S)
@@ -212,8 +212,8 @@ def main(listener: int, says: int) -> int:
         os.set_inheritable(descriptor, False)
     os.set_blocking(says, False)  # a parent that stands still is not waited for
 
-    def ready(names: str, provider: str) -> None:
-        os.write(says, f"{names}\n{provider}\n".encode())
+    def ready(*said: str) -> None:
+        os.write(says, "".join(f"{line}\n" for line in said).encode())
 
     def beat() -> None:
         with suppress(OSError):  # it is full, or the parent has gone

@@ -3,17 +3,22 @@
 import asyncio
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from service.errors import NotReady, UnknownModel
 from service.repository import Repository
 from service.session import Model, UnreadableModel
+from tests.service.images import plain
 from tests.service.models import LOAD, numbered, repository_of
+from tests.service.server import serving
 
 WATCHED = pytest.mark.parametrize("watched", [False, True], ids=["SIGHUP", "WATCH_MODEL"])
 
@@ -155,6 +160,22 @@ def test_a_link_without_its_target_keeps_its_model(folder: Callable[..., Path], 
     trying({"models": models}, steps)
 
 
+def test_what_default_model_names_gives_way_to_its_own_versions_alone(folder: Callable[..., Path]) -> None:
+    models = folder("a.onnx", "b.onnx")
+
+    async def steps(repository: Repository) -> None:
+        (models / "a.onnx").unlink()
+        await look(repository, watched=False)
+        assert repository.find().name.version == 3
+        assert repository.sources[0].error == "a.onnx is gone; what was in it is served"
+        folder("a/4/model.onnx")
+        await look(repository, watched=False)
+        assert errors(repository) == [("a", 4, None), ("b", 3, None)]
+        assert repository.find().name.version == 4
+
+    trying({"models": models, "default_model": "a"}, steps)
+
+
 def test_a_load_takes_what_was_moved(folder: Callable[..., Path]) -> None:
     models = folder("a.onnx", "b.onnx")
 
@@ -294,3 +315,45 @@ def test_a_disk_that_hung_is_tried_again(
         assert repository.find("b").name.version == 3
 
     trying({"models": models, "load": load}, steps)
+
+
+@WATCHED
+def test_no_request_is_lost_while_files_move(
+    folder: Callable[..., Path], tmp_path: Path, watched: bool
+) -> None:
+    """Requests that name no model, to a real server whose only model moves, is renamed and vanishes."""
+    models, ended = folder("a.onnx"), threading.Event()
+    with serving(tmp_path / "log", None, models=models, watch_model=int(watched)) as server:
+
+        def ask() -> None:
+            with httpx.Client(base_url=server.address, timeout=30) as client:
+                while not ended.is_set():
+                    assert client.post("/predict", content=plain(3)).status_code == 200
+
+        def until(*wanted: tuple[str, int, bool]) -> None:
+            if not watched:
+                server.process.send_signal(signal.SIGHUP)
+            shown: object = None
+            while shown != list(wanted):
+                assert not any(client.done() for client in clients)
+                entries = server.client.get("/health").json()["models"]
+                shown = [(m["name"], m["version"], m["error"] is None) for m in entries]
+
+        with ThreadPoolExecutor(2) as pool:
+            clients = [pool.submit(ask) for _client in range(2)]
+            try:
+                (models / "a/3").mkdir(parents=True)
+                (models / "a.onnx").rename(models / "a/3/model.onnx")
+                until(("a", 3, True))
+                (models / "a").rename(models / "b")
+                until(("b", 3, True))
+                models.rename(tmp_path / "away")
+                until(("b", 3, False))
+                (tmp_path / "away").rename(models)
+                until(("b", 3, True))
+            finally:
+                ended.set()
+            for client in clients:
+                client.result()
+        assert "a version 3 is not served any more" in server.log
+        assert "Traceback" not in server.log

@@ -53,7 +53,7 @@ def test_by_name_the_newest_unless_a_version_is_named(server: Server) -> None:
 def test_what_is_not_there_or_not_named(server: Server) -> None:
     post = server.client.post
     for path in ("/predict", "/embed", "/explain"):
-        said = ("?model=", "flowers, tones")
+        said = ("?model=", "DEFAULT_MODEL", "flowers, tones")
         check(post(path, content=PHOTO), 422, "invalid_request", *said)
     check(post("/predict?model=cats", content=PHOTO), 404, "not_found", "cats", "flowers version 12")
     check(post("/predict?model=flowers&version=5", content=PHOTO), 404, "not_found", "version 5")

@@ -112,7 +112,7 @@ from service.serve import serve
 from service.server import bound
 from service.settings import Settings
 
-def ready(names, provider):
+def ready(names, provider, path):
     seen = gc.get_objects()
     print(any(one is serve for one in seen), any(type(one) is Found for one in seen))
     before = gc.get_stats()[2]["collections"]
