@@ -1,7 +1,8 @@
 """Small model files out of a handful of nodes, made on the fly, and a repository of such."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import shutil
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -76,3 +77,26 @@ async def repository_of(load: Load = LOAD, **settings: Any) -> AsyncIterator[Rep
         yield repository
     finally:
         await repository.close()
+
+
+def copied(model: Path, folder: Path, *files: str) -> Path:
+    """Put copies of a model into a folder, as each of `files`."""
+    folder.mkdir(exist_ok=True)
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(model, folder / file)
+    return folder
+
+
+def trying(steps: Callable[[Repository], Coroutine[Any, Any, None]], **settings: Any) -> None:
+    """Run the steps on a repository of these settings, and end them after a minute."""
+
+    async def run() -> None:
+        async with repository_of(**settings) as repository:
+            await steps(repository)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def errors(repository: Repository) -> list[tuple[str, int | None, str | None]]:
+    return [(source.name, source.version, source.error) for source in repository.sources]

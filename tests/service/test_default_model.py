@@ -17,7 +17,7 @@ from service.predict import Usage, find_models
 from service.settings import Settings, SettingsError
 from tests.service.answers import check
 from tests.service.images import encoded, noise
-from tests.service.models import repository_of
+from tests.service.models import copied, repository_of
 from tests.service.server import Server, refused, serving
 
 PHOTO = encoded(noise(3))
@@ -29,10 +29,7 @@ def folder(model_file: Path, tmp_path: Path) -> Callable[..., Path]:
     """Make MODELS of copies of one file, whose manifest says version 3."""
 
     def make(*names: str) -> Path:
-        (tmp_path / "models").mkdir(exist_ok=True)
-        for name in names:
-            shutil.copy(model_file, tmp_path / f"models/{name}.onnx")
-        return tmp_path / "models"
+        return copied(model_file, tmp_path / "models", *(f"{name}.onnx" for name in names))
 
     return make
 

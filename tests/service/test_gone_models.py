@@ -1,23 +1,20 @@
-"""Model files that are moved, renamed, removed or out of reach for a while, and errors that have passed."""
+"""Model files that are moved, renamed, removed or out of reach for a while."""
 
-import asyncio
-import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from service.errors import NotReady, UnknownModel
+from service.errors import UnknownModel
 from service.repository import Repository
-from service.session import Model, UnreadableModel
 from tests.service.images import plain
-from tests.service.models import LOAD, numbered, repository_of
+from tests.service.models import copied, errors, trying
 from tests.service.server import serving
 
 WATCHED = pytest.mark.parametrize("watched", [False, True], ids=["SIGHUP", "WATCH_MODEL"])
@@ -26,32 +23,13 @@ WATCHED = pytest.mark.parametrize("watched", [False, True], ids=["SIGHUP", "WATC
 @pytest.fixture
 def folder(model_file: Path, tmp_path: Path) -> Callable[..., Path]:
     """Make MODELS of copies of one file, whose manifest says version 3."""
-
-    def make(*files: str) -> Path:
-        for file in files:
-            (tmp_path / "models" / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(model_file, tmp_path / "models" / file)
-        return tmp_path / "models"
-
-    return make
+    return partial(copied, model_file, tmp_path / "models")
 
 
 async def look(repository: Repository, watched: bool) -> None:
     """As on SIGHUP, or as WATCH_MODEL does until it has seen a file missing twice."""
     for _look in range(2 if watched else 1):
         await repository.refresh(changed_only=watched)
-
-
-def errors(repository: Repository) -> list[tuple[str, int | None, str | None]]:
-    return [(source.name, source.version, source.error) for source in repository.sources]
-
-
-def trying(settings: dict[str, Any], steps: Callable[[Repository], Coroutine[Any, Any, None]]) -> None:
-    async def run() -> None:
-        async with repository_of(**settings) as repository:
-            await steps(repository)
-
-    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 @WATCHED
@@ -72,7 +50,7 @@ def test_what_was_moved_is_served_from_its_new_place_alone(
             with pytest.raises(UnknownModel, match=r"no model a; the models here, for \?model=, are b"):
                 repository.find("a")
 
-    trying({"models": models}, steps)
+    trying(steps, models=models)
 
 
 @WATCHED
@@ -85,7 +63,7 @@ def test_the_newest_version_is_removed(folder: Callable[..., Path], watched: boo
         assert errors(repository) == [("a", 1, None), ("b", 3, None)]
         assert repository.find("a").name.version == 1
 
-    trying({"models": models}, steps)
+    trying(steps, models=models)
 
 
 @WATCHED
@@ -108,7 +86,7 @@ def test_the_last_models_are_served_while_the_folder_is_away(
         await look(repository, watched)
         assert [error is None for _name, _version, error in errors(repository)] == [True, True, False]
 
-    trying({"models": models}, steps)
+    trying(steps, models=models)
 
 
 @WATCHED
@@ -122,7 +100,7 @@ def test_a_file_that_cannot_be_used_takes_no_place(folder: Callable[..., Path], 
         assert repository.find().name.name == "a"
         assert "b.onnx is empty" in str(repository.sources[1].error)
 
-    trying({"models": models}, steps)
+    trying(steps, models=models)
 
 
 def test_a_file_that_is_replaced_by_removing_it_first_stays_served(folder: Callable[..., Path]) -> None:
@@ -138,7 +116,7 @@ def test_a_file_that_is_replaced_by_removing_it_first_stays_served(folder: Calla
         await repository.refresh(changed_only=True)
         assert repository.find("b").name.version == 3
 
-    trying({"models": models}, steps)
+    trying(steps, models=models)
 
 
 @WATCHED
@@ -157,7 +135,7 @@ def test_a_link_without_its_target_keeps_its_model(folder: Callable[..., Path], 
         await look(repository, watched)
         assert errors(repository) == [("a", 3, None), ("b", 3, None)]
 
-    trying({"models": models}, steps)
+    trying(steps, models=models)
 
 
 def test_what_default_model_names_gives_way_to_its_own_versions_alone(folder: Callable[..., Path]) -> None:
@@ -173,7 +151,7 @@ def test_what_default_model_names_gives_way_to_its_own_versions_alone(folder: Ca
         assert errors(repository) == [("a", 4, None), ("b", 3, None)]
         assert repository.find().name.version == 4
 
-    trying({"models": models, "default_model": "a"}, steps)
+    trying(steps, models=models, default_model="a")
 
 
 def test_a_load_takes_what_was_moved(folder: Callable[..., Path]) -> None:
@@ -187,134 +165,7 @@ def test_a_load_takes_what_was_moved(folder: Callable[..., Path]) -> None:
         assert repository.find("a").name.version == 5
         assert repository.find("b").name.version == 3, "nobody has asked about that one"
 
-    trying({"models": models}, steps)
-
-
-def away_and_back(file: Path, _model: Path) -> tuple[Callable[[], object], Callable[[], object]]:
-    aside = file.with_name("aside")
-    return lambda: file.rename(aside), lambda: aside.rename(file)
-
-
-def bad_and_the_same_again(file: Path, model: Path) -> tuple[Callable[[], object], Callable[[], object]]:
-    return lambda: file.write_bytes(b"bad"), lambda: shutil.copy(model, file)
-
-
-def a_link_elsewhere_and_back(file: Path, model: Path) -> tuple[Callable[[], object], Callable[[], object]]:
-    bad = file.with_name("bad")
-    bad.write_bytes(b"bad")
-    file.unlink()
-    file.symlink_to(model)
-
-    def point(target: Path) -> None:
-        file.with_name("link").symlink_to(target)
-        file.with_name("link").rename(file)
-
-    return lambda: point(bad), lambda: point(model)
-
-
-@pytest.mark.parametrize("change", [away_and_back, bad_and_the_same_again, a_link_elsewhere_and_back])
-@pytest.mark.parametrize("setting", ["model", "models"])
-def test_an_error_ends_with_its_cause(
-    folder: Callable[..., Path], model_file: Path, setting: str, change: Any
-) -> None:
-    models = folder("a.onnx")
-    harm, mend = change(models / "a.onnx", model_file)
-
-    async def steps(repository: Repository) -> None:
-        harm()
-        await repository.refresh(changed_only=True)
-        assert errors(repository) != [(repository.find().name.name, 3, None)]
-        mend()
-        await repository.refresh(changed_only=True)
-        assert errors(repository) == [(repository.find().name.name, 3, None)]
-
-    trying({setting: models / "a.onnx" if setting == "model" else models}, steps)
-
-
-def test_a_file_that_could_not_be_read_is_tried_again(
-    folder: Callable[..., Path], caplog: pytest.LogCaptureFixture
-) -> None:
-    """Nothing of the file changes when its disk answers again."""
-    models, broken = folder("a.onnx", "b.onnx"), threading.Event()
-    broken.set()
-
-    def load(path: Path) -> Model:
-        if path.stem == "b" and broken.is_set():
-            raise UnreadableModel("b.onnx cannot be read: Input/output error")
-        return LOAD(path)
-
-    async def steps(repository: Repository) -> None:
-        for _look in range(3):
-            await repository.refresh(changed_only=True)
-            with pytest.raises(NotReady, match=r"Input/output error; the models here, for \?model=, are a"):
-                repository.find("b")
-        assert caplog.text.count("Input/output error") == 1
-        broken.clear()
-        await repository.refresh(changed_only=True)
-        assert errors(repository) == [("a", 3, None), ("b", 3, None)]
-
-    trying({"models": models, "load": load}, steps)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_was_not_allowed_to_be_read_is_tried_again(folder: Callable[..., Path]) -> None:
-    models = folder("a.onnx", "b.onnx")
-    (models / "b.onnx").chmod(0)
-
-    async def steps(repository: Repository) -> None:
-        assert "Permission denied" in str(repository.sources[1].error)
-        (models / "b.onnx").chmod(0o644)
-        await repository.refresh(changed_only=True)
-        assert errors(repository) == [("a", 3, None), ("b", 3, None)]
-
-    trying({"models": models}, steps)
-
-
-@pytest.mark.parametrize("gone", ["moved", "renumbered", "damaged"])
-def test_a_name_is_free_when_its_twin_has_gone(
-    folder: Callable[..., Path], model_file: Path, gone: str
-) -> None:
-    models = folder("a.onnx", "a/3/model.onnx")
-
-    async def steps(repository: Repository) -> None:
-        assert [error for *_name, error in errors(repository)] == [None, "a version 3 is a.onnx already"]
-        if gone == "moved":
-            (models / "a.onnx").rename(models / "b.onnx")
-        elif gone == "renumbered":
-            numbered(model_file, models / "a.onnx", 5)
-        else:
-            (models / "a.onnx").write_bytes(b"bad")
-        await repository.refresh(changed_only=True)
-        assert repository.find("a", 3).name.version == 3
-        assert next(s for s in repository.sources if s.place.version == 3).error is None
-
-    trying({"models": models}, steps)
-
-
-def test_a_disk_that_hung_is_tried_again(
-    folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.model_loading.LOAD_TIMEOUT_S", 0.1)
-    models, going_on, hung = folder("a.onnx"), threading.Event(), threading.Event()
-
-    def load(path: Path) -> Model:
-        if path.stem == "b" and not going_on.is_set():
-            hung.set()
-            assert going_on.wait(60)
-        return LOAD(path)
-
-    async def steps(repository: Repository) -> None:
-        folder("b.onnx")
-        await repository.refresh(changed_only=True)
-        assert hung.is_set()
-        assert "takes more than" in str(repository.sources[1].error)
-        going_on.set()
-        monkeypatch.undo()
-        while repository.sources[1].error is not None:
-            await repository.refresh(changed_only=True)
-        assert repository.find("b").name.version == 3
-
-    trying({"models": models, "load": load}, steps)
+    trying(steps, models=models)
 
 
 @WATCHED
