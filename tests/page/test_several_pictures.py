@@ -11,8 +11,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, FilePayload, Page, expect
 
+from alexnet_client.schemas import PredictAnswer, Problem
 from service.output import comma_separated
-from service.schemas import PredictAnswer, Problem
 from tests.page.checks import Start, ask, check_accessible, shown, small
 from tests.service.server import Server
 
