@@ -1,21 +1,23 @@
 """One connection: uvicorn's HTTP protocol, where its defaults do not keep this service's word. The shape of
-errors, how a refused body ends, and limits of time and size for what uvicorn has none for: heads, trailers,
-requests sent ahead, readers that do not read, connections.
+errors, how a refused body and a client that sends no more end, and limits for what uvicorn has none for: of
+the time for heads, of readers that do not read, of connections.
 """
 
 import asyncio
 import socket
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from starlette.types import Scope
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from service.edge import hang_up
 from service.errors import problem
+from service.head_timer import LAST_LOOK_S, HeadTimer
+from service.http1 import Http1Protocol
 from service.settings import Settings
 from service.unread import Unread
 
@@ -25,15 +27,9 @@ LINGER_BYTES: Final = 100_000_000
 LINGER_S: Final = 10.0
 # At a stop, what an idle connection is left: a request may be on its way already.
 LAST_CALL_S: Final = 0.2
-# The event loop runs timers before it reads: while it was busy, a request may have come in time.
-LAST_LOOK_S: Final = 0.01
-# Headers of a request, trailers included; HAProxy takes as many. In memory each is 180 bytes and its text.
-MOST_HEADERS: Final = 100
-# What a header counts for beside its text, as in HTTP/2 (RFC 9113, 6.5.2).
-HEADER_BYTES: Final = 32
-# Requests that a client may send ahead of their answers, with MAX_HEADER_BYTES of headers together; each
-# takes some 3 KB more while it waits.
-MOST_AHEAD: Final = 32
+# A client that says it will send no more may wait for its answer, or have gone: both look the same. Those
+# that only end their half of the connection do it at once; those that have lost patience, after a while.
+HALF_CLOSE_S: Final = 1.0
 # Of an answer that is not read the system takes so many bytes beside what is on its way, and not 3 MB.
 KERNEL_BYTES: Final = 131_072
 NOT_SENT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
@@ -53,24 +49,20 @@ class Connections:
         self.unread = Unread(self.settings.write_timeout_s, self.settings.max_queue_bytes // 4)
 
 
-class _Refused(Exception):
-    """Ends the parser's work on what has arrived."""
-
-
-class Protocol(HttpToolsProtocol):
+class Protocol(Http1Protocol):
     def __init__(self, shared: Connections, **of_uvicorn: Any) -> None:
-        super().__init__(**of_uvicorn)
+        super().__init__(shared.settings, **of_uvicorn)
         self._shared, self._settings = shared, shared.settings
         self._ending = False
         self._running: RequestResponseCycle | None = None  # the one that is worked on
         self._held: tuple[RequestResponseCycle, ASGI3Application] | None = None  # the next, until it may be
-        self._ahead: deque[int] = deque()  # bytes of headers of each request in the pipeline
         self._lingering: asyncio.TimerHandle | None = None
         self._swallowed = 0
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._head_timer = HeadTimer(self._settings.header_timeout_s, self._head_is_late)
+        self._heard = 0.0  # when bytes came, or might have come again; of the loop's clock
+        self._ended = False  # nothing more will come
         self._begun = False  # of a head, the first byte is here and the last is not
         self._loose = 0  # bytes since the request began or the last one of its body came
-        self._reason = (400, "invalid_request", "this is no HTTP request")
         self._refusal: bytes | None = None  # goes out behind the answers that are still to come
 
     # ---- the connection
@@ -80,7 +72,7 @@ class Protocol(HttpToolsProtocol):
         if NOT_SENT is not None:
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, NOT_SENT, KERNEL_BYTES)
         self._shared.waiting[self] = None
-        self._arm_head_timer()
+        self._head_timer.arm()
         if len(self.connections) > self._settings.max_connections:
             self._make_room()
 
@@ -98,7 +90,7 @@ class Protocol(HttpToolsProtocol):
         self._shared.waiting.pop(self, None)
         self._shared.unread.forget(self.transport)
         self._held = None
-        self._end_head_timer()
+        self._head_timer.end()
         # uvicorn knows the newest request alone, which may still wait behind the one that is worked on.
         self.pipeline.clear()
         running = self._running
@@ -110,8 +102,8 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Not before those until then have been read, all but 64 KiB: one answer is in memory at a time."""
-        if self._ahead:
-            self._ahead.popleft()
+        if self.ahead:
+            self.ahead.popleft()
         if self.flow.write_paused:
             self._held = cycle, app
         else:
@@ -119,6 +111,9 @@ class Protocol(HttpToolsProtocol):
 
     def _begin(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running, self._held = cycle, None
+        if self._ended and cycle.more_body:
+            self._close()  # the rest of its body will not come
+            return
         super()._start_asgi_task(cycle, app)
 
     def _close(self) -> None:
@@ -129,66 +124,47 @@ class Protocol(HttpToolsProtocol):
         # Under the name by which uvicorn stops its timer, as soon as anything is read.
         self.timeout_keep_alive_task = self.loop.call_later(LAST_LOOK_S, self._close_if_idle)
 
-    @property
-    def _idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
-
     # ---- what arrives
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
             return
+        self._heard = self.loop.time()
         self._loose += len(data)
         super().data_received(data)
         if self.transport.is_closing() or self._refusal is not None:
             return
         if self._loose > self._settings.max_header_bytes:
-            self._refuse(*self._too_long())
-        elif self._idle and not (self._head_timer or self._lingering or self.timeout_keep_alive_task):
-            self._arm_head_timer()  # line ends between requests have stopped uvicorn's timer
+            self._refuse(*self.too_long())
+        elif self.idle and not (self._head_timer.armed or self._lingering or self.timeout_keep_alive_task):
+            self._head_timer.arm()  # line ends between requests have stopped uvicorn's timer
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """-> whether there is more to write: the answers to what has come as a whole."""
+        waited = self.loop.time() - self._heard
+        if self.idle or (self.cycle.more_body and not self.pipeline) or waited > HALF_CLOSE_S:
+            return False
+        self._ended = True
+        self._head_timer.end()
+        self.cycle.keep_alive = False
+        return True
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._unset_keepalive_if_required()  # what `on_message_complete` has armed a moment ago
         self._loose = 0
         self._begun = True
-        self._arm_head_timer()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        if len(self.headers) > MOST_HEADERS:
-            self._reason = self._too_long()
-            raise _Refused
+        self._head_timer.arm()
 
     def on_headers_complete(self) -> None:
+        if self.asks_for_upgrade():
+            return
         self._begun = False
-        self._end_head_timer()
+        self._head_timer.end()
         self._shared.waiting.pop(self, None)
-        size = len(self.url) + sum(len(name) + len(value) + HEADER_BYTES for name, value in self.headers)
-        if size > self._settings.max_header_bytes:
-            self._reason = self._too_long()
-            raise _Refused
-        # The parser would take the body of a request that asks for an upgrade for the next request.
-        upgrade = self.parser.should_upgrade()
-        if upgrade and any(name in {b"content-length", b"transfer-encoding"} for name, _ in self.headers):
-            detail = "only requests without a body may ask for an upgrade; leave the header Upgrade out"
-            self._reason = (400, "invalid_request", detail)
-            raise _Refused
-        if not self._idle:
-            self._ahead.append(size)
-            if len(self._ahead) > MOST_AHEAD or sum(self._ahead) > self._settings.max_header_bytes:
-                detail = (
-                    f"{len(self._ahead) - 1} requests wait on this connection already; {MOST_AHEAD} may, "
-                    f"with {self._settings.max_header_bytes} bytes of headers in all; wait for answers"
-                )
-                self._reason = (400, "invalid_request", detail)
-                raise _Refused
         super().on_headers_complete()
-        if self._ending or upgrade:
+        if self._ending:
             self.cycle.keep_alive = False
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """It is answered as if it had not asked."""
 
     def on_body(self, body: bytes) -> None:
         self._loose = 0
@@ -199,6 +175,8 @@ class Protocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.again:
+            return
         self._loose = 0
         lingered = self._lingering is not None
         self._end_lingering()
@@ -208,21 +186,9 @@ class Protocol(HttpToolsProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
-    def _arm_head_timer(self) -> None:
-        self._end_head_timer()
-        self._head_timer = self.loop.call_later(self._settings.header_timeout_s, self._look_once_more)
-
-    def _end_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _look_once_more(self) -> None:
-        self._head_timer = self.loop.call_later(LAST_LOOK_S, self._head_is_late)
-
     def _head_is_late(self) -> None:
-        if not self._idle:
-            self._arm_head_timer()  # of a request sent ahead: those before it are answered first
+        if not self.idle:
+            self._head_timer.arm()  # of a request sent ahead: those before it are answered first
         elif self._begun:
             limit = self._settings.header_timeout_s
             self._refuse(408, "timeout", f"the headers did not arrive within {limit:g} s")
@@ -232,23 +198,16 @@ class Protocol(HttpToolsProtocol):
     # ---- what is answered
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(*self._reason)
-
-    def _too_long(self) -> tuple[int, str, str]:
-        limit = self._settings.max_header_bytes
-        detail = (
-            f"the headers have more than the {limit} bytes that are taken, or are more than {MOST_HEADERS}"
-        )
-        return 431, "too_large", detail
+        self._refuse(*self.reason)
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
         """What cannot be parsed is answered in the one shape of errors, and the connection ends."""
         answer = problem(status, code, detail, {"Connection": "close"})
         head = b"".join(b"%b: %b\r\n" % header for header in answer.raw_headers)
         self._refusal = STATUS_LINE[status] + head + b"\r\n" + bytes(answer.body)
-        self._reason = (status, code, detail)
-        self._end_head_timer()
-        if self._idle:
+        self.reason = (status, code, detail)
+        self._head_timer.end()
+        if self.idle:
             self._send_refusal(self.cycle is not None and self.cycle.more_body)
         elif self.cycle.more_body and not self.pipeline:
             self._send_refusal(self.cycle.response_started)  # it is this request's own body that is bad
@@ -258,21 +217,22 @@ class Protocol(HttpToolsProtocol):
         """Nothing more is said where what is bad is the body of a request that was `answered`."""
         if self._refusal is not None and not answered:
             self.transport.write(self._refusal)
-            self._shared.count(self._reason[0])
+            self._shared.count(self.reason[0])
         self._close()
 
     def on_response_complete(self) -> None:
+        self._heard = self.loop.time()  # of requests sent ahead reading had paused
         super().on_response_complete()
         if self.transport.is_closing():
             self._shared.unread.watch(self.transport)
             return
-        if self._refusal is not None and self._idle:
+        if self._refusal is not None and self.idle:
             self._send_refusal(answered=False)
             return
         if self.cycle.response_complete and self.cycle.more_body:
             self._swallowed = 0
             self._lingering = self.loop.call_later(LINGER_S, self._close)
-        if self._idle:
+        if self.idle:
             self._shared.waiting[self] = None
         self._shared.unread.watch(self.transport)
 
@@ -297,11 +257,11 @@ class Protocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         self._ending = True
-        if self._idle:
+        if self.idle:
             self.loop.call_later(LAST_CALL_S, self._close_if_idle)
         else:
             super().shutdown()
 
     def _close_if_idle(self) -> None:
-        if self._idle and not self.transport.is_closing():
+        if self.idle and not self.transport.is_closing():
             self._close()

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.engine import engine_of
-from service.errors import NotReady, ServiceError, Unauthorized, answer_to, problem
+from service.errors import NotReady, ServiceError, Unauthorized, answer_to, answer_to_bug, problem
 from service.hosts import Hosts
 from service.keys import Keys
 from service.logs import REQUEST_ID, requests
@@ -48,6 +48,10 @@ class Edge:
             return
         began, status = time.perf_counter(), 500
         headers = dict(scope["headers"])
+        if scope["path"].endswith("/"):
+            scope["path"] = _without_slash(scope["path"])
+        # uvicorn leaves the body out of an answer to HEAD, by its own scope.
+        inner = scope if scope["method"] != "HEAD" else {**scope, "method": "GET"}
         request_id = _request_id(headers)
         REQUEST_ID.set(request_id)
         started = False
@@ -62,14 +66,18 @@ class Edge:
         scope[TASK] = asyncio.current_task()
         try:
             try:
-                if not self._hosts.allow(headers.get(b"host", b"")):
-                    await _wrong_host(scope, headers)(scope, receive, sending)
+                if wrong := self._wrong_host(scope, headers):
+                    await wrong(scope, receive, sending)
                     return
-                self._let_in(scope, headers)
+                self._let_in(inner, headers)
             except ServiceError as error:
                 await answer_to(error, scope["path"])(scope, receive, sending)
             else:
-                await self._app(scope, receive, sending)
+                await self._app(inner, receive, sending)
+        except Exception:
+            if not started:  # here, and not by Starlette, whose answer would go around other middleware
+                await answer_to_bug(scope["path"])(scope, receive, sending)
+            raise
         except asyncio.CancelledError:
             if scope[TASK] is None:  # taken by `hang_up`
                 status = 499
@@ -80,7 +88,13 @@ class Edge:
             answer = answer_to(NotReady("the server is stopping; send the request again"), scope["path"])
             await answer(scope, receive, sending)
         finally:
-            self._leave_a_trace(scope, status, time.perf_counter() - began)
+            self._leave_a_trace(inner, scope["method"], status, time.perf_counter() - began)
+
+    def _wrong_host(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
+        pairs = scope["headers"]
+        twice = pairs if len(pairs) > len(headers) else ()
+        detail = self._hosts.refuse(headers.get(b"host"), scope["http_version"], twice)
+        return problem(400, "invalid_request", detail, path=scope["path"]) if detail else None
 
     def _let_in(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         """Raises Unauthorized and Overloaded."""
@@ -91,7 +105,7 @@ class Edge:
         if scope["method"] == "POST" and path in FOR_IMAGES:
             engine_of(scope).admission.require_room()
 
-    def _leave_a_trace(self, scope: Scope, status: int, seconds: float) -> None:
+    def _leave_a_trace(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         # Paths that strangers make up are one label, not one each.
         path = scope["path"]
         route = path if path in FOR_IMAGES else getattr(scope.get("route"), "path", "other")
@@ -100,7 +114,7 @@ class Edge:
         if not requests.isEnabledFor(logging.INFO):
             return
         fields = {
-            "method": scope["method"],
+            "method": method,
             "path": path[:MOST_PATH],
             "status": status,
             "ms": round(seconds * 1000, 1),
@@ -109,16 +123,17 @@ class Edge:
         requests.info("request", extra={"fields": fields})
 
 
+def _without_slash(path: str) -> str:
+    """A slash at a path's end is left out; but two of them are not, and not those of files and pages, which
+    name others relative to their own place.
+    """
+    if path in {"/", "/docs/"} or path.endswith("//") or path.startswith("/static/"):
+        return path
+    return path[:-1]
+
+
 def _is_open(path: str) -> bool:
-    return path in {"/", "/health"} or path.startswith(("/static/", "/health/", "/v2/health/"))
-
-
-def _wrong_host(scope: Scope, headers: dict[bytes, bytes]) -> Response:
-    said = headers[b"host"][:80].decode("latin-1")
-    detail = (
-        f"the host {said!r} is none of this server's; use its address, or add the name to ALLOWED_HOSTS"
-    )
-    return problem(400, "invalid_request", detail, path=scope["path"])
+    return path in {"/", "/health", "*"} or path.startswith(("/static/", "/health/", "/v2/health/"))
 
 
 def hang_up(scope: Scope) -> None:

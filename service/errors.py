@@ -29,7 +29,6 @@ from alexnet_client.schemas import Problem
 from contract.picture import InvalidImage, TooManyPixels, UnsupportedImage
 from service.batcher import BatcherClosed
 from service.fields import InvalidFields
-from service.logs import REQUEST_ID
 from service.session import ModelError
 
 
@@ -159,10 +158,25 @@ def answer_to(error: Exception, path: str) -> Response:
 
 
 async def answer_routing(request: Request, error: Exception) -> Response:
+    """Also to OPTIONS, which no route is for: every path that there is answers it."""
     assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = _all_allowed(headers["Allow"])
+    if request.method == "OPTIONS":
+        if request.scope["path"] == "*":  # the server as a whole
+            return Response(status_code=204, headers={"Allow": _all_allowed("GET, POST")})
+        if error.status_code == 405:
+            return Response(status_code=204, headers=headers)
     code = ROUTING.get(error.status_code, "invalid_request")
     detail = f"{request.method} {request.scope['path'][:200]}: {error.detail}"
-    return problem(error.status_code, code, detail, error.headers, request.scope["path"])
+    return problem(error.status_code, code, detail, headers, request.scope["path"])
+
+
+def _all_allowed(routed: str) -> str:
+    """The methods that a route is for, and those that follow from them."""
+    methods = {*routed.split(", "), "OPTIONS"}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 async def answer_validation(request: Request, error: Exception) -> Response:
@@ -174,12 +188,10 @@ async def answer_validation(request: Request, error: Exception) -> Response:
     return problem(422, "invalid_request", "; ".join(found), path=request.scope["path"])
 
 
-async def answer_bug(request: Request, _error: Exception) -> Response:
-    """Starlette raises the error again after this answer, so that the log has its traceback."""
-    # The id is set here because the middleware that sets it elsewhere has been left by the exception.
-    headers = HEADERS[500] | {"X-Request-ID": REQUEST_ID.get() or ""}
+def answer_to_bug(path: str) -> Response:
+    """To an error that is not in the table. It is raised again afterwards: the log gets its traceback."""
     detail = "the server failed on this request; its log says why"
-    return problem(500, "internal", detail, headers, request.scope["path"])
+    return problem(500, "internal", detail, HEADERS[500], path)
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -187,4 +199,3 @@ def install_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, answer_known)
     app.add_exception_handler(HTTPException, answer_routing)
     app.add_exception_handler(RequestValidationError, answer_validation)
-    app.add_exception_handler(Exception, answer_bug)

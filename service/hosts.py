@@ -2,13 +2,18 @@
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
 from service.settings import Settings
 
 ANY: Final = "*"
-_HOST: Final = re.compile(r"(\[[^\]]*\]|[^:]*)(:[0-9]*)?")  # with or without a port
+# RFC 3986, 3.2.2: a name or an address, with or without a port.
+_HOST: Final = re.compile(
+    r"(\[[0-9a-z.:_~!$&'()*+,;=-]+\]|(?:[0-9a-z._~!$&'()*+,;=-]|%[0-9a-f]{2})*)(:[0-9]*)?"
+)
+MOST_HOST: Final = 300  # bytes; a name has 253 at most
 
 
 class Hosts:
@@ -25,16 +30,34 @@ class Hosts:
             self._names = {"localhost", settings.host.lower()}
         self._remembered = lru_cache(1000)(self._look_up)
 
-    def allow(self, host: bytes) -> bool:
-        """A header Host; empty if a request has none, as in HTTP/1.0."""
-        return self._any or not host or self._remembered(host)
+    def refuse(self, host: bytes | None, version: str, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        """-> why a request with the Host `host` is not answered, or "". `headers` are all that it has,
+        or none where no name is there twice. RFC 9112, 3.2: HTTP/1.1 needs one, which may be empty.
+        """
+        if host is None:
+            return (
+                "" if version == "1.0" else "HTTP/1.1 needs the header Host; send the server's name in it"
+            )
+        if sum(name == b"host" for name, _value in headers) > 1:
+            return "the request has more than one header Host; send one"
+        if len(host) > MOST_HOST:
+            return f"the header Host has {len(host)} bytes; a name has {MOST_HOST} at most, with its port"
+        return self._remembered(host) if host else ""
 
-    def _look_up(self, host: bytes) -> bool:
-        found = _HOST.fullmatch(host.decode("latin-1").lower())
+    def _look_up(self, host: bytes) -> str:
+        said = host.decode("latin-1")
+        found = _HOST.fullmatch(said.lower())
         if found is None:
-            return False
-        name = found[1].rstrip(".")
-        if name in self._names or is_address(name):
+            return f"the header Host is {said[:80]!r}; it must be a name or an address, and a port or none"
+        if self._is_allowed(found[1].rstrip(".")):
+            return ""
+        return (
+            f"the host {said[:80]!r} is none of this server's; use its address, or add the name to "
+            "ALLOWED_HOSTS"
+        )
+
+    def _is_allowed(self, name: str) -> bool:
+        if self._any or name in self._names or is_address(name):
             return True
         # A name without a dot, such as that of a container, is known to the local network alone.
         return self._local and ("." not in name or name.endswith(".localhost"))

@@ -51,15 +51,15 @@ def page_routes(max_body_bytes: int) -> APIRouter:
         files[name] = File((SWAGGER / name).read_bytes(), KINDS[Path(name).suffix])
     router = APIRouter(include_in_schema=False)
 
-    @router.api_route("/", methods=["GET", "HEAD"])
+    @router.get("/")
     async def index(request: Request) -> Response:
         return _answer(request, page)
 
-    @router.api_route("/docs", methods=["GET", "HEAD"])
+    @router.get("/docs")
     async def describe(request: Request) -> Response:
         return _answer(request, docs)
 
-    @router.api_route("/static/{name}", methods=["GET", "HEAD"])
+    @router.get("/static/{name}")
     async def static(request: Request, name: str) -> Response:
         if name not in files:
             raise HTTPException(404, "no such file")

@@ -115,21 +115,6 @@ def test_too_many_headers_ahead(server: Server) -> None:
     check(found[-1], 400, "invalid_request", "6 requests wait", "20000 bytes of headers")
 
 
-def test_a_body_is_never_the_next_request(server: Server) -> None:
-    """An upgrade ends the parser's message at its headers; a body behind it would be a request of its own,
-    and the answer to it somebody else's, where a proxy shares the connection.
-    """
-    head = POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(LIVE)
-    (answer,) = exchange(server, head, LIVE)
-    check(answer, 400, "invalid_request", "Upgrade")
-    chunked = POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\n"
-    (answer,) = exchange(server, chunked, b"%x\r\n%b\r\n0\r\n\r\n" % (len(LIVE), LIVE))
-    check(answer, 400, "invalid_request", "Upgrade")
-    for kind in (b"h2c", b"websocket"):
-        (answer,) = exchange(server, GET + b"Connection: Upgrade\r\nUpgrade: " + kind + b"\r\n\r\n")
-        assert answer.status_code == 200
-
-
 def test_those_who_wait_make_room(model_file: Path, tmp_path: Path) -> None:
     """1,200 connections that say nothing, half of a head or nothing more, past a limit of 100."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -18,12 +18,26 @@ STRANGE = [
     "evil.example:8000",
     "127.0.0.1.evil.example",
     "localhost.evil.example",
+    "my_service.example",
+]
+MALFORMED = [
     "a.b:c:d",
+    "a b",
+    "a,b c",
+    "http://x",
+    "x/y",
+    "[",
+    "a]b[:9",
+    "{",
+    "user@x",
+    "%0",
+    "x" * 301,
+    "\xe4",
 ]
 
 
 def allowed(asked: str, **settings: str) -> bool:
-    return Hosts(Settings(**settings)).allow(asked.encode("latin-1"))  # type: ignore[arg-type]
+    return not Hosts(Settings(**settings)).refuse(asked.encode("latin-1"), "1.1", ())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("listening", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])
@@ -56,6 +70,39 @@ def test_a_strange_host_is_refused(server: Server, path: str) -> None:
     check(answer, 400, "invalid_request", "'evil.example'", "ALLOWED_HOSTS")
 
 
+@pytest.mark.parametrize("host", MALFORMED, ids=lambda host: host[:20])
+def test_a_host_that_is_none_is_refused_everywhere(host: str) -> None:
+    assert not allowed(host, host="0.0.0.0", allowed_hosts="*")
+
+
+HOSTS = {
+    "none": (b"", "needs the header Host"),
+    "two": (b"Host: a\r\nHost: b\r\n", "more than one header Host"),
+    "one twice": (b"Host: a\r\nHost: a\r\n", "more than one header Host"),
+    "malformed": (b"Host: a b\r\n", "'a b'"),
+    "long": (b"Host: %b\r\n" % (b"x" * 5000), "5000 bytes"),
+}
+
+
+@pytest.mark.parametrize(("sent", "said"), HOSTS.values(), ids=HOSTS)
+@pytest.mark.parametrize("target", [b"/health/live", b"/v2"])
+def test_http_1_1_has_one_host(server: Server, target: bytes, sent: bytes, said: str) -> None:
+    (answer,) = exchange(server, b"GET %b HTTP/1.1\r\n%bConnection: close\r\n\r\n" % (target, sent))
+    assert (answer.status_code, said in answer.text) == (400, True), answer.text
+
+
+def test_the_host_is_that_of_the_target(server: Server) -> None:
+    """Where it is a URL, as for a proxy. There must be a header all the same."""
+    for sent in (b"", b"Host: a\r\nHost: b\r\n"):
+        (answer,) = exchange(server, b"GET http://a/ HTTP/1.1\r\nConnection: close\r\n%b\r\n" % sent)
+        assert answer.status_code == 400
+    (answer,) = exchange(server, request("GET", "http://localhost:80/health/live?x", Host="evil.example"))
+    assert answer.status_code == 200
+    for host in ("evil.example", "user@localhost", "evil.example?/x"):
+        (answer,) = exchange(server, request("GET", f"http://{host}/health/live", Host="localhost"))
+        assert answer.status_code == 400
+
+
 def test_a_strange_host_is_refused_in_the_protocol_s_shape(server: Server) -> None:
     (answer,) = exchange(server, request("GET", "/v2", Host="evil.example"))
     assert (answer.status_code, list(answer.json())) == (400, ["error"])
@@ -64,6 +111,8 @@ def test_a_strange_host_is_refused_in_the_protocol_s_shape(server: Server) -> No
 def test_no_host_is_needed_in_http_1_0(server: Server) -> None:
     (answer,) = exchange(server, b"GET /health/ready HTTP/1.0\r\n\r\n")
     assert answer.status_code == 200
+    (answer,) = exchange(server, b"GET /health/ready HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n")
+    check(answer, 400, "invalid_request")
 
 
 def test_the_setting_is_heeded(model_file: Path, tmp_path: Path) -> None:

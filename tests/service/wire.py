@@ -1,6 +1,7 @@
 """Bytes on a real socket, where a client library is too well behaved, and what /proc says of a server."""
 
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPResponse
@@ -103,8 +104,11 @@ def open_request(server: Server) -> socket.socket:
 
 
 def held_request(server: Server, **headers: str) -> socket.socket:
-    """A whole request that stays inside: its image waits for a batch, where MAX_WAIT_MS is long."""
+    """A whole request that stays inside: its image waits for a batch, where MAX_WAIT_MS is long. Closing it
+    resets the connection: one that is merely closed may have been half-closed, and waits for its answer.
+    """
     connection = connect(server)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.sendall(request("POST", "/predict", plain(1), close=False, **headers))
     return connection
 
