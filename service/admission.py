@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Final
 
-from service.body import give_freed_memory_back
 from service.errors import InvalidRequest, Overloaded
+from service.reader_thread import give_freed_memory_back
 
 REQUEST_SHARE: Final = 8  # one request has at most this part of the images worked on, an eighth
 A_LOT: Final = 64_000_000  # bytes of bodies at once; looking for what they leave takes some 10 ms

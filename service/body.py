@@ -1,30 +1,27 @@
 """The images in a request's body, in memory, with its bytes counted as they arrive."""
 
 import asyncio
-import binascii
-import zlib
+import re
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
 from typing import Any, Final, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import BodyTimeout, BodyTooLarge, InvalidRequest, ServiceError
-from service.fields import InvalidFields, read_json
+from service.content_coding import IDENTITY, coding_of, unpack
+from service.errors import BodyTimeout, BodyTooLarge, InvalidRequest
+from service.fields import from_base64, read_json
 from service.form import read_form
-from service.memory import trim
+from service.reader_thread import QUICK, read_apart
 
 ENVELOPE: Final = 100_000  # bytes that the headers of a multipart body may add to its files
 # Bytes/s that a client has to send of a body, or to read of an answer, after a while: 131 kbit/s.
 LEAST_RATE: Final = 16_384
-QUICK: Final = 100_000  # bytes of JSON that are read on the event loop, in 3 ms at most
+# No image file begins like this: JSON, with a byte order mark or without; the fields of a form in a URL.
+_JSON: Final = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*[{\[]")
+_URL_FORM: Final = re.compile(rb"(?:file|images?|data)=")
 T = TypeVar("T")
-# One at a time: reading 20 MB of JSON takes up to 200 MB for a moment. A thread of its own, so that what
-# else runs in asyncio's pool does not hold it up.
-_reader: Final = ThreadPoolExecutor(1, "json")
 
 
 @dataclass(frozen=True)
@@ -42,26 +39,37 @@ def announced_bytes(request: Request, max_bytes: int) -> int:
 
 
 async def read_images(
-    request: Request, max_bytes: int, timeout: float, most: int, arrived: Callable[[int], None]
+    request: Request,
+    max_bytes: int,
+    timeout: float,
+    most: int,
+    arrived: Callable[[int], None],
+    complete: Callable[[], None],
 ) -> Images:
     """The multipart fields `file`, `most` of them; or JSON's `image` or `images` in base64; or else the
-    bare body, whatever its content type says. `arrived` is told of bytes as they come.
+    bare body, whatever its content type says. `arrived` is told of bytes as they come, and `complete` is
+    called when all are there.
 
-    Raises BodyTooLarge, BodyTimeout (see `read_body`), InvalidRequest, or what `arrived` raises.
+    Raises BodyTooLarge, BodyTimeout (see `read_body`), UnsupportedCoding, InvalidRequest, or what `arrived`
+    raises.
     """
     content_type = request.headers.get("content-type", "")
     kind = content_type.lower().partition(";")[0].strip()
-    if kind == "multipart/form-data":
+    coding = coding_of(request)
+    if kind == "multipart/form-data" and coding == IDENTITY:
         body = _counted(request, max_bytes + ENVELOPE, max_bytes, timeout, arrived)
-        files = await _or_gone(read_form(content_type, body, most))
-        if sum(map(len, files)) > max_bytes:
-            raise _too_large(max_bytes)
-        images = Images(files, several=len(files) > 1)
+        images = await _of_form(content_type, body, most, max_bytes)
+        complete()
     else:
         bare = await read_body(request, max_bytes, timeout, arrived)
-        if kind == "application/json":
+        complete()
+        bare = await unpack(bare, coding, max_bytes, arrived)
+        if kind == "multipart/form-data":
+            images = await _of_form(content_type, bare, most, max_bytes)
+        elif kind == "application/json":
             images = await read_apart(len(bare) > QUICK, _of_json, bare)
         else:
+            _refuse_other_kinds(bare, kind)
             images = Images([bare], several=False)
     if len(images.files) > most:
         raise InvalidRequest(f"the request has {len(images.files)} images; {most} are taken at once")
@@ -77,46 +85,6 @@ async def read_body(
     pause of `timeout` s. Raises BodyTooLarge, BodyTimeout, InvalidRequest, or what `arrived` raises.
     """
     return await _or_gone(_joined(_counted(request, max_bytes, max_bytes, timeout, arrived)))
-
-
-async def read_apart(large: bool, read: Callable[..., T], *args: Any) -> T:
-    """`read`, in the one thread for such work where it is `large`. Raises what it raises."""
-    if not large:
-        return read(*args)
-    waiting: list[Callable[[], T]] = [partial(read, *args)]
-    try:
-        return await asyncio.get_running_loop().run_in_executor(_reader, _read_next, waiting)
-    except asyncio.CancelledError:
-        waiting.clear()  # it may lie in the thread's queue for a while yet, and nobody counts it any more
-        raise
-
-
-def _read_next(waiting: list[Callable[[], T]]) -> T:
-    try:
-        return waiting.pop()()
-    except (InvalidFields, ServiceError) as error:
-        # Its frames, and those of what it was made from, hold all that was read of the body until then.
-        error.__context__ = None
-        raise error.with_traceback(None) from None
-
-
-def give_freed_memory_back() -> None:
-    """In the thread that reads large bodies, so that nobody else waits for it."""
-    _reader.submit(trim)
-
-
-def inflate(body: bytes, encoding: str, limit: int) -> bytes:
-    """Of `encoding` gzip or deflate. Raises InvalidRequest, or BodyTooLarge past `limit` bytes."""
-    stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either header
-    try:
-        data = stream.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise InvalidRequest(f"the body is not {encoding}, as Content-Encoding says: {error}") from None
-    if len(data) > limit:
-        raise _too_large(limit)
-    if not stream.eof or stream.unused_data:
-        raise InvalidRequest(f"the {encoding} body is cut off, or has bytes behind its end")
-    return data
 
 
 async def _or_gone(reading: Coroutine[Any, Any, T]) -> T:
@@ -165,6 +133,29 @@ async def _joined(stream: AsyncGenerator[bytes, None]) -> bytes:
     return body.getvalue()
 
 
+async def _of_form(
+    content_type: str, body: bytes | AsyncGenerator[bytes, None], most: int, max_bytes: int
+) -> Images:
+    files = await _or_gone(read_form(content_type, body, most))
+    if sum(map(len, files)) > max_bytes:
+        raise _too_large(max_bytes)
+    return Images(files, several=len(files) > 1)
+
+
+def _refuse_other_kinds(body: bytes, kind: str) -> None:
+    """Raises InvalidRequest for what is no image but would be understood under another content type."""
+    said = f"its Content-Type is {kind[:80]!r}" if kind else "it has no Content-Type"
+    if _JSON.match(body):
+        raise InvalidRequest(
+            f"the body is JSON, and {said}; send it with the header `Content-Type: application/json`"
+        )
+    if kind.startswith("multipart/") or _URL_FORM.match(body):
+        raise InvalidRequest(
+            f"the body is a form, and {said}; send it as multipart/form-data, as `curl -F file=@photo.jpg` "
+            "does"
+        )
+
+
 def _of_json(body: bytes) -> Images:
     record = read_json(body)
     found = [key for key in ("image", "images") if key in record]
@@ -177,8 +168,8 @@ def _of_json(body: bytes) -> Images:
             f"`{found[0]}` must be base64 text" + (", one or more in a list" if several else "")
         )
     try:
-        return Images([binascii.a2b_base64(text, strict_mode=True) for text in texts], several)
-    except (binascii.Error, ValueError) as error:
+        return Images([from_base64(text) for text in texts], several)
+    except ValueError as error:
         raise InvalidRequest(f"`{found[0]}` is not base64: {error}") from None
 
 

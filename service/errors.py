@@ -6,6 +6,7 @@ the Open Inference Protocol).
     +-- Forbidden         not with this key
     +-- BodyTooLarge      more bytes than MAX_BODY_BYTES
     +-- BodyTimeout       the body did not arrive in time
+    +-- UnsupportedCoding a Content-Encoding that is not taken
     +-- InvalidRequest    the request lacks something or contradicts itself
     +-- UnknownModel      no model of that name and version
     +-- Overloaded        MAX_QUEUE images are in the house, MAX_QUEUE_BYTES, or MAX_QUEUE_PER_KEY
@@ -52,6 +53,10 @@ class BodyTimeout(ServiceError):
     pass
 
 
+class UnsupportedCoding(ServiceError):
+    pass
+
+
 class InvalidRequest(ServiceError):
     pass
 
@@ -85,6 +90,7 @@ STATUSES: Final[Mapping[type[Exception], tuple[int, str]]] = {
     BodyTooLarge: (413, "too_large"),
     TooManyPixels: (413, "too_large"),
     UnsupportedImage: (415, "unsupported_image"),
+    UnsupportedCoding: (415, "unsupported_encoding"),
     InvalidImage: (422, "invalid_image"),
     InvalidRequest: (422, "invalid_request"),
     InvalidFields: (422, "invalid_request"),
@@ -154,6 +160,8 @@ def answer_to(error: Exception, path: str) -> Response:
     headers = dict(HEADERS.get(status, {}))
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, UnsupportedCoding):
+        headers["Accept-Encoding"] = "gzip, deflate"  # RFC 9110, 15.5.16
     return problem(status, code, str(error), headers, path)
 
 

@@ -1,7 +1,9 @@
 """JSON that strangers send, and its fields."""
 
+import binascii
 import json
 import reprlib
+from codecs import BOM_UTF8
 from typing import Any, Final
 
 # Each costs about 60 ns on the one interpreter, and up to 64 bytes. 6 images of pixels fit, as JSON.
@@ -25,7 +27,9 @@ def read_json(text: bytes) -> dict[str, Any]:
         raise InvalidFields(f"the JSON has more than {MAX_JSON_STRINGS} strings or objects; send fewer")
     try:
         found = json.loads(
-            text.decode(), parse_constant=_refuse_constant, object_pairs_hook=_without_doubles
+            text.removeprefix(BOM_UTF8).decode(),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_without_doubles,
         )
     except InvalidFields:
         raise
@@ -55,6 +59,40 @@ def flag(record: dict[str, Any], key: str, where: str, default: bool) -> bool:
     if not isinstance(found, bool):
         raise InvalidFields(f"{where}.{key} is {said(found)}; it must be true or false")
     return found
+
+
+def from_base64(text: str) -> bytes:
+    """Of RFC 4648's alphabet, or of its own for URLs; with blanks and line ends in it or without, padded or
+    not; or in a URL `data:...;base64,...`. Raises ValueError, which says why.
+    """
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)  # what most send takes no longer for the others
+    except ValueError:
+        return binascii.a2b_base64(_plain_base64(text), strict_mode=True)
+
+
+_QUOTED: Final = (
+    (b"%2B", b"+"),
+    (b"%2F", b"/"),
+    (b"%3D", b"="),
+    (b"%0D", b""),
+    (b"%0A", b""),
+    (b"%20", b""),
+)
+_BLANKS: Final = b" \t\r\n"
+_FOR_URLS: Final = bytes.maketrans(b"-_", b"+/")
+
+
+def _plain_base64(text: str) -> bytes:
+    plain = text.encode("ascii", "replace").translate(None, _BLANKS)
+    if plain[:5].lower() == b"data:":
+        head, comma, plain = plain.partition(b",")
+        if not comma or not head.lower().endswith(b";base64"):
+            raise ValueError("a URL `data:` must have `;base64,` before its data")
+        for code, sign in _QUOTED:
+            plain = plain.replace(code, sign).replace(code.lower(), sign)
+    plain = plain.translate(_FOR_URLS, _BLANKS)
+    return plain if plain.endswith(b"=") else plain + b"=" * (-len(plain) % 4)
 
 
 def said(value: Any) -> str:

@@ -104,10 +104,17 @@ class Ask:
             announced_bytes(request, limit), images_each, request.scope[KEY]
         )
         with self.served.use(), admitted as visit:
-            images = await read_images(request, limit, settings.body_timeout_s, most, visit.receive)
-            turns = visit.take_share(len(images.files), images_each)
             try:
-                async with asyncio.timeout(self.limit):
+                async with asyncio.timeout(None) as deadline:
+                    images = await read_images(
+                        request,
+                        limit,
+                        settings.body_timeout_s,
+                        most,
+                        visit.receive,
+                        lambda: deadline.reschedule(asyncio.get_running_loop().time() + self.limit),
+                    )
+                    turns = visit.take_share(len(images.files), images_each)
                     if not images.several:
                         return await one(self.served, images.files[0])
                     async with asyncio.TaskGroup() as group:  # if one fails, none goes on by itself

@@ -4,7 +4,6 @@ their bytes behind it. Knows numpy and the manifest's tensors; no HTTP, no model
 Nothing is allocated by a size that a request declares before the bytes at hand have been found to fit it.
 """
 
-import binascii
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from service.fields import (
     MAX_JSON_VALUES,
     InvalidFields,
     flag,
+    from_base64,
     list_of_objects,
     parameters_of,
     read_json,
@@ -200,12 +200,12 @@ def _from_json(data: Any, where: str, shape: tuple[int, ...]) -> Value:
 
 
 def _from_base64(text: Any, where: str) -> bytes:
+    if not isinstance(text, str):
+        raise InvalidFields(f"{where} is {said(text)}; it must be a string of base64")
     try:
-        if isinstance(text, str):
-            return binascii.a2b_base64(text, strict_mode=True)
-    except (binascii.Error, ValueError):
-        pass
-    raise InvalidFields(f"{where} is {said(text)}; it must be a string of base64")
+        return from_base64(text)
+    except ValueError as error:
+        raise InvalidFields(f"{where} is {said(text)}; it must be a string of base64: {error}") from None
 
 
 def _output(entry: dict[str, Any], where: str, tensor: Tensor, binary: bool) -> Output:

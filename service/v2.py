@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from contract.manifest import Tensor
 from service import v2_infer
 from service.body import read_body
+from service.content_coding import IDENTITY, coding_of, inflate
 from service.edge import KEY
 from service.engine import engine_of
 from service.errors import STATUSES, InvalidRequest, protocol_status
@@ -141,7 +142,10 @@ async def unload(request: Request, name: str) -> Response:
 
 async def _command(request: Request) -> dict[str, Any]:
     """The JSON object in the body, if there is one."""
+    coding = coding_of(request)
     body = await read_body(request, MAX_COMMAND_BYTES, request.app.state.settings.body_timeout_s)
+    if coding != IDENTITY:
+        body = inflate(body, coding, MAX_COMMAND_BYTES)
     return read_json(body) if body.strip() else {}
 
 

@@ -13,11 +13,13 @@ from fastapi import APIRouter, Header, Request, Response
 from contract.manifest import Tensor
 from contract.picture import ImageError
 from service.admission import Visit
-from service.body import QUICK, announced_bytes, inflate, read_apart, read_body
+from service.body import announced_bytes, read_body
+from service.content_coding import coding_of, unpack
 from service.edge import KEY
 from service.engine import Decoded, Engine, Inferred, engine_of
-from service.errors import DeadlineExceeded, InvalidRequest, NotReady, UnknownModel
+from service.errors import DeadlineExceeded, NotReady, UnknownModel
 from service.infer_answer import build_response
+from service.reader_thread import QUICK, read_apart
 from service.served import Served
 from service.session import Row
 from service.settings import Settings
@@ -43,7 +45,6 @@ _INFER: Final[dict[str, Any]] = {
 }
 
 router = APIRouter()
-_inflating: Final = asyncio.Lock()  # one at a time, each with MAX_BODY_BYTES reserved
 
 
 def served_of(request: Request, name: str, version: str | None = None) -> Served:
@@ -72,9 +73,7 @@ async def infer(
     `encoded`: base64 in JSON, or behind it.
     """
     engine, settings = engine_of(request.scope), request.app.state.settings
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding not in {"identity", "gzip", "deflate"}:
-        raise InvalidRequest(f"Content-Encoding is {encoding[:40]!r}; use gzip, deflate or none")
+    coding = coding_of(request)
     size = announced_bytes(request, settings.max_body_bytes)
     with (
         served_of(request, name, version).use() as served,
@@ -85,15 +84,10 @@ async def infer(
         limit = min(settings.request_timeout_s, (x_request_timeout_ms or math.inf) / 1000)
         try:
             async with asyncio.timeout(limit) as deadline:
-                given = (body, encoding, inference_header_content_length, served, settings)
-                if encoding == "identity":
-                    json_bytes = _json_bytes(inference_header_content_length, body)
-                    asked, _size = await read_apart(json_bytes > QUICK, _read, *given)
-                else:
-                    async with _inflating:  # whoever waits for it takes no more than has come
-                        visit.receive(settings.max_body_bytes - len(body))
-                        asked, size = await read_apart(True, _read, *given)
-                        visit.receive(size - settings.max_body_bytes)
+                body = await unpack(body, coding, settings.max_body_bytes, visit.receive)
+                json_bytes = _json_bytes(inference_header_content_length, body)
+                given = (body, inference_header_content_length, served, settings)
+                asked = await read_apart(json_bytes > QUICK, _read, *given)
                 del body, given  # the tensors keep what they need of it
                 if asked.timeout < limit:
                     limit = asked.timeout
@@ -109,17 +103,11 @@ def _json_bytes(header_length: str | None, body: bytes) -> int:
     return int(given) if given.isascii() and given.isdecimal() and len(given) < 16 else len(body)
 
 
-def _read(
-    body: bytes, encoding: str, header_length: str | None, served: Served, settings: Settings
-) -> tuple[InferRequest, int]:
-    """-> the request, and the bytes of its body, inflated. Raises BodyTooLarge, InvalidRequest or
-    InvalidFields.
-    """
-    if encoding != "identity":
-        body = inflate(body, encoding, settings.max_body_bytes)
+def _read(body: bytes, header_length: str | None, served: Served, settings: Settings) -> InferRequest:
+    """Raises InvalidFields."""
     manifest = served.model.manifest
     inputs = (*manifest.inputs, ENCODED)
-    return parse_request(body, header_length, inputs, manifest.outputs, settings.max_queue), len(body)
+    return parse_request(body, header_length, inputs, manifest.outputs, settings.max_queue)
 
 
 async def _answer(

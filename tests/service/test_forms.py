@@ -91,7 +91,47 @@ ODD = {
     "no disposition": ("multipart/form-data; boundary=b", form((b"A: b", b"")), "no name"),
     "no file": ("multipart/form-data; boundary=b", form((FIELD, b"x")), "no file"),
     "another boundary": ("multipart/form-data; boundary=c", form((FILE, PICTURE)), "boundary"),
-    "cut off": ("multipart/form-data; boundary=b", form((FILE, PICTURE))[:-9], "no file"),
+    "cut off": ("multipart/form-data; boundary=b", form((FILE, PICTURE))[:-9], "does not end with --b--"),
+    "no last line": ("multipart/form-data; boundary=b", form((FILE, PICTURE))[:-5], "does not end with"),
+    "half a last line": (
+        "multipart/form-data; boundary=b",
+        form((FILE, PICTURE))[:-3],
+        "does not end with",
+    ),
+    "the second cut off": (
+        "multipart/form-data; boundary=b",
+        form((FILE, PICTURE), (FILE, PICTURE))[:-9],
+        "does not end with --b--",
+    ),
+    "line feeds alone": (
+        "multipart/form-data; boundary=b",
+        form((FILE, b"x")).replace(b"\r\n", b"\n"),
+        "end them with CRLF",
+    ),
+    "line feeds alone behind a preamble": (
+        "multipart/form-data; boundary=b",
+        b"A form.\n" + form((FILE, b"x")).replace(b"\r\n", b"\n"),
+        "end them with CRLF",
+    ),
+    "an empty body": ("multipart/form-data; boundary=b", b"", "no line begins with --b"),
+    "no fields": ("multipart/form-data; boundary=b", b"--b--\r\n", "no fields"),
+    "other names": (
+        "multipart/form-data; boundary=b",
+        form((FIELD, b"x"), (FILE.replace(b'"file"', b'"image"'), PICTURE)),
+        "but 'a', 'image'; send the image as `file`",
+    ),
+    "no file chosen": (
+        "multipart/form-data; boundary=b",
+        form((FILE.replace(b'"x"', b'""'), b"")),
+        "none was chosen",
+    ),
+    "text": (
+        "multipart/form-data; boundary=b",
+        form((b'Content-Disposition: form-data; name="file"', b"photo.jpg")),
+        "sent as text",
+    ),
+    "another kind of form": ("multipart/mixed; boundary=b", form((FILE, PICTURE)), "multipart/form-data"),
+    "a form in a URL": ("application/x-www-form-urlencoded", b"image=%FF%D8", "multipart/form-data"),
     "fields": ("multipart/form-data; boundary=b", form(*[(FIELD, b"x")] * (MOST_FIELDS + 1)), "fields"),
     "a long field": ("multipart/form-data; boundary=b", form((FIELD, bytes(1_000_001))), "1000000"),
 }
@@ -103,8 +143,40 @@ def test_a_form_that_is_none(server: Server, kind: str, body: bytes, said: str) 
     check(answer, 422, "invalid_request", said)
 
 
+EXTENDED = b"Content-Disposition: form-data; name=\"file\"; filename*=UTF-8''%e2%82%ac.jpg"
+WHOLE = {
+    "a file name of RFC 8187 alone": ("b", form((EXTENDED, PICTURE))),
+    "no blank before it": ("b", form((EXTENDED.replace(b" filename", b"filename"), PICTURE))),
+    "both file names": ("b", form((FILE + b"; filename*=UTF-8''x", PICTURE))),
+    "an empty file name": ("b", form((FILE.replace(b'"x"', b'""'), PICTURE))),
+    "a preamble": ("b", b"This is a form.\r\n" + form((FILE, PICTURE))),
+    "a long preamble": ("b", b"--a form\r\n" * 30_000 + form((FILE, PICTURE))),
+    "line ends before it": ("b", b"\r\n\r\n" + form((FILE, PICTURE))),
+    "an epilogue": ("b", form((FILE, PICTURE)) + b"That was a form.\r\n--b\r\n"),
+    "no line end behind it": ("b", form((FILE, PICTURE))[:-2]),
+    "a quoted boundary": ('"b"', form((FILE, PICTURE))),
+    "one of all characters": (
+        '"\'()+_,-./:=? 0"',
+        form((FILE, PICTURE)).replace(b"--b", b"--'()+_,-./:=? 0"),
+    ),
+    "a field where no file was chosen": ("b", form((FILE.replace(b'"x"', b'""'), b""), (FILE, PICTURE))),
+}
+
+
+@pytest.mark.parametrize(("boundary", "body"), WHOLE.values(), ids=WHOLE)
+def test_a_form_that_is_one(server: Server, boundary: str, body: bytes) -> None:
+    headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    answer = server.client.post("/predict", content=body, headers=headers)
+    assert (answer.status_code, answer.json().keys() & {"predictions"}) == (200, {"predictions"})
+
+
+def test_a_name_in_quotes_is_no_file_name(server: Server) -> None:
+    field = b'Content-Disposition: form-data; name="a; filename*=b"'
+    check(post(server, form((field, b"\xff"))), 422, "invalid_request", "is not UTF-8")
+
+
 def test_a_form_in_small_pieces_is_the_same(server: Server) -> None:
-    body = form((FIELD, b"x"), (FILE, PICTURE), (FILE, plain(200)))
+    body = b"A preamble\r\n--\r\n--" + form((FIELD, b"x"), (FILE, PICTURE), (FILE, plain(200)))
     whole = post(server, body).json()["results"]
     pieces = (body[at : at + 7] for at in range(0, len(body), 7))
     headers = {"Content-Type": "multipart/form-data; boundary=b"}

@@ -19,7 +19,8 @@ from tests.service.tensors import COUNTS, PIXELS, behind, parse, pixels, prefixe
 WRONG_JSON: list[tuple[bytes, str]] = [
     (b"", "JSON"),
     (b"\xff\xfe{}", "JSON"),
-    ("\ufeff{}".encode(), "JSON"),
+    ("\ufeff{}".encode(), "inputs is None"),
+    ("\ufeff\ufeff{}".encode(), "JSON"),
     (b"[]", "must be an object"),
     (b"null", "must be an object"),
     (b"{} {}", "JSON"),
