@@ -18,13 +18,15 @@ from service.decoding import decoder_for
 from service.edge import Edge
 from service.engine import Engine, engine_of
 from service.errors import UnknownModel, documented, install_handlers
+from service.exposition import format_for
 from service.filters import draw_kernels
 from service.follow import follow
 from service.hosts import Hosts
 from service.keys import Keys
-from service.metrics import CONTENT_TYPE, Metrics
+from service.metrics import Metrics
 from service.model_loading import Found, Load
 from service.page import page_routes
+from service.query import refuse_unknown
 from service.repository import Repository
 from service.served import Served
 from service.settings import Settings
@@ -105,6 +107,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
         request: Request, name: str, version: Annotated[int | None, Query(ge=1)] = None
     ) -> Response:
         """The kernels of conv1, the paper's Figure 3."""
+        refuse_unknown(request, ["version"])
         served = engine_of(request.scope).repository.find(name, version)
         kernels = served.model.kernels
         if kernels is None:
@@ -134,11 +137,16 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
     @app.get(
         "/metrics",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {}}}, **documented(401)},
+        responses={
+            200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}},
+            **documented(401),
+        },
     )
-    async def prometheus() -> Response:
-        """For Prometheus."""
-        return Response(await metrics.text(), media_type=CONTENT_TYPE)
+    async def prometheus(request: Request) -> Response:
+        """For Prometheus, in the format that Accept asks for."""
+        encode, kind = format_for(request.headers.get("accept", ""))
+        headers = {"Content-Type": kind, "Vary": "Accept"}
+        return Response(await metrics.text(encode), headers=headers)
 
     @app.get("/health/live")
     async def live() -> Alive:

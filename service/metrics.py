@@ -17,13 +17,11 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from alexnet_client.schemas import ModelName
+from service.exposition import Encode
 from service.settings import memory_limit
-
-__all__ = ["CONTENT_TYPE", "Metrics"]
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -93,7 +91,8 @@ class Metrics:
         }
         if METRICS_FOLDER in os.environ:
             _reserve(Path(os.environ[METRICS_FOLDER]))
-        self._coming: asyncio.Task[bytes] | None = None  # the next text, not begun yet
+        self._coming: dict[Encode, asyncio.Task[bytes]] = {}  # the next texts, not begun yet
+        self._making = asyncio.Lock()
         self._next = 0.0  # when it may be begun, of time.monotonic
         self._labels: set[tuple[str, ...]] = set()
         self._measure: Callable[[], dict[str, float]] = dict
@@ -122,22 +121,23 @@ class Metrics:
             self._labels.add(labels)
             self._model.labels(*labels).set(1)
 
-    async def text(self) -> bytes:
+    async def text(self, encode: Encode = generate_latest) -> bytes:
         """As it is now or a moment later. All who ask meanwhile get the same, so that making it takes a
         tenth of the time at most.
         """
-        if self._coming is None:
-            self._coming = asyncio.create_task(self._make_text())
-        return await asyncio.shield(self._coming)
+        if encode not in self._coming:
+            self._coming[encode] = asyncio.create_task(self._make_text(encode))
+        return await asyncio.shield(self._coming[encode])
 
-    async def _make_text(self) -> bytes:
-        await asyncio.sleep(self._next - time.monotonic())
-        self._coming = None  # whoever asks from now on gets the next
-        began = time.monotonic()
-        self.refresh()
-        text = generate_latest(self._registry)
-        ended = time.monotonic()
-        self._next = ended + 9 * (ended - began)
+    async def _make_text(self, encode: Encode) -> bytes:
+        async with self._making:  # one format at a time
+            await asyncio.sleep(self._next - time.monotonic())
+            del self._coming[encode]  # whoever asks from now on gets the next
+            began = time.monotonic()
+            self.refresh()
+            text = encode(self._registry)
+            ended = time.monotonic()
+            self._next = ended + 9 * (ended - began)
         return text
 
 

@@ -11,6 +11,8 @@ from typing import Final
 
 from fastapi import APIRouter, HTTPException, Request, Response
 
+from service.accept import takes_gzip
+
 STATIC: Final = Path(__file__).parent / "static"
 # Swagger UI as the package fastapi-offline ships it; FastAPI's own page fetches it from a CDN.
 SWAGGER: Final = importlib.resources.files("fastapi_offline") / "static"
@@ -47,6 +49,7 @@ def page_routes(max_body_bytes: int) -> APIRouter:
     files = {path.name: File(path.read_bytes(), KINDS[path.suffix]) for path in STATIC.iterdir()}
     page, docs = files.pop("index.html"), files.pop("docs.html")
     page = File(_with_limit(page.body, max_body_bytes), page.kind)
+    below = File(docs.body.replace(b'"static/', b'"../static/'), docs.kind)
     for name in ("swagger-ui-bundle.js", "swagger-ui.css"):
         files[name] = File((SWAGGER / name).read_bytes(), KINDS[Path(name).suffix])
     router = APIRouter(include_in_schema=False)
@@ -58,6 +61,10 @@ def page_routes(max_body_bytes: int) -> APIRouter:
     @router.get("/docs")
     async def describe(request: Request) -> Response:
         return _answer(request, docs)
+
+    @router.get("/docs/")
+    async def describe_below(request: Request) -> Response:
+        return _answer(request, below)
 
     @router.get("/static/{name}")
     async def static(request: Request, name: str) -> Response:
@@ -75,7 +82,7 @@ def _with_limit(page: bytes, max_body_bytes: int) -> bytes:
 
 
 def _answer(request: Request, file: File) -> Response:
-    squeeze = "gzip" in request.headers.get("accept-encoding", "")
+    squeeze = takes_gzip(request.headers.get("accept-encoding", ""))
     etag = f'"{file.etag}{"-gzip" if squeeze else ""}"'
     headers = {
         "Cache-Control": "no-cache",  # kept, but asked about each time: versions never mix
@@ -85,7 +92,8 @@ def _answer(request: Request, file: File) -> Response:
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
     }
-    if etag in request.headers.get("if-none-match", "").replace("W/", "").split(", "):
+    known = request.headers.get("if-none-match", "").replace("W/", "")
+    if etag in {each.strip() for each in known.split(",")}:
         return Response(status_code=304, headers=headers)
     if squeeze:
         headers["Content-Encoding"] = "gzip"
