@@ -25,6 +25,7 @@ from service.hosts import Hosts
 from service.keys import Keys
 from service.metrics import Metrics
 from service.model_loading import Found, Load
+from service.origins import EXPOSED, read_origins
 from service.page import page_routes
 from service.query import refuse_unknown
 from service.repository import Repository
@@ -59,6 +60,7 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
         lifespan=lifespan,
         redirect_slashes=False,
         openapi_url=None,  # below, made once
+        servers=[{"url": "."}],  # where the description is: a proxy may have taken a prefix off the path
         docs_url=None,  # page.py has it, with assets from here
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # traces.py and metrics.py are ours
@@ -68,8 +70,13 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
     app.add_middleware(Edge, hosts=Hosts(settings), keys=keys, metrics=metrics)
     trace_requests(app)
     if settings.cors_origins:  # around the edge: a browser asks beforehand without a key
-        origins = [origin.strip() for origin in settings.cors_origins.split(",")]
-        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=read_origins(settings.cors_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
     install_handlers(app)
     app.include_router(routes.router)  # first, because routes are tried in this order
     app.include_router(v2.router)

@@ -18,6 +18,7 @@ from service.edge import hang_up
 from service.errors import problem
 from service.head_timer import LAST_LOOK_S, HeadTimer
 from service.http1 import Http1Protocol
+from service.origins import allowing, read_origins
 from service.settings import Settings
 from service.unread import Unread
 
@@ -46,6 +47,7 @@ class Connections:
     waiting: "OrderedDict[Protocol, None]" = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
+        self.origins = read_origins(self.settings.cors_origins)
         self.unread = Unread(self.settings.write_timeout_s, self.settings.max_queue_bytes // 4)
 
 
@@ -202,7 +204,9 @@ class Protocol(Http1Protocol):
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
         """What cannot be parsed is answered in the one shape of errors, and the connection ends."""
-        answer = problem(status, code, detail, {"Connection": "close"})
+        origin = dict(self.headers or ()).get(b"origin", b"").decode("latin-1")
+        headers = {"Connection": "close"} | allowing(self._shared.origins, origin)
+        answer = problem(status, code, detail, headers)
         head = b"".join(b"%b: %b\r\n" % header for header in answer.raw_headers)
         self._refusal = STATUS_LINE[status] + head + b"\r\n" + bytes(answer.body)
         self.reason = (status, code, detail)

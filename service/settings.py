@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Self
 
+from service.origins import read_origins
+
 
 class SettingsError(ValueError):
     """A variable with a value that cannot be used; the message names it."""
@@ -83,7 +85,8 @@ class Settings:
     )
     cors_origins: str = _of(
         "",
-        "origins whose pages may ask from a browser, such as https://example.org, with commas; * for all",
+        "origins whose pages may ask from a browser, such as https://example.org, with commas, without a "
+        "path; * for all",
     )
     allowed_hosts: str = _of(
         "",
@@ -221,6 +224,10 @@ class Settings:
             raise SettingsError(
                 f"DECODE_PROCESSES is {settings.decode_processes}; only Linux has them: use 0"
             )
+        try:
+            read_origins(settings.cors_origins)
+        except ValueError as error:
+            raise SettingsError(f"CORS_ORIGINS {error}") from None
         return settings
 
 

@@ -179,21 +179,3 @@ def test_a_key_has_its_share_and_others_have_theirs(model_file: Path, tmp_path: 
         wait_until_inside(server, 0)
         with held_request(server, Authorization="Bearer greedy"):
             wait_until_inside(server, 1)
-
-
-def test_other_origins_may_ask_only_where_they_are_listed(model_file: Path, tmp_path: Path) -> None:
-    keys = written(tmp_path / "keys", "key")
-    asking = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
-    listed = {"cors_origins": "https://example.com, https://example.org", "api_keys_file": keys}
-    with serving(tmp_path / "log", model_file, **listed) as server:
-        answer = server.client.options("/predict", headers=asking)
-        assert answer.headers["access-control-allow-origin"] == "https://example.org"
-        wrong = server.client.options("/predict", headers=asking | {"Origin": "https://elsewhere.org"})
-        assert "access-control-allow-origin" not in wrong.headers
-        refused = server.client.post("/predict", headers={"Origin": "https://example.org"})
-        check(refused, 401, "unauthorized")
-        assert refused.headers["access-control-allow-origin"] == "https://example.org"
-    with serving(tmp_path / "log", model_file) as server:
-        answer = server.client.post("/predict", headers={"Origin": "https://example.org"}, content=plain(1))
-        assert answer.status_code == 200
-        assert "access-control-allow-origin" not in answer.headers
