@@ -144,16 +144,14 @@ async def _of_form(
 
 def _refuse_other_kinds(body: bytes, kind: str) -> None:
     """Raises InvalidRequest for what is no image but would be understood under another content type."""
-    said = f"its Content-Type is {kind[:80]!r}" if kind else "it has no Content-Type"
     if _JSON.match(body):
-        raise InvalidRequest(
-            f"the body is JSON, and {said}; send it with the header `Content-Type: application/json`"
-        )
-    if kind.startswith("multipart/") or _URL_FORM.match(body):
-        raise InvalidRequest(
-            f"the body is a form, and {said}; send it as multipart/form-data, as `curl -F file=@photo.jpg` "
-            "does"
-        )
+        found, remedy = "JSON", "with the header `Content-Type: application/json`"
+    elif kind.startswith("multipart/") or _URL_FORM.match(body):
+        found, remedy = "a form", "as multipart/form-data, as `curl -F file=@photo.jpg` does"
+    else:
+        return
+    said = f"its Content-Type is {kind[:80]!r}" if kind else "it has no Content-Type"
+    raise InvalidRequest(f"the body is {found}, and {said}; send it {remedy}")
 
 
 def _of_json(body: bytes) -> Images:

@@ -124,10 +124,8 @@ class Edge:
 
 
 def _without_slash(path: str) -> str:
-    """A slash at a path's end is left out; but two of them are not, and not those of files and pages, which
-    name others relative to their own place.
-    """
-    if path in {"/", "/docs/"} or path.endswith("//") or path.startswith("/static/"):
+    """A slash at a path's end is left out; but neither two of them, nor that of a file."""
+    if path == "/" or path.endswith("//") or path.startswith("/static/"):
         return path
     return path[:-1]
 

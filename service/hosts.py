@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -30,7 +30,7 @@ class Hosts:
             self._names = {"localhost", settings.host.lower()}
         self._remembered = lru_cache(1000)(self._look_up)
 
-    def refuse(self, host: bytes | None, version: str, headers: Iterable[tuple[bytes, bytes]]) -> str:
+    def refuse(self, host: bytes | None, version: str, headers: Sequence[tuple[bytes, bytes]]) -> str:
         """-> why a request with the Host `host` is not answered, or "". `headers` are all that it has,
         or none where no name is there twice. RFC 9112, 3.2: HTTP/1.1 needs one, which may be empty.
         """
@@ -38,7 +38,7 @@ class Hosts:
             return (
                 "" if version == "1.0" else "HTTP/1.1 needs the header Host; send the server's name in it"
             )
-        if sum(name == b"host" for name, _value in headers) > 1:
+        if headers and sum(name == b"host" for name, _value in headers) > 1:
             return "the request has more than one header Host; send one"
         if len(host) > MOST_HOST:
             return f"the header Host has {len(host)} bytes; a name has {MOST_HOST} at most, with its port"

@@ -49,6 +49,7 @@ def page_routes(max_body_bytes: int) -> APIRouter:
     files = {path.name: File(path.read_bytes(), KINDS[path.suffix]) for path in STATIC.iterdir()}
     page, docs = files.pop("index.html"), files.pop("docs.html")
     page = File(_with_limit(page.body, max_body_bytes), page.kind)
+    # At /docs/ as well, where a relative address is below that.
     below = File(docs.body.replace(b'"static/', b'"../static/'), docs.kind)
     for name in ("swagger-ui-bundle.js", "swagger-ui.css"):
         files[name] = File((SWAGGER / name).read_bytes(), KINDS[Path(name).suffix])
@@ -60,11 +61,7 @@ def page_routes(max_body_bytes: int) -> APIRouter:
 
     @router.get("/docs")
     async def describe(request: Request) -> Response:
-        return _answer(request, docs)
-
-    @router.get("/docs/")
-    async def describe_below(request: Request) -> Response:
-        return _answer(request, below)
+        return _answer(request, below if request.scope["raw_path"].endswith(b"/") else docs)
 
     @router.get("/static/{name}")
     async def static(request: Request, name: str) -> Response:
