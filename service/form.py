@@ -35,9 +35,6 @@ async def read_form(content_type: str, body: bytes | AsyncIterable[bytes], most:
     if not boundary:
         raise _unusable("its Content-Type has no boundary")
     if isinstance(body, bytes):
-        # The parser takes 1 us for each boundary in a file, and 20 MB of them unpack from 20 KB.
-        if body.count(b"\n--" + boundary) > most + MOST_FIELDS + 1:
-            raise _unusable(f"its boundary is in it more often than {most} files need")
         body = _slices(body)
     form = _Form(most)
     try:
@@ -55,7 +52,7 @@ async def read_form(content_type: str, body: bytes | AsyncIterable[bytes], most:
                 "on_end": form.end,
             },
         )
-        async for chunk in _from_first_part(body, b"--" + boundary):
+        async for chunk in _from_first_part(body, b"--" + boundary, most):
             parser.write(chunk)
     except FormParserError as error:
         raise _unusable(str(error)) from None
@@ -70,13 +67,15 @@ async def _slices(body: bytes) -> AsyncIterator[bytes]:
         await asyncio.sleep(0)  # others have their turn, as while a body arrives
 
 
-async def _from_first_part(body: AsyncIterable[bytes], delimiter: bytes) -> AsyncIterator[bytes]:
-    """Without a preamble (RFC 2046, 5.1.1), which the parser does not know. Raises InvalidRequest."""
+async def _from_first_part(body: AsyncIterable[bytes], delimiter: bytes, most: int) -> AsyncIterator[bytes]:
+    """Without a preamble (RFC 2046, 5.1.1), which the parser does not know. Raises InvalidRequest, also for
+    more delimiters than `most` files have: each takes the parser 1 us, and 20 MB of them, which unpack from
+    20 KB, would take seconds.
+    """
+    left = most + MOST_FIELDS + 1
     before: bytes | None = b"\n"  # the end of what has come without a delimiter; None behind the first one
     async for chunk in body:
-        if before is None:
-            yield chunk
-        else:
+        if before is not None:
             at = 0
             if before != b"\n" or not chunk.startswith(delimiter):
                 chunk = before + chunk
@@ -86,8 +85,11 @@ async def _from_first_part(body: AsyncIterable[bytes], delimiter: bytes) -> Asyn
                     continue
             if chunk.startswith(b"\n", at + len(delimiter)):
                 raise _unusable("its lines end with LF alone; end them with CRLF")
-            before = None
-            yield chunk[at:]
+            before, chunk = None, chunk[at:]
+        left -= chunk.count(b"\n" + delimiter)
+        if left < 0:
+            raise _unusable(f"it has too many parts; {most} files and {MOST_FIELDS} other fields are taken")
+        yield chunk
     if before is not None:
         said = delimiter[:80].decode("latin-1")
         raise _unusable(f"no line begins with {said}, the boundary that its Content-Type names")
