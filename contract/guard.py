@@ -9,20 +9,16 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-import numpy as np
 from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 # Of parts, that is segments, chunks, blocks, runs: each takes one to four reads, about a microsecond each.
 _MOST_READS: Final = 100_000
-_MOST_READS_OF_BMP: Final = 1_000_000  # the run lengths of a BMP are read one by one
 _MOST_VALUES: Final = 100_000  # of one tag of TIFF or EXIF: strips; nothing else has nearly as many
 _NUMBERS: Final = {3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 16}  # the types of TIFF that become Python objects
 # By a segment's beginning, that of a block, and how many: EXIF, which Pillow joins by copying what it has
 # for each new one; Photoshop's resources.
 _MOST_BLOCKS: Final = {b"Exif\0\0": (b"Exif\0\0", 100), b"Photoshop 3.0\0": (b"8BIM", 10_000)}
 _MOST_COMPRESSED: Final = 100  # chunks of a PNG, text and profiles; Pillow unpacks a megabyte of each
-# Coefficients that all scans of a JPEG pass over: 100 scans of 5 million; but 20 for a picture of any size.
-_MOST_SCANNED: Final = 500_000_000
 
 
 def install() -> None:
@@ -72,7 +68,7 @@ class Parts(io.BytesIO):
 
     def __init__(self, data: bytes, kind: str) -> None:
         super().__init__(data)
-        self._most = self._left = _MOST_READS_OF_BMP if kind == "BMP" else _MOST_READS
+        self._left = _MOST_READS
         self._metadata = tuple(_MOST_BLOCKS) if kind == "JPEG" else ()
         self._blocks: Counter[bytes] = Counter()
         self._compressed = 0
@@ -80,7 +76,7 @@ class Parts(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         self._left -= 1
         if self._left < 0:
-            raise ValueError(f"more than {self._most} parts")
+            raise ValueError(f"more than {_MOST_READS} parts")
         part = super().read(size)
         if part.startswith(self._metadata):  # Pillow reads a segment in one piece
             self._count_blocks(part)
@@ -97,31 +93,3 @@ class Parts(io.BytesIO):
         self._blocks[block] += segment.count(block)
         if self._blocks[block] > most:
             raise ValueError(f"more than {most} blocks of metadata ({block[:4].decode()})")
-
-
-def png_bits(data: bytes) -> int:
-    """Of a pixel, before they are packed. Raises ValueError where the header is not what comes first, as it
-    has to; Pillow would look for it further on.
-    """
-    if data[12:16] != b"IHDR":
-        raise ValueError("it does not begin with its header")
-    return data[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(data[25], 4)
-
-
-def scans(data: bytes, start: int) -> int:
-    """Of a JPEG whose first scan begins at `start`: at least as many as there are. Pictures that lie behind
-    it in the same file are counted too.
-
-    bytes.count takes six times as long, and the interpreter with it: 4 % of decoding.
-    """
-    found = 1
-    for first in (start, start + 1):
-        pairs = np.frombuffer(data, "<u2", max(0, len(data) - first) // 2, min(first, len(data)))
-        found += int(np.count_nonzero(pairs == 0xDAFF))
-    return found
-
-
-def require_few_scans(count: int, pixels: int) -> None:
-    """Every scan passes over the whole picture, however little it says. Raises ValueError."""
-    if count * pixels > max(_MOST_SCANNED, 20 * pixels):
-        raise ValueError(f"{count} scans are too many for {pixels} pixels")

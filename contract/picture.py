@@ -2,55 +2,41 @@
 
 Every rule about formats, modes, EXIF, size limits and errors, for training, evaluation and serving alike.
 
-    ImageError(ValueError)
-    +-- UnsupportedImage    no signature of a format that is read here
-    +-- InvalidImage        a known signature, but the rest cannot be decoded
-    +-- TooManyPixels       larger than the caller's limit, by the header, before decoding
+What is raised: contract/errors.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-import numpy as np
-from PIL import ExifTags, Image, ImageChops
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from contract import guard, icc, isobmff, tiff, webp
+from contract import bmp, guard, icc, isobmff, jpeg, png, tiff, tiff_layout, webp
+from contract.drawable import Box, drawable, whiten_around
+from contract.errors import ImageError, InvalidImage, TooManyPixels, UnsupportedImage
+from contract.formats import sniff
 from contract.recipe import Recipe
 
-guard.install()
+__all__ = [
+    "Header",
+    "ImageError",
+    "InvalidImage",
+    "Picture",
+    "TooManyPixels",
+    "UnsupportedImage",
+    "decode",
+    "decode_pixels",
+    "read_header",
+    "sniff",
+]
+for library in (guard, png, bmp, tiff_layout):
+    library.install()
 # The limit is the caller's `max_pixels`, an error; Pillow's own is a warning about the same thing.
 Image.MAX_IMAGE_PIXELS = None
 
 
-class ImageError(ValueError):
-    """A picture that cannot be used; the message says why and what to do."""
-
-
-class UnsupportedImage(ImageError):
-    pass
-
-
-class InvalidImage(ImageError):
-    pass
-
-
-class TooManyPixels(ImageError):
-    pass
-
-
-_SIGNATURES: Final = [
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"BM", "BMP"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-]
-_HEIF_BRANDS: Final = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 # Memory while decoding: Pillow's picture has 4 bytes a pixel, and is copied once to put alpha over white.
 # Codecs that work on whole pictures hold it in their own ways as well. Measured: docs/reliability.md.
 _BYTES_PER_PIXEL: Final = {"WEBP": 16, "AVIF": 16, "HEIF": 16}  # the others: 8
@@ -63,24 +49,6 @@ _TRANSPOSE: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-def sniff(data: bytes) -> str | None:
-    """The format by Pillow's name for it, from the first bytes alone; None if it is not read here."""
-    for signature, name in _SIGNATURES:
-        if data.startswith(signature):
-            return name
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data[4:8] == b"ftyp":
-        # The box's length, then the major brand, a version, and the compatible brands.
-        box = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
-        brands = {box[i : i + 4] for i in range(0, len(box), 4)}
-        if brands & {b"avif", b"avis"}:
-            return "AVIF"
-        if brands & _HEIF_BRANDS:
-            return "HEIF"
-    return None
 
 
 @dataclass(frozen=True)
@@ -137,26 +105,23 @@ def read_header(data: bytes, recipe: Recipe, max_pixels: int) -> Header:
             code_bytes = webp.code_bytes(data)
         if name in {"AVIF", "HEIF"}:
             coded_pixels = isobmff.coded_pixels(data)
-        image: Any = Image.open(guard.Parts(data, name), formats=[name])  # of a class for each format
+        image = _open(data, name)
         width, height = image.size
         _require_size(width, height, max_pixels)
         wanted = _BYTES_PER_PIXEL.get(name, 8) * width * height + code_bytes
         # 16 bits in three planes, for what is coded beyond the picture and its alpha.
         wanted += 6 * max(0, coded_pixels - 2 * width * height)
         if name == "PNG":  # takes more time than memory: 8 for each 3 bytes that are unpacked
-            wanted = max(8, guard.png_bits(data) // 3) * width * height
+            wanted = max(8, png.bits(data) // 3 * (2 if png.has_key16(image) else 1)) * width * height
+        if name == "BMP":
+            wanted = max(wanted, bmp.run_bytes(image, data))
         if name == "JPEG":
-            scans = guard.scans(data, image.fp.tell())
-            guard.require_few_scans(scans, width * height)
-            if recipe.scaled_jpeg:
-                image.draft(None, (recipe.resize, recipe.resize))
-            wanted = 8 * image.width * image.height
-            if scans > 1:  # then the coefficients are held, and at full size
-                wanted += 2 * len(image.getbands()) * width * height
+            wanted = _jpeg_bytes(image, data, recipe)
         if name == "TIFF":
             coding = image.info.get("compression", "")
+            tiff_layout.require_known_planes(image)
             tiff.require_plain_tiles(image.tile, image.tag_v2, width * height)
-            tiff.require_own_data(data, image.tile, image.tag_v2, coding)
+            tiff.require_own_data(data, image.tag_v2, coding)
             wanted = tiff.decoded_bytes(image.tag_v2, width, height, coding)
     return Header(image, name, width, height, wanted)
 
@@ -168,21 +133,73 @@ def _require_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
+def _open(data: bytes, name: str) -> Any:  # of a class for each format
+    if data[:4] == b"MM\0+":
+        raise InvalidImage(
+            "BigTIFF of big-endian order is not read; save it as TIFF or in little-endian order"
+        )
+    try:
+        return Image.open(guard.Parts(data, name), formats=[name])
+    except UnidentifiedImageError as error:
+        raise ValueError(tiff_layout.UNREAD if name == "TIFF" else str(error)) from error
+
+
+def _jpeg_bytes(image: Any, data: bytes, recipe: Recipe) -> int:
+    """Set the scale at which a JPEG is decoded. -> the bytes that it takes. Raises ValueError."""
+    pixels = image.width * image.height
+    start = image.fp.tell() or jpeg.first_scan(data)  # of several pictures Pillow goes back to the first
+    progressive = "progressive" in image.info
+    scans = jpeg.scans(data, start, pixels, progressive)
+    if recipe.scaled_jpeg:
+        image.draft(None, (recipe.resize, recipe.resize))
+    wanted: int = 8 * image.width * image.height
+    if progressive or scans > 1 or jpeg.holds_coefficients(data, start, image.layers):  # at full size
+        wanted += 2 * image.layers * pixels
+    return wanted
+
+
 def decode_pixels(header: Header) -> Picture:
     """Raises InvalidImage."""
-    image, width, height = header.image, header.width, header.height
-    with _corrupt_is_invalid(header.format):
-        # Pillow turns TIFF upright itself.
-        orientation = 1 if header.format == "TIFF" else _orientation(image)
+    image: Any = header.image
+    width, height, name = header.width, header.height, header.format
+    with _corrupt_is_invalid(name):
+        data: bytes = image.fp.getvalue()
+        box = _first_frame(image, name, data)
+        if name == "TIFF":  # Pillow turns it upright itself, and is not to look into XMP for it
+            image.info.pop("xmp", None)
         image.load()
+        orientation = 1 if name == "TIFF" else _orientation(image)
         profile = image.info.get("icc_profile")
         ignored = icc.fault(profile) if profile else None
-        upright = _drawable(image)
+        upright = drawable(_corrected(image, name, data))
+        if box is not None:
+            whiten_around(upright, box)
+        if name == "PNG" and not profile and (made := png.profile(image.info)):
+            upright, profile = upright.convert("RGB"), made
     if orientation in _TRANSPOSE:
         upright = upright.transpose(_TRANSPOSE[orientation])
         if orientation >= 5:
             width, height = height, width
-    return Picture(upright, None if ignored else profile, width, height, header.format, ignored)
+    return Picture(upright, None if ignored else profile, width, height, name, ignored)
+
+
+def _first_frame(image: Any, name: str, data: bytes) -> Box | None:
+    """Where the first picture of an animation lies on its canvas, if it does not fill it."""
+    box = None
+    if name == "GIF":
+        box = image.tile[0].extents
+    if name == "WEBP":
+        box = webp.first_frame(data)
+    return None if box == (0, 0, *image.size) else box
+
+
+def _corrected(image: Any, name: str, data: bytes) -> Any:
+    """Make of a decoded picture what other programs than Pillow see in it."""
+    if name == "PNG" and png.has_key16(image):
+        png.clear_key16(image, data)
+    if name == "BMP":
+        return bmp.opaque(image)
+    return tiff_layout.decoded(image) if name == "TIFF" else image
 
 
 @contextmanager
@@ -195,59 +212,17 @@ def _corrupt_is_invalid(name: str) -> Iterator[None]:
         raise InvalidImage(f"the {name} file is corrupt or truncated: {_reason(error)}") from error
 
 
-def _drawable(image: Image.Image) -> Image.Image:
-    """A mode whose values can be averaged: alpha over white, palettes resolved, 16 bits to 8."""
-    if image.mode == "F":
-        raise InvalidImage("floating-point pixels have no defined white; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16-bit grey, also in Pillow's 32-bit mode
-        grey = _in_strips(image, "L", _eight_bits)
-        # TIFF's photometric 0 counts from white; Pillow turns it round for 8 bits, not for 16.
-        return ImageChops.invert(grey) if _white_is_zero(image) else grey
-    if image.has_transparency_data:
-        # A grey picture stays grey, so that its grey profile still fits.
-        return _in_strips(image, "L" if image.mode in {"L", "LA", "La", "1"} else "RGB", _over_white)
-    if image.mode in {"RGB", "L", "CMYK", "LAB"}:
-        return image
-    return image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _in_strips(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """`convert` on a million pixels at a time: its intermediate copies of a large picture stay small."""
-    whole = Image.new(mode, image.size)
-    rows = max(1, 1_000_000 // image.width)
-    for top in range(0, image.height, rows):
-        box = (0, top, image.width, min(top + rows, image.height))
-        strip = convert(image.crop(box))
-        whole.paste(strip.getchannel(0) if mode == "L" else strip, box)
-    return whole
-
-
-def _over_white(strip: Image.Image) -> Image.Image:
-    rgba = strip.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, "white")
-    return Image.alpha_composite(white, rgba).convert("RGB")
-
-
-def _eight_bits(strip: Image.Image) -> Image.Image:
-    # 65535 / 257 = 255; Pillow's own convert() would saturate at 255 instead.
-    levels = np.asarray(strip, dtype=np.int32)
-    if levels.min() < 0 or levels.max() > 65535:
-        raise InvalidImage("32-bit levels have no defined white; save it with 8 or 16 bits")
-    key = strip.info.get("transparency")  # PNG's transparent level of grey
-    if isinstance(key, int):
-        levels = np.where(levels == key, 65535, levels)
-    return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-
-
-def _white_is_zero(image: Image.Image) -> bool:
-    tags: Any = getattr(image, "tag_v2", {})
-    return bool(tags.get(262) == 0)
-
-
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8. A broken EXIF block is no reason to refuse a sound picture."""
+    """The EXIF orientation, 1 to 8; that of XMP is ignored, as browsers do.
+
+    A broken EXIF block is no reason to refuse a sound picture.
+    """
+    if not (block := image.info.get("exif")):
+        return 1
+    exif = Image.Exif()
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        exif.load(block)
+        value = exif.get(ExifTags.Base.Orientation, 1)
     except Exception:  # the parser trusts the offsets that it reads, and fails in as many ways
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

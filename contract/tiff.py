@@ -10,6 +10,10 @@ _JPEG: Final = {"jpeg", "tiff_jpeg"}
 _MOST_SCANS: Final = 20  # of a strip on average; a progressive JPEG has about ten
 _MOST_SCANS_AT_ALL: Final = 200_000  # each takes a microsecond, however small it is
 _OFFSETS: Final = (TiffImagePlugin.STRIPOFFSETS, TiffImagePlugin.TILEOFFSETS)
+# From the size to the predictor, tiles, extra samples, the format of samples, the resolution of colours.
+_LAYOUT: Final = frozenset(
+    {*range(256, 260), 262, 266, 273, *range(277, 280), 284, 317, *range(322, 326)}
+) | {*(338, 339, 530)}
 _COUNTS: Final = (TiffImagePlugin.STRIPBYTECOUNTS, TiffImagePlugin.TILEBYTECOUNTS)
 
 
@@ -24,27 +28,34 @@ def require_plain_tiles(tiles: list[ImageFile._Tile], tags: Any, pixels: int) ->
         raise ValueError("its tiles are much larger than the picture")
 
 
-def require_own_data(data: bytes, tiles: list[ImageFile._Tile], tags: Any, coding: str) -> None:
+def require_own_data(data: bytes, tags: Any, coding: str) -> None:
     """Require that the strips or tiles share no bytes, and those of JPEG few scans. Raises ValueError."""
-    if not tiles or tiles[0].codec_name != "libtiff":
-        return  # Pillow reads plain pixels itself, and no more of them than the picture has
-    _require_single_tags(data)
+    _require_same_tags(data, tags)
     counts = [count for tag in _COUNTS for count in _numbers(tags.get(tag, ()))]
-    if sum(counts) > len(data):
+    if sum(counts) > len(data) and coding != "raw":  # plain pixels are copied, as many as the picture has
         raise ValueError(f"its strips or tiles have {sum(counts)} bytes in all, and the file {len(data)}")
     if coding in _JPEG:
         offsets = [offset for tag in _OFFSETS for offset in _numbers(tags.get(tag, ()))]
         _require_plain_jpeg(data, [(start, start + n) for start, n in zip(offsets, counts, strict=False)])
 
 
-def _require_single_tags(data: bytes) -> None:
-    """Refuse a tag that is there twice: libtiff takes the first, Pillow the last. Raises ValueError."""
+def _require_same_tags(data: bytes, tags: Any) -> None:
+    """Require that libtiff sees the layout that Pillow has in `tags`: no tag is there twice, of which they
+    take different ones, and none of a type or size that Pillow passes over. Raises ValueError.
+    """
     order = "<" if data[:2] == b"II" else ">"
-    (at,) = struct.unpack_from(f"{order}I", data, 4)
-    (count,) = struct.unpack_from(f"{order}H", data, at)
-    tags = [data[n : n + 2] for n in range(at + 2, at + 2 + 12 * count, 12)]
-    if len(set(tags)) < count:
+    big = data[2] + data[3] == 43  # BigTIFF, whose offsets have 64 bits
+    (at,) = struct.unpack_from(order + "Q", data, 8) if big else struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
+    first, size = (at + 8, 20) if big else (at + 2, 12)
+    if count > (len(data) - first) // size:
+        raise ValueError(f"it claims {count} tags")
+    found = [struct.unpack_from(order + "H", data, first + size * n)[0] for n in range(count)]
+    if len(set(found)) < count:
         raise ValueError("a tag is there twice")
+    for tag in _LAYOUT.intersection(found):
+        if tag not in tags:
+            raise ValueError(f"its tag {tag} is of a type or size that is not read")
 
 
 def _numbers(value: Any) -> Sequence[int]:

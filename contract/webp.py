@@ -26,6 +26,19 @@ def size(data: bytes) -> tuple[int, int]:
     return 0, 0
 
 
+def first_frame(data: bytes) -> tuple[int, int, int, int] | None:
+    """Read where the first frame of an animation lies on the canvas; None for a still picture."""
+    for kind, start, _stop in _chunks(data, 12, len(data)) if data[12:16] == b"VP8X" else ():
+        if kind == b"ANMF":
+            x, y, width, height = (
+                int.from_bytes(data[n : n + 3], "little") for n in range(start, start + 12, 3)
+            )
+            return 2 * x, 2 * y, 2 * x + width + 1, 2 * y + height + 1
+        if kind in {b"VP8 ", b"VP8L"}:
+            return None
+    return None
+
+
 def code_bytes(data: bytes) -> int:
     """Bound the memory for Huffman codes, in bytes, of the first frame. Raises ValueError."""
     return max((_code_bytes(*stream) for stream in _streams(data)), default=0)

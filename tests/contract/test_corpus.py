@@ -1,6 +1,5 @@
 """The corpus of bad pictures against the contract alone: pixels or an ImageError, whatever comes."""
 
-import random
 import warnings
 
 import numpy as np
@@ -58,9 +57,8 @@ def test_the_corpus_is_the_same_every_time() -> None:
         ("bomb-gif-sub-blocks", "parts"),
         ("bomb-avif-exif", "a tag has 2000000 values"),
         ("bomb-tiff-rationals", "a tag has 2000000 values"),
-        ("bomb-tiff-strips-again", "tiles"),
         ("bomb-tiff-tile-of-16000", "tiles are much larger"),
-        ("bomb-bmp-rle-runs", "parts"),
+        ("bomb-bmp-rle-steps", "more than 1500000 stretches of runs"),
     ],
 )
 def test_a_bomb_is_refused_for_what_it_is(name: str, said: str) -> None:
@@ -73,14 +71,6 @@ def test_the_limits_of_the_guard_leave_sound_pictures_alone() -> None:
     for name in NAMES:
         if name.startswith(("sound-", "mode-", "size-67", "size-255")):
             assert outcome(NAMES[name].make()) == "pixels", name
-
-
-def test_scans_are_counted_wherever_they_begin() -> None:
-    draw = random.Random(1)
-    for _time in range(500):
-        data = bytes(draw.choices(b"\xff\xda\0", k=draw.randrange(30)))
-        for start in range(len(data) + 2):
-            assert guard.scans(data, start) == 1 + data.count(b"\xff\xda", start), (data, start)
 
 
 def test_blocks_of_metadata_are_those_of_the_header() -> None:

@@ -8,13 +8,13 @@ Nothing is drawn or compressed before it is asked for, so that a sample of the c
 import random
 from collections.abc import Iterator
 
-from tests.corpus import bombs, boxes, broken, deceit, groups, odd, profiles, strips
+from tests.corpus import bombs, boxes, broken, deceit, groups, kinds, odd, profiles, strips
 from tests.corpus.case import Case
 
 
 def cases() -> list[Case]:
     """Every case, in a fixed order; names are unique."""
-    families = (broken, odd, deceit, bombs, profiles, boxes, groups, strips)
+    families = (broken, odd, deceit, bombs, profiles, boxes, groups, strips, kinds)
     return [case for family in families for case in family.cases()]
 
 

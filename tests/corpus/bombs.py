@@ -1,4 +1,7 @@
-"""Small files that ask for much: memory, time, or both. `BIG` is what is allowed by default."""
+"""Small files that ask for much: memory, time, or both.
+
+`BIG` is what most formats may have by default; a JPEG may have 64 million pixels.
+"""
 
 import struct
 import zlib
@@ -207,7 +210,7 @@ def _tiff_tile(side: int) -> bytes:
 
 
 def _bmp_runs(width: int, height: int, run: bytes) -> bytes:
-    pixels = run * ((min(BODY, width * height * 2 // run[0]) - 1100) // 2)
+    pixels = run * ((min(BODY, width * height * 2 // max(1, run[0])) - 1100) // len(run))
     header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(pixels), 0, 0, 256, 0)
     palette = bytes(n % 251 for n in range(1024))
     offset = 14 + len(header) + len(palette)
@@ -281,6 +284,8 @@ _SMALL: dict[str, Callable[[], bytes]] = {
     "tiff-tile-of-30000": partial(_tiff_tile, 30_000),
     "tiff-tile-of-16000": partial(_tiff_tile, 16_000),
     "bmp-rle-runs": partial(_bmp_runs, 3000, 3000, b"\1\7"),
+    "bmp-rle-rows": partial(_bmp_runs, 64, 150_000, b"\1\7" * 64 + b"\0\0"),
+    "bmp-rle-steps": partial(_bmp_runs, 10_000, 900, b"\0\3abc\0\1\5"),
 }
 _LARGE: dict[str, Callable[[], bytes]] = {
     "gif": partial(gif_of, BIG, BIG),
@@ -303,6 +308,11 @@ _LARGE: dict[str, Callable[[], bytes]] = {
     "bmp-noise": partial(_noise, "BMP", 2500, 2500),
     "png-noise": partial(_noise, "PNG", 2500, 2500),
     "jpeg": partial(_solid, "JPEG", "RGB", subsampling=0),
+    "jpeg-of-a-telephone": partial(_solid, "JPEG", "RGB", side=8000, subsampling=0),
+    "jpeg-of-a-telephone-progressive": partial(
+        _solid, "JPEG", "RGB", side=8000, progressive=True, subsampling=0
+    ),
+    "jpeg-of-a-telephone-scans": partial(progressive, 8000, 8000, 17, 3),
     "jpeg-cmyk": partial(_solid, "JPEG", "CMYK"),
     "jpeg-progressive": partial(_solid, "JPEG", "RGB", progressive=True, subsampling=0),
     "jpeg-progressive-cmyk": partial(_solid, "JPEG", "CMYK", progressive=True),
