@@ -23,8 +23,9 @@ from contract.recipe import RECIPES, Recipe
 from service.memory import give_large_memory_back, limit_memory
 from service.stdio import drop_what_libraries_write
 
-# What decoding may take for each of MAX_PIXELS. Formats that take more may have fewer pixels.
-BYTES_PER_PIXEL: Final = 8
+# What decoding may take for each of MAX_PIXELS: the coefficients of a JPEG, of which a telephone's may have
+# 64 million pixels. Formats that take more may have fewer pixels.
+BYTES_PER_PIXEL: Final = 6
 PR_SET_PDEATHSIG: Final = 1  # of linux/prctl.h
 # What a core decodes in a second, about: memory that is filled, and pixels of a JPEG, all of whose
 # coefficients are unpacked even where it is decoded at an eighth of its size.
@@ -83,7 +84,7 @@ def decode_crops(
     """The central crop (`crops` 1), or ten. Raises ImageError.
 
     `reserve` is called between the header and the pixels; what it raises ends the work. Decoding takes
-    `header.bytes` at most, which are 8 for each of `max_pixels` or fewer.
+    `header.bytes` at most, which are BYTES_PER_PIXEL for each of `max_pixels` or fewer.
     """
     began = time.perf_counter()
     header = read_header(data, recipe, max_pixels)

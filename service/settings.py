@@ -126,9 +126,10 @@ class Settings:
         1000,
     )
     max_pixels: int = _of(
-        50_000_000,
+        67_000_000,
         "pixels of one image, by its header; the largest photograph you expect. Images that are decoded at "
-        "once take 8 bytes for each of them together; WebP, AVIF, HEIC and deep PNGs may have fewer pixels",
+        "once take 6 bytes for each of them together: a JPEG may have them all, other formats fewer, most "
+        "three quarters of them",
         1000,
     )
     decode_timeout_ms: float = _of(

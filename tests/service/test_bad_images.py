@@ -22,7 +22,13 @@ MOST_MEMORY = 512_000_000
 BOMBS = {
     *("bomb-gif-short-comments", "bomb-gif-frames", "bomb-png-ztxt-too-many", "bomb-png-exif"),
     *("bomb-jpeg-segments", "bomb-jpeg-scans-small", "bomb-jpeg-exif-dribble", "bomb-tiff-strips"),
-    *("bomb-tiff-tile-of-30000", "bomb-webp-exif", "bomb-bmp-rle-runs", "bomb-png-itxt-wide"),
+    *(
+        "bomb-tiff-tile-of-30000",
+        "bomb-webp-exif",
+        "bomb-bmp-rle-steps",
+        "bomb-bmp-rle-rows",
+        "bomb-png-itxt-wide",
+    ),
     *("profile-elements-PNG", "profile-elements-tables-JPEG", "boxes-avif-grid-a1op"),
     *("boxes-avif-grid-484", "webp-groups-65536", "webp-groups-9000", "strips-lzma-shared"),
     *("strips-png-profiles", "strips-png-texts"),

@@ -13,7 +13,7 @@ from service.errors import Overloaded
 from tests.service.gate import until
 from tests.service.images import encoded, noise
 
-PIXELS = 4_000_000
+PIXELS = 6_000_000
 GOOD = encoded(noise(5))
 LARGE = encoded(Image.new("RGB", (2000, 2000), "teal"), "PNG")
 
