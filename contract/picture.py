@@ -111,8 +111,8 @@ def read_header(data: bytes, recipe: Recipe, max_pixels: int) -> Header:
         wanted = _BYTES_PER_PIXEL.get(name, 8) * width * height + code_bytes
         # 16 bits in three planes, for what is coded beyond the picture and its alpha.
         wanted += 6 * max(0, coded_pixels - 2 * width * height)
-        if name == "PNG":  # takes more time than memory: 8 for each 3 bytes that are unpacked
-            wanted = max(8, png.bits(data) // 3 * (2 if png.has_key16(image) else 1)) * width * height
+        if name == "PNG":
+            wanted = png.bytes_per_pixel(image, data) * width * height
         if name == "BMP":
             wanted = max(wanted, bmp.run_bytes(image, data))
         if name == "JPEG":
@@ -142,6 +142,10 @@ def _open(data: bytes, name: str) -> Any:  # of a class for each format
         return Image.open(guard.Parts(data, name), formats=[name])
     except UnidentifiedImageError as error:
         raise ValueError(tiff_layout.UNREAD if name == "TIFF" else str(error)) from error
+    except OSError as error:
+        if name == "BMP" and str(error).startswith("Unsupported BMP"):
+            raise InvalidImage(f"{error}; save it with 24 bits a pixel, or as PNG") from error
+        raise
 
 
 def _jpeg_bytes(image: Any, data: bytes, recipe: Recipe) -> int:
@@ -175,7 +179,9 @@ def decode_pixels(header: Header) -> Picture:
         if box is not None:
             whiten_around(upright, box)
         if name == "PNG" and not profile and (made := png.profile(image.info)):
-            upright, profile = upright.convert("RGB"), made
+            profile = made
+            if upright.mode == "L":
+                upright = upright.convert("RGB")
     if orientation in _TRANSPOSE:
         upright = upright.transpose(_TRANSPOSE[orientation])
         if orientation >= 5:
