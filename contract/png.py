@@ -99,12 +99,12 @@ def profile(info: dict[Any, Any]) -> bytes | None:
     if gamma <= 0 or "srgb" in info or "cicp" in info:
         return None
     colours = info.get("chromaticity", _SRGB)
-    colorants = _colorants(colours)
-    if colorants is None or np.abs(np.subtract(colours, _SRGB)).max() < 0.005:
-        colours, colorants = _SRGB, _colorants(_SRGB)
-    if colours is _SRGB and abs(2.2 * gamma - 1) <= 0.05:
-        return None
-    assert colorants is not None
+    near = all(abs(x - y) < 0.005 for x, y in zip(colours, _SRGB, strict=True))
+    colorants = None if near else _colorants(colours)
+    if colorants is None:
+        if abs(2.2 * gamma - 1) <= 0.05:
+            return None
+        colorants = _colorants(_SRGB)
     curve = b"para\0\0\0\0" + struct.pack(">HHi", 0, 0, round(65536 * min(1 / gamma, 32767)))
     tags = {b"wtpt": _xyz(_D50), b"rTRC": curve, b"gTRC": curve, b"bTRC": curve}
     return _icc(tags | {name: _xyz(colorants[:, n]) for n, name in enumerate(_XYZ)})

@@ -84,7 +84,8 @@ def decoded_bytes(tags: Any, width: int, height: int, coding: str) -> int:
     strip = _tile_pixels(tags) or width * (min(rows, height) if isinstance(rows, int) else height)
     # LZMA takes 26 ns for a byte, the others 4 at most; a second is 300 million bytes.
     dear = bits if coding == "lzma" else bits // 4
-    return max(8, dear) * width * height + strip * bits // 8
+    least = 12 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (16, 16) else 8  # it is copied once more
+    return max(least, dear) * width * height + strip * bits // 8
 
 
 def _tile_pixels(tags: Any) -> int:

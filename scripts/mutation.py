@@ -13,8 +13,8 @@ from typing import Final
 from tests.checkout import ROOT, clone
 
 FILES: Final = (
-    *("contract/manifest.py", "contract/picture.py", "contract/preprocess.py", "contract/recipe.py"),
-    *("service/admission.py", "service/batcher.py"),
+    *("contract/drawable.py", "contract/manifest.py", "contract/picture.py", "contract/preprocess.py"),
+    *("contract/recipe.py", "service/admission.py", "service/batcher.py"),
 )
 TESTS: Final = (
     *("tests/contract/test_edges.py", "tests/contract/test_golden.py", "tests/contract/test_manifest.py"),

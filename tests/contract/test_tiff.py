@@ -163,6 +163,11 @@ def test_the_layout_is_the_one_that_libtiff_sees() -> None:
             assert name
 
 
+def test_grey_and_alpha_of_16_bits_count_with_their_copy() -> None:
+    wide = np.concatenate([GREY, OPACITY], 2).astype(np.uint16)
+    assert read_header(tiff_of_layout(wide, 1), DEFAULT_RECIPE, 10**7).bytes >= 12 * GREY.size
+
+
 def test_a_bigtiff_claims_no_more_tags_than_it_has() -> None:
     data = bytearray(tiff_of_layout(GREY, 1, big=True))
     at = int.from_bytes(data[8:16], "little")
