@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.images import LARGE, SMALL, drawn
+from contract.limits import usable_cores
 from contract.recipe import DEFAULT_RECIPE
 from service.decode_processes import Processes
 from service.decode_threads import Threads
 from service.decoding import Decoder
-from service.settings import Settings, usable_cores
+from service.settings import Settings
 
 
 async def rate(decoder: Decoder, pictures: Sequence[bytes], seconds: float, callers: int) -> float:

@@ -18,10 +18,10 @@ from PIL import Image
 
 from benchmarks.images import found
 from benchmarks.limit import crop_of
+from contract.limits import usable_cores
 from contract.preprocess import Pixels
 from service.explain import GRID, covered, occlusion_map
 from service.session import Model, load_model
-from service.settings import usable_cores
 
 CELLS, STEPS = 14, 14  # cells a side, and how many times as many more of them are covered
 

@@ -31,7 +31,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from benchmarks.machine import Watch
-from service.settings import usable_cores
+from contract.limits import usable_cores
 from training.graph import build_graph
 from training.model import LRN_ALPHA, LRN_K, LRN_SIZE, AlexNet, layer_table, weighted_layers
 from training.quantize import calibrate, rounding_of

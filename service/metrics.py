@@ -20,8 +20,8 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from alexnet_client.schemas import ModelName
+from contract.limits import memory_limit
 from service.exposition import Encode
-from service.settings import memory_limit
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from alexnet_client.schemas import PredictAnswer, Problem
+from contract.limits import usable_cores
 from contract.picture import ImageError
 from service.answers import classify
 from service.cuda import GpuOptions
@@ -24,7 +25,7 @@ from service.pictures import File, Unreadable
 from service.repository import Repository
 from service.routes import DEFAULT_TOP_K
 from service.session import ModelError, load_model
-from service.settings import Settings, usable_cores
+from service.settings import Settings
 
 Crops = Literal[1, 10]
 Ask = Callable[[bytes], Awaitable[PredictAnswer | Problem]]

@@ -12,6 +12,7 @@ from typing import Final, cast
 
 import uvicorn
 
+from contract.limits import usable_cores
 from service.app import create_app
 from service.connection import Connections, Protocol
 from service.cuda import GpuOptions
@@ -21,7 +22,7 @@ from service.memory import give_large_memory_back, spare_what_stays
 from service.model_loading import read_all
 from service.server import ListenError, Server, listen
 from service.session import ModelError, load_model
-from service.settings import Settings, SettingsError, usable_cores
+from service.settings import Settings, SettingsError
 from service.stdio import say
 
 # Files, the log, the listener, processes that decode, and what is beyond MAX_CONNECTIONS for a moment.

@@ -246,36 +246,3 @@ def _parse(name: str, text: str, default: Any, limits: Mapping[str, Any]) -> Any
         bounds = f"{low} or more" if high == float("inf") else f"{low} to {high}"
         raise SettingsError(f"{name} is {text}; it must be {bounds}")
     return value
-
-
-def usable_cores() -> int:
-    """The cores that affinity and the cgroup's quota leave to this process, at least 1."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(cores, int(_cgroup_quota() or cores)))
-
-
-def _cgroup_quota() -> float | None:
-    """CPUs by the container's limit (cgroup v2, then v1); None without one."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text().strip()
-            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    if quota in {"max", "-1"}:
-        return None
-    return int(quota) / int(period)
-
-
-def memory_limit() -> float:
-    """Bytes by the container's limit (cgroup v2, then v1); inf without one."""
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            limit = float(Path(path).read_text().replace("max", "inf"))
-        except OSError:
-            continue
-        return limit if limit < 2**62 else float("inf")  # v1 writes an enormous number for none
-    return float("inf")

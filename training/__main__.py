@@ -10,6 +10,9 @@ import sys
 from dataclasses import asdict, fields
 from typing import Any
 
+import torch
+
+from contract.limits import usable_cores
 from training import checkpoint
 from training.checkpoint import CheckpointError
 from training.cli import make_parser
@@ -31,6 +34,7 @@ from training.verify import manifest_text, read_model, verify
 
 def main(arguments: list[str] | None = None) -> int:
     options = make_parser(__doc__).parse_args(arguments)
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # it knows of no quota
     try:
         COMMANDS[options.command](options)
     except ConfigError as error:

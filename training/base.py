@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from contract.limits import usable_cores
 from contract.picture import decode
 from contract.preprocess import square
 from contract.recipe import DEFAULT_RECIPE, Recipe
@@ -34,7 +35,7 @@ from training import checkpoint
 from training.augment import Draws, mix, strong
 from training.checkpoint import Checkpoint
 from training.config import Config
-from training.data import MAX_PIXELS, Sample, channel_statistics, cores, find_samples
+from training.data import MAX_PIXELS, Sample, channel_statistics, find_samples
 from training.evaluate import normalise
 from training.model import AlexNet
 from training.optim import AUGMENTATION, generator_of, make_optimizer, update_average
@@ -86,7 +87,7 @@ def _read(samples: Sequence[Sample], device: torch.device) -> Pictures:
     recipe = Recipe("for training alone", SIDE, SIDE, scaled_jpeg=False)
     paths = [path for path, _label in samples]
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-    with ProcessPoolExecutor(cores()) as pool:
+    with ProcessPoolExecutor(usable_cores()) as pool:
         squares = np.concatenate(list(pool.map(partial(_squares, recipe=recipe), chunks)))
     labels = torch.tensor([label for _path, label in samples])
     return Pictures(torch.from_numpy(squares).to(device), labels.to(device))

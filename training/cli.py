@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from contract.limits import usable_cores
 from training.config import CHOICES, Config
-from training.data import cores
 from training.graph import PRECISIONS
 from training.published import URL
 
@@ -140,7 +140,9 @@ def _classes_option(command: argparse.ArgumentParser) -> None:
 
 
 def _workers_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--workers", type=_count, help=f"threads that read images (default {cores()})")
+    command.add_argument(
+        "--workers", type=_count, help=f"threads that read images (default {usable_cores()})"
+    )
 
 
 def _count(text: str) -> int:

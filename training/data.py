@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from contract.limits import memory_limit, usable_cores
 from contract.picture import ImageError, decode
 from contract.preprocess import square
 from contract.recipe import Recipe
@@ -137,7 +138,8 @@ def _samples(root: Path, names: Sequence[str], classes: Sequence[str] | None = N
 def load_split(samples: Sequence[Sample], recipe: Recipe, title: str, workers: int | None = None) -> Split:
     """Every picture in memory. Raises DataError as `read_squares` does, or if they would not fit."""
     needed = len(samples) * recipe.resize * recipe.resize * 3
-    if needed > 0.8 * (memory := _memory()):
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > 0.8 * (memory := min(physical, memory_limit())):
         raise DataError(
             f"{len(samples)} images take {needed / 1e9:.1f} GB in memory, and there are "
             f"{memory / 1e9:.1f}; write them to a disk once with `prepare`, and train on what that wrote"
@@ -170,7 +172,7 @@ def read_squares(
     kept: list[int] = []
     skipped: list[str] = []
     with (
-        ThreadPoolExecutor(workers or cores()) as pool,
+        ThreadPoolExecutor(workers or usable_cores()) as pool,
         tqdm(desc=title, total=len(samples), unit="img", leave=False, disable=None) as bar,
     ):
         for start in range(0, len(samples), _AHEAD):
@@ -195,20 +197,6 @@ def central(squares: Tensor, recipe: Recipe) -> Tensor:
     margin = (recipe.resize - recipe.crop) // 2
     window = slice(margin, margin + recipe.crop)
     return squares[:, window, window]
-
-
-def cores() -> int:
-    """Those that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _memory() -> int:
-    """Bytes that this machine has, or the container it is in."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # no cgroup, or its limit is "max"
-        return physical
 
 
 def channel_statistics(squares: Tensor) -> tuple[Tensor, Tensor]:

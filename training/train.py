@@ -9,11 +9,12 @@ from types import FrameType
 import torch
 from tqdm import tqdm
 
+from contract.limits import usable_cores
 from training import augment, checkpoint
 from training.batches import load_ahead
 from training.checkpoint import CheckpointError
 from training.config import Config, ConfigError
-from training.data import DataError, cores
+from training.data import DataError
 from training.distributed import Ranks
 from training.evaluate import evaluate
 from training.learner import Learner
@@ -94,7 +95,7 @@ def train(
                 disable=None if ranks.first else True,  # None: no bar where the output is no terminal
             )
             todo = range(state.step, last)
-            batches = load_ahead(dataset.train, config, batch_size, todo, ranks, workers or cores())
+            batches = load_ahead(dataset.train, config, batch_size, todo, ranks, workers or usable_cores())
             for step in todo:
                 lr = learning_rate(config, state.schedule, step, steps)
                 loss, waited = learner.step(batches, step, lr)

@@ -1,13 +1,12 @@
 """Settings from the environment, and that every one of them is documented."""
 
-import os
 import re
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from service.settings import Settings, SettingsError, usable_cores
+from service.settings import Settings, SettingsError
 from tests.service.server import ROOT
 
 
@@ -64,7 +63,3 @@ def test_the_readme_has_every_setting_with_its_default_and_meaning() -> None:
     defaults["models"] = "models"
     wanted = {f.name.upper(): (defaults[f.name], f.metadata["help"]) for f in fields(Settings)}
     assert shown == wanted
-
-
-def test_cores_are_those_of_the_affinity() -> None:
-    assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))

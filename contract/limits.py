@@ -1,0 +1,93 @@
+"""The cores and the memory that this process may use: of the machine, and of the cgroups that it is in.
+
+A limit may be set on the process's own cgroup or on any above it (a systemd unit in a slice, a container
+in a container), by version 1 or 2 of cgroups: the tightest counts. /proc/self/cgroup and mountinfo tell
+where the files are (cgroups(7), proc(5)). `root` is another / for tests.
+"""
+
+import math
+import os
+import re
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+ROOT: Final = Path("/")
+UNLIMITED_BYTES: Final = 2**62  # version 1 writes a number beyond it where there is no limit
+
+
+def usable_cores(root: Path = ROOT) -> int:
+    """Return how many cores affinity and the cgroups' quotas leave to this process, at least 1."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, int(min(cores, cpu_quota(root))))
+
+
+def cpu_quota(root: Path = ROOT) -> float:
+    """Return the CPUs of the tightest quota; inf without one."""
+    return min((_quota(folder) for folder in _folders("cpu", root)), default=math.inf)
+
+
+def memory_limit(root: Path = ROOT) -> float:
+    """Return the bytes of the tightest limit on memory; inf without one."""
+    return min((_memory(folder) for folder in _folders("memory", root)), default=math.inf)
+
+
+def _quota(folder: Path) -> float:
+    if both := _words(folder / "cpu.max"):
+        quota, period = both[:2]
+    else:
+        (quota,) = _words(folder / "cpu.cfs_quota_us") or ["max"]
+        (period,) = _words(folder / "cpu.cfs_period_us") or ["100000"]
+    return math.inf if quota in {"max", "-1"} else int(quota) / int(period)
+
+
+def _memory(folder: Path) -> float:
+    (limit,) = _words(folder / "memory.max") or _words(folder / "memory.limit_in_bytes") or ["max"]
+    return math.inf if limit == "max" or int(limit) > UNLIMITED_BYTES else int(limit)
+
+
+def _words(file: Path) -> list[str]:
+    """Return what a file has; nothing where there is none, as at the root of a hierarchy."""
+    try:
+        return file.read_text().split()
+    except OSError:
+        return []
+
+
+@cache
+def _folders(controller: str, root: Path) -> list[Path]:
+    """Return the process's cgroup and those above it, as far as they are mounted, of both versions."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        mounts = (root / "proc/self/mountinfo").read_text().splitlines()
+    except OSError:  # no Linux
+        return []
+    # Of version 2 there is one hierarchy, for all controllers, and its line names none of them.
+    own = {names: path for _number, names, path in (line.split(":", 2) for line in lines)}
+    version_1 = next((path for names, path in own.items() if controller in names.split(",")), None)
+    folders: list[Path] = []
+    for mount in mounts:
+        before, _, after = mount.partition(" - ")
+        kind, *_source, options = after.split(" ")
+        path = {"cgroup": version_1, "cgroup2": own.get("")}.get(kind)
+        if path is not None and (kind == "cgroup2" or controller in options.split(",")):
+            top, point = map(_unescaped, before.split(" ")[3:5])
+            folders += _up(root / point.lstrip("/"), top, path)
+    return folders
+
+
+def _up(point: Path, top: str, path: str) -> list[Path]:
+    """Return the folder of the cgroup `path` and those above it; the cgroup `top` is mounted at `point`."""
+    try:
+        below = PurePosixPath(path).relative_to(top)
+    except ValueError:  # it is outside of what is mounted, as in a container that has the host's /proc
+        below = PurePosixPath()
+    if ".." in below.parts:  # or outside of the cgroup namespace
+        below = PurePosixPath()
+    return [point / part for part in (below, *below.parents)]
+
+
+def _unescaped(text: str) -> str:
+    """Spaces and backslashes are octal numbers in mountinfo; systemd's names have backslashes."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
