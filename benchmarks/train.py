@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.machine import STEAL_LIMIT, Watch
+from contract.limits import usable_cores
 from training.augment import colour_components
 from training.batches import Batch, augmented, load_ahead
 from training.config import Config
-from training.data import cores
 from training.distributed import Ranks
 from training.learner import Learner
 from training.model import LRN_ALPHA, LRN_K, LRN_SIZE, LocalResponseNorm
@@ -44,7 +44,12 @@ class Setup:
 
     def batches(self, steps: int) -> Iterator[Batch]:
         return load_ahead(
-            self.dataset.train, self.config, self.config.batch_size, range(steps), self.ranks, cores()
+            self.dataset.train,
+            self.config,
+            self.config.batch_size,
+            range(steps),
+            self.ranks,
+            usable_cores(),
         )
 
     def bare(self, steps: int) -> None:

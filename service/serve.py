@@ -13,6 +13,7 @@ from typing import Final, cast
 import uvicorn
 
 from contract.limits import usable_cores
+from service import traces
 from service.app import create_app
 from service.connection import Connections, Protocol
 from service.cuda import GpuOptions
@@ -91,6 +92,7 @@ def serve(
     listen(listener, config.backlog)
     ready(names, provider, path)
     server.run(sockets=[listener, *(listener.dup() for _more in range(ACCEPTED_AT_ONCE - 1))])
+    traces.flush()
     # Without an engine it did not start, and uvicorn has said why.
     return 0 if hasattr(app.state, "engine") and not app.state.engine.failed else 1
 

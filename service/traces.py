@@ -5,15 +5,18 @@ The variables are OpenTelemetry's own (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE
 """
 
 import os
+import threading
 from contextlib import AbstractContextManager, nullcontext
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI
 from opentelemetry import trace
 
+from service.logs import log
 from service.settings import SettingsError
 
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+FLUSH_S: Final = 2.0  # within server.LAST_S
 NOT_TRACED: Final = "/health,/metrics,/static"
 TRACED: Final = any(os.environ.get(name) for name in ENDPOINTS)
 _tracer: Final = trace.get_tracer("alexnet")
@@ -31,13 +34,15 @@ def trace_requests(app: FastAPI) -> None:
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
-        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
         raise SettingsError(f"{ENDPOINTS[0]} is set, but the extra `otel` is not installed") from None
-    name = os.environ.get("OTEL_SERVICE_NAME", "alexnet")
-    provider = TracerProvider(resource=Resource.create({"service.name": name}))
+    # OTEL_SERVICE_NAME, else that of OTEL_RESOURCE_ATTRIBUTES; `create` would let a name given here win.
+    name = OTELResourceDetector().detect().attributes.get("service.name") or "alexnet"
+    resource = Resource.create({"service.name": name})
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)  # `flush` does it, in time
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
     app.add_middleware(
@@ -46,3 +51,18 @@ def trace_requests(app: FastAPI) -> None:
         excluded_urls=NOT_TRACED,
         exclude_spans=["receive", "send"],
     )
+
+
+def flush() -> None:
+    """Send the spans that are queued, for FLUSH_S at most: a collector that hangs holds up no stop.
+
+    The exporter itself waits 10 s for each batch, and tries again.
+    """
+    if not TRACED:
+        return
+    provider: Any = trace.get_tracer_provider()
+    sending = threading.Thread(target=provider.shutdown, daemon=True)
+    sending.start()
+    sending.join(FLUSH_S)
+    if sending.is_alive():
+        log.warning("the collector did not take every span within %g s; the rest is lost", FLUSH_S)

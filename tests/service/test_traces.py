@@ -1,5 +1,6 @@
 """Traces reach a collector, a real one in what it reads: OTLP over HTTP, in protobuf."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.service.images import plain
@@ -16,16 +18,20 @@ TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
 @contextmanager
-def collector() -> Iterator[tuple[str, list[Any]]]:
-    """-> its address, and the spans that it has got."""
+def collector(wait_s: float = 0.0) -> Iterator[tuple[str, list[Any], dict[str, str]]]:
+    """-> its address, the spans that it has got, and the attributes of what they come from."""
     spans: list[Any] = []
+    source: dict[str, str] = {}
+    ended = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             assert self.path == "/v1/traces"
             request = ExportTraceServiceRequest.FromString(body)
+            ended.wait(wait_s)
             for resource in request.resource_spans:
+                source.update({a.key: a.value.string_value for a in resource.resource.attributes})
                 for scope in resource.scope_spans:
                     spans.extend(scope.spans)
             self.send_response(200)
@@ -38,14 +44,15 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}", spans
+            yield f"http://127.0.0.1:{server.server_port}", spans, source
         finally:
+            ended.set()
             server.shutdown()
             thread.join()
 
 
 def test_a_request_and_its_stages_are_one_trace(model_file: Path, tmp_path: Path) -> None:
-    with collector() as (address, spans):
+    with collector() as (address, spans, _source):
         limits = {"otel_exporter_otlp_endpoint": address, "otel_bsp_schedule_delay": 100}
         with serving(tmp_path / "log", model_file, **limits) as server:
             headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
@@ -67,3 +74,47 @@ def test_without_a_collector_nothing_is_loaded_or_sent(model_file: Path, tmp_pat
         maps = Path(f"/proc/{server.process.pid}/maps").read_text()
         assert server.client.post("/predict", content=plain(5)).status_code == 200
         assert "google/_upb" not in maps, "protobuf belongs to the exporter"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "service", "name"),
+    [
+        ("service.name=roses,team=a%20b", "", "roses"),
+        ("service.name=roses,team=a%20b", "bulbs", "bulbs"),
+        ("team=a%20b", "", "alexnet"),
+    ],
+)
+def test_the_service_has_the_name_that_the_variables_give_it(
+    attributes: str, service: str, name: str, model_file: Path, tmp_path: Path
+) -> None:
+    variables = {"otel_resource_attributes": attributes, "otel_service_name": service}
+    with collector() as (address, _spans, source):
+        with serving(
+            tmp_path / "log", model_file, otel_exporter_otlp_endpoint=address, **variables
+        ) as server:
+            assert server.client.get("/models").status_code == 200
+        assert (source["service.name"], source["team"]) == (name, "a b")
+
+
+@pytest.mark.parametrize(
+    ("kind", "workers"), [("hangs", 1), ("hangs", 2), ("refuses", 1), ("has no address", 1), ("is slow", 1)]
+)
+def test_a_collector_that_takes_no_spans_does_not_hold_up_the_stop(
+    kind: str, workers: int, model_file: Path, tmp_path: Path
+) -> None:
+    """Each span is a batch of its own, so that there are many to wait for."""
+    with socket.create_server(("127.0.0.1", 0)) as hole, collector(wait_s=60) as (slow, *_):
+        address = {
+            "hangs": f"http://127.0.0.1:{hole.getsockname()[1]}",
+            "refuses": "http://127.0.0.1:1",
+            "has no address": "http://collector.invalid:4318",
+            "is slow": slow,
+        }[kind]
+        limits = {"otel_exporter_otlp_endpoint": address, "otel_bsp_max_export_batch_size": 1}
+        settings = {"drain_timeout_s": 1, "workers": workers, "threads": 1, **limits}
+        with serving(tmp_path / "log", model_file, **settings) as server:
+            for _request in range(5):
+                assert server.client.post("/predict", content=plain(5)).status_code == 200
+            server.process.terminate()
+            assert server.process.wait(60) == 0, server.log
+            assert "hangs" not in server.log
