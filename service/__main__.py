@@ -21,6 +21,9 @@ def main() -> int:
         from service.usage import explain
 
         return explain(arguments[serving:])
+    # prometheus_client would count the files there with this process's; WORKERS make a folder of their own.
+    for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+        os.environ.pop(name, None)
     if serving:
         # The imports below take a second, and reading the models more: nothing is under way until then.
         for number in (signal.SIGTERM, signal.SIGINT):

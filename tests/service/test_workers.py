@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.metrics import METRICS_FOLDER
 from service.server import bound, listen
 from service.workers import gpu_for
 from tests.service.images import plain
@@ -49,6 +51,17 @@ def test_metrics_are_those_of_all_workers(server: Server) -> None:
     assert found["alexnet_inside_images_limit"] == 512
     assert found["alexnet_ready"] == 1
     assert sum(1 for key in found if key.startswith("alexnet_model_info")) == 1
+
+
+def test_a_folder_of_metrics_that_another_run_left_is_not_used(
+    server: Server, model_file: Path, tmp_path: Path
+) -> None:
+    variables = Path(f"/proc/{children(server)[0]}/environ").read_bytes().decode().split("\0")
+    folder = dict(line.split("=", 1) for line in variables if line)[METRICS_FOLDER]
+    shutil.copytree(folder, tmp_path / "left")
+    for inherited in (tmp_path / "left", tmp_path / "none"):
+        with serving(tmp_path / "log", model_file, **{METRICS_FOLDER: inherited}) as alone:
+            assert metrics(alone)["alexnet_workers"] == 1
 
 
 def test_one_that_dies_is_replaced(server: Server) -> None:
