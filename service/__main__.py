@@ -50,6 +50,7 @@ def command() -> int:
 def start() -> int:
     from service import logs
     from service.default_model import require_file
+    from service.fd_limit import fit_connections
     from service.serve import serve
     from service.server import address_of, bound
     from service.settings import Settings
@@ -61,6 +62,7 @@ def start() -> int:
     if settings.workers == 1:
         stdio.log_what_libraries_write()
     logs.configure(settings.log_format)
+    settings = fit_connections(settings)
     listener = bound(settings.host, settings.port)
     address = address_of(listener)
 

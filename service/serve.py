@@ -1,7 +1,6 @@
 """One serving process, from its settings to its exit code."""
 
 import asyncio
-import resource
 import signal
 import socket
 import sys
@@ -18,7 +17,6 @@ from service.app import create_app
 from service.connection import Connections, Protocol
 from service.cuda import GpuOptions
 from service.default_model import announced
-from service.logs import log
 from service.memory import give_large_memory_back, spare_what_stays
 from service.model_loading import read_all
 from service.server import ListenError, Server, listen
@@ -26,8 +24,6 @@ from service.session import ModelError, load_model
 from service.settings import Settings, SettingsError
 from service.stdio import say
 
-# Files, the log, the listener, processes that decode, and what is beyond MAX_CONNECTIONS for a moment.
-OTHER_DESCRIPTORS: Final = 200
 # uvloop takes one new connection in each turn of its loop for each descriptor that it listens on: with one
 # alone and 1,000 clients arriving at a busy server, /health/live waited 13 to 28 s to be let in.
 ACCEPTED_AT_ONCE: Final = 32
@@ -46,7 +42,6 @@ def serve(
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the models are being read anyway
     give_large_memory_back()
     spare_what_stays()
-    take_descriptors(settings.max_connections + OTHER_DESCRIPTORS)
     threads = settings.threads or max(1, usable_cores() // settings.workers)
     load = partial(load_model, device=settings.device, threads=threads, gpu=GpuOptions.of(settings))
     found = read_all(settings, load)
@@ -108,15 +103,3 @@ def exit_code(run: Callable[[], int]) -> int:
         # Python's end gives them back to the system, which would end the process with another exit code.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-
-
-def take_descriptors(wanted: int) -> None:
-    """Raises the soft limit of open files, 1024 in many places, as far as the hard one lets it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    if most < wanted:
-        log.warning(
-            "MAX_CONNECTIONS needs %s open files and %s are allowed; raise `ulimit -Hn`", wanted, hard
-        )

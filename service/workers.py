@@ -171,6 +171,7 @@ def supervise(settings: Settings, listener: socket.socket, ready: Callable[[str,
                 f"TMPDIR: {error.strerror}"
             ) from None
         os.environ[METRICS_FOLDER] = folder
+        os.environ["MAX_CONNECTIONS"] = str(settings.max_connections)  # what the limit of open files left
         # Until there is whom to hand it on to; they inherit it.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         workers = Workers(settings, listener)
