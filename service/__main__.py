@@ -51,8 +51,8 @@ def start() -> int:
     from service import logs
     from service.default_model import require_file
     from service.fd_limit import fit_connections
+    from service.listener import address_of, bound
     from service.serve import serve
-    from service.server import address_of, bound
     from service.settings import Settings
     from service.workers import supervise
 

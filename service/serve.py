@@ -17,9 +17,10 @@ from service.app import create_app
 from service.connection import Connections, Protocol
 from service.cuda import GpuOptions
 from service.default_model import announced
+from service.listener import ListenError, listen
 from service.memory import give_large_memory_back, spare_what_stays
 from service.model_loading import read_all
-from service.server import ListenError, Server, listen
+from service.server import Server
 from service.session import ModelError, load_model
 from service.settings import Settings, SettingsError
 from service.stdio import say

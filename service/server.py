@@ -17,10 +17,6 @@ TICKS_A_SECOND: Final = 10  # of uvicorn's main loop
 LAST_S: Final = 5.0  # to end batches and threads, after the drain or a second signal
 
 
-class ListenError(Exception):
-    """An address that cannot be listened on; the message names it."""
-
-
 class Server(uvicorn.Server):
     """SIGTERM or Ctrl-C: `not_ready` is called, connections are taken for `delay` s more, so that a
     balancer sees it; then everything under way is answered, within uvicorn's
@@ -76,37 +72,3 @@ def _end_after(seconds: float) -> None:
     timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """Connections are refused until `listen` is called with it. Raises ListenError."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if listener.family == socket.AF_INET6:
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
-    return listener
-
-
-def listen(listener: socket.socket, backlog: int) -> None:
-    """Takes connections from now on. Raises ListenError where another process, which had the same address
-    bound, was first.
-    """
-    # It is one open file for all workers, and what each makes of it is made for all: socket.dup sets the
-    # copy to block unless this one does not, and a worker that blocks in accept() serves nobody.
-    listener.setblocking(False)
-    try:
-        listener.listen(backlog)
-    except OSError as error:
-        host, port = listener.getsockname()[:2]
-        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
-
-
-def address_of(listener: socket.socket) -> str:
-    """The URL to paste; one that listens everywhere is reached on the loopback."""
-    host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -2,6 +2,7 @@
 and how to choose it. Read once, in `__main__`, and handed down.
 """
 
+import ipaddress
 import os
 import sys
 from collections.abc import Mapping
@@ -29,7 +30,11 @@ _CHOICES: Final = {
 
 @dataclass(frozen=True)
 class Settings:
-    host: str = _of("127.0.0.1", "address to listen on, IPv4 or IPv6; 0.0.0.0 for all, as in a container")
+    host: str = _of(
+        "127.0.0.1",
+        "address or name to listen on, without port; 0.0.0.0 for all of IPv4, as in a container, :: for "
+        "those of IPv6 too",
+    )
     port: int = _of(8000, "TCP port; 0 takes a free one and prints it", 0, 65535)
     models: Path = _of(
         Path(__file__).parents[1] / "models",
@@ -216,6 +221,11 @@ class Settings:
                 choices = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
                 raise SettingsError(f"{key.upper()} is {values[key]!r}; use {choices}")
         settings = cls(**values)
+        if not _is_host(settings.host):
+            raise SettingsError(
+                f"HOST is {settings.host!r}; it must be an address or a name alone, such as 127.0.0.1 or "
+                "::1, without scheme, brackets or port, which is PORT"
+            )
         if settings.max_queue_bytes < settings.max_body_bytes:
             raise SettingsError(
                 f"MAX_QUEUE_BYTES is {settings.max_queue_bytes}; it must be at least MAX_BODY_BYTES, "
@@ -230,6 +240,14 @@ class Settings:
         except ValueError as error:
             raise SettingsError(f"CORS_ORIGINS {error}") from None
         return settings
+
+
+def _is_host(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return not set(text) & set(" /:[]@")
+    return True
 
 
 def _parse(name: str, text: str, default: Any, limits: Mapping[str, Any]) -> Any:

@@ -42,6 +42,19 @@ def test_a_bad_value_names_the_variable(name: str, value: str) -> None:
         Settings.from_environ({name: value})
 
 
+@pytest.mark.parametrize(
+    "host", ["http://127.0.0.1", "127.0.0.1:80", "[::1]", "[::1]:80", "localhost:80", "a b", "me@home"]
+)
+def test_a_host_is_an_address_or_a_name_and_nothing_more(host: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^HOST is '{re.escape(host)}'; it must be .* PORT$"):
+        Settings.from_environ({"HOST": host})
+
+
+@pytest.mark.parametrize("host", ["::", "::1", "fe80::1%eth0", "10.0.0.1", "photos.example", "a_b"])
+def test_every_address_and_name_is_a_host(host: str) -> None:
+    assert Settings.from_environ({"HOST": host}).host == host
+
+
 def test_one_body_must_fit_in_the_house() -> None:
     with pytest.raises(SettingsError, match="MAX_QUEUE_BYTES is 2000; it must be at least MAX_BODY_BYTES"):
         Settings.from_environ({"MAX_QUEUE_BYTES": "2000", "MAX_BODY_BYTES": "3000"})

@@ -29,12 +29,6 @@ def changed(model: Path, target: Path, key: str, value: str) -> Path:
     return target
 
 
-def test_ipv6(model_file: Path, tmp_path: Path) -> None:
-    with serving(tmp_path / "log", model_file, host="::1") as server:
-        assert server.address.startswith("http://[::1]:")
-        assert server.client.get("/health").status_code == 200
-
-
 def test_bad_settings() -> None:
     assert refused(port="x") == (2, "error: PORT is 'x'; it must be a whole number\n")
 
@@ -94,13 +88,6 @@ def test_two_wheels_in_one_environment_are_refused(model_file: Path, tmp_path: P
     assert "uninstall both" in line
 
 
-def test_a_port_that_is_taken(model_file: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        code, line = refused(model=model_file, port=taken.getsockname()[1])
-    assert code == 1
-    assert "cannot listen on 127.0.0.1" in line
-
-
 def test_the_collector_looks_at_models_and_at_no_module(model_file: Path) -> None:
     """A look at all modules holds every request up, and so does one at all requests; a model that is
     replaced has to go.
@@ -109,7 +96,7 @@ def test_the_collector_looks_at_models_and_at_no_module(model_file: Path) -> Non
 import gc
 from service.model_loading import Found
 from service.serve import serve
-from service.server import bound
+from service.listener import bound
 from service.settings import Settings
 
 def ready(names, provider, path):

@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.listener import bound, listen
 from service.metrics import METRICS_FOLDER
-from service.server import bound, listen
 from service.workers import gpu_for
 from tests.service.images import plain
 from tests.service.models import numbered
