@@ -37,4 +37,5 @@ EXPOSE 8000
 # http.client, because urllib would ask the proxy that some Docker installations put into the environment.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --start-interval=1s CMD ["python", "-c", \
     "import http.client as h, os, sys; c = h.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=4); c.request('GET', '/health/ready'); sys.exit(c.getresponse().status != 200)"]
-ENTRYPOINT ["python", "-m", "service"]
+# Signals wait until Python can handle them: the kernel drops what the first process of a container has no handler for.
+ENTRYPOINT ["env", "--block-signal=TERM,INT", "python", "-m", "service"]

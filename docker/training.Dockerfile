@@ -42,5 +42,6 @@ ENV PATH=/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTEC
 USER 10001:10001
 # As Ctrl-C does: `docker stop` leaves a usable checkpoint.
 STOPSIGNAL SIGINT
-ENTRYPOINT ["python", "-m", "training"]
+# Signals wait until Python can handle them: the kernel drops what the first process of a container has no handler for.
+ENTRYPOINT ["env", "--block-signal=TERM,INT", "python", "-m", "training"]
 CMD ["--help"]

@@ -11,7 +11,7 @@ import sys
 import time
 from shlex import quote
 
-from service import stdio
+from service import terminal
 
 
 def main() -> int:
@@ -24,11 +24,10 @@ def main() -> int:
     # prometheus_client would count the files there with this process's; WORKERS make a folder of their own.
     for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
         os.environ.pop(name, None)
+    ready_for_signals(serving)
     if serving:
-        # The imports below take a second, and reading the models more: nothing is under way until then.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: os._exit(0))
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        from service import stdio
+
         stdio.open_missing()
     try:
         from service.serve import exit_code
@@ -37,6 +36,28 @@ def main() -> int:
         print(f"error: {error.name} is not installed; {script} installs what is needed", file=sys.stderr)
         return 1
     return exit_code(start if serving else command)
+
+
+def ready_for_signals(serves: bool) -> None:
+    """Set what ends this process until something else is set: the imports take a second, models more.
+
+    The first process of a container is not ended by a signal that it has no handler for; nor would it get
+    one that came before, if the image did not start it with these signals blocked.
+    """
+    stops = (signal.SIGTERM, signal.SIGINT)
+    if serves:
+        terminal.note()
+        signal.signal(signal.SIGHUP, lambda _number, _frame: terminal.is_closed() and os._exit(0))
+        for number in stops:
+            signal.signal(number, lambda _number, _frame: os._exit(0))  # nothing is under way yet
+    else:
+        # At once: a thread that waits for a pipe would hold up anything gentler.
+        for number in stops:
+            if os.getpid() == 1:
+                signal.signal(number, lambda number, _frame: os._exit(128 + number))
+            else:
+                signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)
 
 
 def command() -> int:
@@ -48,7 +69,7 @@ def command() -> int:
 
 
 def start() -> int:
-    from service import logs
+    from service import logs, stdio
     from service.default_model import require_file
     from service.fd_limit import fit_connections
     from service.listener import address_of, bound

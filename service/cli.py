@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -52,8 +51,6 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Carry out what follows `predict`. -> the exit code"""
     options = parser().parse_args(arguments)  # exits with 2
-    # Ctrl-C ends it at once: a thread that waits for a pipe would hold up anything gentler.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     logs.configure("text")
     logs.log.setLevel(logging.ERROR)  # that this is the CPU is no news here
     try:

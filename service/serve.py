@@ -12,7 +12,7 @@ from typing import Final, cast
 import uvicorn
 
 from contract.limits import usable_cores
-from service import traces
+from service import terminal, traces
 from service.app import create_app
 from service.connection import Connections, Protocol
 from service.cuda import GpuOptions
@@ -40,7 +40,6 @@ def serve(
     signal comes; calls `beat` every second. -> 0, or 1 if the network hangs or the GPU fails. Raises
     ModelError, SettingsError and ListenError.
     """
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the models are being read anyway
     give_large_memory_back()
     spare_what_stays()
     threads = settings.threads or max(1, usable_cores() // settings.workers)
@@ -72,7 +71,10 @@ def serve(
     def stop(_number: int, _frame: FrameType | None) -> None:
         server.should_exit = True
 
-    def reload(_number: int, _frame: FrameType | None) -> None:
+    def reload(number: int, frame: FrameType | None) -> None:
+        if terminal.is_closed():
+            stop(number, frame)
+            return
         app.state.reload_wanted = True  # it may come before the engine is there
         if hasattr(app.state, "engine"):
             app.state.engine.reload_wanted = True

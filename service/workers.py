@@ -21,7 +21,7 @@ from typing import Final
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from service import logs, stdio
+from service import logs, stdio, terminal
 from service.metrics import METRICS_BYTES, METRICS_FOLDER
 from service.serve import exit_code, serve
 from service.server import LAST_S
@@ -115,6 +115,10 @@ class Workers:
             if member.process.poll() is None:
                 member.process.send_signal(number)
 
+    def hang_up(self, number: int, _frame: FrameType | None = None) -> None:
+        """Have the models read again, or stop where the terminal has been closed."""
+        self.hand_on(signal.SIGTERM if terminal.is_closed() else number)
+
     def kill_the_silent(self, passed: float) -> None:
         """Those that are stopped, or whose event loop hangs: the connections that they have are lost."""
         limit = max(self._settings.request_timeout_s, MIN_SILENCE_S)
@@ -178,7 +182,7 @@ def supervise(settings: Settings, listener: socket.socket, ready: Callable[[str,
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, workers.hand_on)
         workers.start()
-        signal.signal(signal.SIGHUP, workers.hand_on)
+        signal.signal(signal.SIGHUP, workers.hang_up)
         served = workers.wait_until_ready()
         if served:
             names, provider, path = served
@@ -209,6 +213,7 @@ def main(listener: int, says: int) -> int:
     if prctl is not None:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # when the parent is killed
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the models are being read anyway
     for descriptor in (listener, says):  # not for the processes that decode
         os.set_inheritable(descriptor, False)
     os.set_blocking(says, False)  # a parent that stands still is not waited for

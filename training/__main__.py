@@ -6,9 +6,18 @@ Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted with a checkpoint written
 import argparse
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict, fields
 from typing import Any
+
+if __name__ == "__main__":
+    # The imports below take seconds. The first process of a container is not ended by a signal that it
+    # has no handler for; nor would it get one from before, if the image did not start it with them blocked.
+    STOPS = (signal.SIGINT, signal.SIGTERM)
+    for number in STOPS:
+        signal.signal(number, lambda _number, _frame: os._exit(130))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
 import torch
 
@@ -208,4 +217,6 @@ COMMANDS = {
 }
 
 if __name__ == "__main__":
+    for number in STOPS:
+        signal.signal(number, signal.default_int_handler)
     sys.exit(main())

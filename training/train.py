@@ -1,5 +1,6 @@
 """The training loop, read from top to bottom: data, network, epochs, steps, checkpoints."""
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -169,8 +170,9 @@ def _catch_signals() -> Callable[[], bool]:
     caught: list[int] = []
 
     def handle(number: int, _frame: FrameType | None) -> None:
+        if caught:
+            os._exit(128 + number)  # SIG_DFL would not end the first process of a container
         caught.append(number)
-        signal.signal(number, signal.SIG_DFL)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
