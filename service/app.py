@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from alexnet_client.schemas import Alive, Health, ModelInfo, ModelState
 from service import routes, v2
+from service.clients import Clients, networks
 from service.decoding import decoder_for
 from service.edge import Edge
 from service.engine import Engine, engine_of
@@ -67,7 +68,8 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
     )
     app.state.settings, app.state.keys = settings, keys
     app.state.reload_wanted = False
-    app.add_middleware(Edge, hosts=Hosts(settings), keys=keys, metrics=metrics)
+    clients = Clients(networks(settings.trusted_proxies))
+    app.add_middleware(Edge, hosts=Hosts(settings), keys=keys, metrics=metrics, clients=clients)
     trace_requests(app)
     if settings.cors_origins:  # around the edge: a browser asks beforehand without a key
         app.add_middleware(

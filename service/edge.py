@@ -13,6 +13,7 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.clients import Clients
 from service.engine import engine_of
 from service.errors import NotReady, ServiceError, Unauthorized, answer_to, answer_to_bug, problem
 from service.hosts import Hosts
@@ -36,8 +37,9 @@ FOR_IMAGES: Final = {"/predict", "/embed", "/explain"}
 class Edge:
     """Without keys none is asked for. The page and everything about health never need one."""
 
-    def __init__(self, app: ASGIApp, hosts: Hosts, keys: Keys, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, hosts: Hosts, keys: Keys, metrics: Metrics, clients: Clients) -> None:
         self._app = app
+        self._clients = clients
         self._hosts = hosts
         self._keys = keys
         self._metrics = metrics
@@ -111,14 +113,14 @@ class Edge:
         route = path if path in FOR_IMAGES else getattr(scope.get("route"), "path", "other")
         self._metrics.requests.labels(route, status).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        if not requests.isEnabledFor(logging.INFO):
+        if not requests.isEnabledFor(logging.INFO) or (status == 200 and _is_health(path)):
             return
         fields = {
             "method": method,
             "path": path[:MOST_PATH],
             "status": status,
             "ms": round(seconds * 1000, 1),
-            "client": scope["client"][0] if scope["client"] else None,
+            "client": self._clients.address(scope),
         }
         requests.info("request", extra={"fields": fields})
 
@@ -131,7 +133,12 @@ def _without_slash(path: str) -> str:
 
 
 def _is_open(path: str) -> bool:
-    return path in {"/", "/health", "*"} or path.startswith(("/static/", "/health/", "/v2/health/"))
+    return path in {"/", "*"} or path.startswith("/static/") or _is_health(path)
+
+
+def _is_health(path: str) -> bool:
+    """What is asked every second by whoever watches the service."""
+    return path == "/health" or path.startswith(("/health/", "/v2/health/"))
 
 
 def hang_up(scope: Scope) -> None:

@@ -38,7 +38,9 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         record.message = cut(record.message)
-        return escaped(super().formatMessage(record))
+        request_id = REQUEST_ID.get()
+        of = "" if request_id is None else f" (request {request_id})"
+        return escaped(super().formatMessage(record)) + of
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
         lines = super().formatException(ei)[-MOST_TEXT:].split("\n")

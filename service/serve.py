@@ -57,6 +57,7 @@ def serve(
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # it would believe whoever connects from the loopback; see TRUSTED_PROXIES
         http=cast(type[asyncio.Protocol], partial(Protocol, shared)),
         ws="none",
         timeout_keep_alive=cast(int, settings.keep_alive_timeout_s),  # it is handed to the loop's timer

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Self
 
+from service.clients import networks
 from service.origins import read_origins
 
 
@@ -99,10 +100,15 @@ class Settings:
         "page from elsewhere may have its name point here (DNS rebinding); addresses are always answered. "
         "Unset: all, but where HOST is the loopback localhost, HOST and names without a dot",
     )
+    trusted_proxies: str = _of(
+        "",
+        "addresses or networks of proxies, with commas, whose X-Forwarded-For says for the log who the "
+        "client is. Unset: none",
+    )
     log_format: str = _of(
         "text",
-        "text: warnings and errors on stderr, for people; json: those and every request on stdout, an "
-        "object a line",
+        "text: warnings and errors on stderr, for people; json: those and every request on stdout but "
+        "health that is 200, an object a line",
     )
     max_batch: int = _of(
         32, "images that one run of the network takes at most; larger helps GPUs, costs memory", 1
@@ -231,6 +237,13 @@ class Settings:
                 f"MAX_QUEUE_BYTES is {settings.max_queue_bytes}; it must be at least MAX_BODY_BYTES, "
                 f"{settings.max_body_bytes}"
             )
+        try:
+            networks(settings.trusted_proxies)
+        except ValueError as error:
+            raise SettingsError(
+                f"TRUSTED_PROXIES is {settings.trusted_proxies!r}; it must be addresses or networks such "
+                f"as 10.0.0.0/8, with commas: {error}"
+            ) from None
         if settings.decode_processes and sys.platform != "linux":  # limits by /proc and prctl
             raise SettingsError(
                 f"DECODE_PROCESSES is {settings.decode_processes}; only Linux has them: use 0"

@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,6 +16,8 @@ import httpx
 import pytest
 
 from benchmarks.proxy import proxy
+from tests.checkout import ROOT, free_port, healthy
+from tests.service.server import COMMAND, environ
 
 OF_ONE_ADDRESS = 2000
 
@@ -142,6 +145,59 @@ def test_one_address_cannot_take_every_connection() -> None:
         assert httpx.get(f"{at}/health/live", timeout=30).status_code == 200
         taken[0].settimeout(20)
         assert taken[0].recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+def test_one_line_of_each_log_is_about_the_same_request(tmp_path: Path) -> None:
+    """By the id that the answer has; the client's address is the proxy's to say, and nobody logs health."""
+    port, trace = free_port(), "0af7651916cd43dd8448eb211c80319c"
+    given: list[dict[str, str]] = [
+        {"X-Request-ID": "mine-1"},
+        {"traceparent": f"00-{trace}-b7ad6b7169203331-01"},
+        {"X-Request-ID": 'bad " one'},
+        {},
+    ]
+    forged = {"X-Forwarded-For": "192.0.2.1", "Forwarded": "for=192.0.2.1"}
+    settings = {
+        "model": ROOT / "models/flowers17.onnx",
+        "port": port,
+        "log_format": "json",
+        "trusted_proxies": "127.0.0.1",
+    }
+    with (
+        (tmp_path / "service").open("w") as theirs,
+        subprocess.Popen(COMMAND, env=environ(**settings), stdout=theirs) as process,
+        (tmp_path / "proxy").open("w") as ours,
+    ):
+        try:
+            while not healthy(port):
+                assert process.poll() is None
+            with proxy(f"http://127.0.0.1:{port}", log=ours) as at:
+                transport = httpx.HTTPTransport(local_address="127.0.0.9")
+                with httpx.Client(base_url=at, transport=transport, timeout=30) as client:
+                    for path in ("/health", "/health/ready", "/v2/health/live"):
+                        assert client.get(path).status_code == 200
+                    answers = [client.get("/models", headers=forged | more) for more in given]
+                ids = [answer.headers["X-Request-ID"] for answer in answers]
+                while len(logged(tmp_path / "proxy")) < len(given):
+                    pass
+        finally:
+            process.terminate()
+    assert ids[:2] == ["mine-1", trace]
+    assert len(set(ids)) == len(given)
+    for file in ("service", "proxy"):
+        lines = [line for line in logged(tmp_path / file) if "path" in line]
+        assert [line["request_id"] for line in lines] == ids
+        assert {line["client"] for line in lines} == {"127.0.0.9"}
+
+
+def test_an_answer_of_the_proxy_itself_has_an_id_too(tmp_path: Path) -> None:
+    with replica(Mortal, []) as server, (tmp_path / "log").open("w") as log:
+        with proxy(address(server), log=log) as at:
+            answer = httpx.post(f"{at}/predict", content=b"x", headers={"X-Request-ID": "mine"}, timeout=30)
+            assert (answer.status_code, answer.headers["X-Request-ID"]) == (502, "mine")
+            while not logged(tmp_path / "log"):
+                pass
+        assert logged(tmp_path / "log")[0]["request_id"] == "mine"
 
 
 @pytest.mark.parametrize("path", ["/" + "a" * 60_000, "/" + '"' * 20_000, "/%0a%1b", "/a?key=secret"])

@@ -70,6 +70,13 @@ def test_serves_what_was_trained(stack: Stack, model: Path, user: tuple[int, int
     (service,) = stack.containers("service")
     logged = [json.loads(line) for line in docker("logs", service).splitlines()]  # stdout alone
     assert [line["status"] for line in logged if line.get("path") == "/predict"] == [200, 200, 415, 413]
+    # One line of each log is about the same request, and those of health are in neither.
+    (proxy,) = stack.containers("proxy")
+    lines = [json.loads(line) for line in docker("logs", proxy).splitlines() if line.startswith("{")]
+    ours = {line["request_id"]: (line["path"], line["client"]) for line in logged if "path" in line}
+    theirs = {line["request_id"]: (line["path"], line["client"]) for line in lines}
+    assert ours.items() <= theirs.items()
+    assert {path for path, _client in theirs.values()} == {"/predict"}
 
 
 def test_becomes_healthy(stack: Stack) -> None:
@@ -162,12 +169,16 @@ def reachable(stack: Stack) -> bool:
         return False
 
 
-@pytest.mark.parametrize("command", ["kill", "stop"])
-def test_losing_a_replica_loses_what_it_had_begun_at_most(stack: Stack, command: str) -> None:
-    """Nothing when it is stopped. When it is killed, the clients of what it had begun are told."""
-    stack.up("--scale", "service=3")
+@pytest.mark.parametrize(("command", "replicas"), [("kill", 3), ("stop", 3), ("restart", 2)])
+def test_losing_a_replica_loses_what_it_had_begun_at_most(
+    stack: Stack, command: str, replicas: int
+) -> None:
+    """Nothing when it is stopped or restarted. When it is killed, the clients of what it had begun are
+    told.
+    """
+    stack.up("--scale", f"service={replicas}")
     services = stack.containers("service")
-    assert len(services) == 3
+    assert len(services) == replicas
     data, ended = photograph(), threading.Event()
     labels: list[str] = []
     cut_off: list[str] = []
@@ -207,13 +218,33 @@ def test_losing_a_replica_loses_what_it_had_begun_at_most(stack: Stack, command:
     print(
         f"{command}: {before} + {len(labels) - before} answers, {retries} retries, {len(cut_off)} cut off"
     )
-    assert len({request["replica"] for request in requests}) == 3
+    assert len({request["replica"] for request in requests}) == replicas
     assert len(labels) > before > 0
     assert set(labels) == {"red"}
     if command == "kill":
         assert len(cut_off) <= 8, "one for each client"
     else:
         assert not cut_off
+
+
+def test_a_replica_that_is_killed_is_started_again_each_time(stack: Stack) -> None:
+    """From outside of it: `docker kill` would count as a stop that is wanted."""
+    stack.up()
+    (service,) = stack.containers("service")
+    for kills in range(1, 6):
+        code = f"import os; os.kill({inspect(service)['State']['Pid']}, 9)"
+        outside = ("run", "--rm", "--pid", "host", "--user", "0", "--entrypoint", "python")
+        docker(*outside, "alexnet-test-proxy", "-c", code)
+        while inspect(service)["RestartCount"] < kills or not healthy(service):
+            time.sleep(0.1)
+    assert top_label(stack.client.post("/predict", content=photograph())) == "red"
+    docker("stop", service)
+    assert not inspect(service)["State"]["Running"]
+
+
+def healthy(container: str) -> bool:
+    state = inspect(container)["State"]
+    return bool(state["Running"]) and state["Health"]["Status"] == "healthy"
 
 
 @pytest.mark.parametrize(
