@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from starlette.types import Scope
@@ -26,6 +27,7 @@ class Clients:
 
     def __init__(self, trusted: tuple[Network, ...]) -> None:
         self._trusted = trusted
+        self._trusts = lru_cache(1000)(self._look_up)
 
     def address(self, scope: Scope) -> str | None:
         """Return a request's; None where the connection has none."""
@@ -43,7 +45,7 @@ class Clients:
                     break
         return str(address)
 
-    def _trusts(self, address: Address) -> bool:
+    def _look_up(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)
 
 
@@ -52,6 +54,7 @@ def _hops(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
     return b",".join(lines)[-MAX_FORWARDED:].decode("latin-1").split(",") if lines else []
 
 
+@lru_cache(1000)
 def _parse(text: str) -> Address | None:
     text = text.strip()
     if found := _WITH_PORT.fullmatch(text):
