@@ -49,6 +49,7 @@ def at_terminal(model: Path, folder: Path, *before: str, **settings: object) -> 
     with subprocess.Popen(
         [*before, *COMMAND],
         env=environ(model=file, port=port, threads=1, **settings),
+        cwd=folder,  # where nohup writes
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
