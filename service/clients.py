@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-from starlette.types import Scope
-
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 MAX_FORWARDED: Final = 2000  # characters of X-Forwarded-For, from the end: proxies add to it there
@@ -29,14 +27,13 @@ class Clients:
         self._trusted = trusted
         self._trusts = lru_cache(1000)(self._look_up)
 
-    def address(self, scope: Scope) -> str | None:
-        """Return a request's; None where the connection has none."""
-        peer = scope["client"][0] if scope["client"] else None
+    def address(self, peer: str | None, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+        """Return that of a request with these `headers`, from the connection of `peer`."""
         address = _parse(peer or "")
         if address is None:
             return peer
         if self._trusts(address):
-            for hop in reversed(_hops(scope["headers"])):
+            for hop in reversed(_hops(headers)):
                 said = _parse(hop)
                 if said is None:  # whoever wrote that is the last that is known
                     break

@@ -115,12 +115,13 @@ class Edge:
         self._metrics.request_seconds.labels(route).observe(seconds)
         if not requests.isEnabledFor(logging.INFO) or (status == 200 and _is_health(path)):
             return
+        peer = scope["client"][0] if scope["client"] else None
         fields = {
             "method": method,
             "path": path[:MOST_PATH],
             "status": status,
             "ms": round(seconds * 1000, 1),
-            "client": self._clients.address(scope),
+            "client": self._clients.address(peer, scope["headers"]),
         }
         requests.info("request", extra={"fields": fields})
 

@@ -43,12 +43,12 @@ def test_the_last_address_that_no_trusted_proxy_has_counts(
     peer: str, forwarded: list[str], client: str
 ) -> None:
     headers = [(b"x-forwarded-for", line.encode()) for line in forwarded]
-    assert Clients(TRUSTED).address({"client": (peer, 1), "headers": headers}) == client
+    assert Clients(TRUSTED).address(peer, headers) == client
 
 
 def test_without_trusted_proxies_nobody_is_believed() -> None:
-    scope = {"client": ("127.0.0.1", 1), "headers": [(b"x-forwarded-for", b"198.51.100.1")]}
-    assert Clients(networks("")).address(scope) == "127.0.0.1"
+    headers = [(b"x-forwarded-for", b"198.51.100.1")]
+    assert Clients(networks("")).address("127.0.0.1", headers) == "127.0.0.1"
 
 
 @pytest.mark.parametrize("text", ["proxy", "10.0.0.0/33", "10.0.0.1:80", "*"])

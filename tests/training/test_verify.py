@@ -69,13 +69,8 @@ def another_norm(model: onnx.ModelProto) -> None:
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(3), tensor.name))
 
 
-def another_mean(model: onnx.ModelProto) -> None:
-    tensor = next(t for t in model.graph.initializer if t.name == "mean")
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 0, tensor.name))
-
-
 @pytest.mark.parametrize("model_file", ["int8"], indirect=True)  # whose bounds are the widest
-@pytest.mark.parametrize("change", [another_accuracy, another_norm, another_mean])
+@pytest.mark.parametrize("change", [another_accuracy, another_norm])
 def test_a_changed_file_does_not_keep_its_word(
     change: Callable[[onnx.ModelProto], None],
     model_file: Path,
