@@ -30,7 +30,7 @@ LINGER_S: Final = 10.0
 LAST_CALL_S: Final = 0.2
 # A client that says it will send no more may wait for its answer, or have gone: both look the same. Those
 # that only end their half of the connection do it at once; those that have lost patience, after a while.
-HALF_CLOSE_S: Final = 1.0
+HALF_CLOSE_S: Final = 2.0
 # Of an answer that is not read the system takes so many bytes beside what is on its way, and not 3 MB.
 KERNEL_BYTES: Final = 131_072
 NOT_SENT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)

@@ -5,6 +5,7 @@ import pytest
 from benchmarks import graph
 
 
+@pytest.mark.slow
 def test_it_prints_every_graph_at_every_batch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.checkout import ROOT
 
 SHIPPED = ROOT / "models" / "flowers17.onnx"
 
 
+@pytest.mark.slow
 def test_the_service_and_what_one_writes_first(tmp_path: Path) -> None:
     measured = tmp_path / "peers.json"
     command = [sys.executable, "-m", "benchmarks.peers", "--model", str(SHIPPED), "--rounds", "1"]

@@ -108,7 +108,7 @@ def test_who_ends_after_a_while_has_lost_patience(model_file: Path, tmp_path: Pa
     ):
         connection.sendall(ASKED)
         wait_until_inside(server)
-        time.sleep(1.5)
+        time.sleep(2.5)
         connection.shutdown(socket.SHUT_WR)
         assert rest_of(connection) == b""
         wait_until_inside(server, 0)
