@@ -237,6 +237,8 @@ def test_a_replica_that_is_killed_is_started_again_each_time(stack: Stack) -> No
         docker(*outside, "alexnet-test-proxy", "-c", code)
         while inspect(service)["RestartCount"] < kills or not healthy(service):
             time.sleep(0.1)
+    while stack.client.get("/health/ready").status_code == 503:  # the proxy looks for itself
+        time.sleep(0.1)
     assert top_label(stack.client.post("/predict", content=photograph())) == "red"
     docker("stop", service)
     assert not inspect(service)["State"]["Running"]
