@@ -42,7 +42,18 @@ class Timing(BaseModel):
     total: float = Field(examples=[7.099])
 
 
-class Problem(BaseModel):
+class OfFile(BaseModel):
+    """One of several answers."""
+
+    file: str | None = Field(
+        default=None,
+        description="name of the file, where a form with several files says it",
+        examples=["photo.jpg"],
+        exclude_if=lambda name: name is None,
+    )
+
+
+class Problem(OfFile):
     """RFC 9457; `code` is stable, `detail` is for people."""
 
     type: str = Field(examples=["about:blank"])
@@ -52,14 +63,14 @@ class Problem(BaseModel):
     code: str = Field(examples=["invalid_image"])
 
 
-class PredictAnswer(BaseModel):
+class PredictAnswer(OfFile):
     predictions: list[Prediction] = Field(description="sorted, the most probable first")
     model: ModelName
     image: ImageInfo
     timing_ms: Timing
 
 
-class EmbedAnswer(BaseModel):
+class EmbedAnswer(OfFile):
     embedding: list[float] = Field(
         description="fc7 after its activation: 4096 values at full width", examples=[[0.0, 1.25, 0.5]]
     )

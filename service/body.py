@@ -26,10 +26,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Images:
-    """The bytes of each image file; `several` says that the answer is to be a list."""
+    """The bytes of each image file; `several` says that the answer is to be a list. `names` are those of
+    the files, where a form says them.
+    """
 
     files: list[bytes]
     several: bool
+    names: list[str | None]
 
 
 def announced_bytes(request: Request, max_bytes: int) -> int:
@@ -70,7 +73,7 @@ async def read_images(
             images = await read_apart(len(bare) > QUICK, _of_json, bare)
         else:
             _refuse_other_kinds(bare, kind)
-            images = Images([bare], several=False)
+            images = Images([bare], False, [None])
     if len(images.files) > most:
         raise InvalidRequest(f"the request has {len(images.files)} images; {most} are taken at once")
     if images.files == [b""]:
@@ -137,9 +140,9 @@ async def _of_form(
     content_type: str, body: bytes | AsyncGenerator[bytes, None], most: int, max_bytes: int
 ) -> Images:
     files = await _or_gone(read_form(content_type, body, most))
-    if sum(map(len, files)) > max_bytes:
+    if sum(len(file.data) for file in files) > max_bytes:
         raise _too_large(max_bytes)
-    return Images(files, several=len(files) > 1)
+    return Images([file.data for file in files], len(files) > 1, [file.name for file in files])
 
 
 def _refuse_other_kinds(body: bytes, kind: str) -> None:
@@ -166,7 +169,7 @@ def _of_json(body: bytes) -> Images:
             f"`{found[0]}` must be base64 text" + (", one or more in a list" if several else "")
         )
     try:
-        return Images([from_base64(text) for text in texts], several)
+        return Images([from_base64(text) for text in texts], several, [None] * len(texts))
     except ValueError as error:
         raise InvalidRequest(f"`{found[0]}` is not base64: {error}") from None
 

@@ -1,12 +1,13 @@
 """Multipart forms: the files in their fields `file`, in memory. Nothing that a client names, such as a
-charset, chooses how it is read: names and values are UTF-8, file names are not read at all.
+charset, chooses how it is read: names and values are UTF-8. A file's name is for the answer alone.
 """
 
 import asyncio
 import re
 from collections.abc import AsyncIterable, AsyncIterator
 from io import BytesIO
-from typing import Final
+from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -15,14 +16,20 @@ from service.errors import InvalidRequest
 
 MOST_FIELDS: Final = 8  # that are no files
 MOST_VALUE: Final = 1_000_000  # bytes of such a field
+MOST_NAME: Final = 255  # bytes of a file's name
 SLICE: Final = 65_536  # bytes of a whole form that are read at a time
 # RFC 7578 knows no charset of a form; that of the text in it is UTF-8, of which ASCII is a part.
 CHARSETS: Final = {b"utf-8", b"utf8", b"us-ascii"}
 # A file's name in RFC 8187's form, which RFC 7578 forbids and some clients send alone; not inside quotes.
-_EXTENDED_NAME: Final = re.compile(rb'(?:[^"]|"(?:[^"\\]|\\.)*")*?;[ \t]*filename\*=')
+_EXTENDED_NAME: Final = re.compile(rb'(?:[^"]|"(?:[^"\\]|\\.)*")*?;[ \t]*filename\*=([^;]*)')
 
 
-async def read_form(content_type: str, body: bytes | AsyncIterable[bytes], most: int) -> list[bytes]:
+class File(NamedTuple):
+    name: str  # as the client says it
+    data: bytes
+
+
+async def read_form(content_type: str, body: bytes | AsyncIterable[bytes], most: int) -> list[File]:
     """The files in the fields `file`, in their order, from a `body` that arrives or is there as a whole.
     Raises InvalidRequest, also where there is none, or more than `most` files in all.
     """
@@ -99,7 +106,7 @@ class _Form:
     """What the parser has found so far; a part counts once its end is there."""
 
     def __init__(self, most: int) -> None:
-        self.files: list[bytes] = []
+        self.files: list[File] = []
         self._most = most
         self._fields = self._all_files = 0
         self._names: dict[str, None] = {}  # of all fields, in their order
@@ -130,8 +137,11 @@ class _Form:
         self._names[self._field[:40]] = None
         # Browsers send this where no file was chosen, with nothing in it.
         self._unchosen = options.get(b"filename") == b""
-        self._is_file = b"filename" in options or _EXTENDED_NAME.match(self._disposition) is not None
+        extended = _EXTENDED_NAME.match(self._disposition)
+        self._is_file = b"filename" in options or extended is not None
         if self._is_file:
+            name = unquote_to_bytes(extended[1].split(b"'")[-1]) if extended else options[b"filename"]
+            self._file_name = name[:MOST_NAME].decode(errors="replace")
             self._all_files += 1
             if self._all_files > self._most:
                 raise _unusable(f"it has too many files; {self._most} are taken at once")
@@ -150,7 +160,7 @@ class _Form:
         if not self._is_file:
             _text(data, f"the value of the field {self._field[:40]!r}")
         elif self._field == "file" and not (self._unchosen and not data):
-            self.files.append(data)
+            self.files.append(File(self._file_name, data))
 
     def end(self) -> None:
         self._ended = True

@@ -122,7 +122,8 @@ class Ask:
                             group.create_task(_or_problem(turns, one, self.served, data))
                             for data in images.files
                         ]
-                    return Results(results=[task.result() for task in each])
+                    results = zip((task.result() for task in each), images.names, strict=True)
+                    return Results(results=[_named(answer, file) for answer, file in results])
             except TimeoutError:
                 raise DeadlineExceeded(f"no answer within {self.limit:g} s") from None
             except BaseExceptionGroup as several:
@@ -140,6 +141,11 @@ async def _or_problem(
             return await one(served, data)
     except ImageError as error:
         return problem_of(error)
+
+
+def _named(answer: T | Problem, file: str | None) -> T | Problem:
+    """Which of the files of a form it is about."""
+    return answer if file is None else answer.model_copy(update={"file": file})
 
 
 async def said(answer: Answer | Results[Any]) -> Response:

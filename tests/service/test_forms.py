@@ -185,3 +185,23 @@ def test_a_form_in_small_pieces_is_the_same(server: Server) -> None:
         one["predictions"][0]["label"] for one in whole
     ]
     assert len(parts) == 2
+
+
+NAMES = {
+    FILE.replace(b'"x"', '"größe ü.jpg"'.encode()): "größe ü.jpg",
+    FILE.replace(b'"x"', b'"\xfc.jpg"'): "\ufffd.jpg",
+    FILE.replace(b'"x"', b'"' + b"a" * 300 + b'"'): "a" * 255,
+    FILE.replace(b'"x"', b'""'): "",
+    EXTENDED: "€.jpg",
+    FILE + b"; filename*=UTF-8''y%20%22z": 'y "z',
+    FILE.replace(b'"x"', rb'"a \"b\".jpg"'): 'a "b".jpg',
+}
+
+
+def test_several_answers_name_their_files(server: Server) -> None:
+    parts = [(head, PICTURE if number % 2 else b"no picture") for number, head in enumerate(NAMES)]
+    results = post(server, form(*parts)).json()["results"]
+    assert [result["file"] for result in results] == list(NAMES.values())
+    assert ["predictions" in result for result in results] == [data == PICTURE for _head, data in parts]
+    alone = post(server, form((FILE, PICTURE))).json()
+    assert "file" not in alone, "there is nothing to tell apart"

@@ -41,7 +41,8 @@ def test_each_image_has_its_own_answer_or_problem_in_order(server: Server) -> No
         "invalid_image",
         "unsupported_image",
     ]
-    assert results[1].keys() == {"type", "title", "status", "detail", "code"}
+    assert results[1].keys() == {"file", "type", "title", "status", "detail", "code"}
+    assert [result["file"] for result in results] == [f"{number}.jpg" for number in range(5)]
 
 
 def test_a_failing_batch_fails_the_request_and_leaves_nobody_inside(
