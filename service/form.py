@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from contract.formats import sniff
 from service.errors import InvalidRequest
 
 MOST_FIELDS: Final = 8  # that are no files
@@ -21,11 +22,11 @@ SLICE: Final = 65_536  # bytes of a whole form that are read at a time
 # RFC 7578 knows no charset of a form; that of the text in it is UTF-8, of which ASCII is a part.
 CHARSETS: Final = {b"utf-8", b"utf8", b"us-ascii"}
 # A file's name in RFC 8187's form, which RFC 7578 forbids and some clients send alone; not inside quotes.
-_EXTENDED_NAME: Final = re.compile(rb'(?:[^"]|"(?:[^"\\]|\\.)*")*?;[ \t]*filename\*=([^;]*)')
+_EXTENDED_NAME: Final = re.compile(rb'(?i)(?:[^"]|"(?:[^"\\]|\\.)*")*?;[ \t]*filename\*(?:=([^;]*))?')
 
 
 class File(NamedTuple):
-    name: str  # as the client says it
+    name: str | None  # as the client says it
     data: bytes
 
 
@@ -138,10 +139,12 @@ class _Form:
         # Browsers send this where no file was chosen, with nothing in it.
         self._unchosen = options.get(b"filename") == b""
         extended = _EXTENDED_NAME.match(self._disposition)
-        self._is_file = b"filename" in options or extended is not None
-        if self._is_file:
-            name = unquote_to_bytes(extended[1].split(b"'")[-1]) if extended else options[b"filename"]
-            self._file_name = name[:MOST_NAME].decode(errors="replace")
+        name = options.get(b"filename")
+        if extended and extended[1] is not None:
+            name = unquote_to_bytes(extended[1].split(b"'")[-1])
+        self._file_name = None if name is None else name[:MOST_NAME].decode(errors="replace")
+        self._has_name = name is not None or extended is not None
+        if self._has_name or self._field == "file":
             self._all_files += 1
             if self._all_files > self._most:
                 raise _unusable(f"it has too many files; {self._most} are taken at once")
@@ -151,16 +154,24 @@ class _Form:
                 raise _unusable(f"it has too many fields that are no files; {MOST_FIELDS} are taken")
 
     def add_data(self, data: bytes, start: int, end: int) -> None:
-        if not self._is_file and self._data.tell() + end - start > MOST_VALUE:
-            raise _unusable(f"a field has more than the {MOST_VALUE} bytes that are taken")
         self._data.write(memoryview(data)[start:end])
+        if self._data.tell() > MOST_VALUE and not self._is_file():
+            raise _unusable(f"a field has more than the {MOST_VALUE} bytes that are taken")
 
     def end_part(self) -> None:
         data = self._data.getvalue()
-        if not self._is_file:
+        if not self._is_file():
             _text(data, f"the value of the field {self._field[:40]!r}")
         elif self._field == "file" and not (self._unchosen and not data):
             self.files.append(File(self._file_name, data))
+
+    def _is_file(self) -> bool:
+        """By its name, or else by its first bytes: RFC 7578, 4.2 asks for a name, and .NET's and Apache's
+        clients leave it out where they are given bytes alone.
+        """
+        if self._has_name or self._field != "file":
+            return self._has_name
+        return sniff(bytes(self._data.getbuffer()[:256])) is not None
 
     def end(self) -> None:
         self._ended = True

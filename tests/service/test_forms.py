@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from service.errors import InvalidRequest
-from service.form import MOST_FIELDS, read_form
+from service.form import MOST_FIELDS, MOST_VALUE, read_form
 from tests.service.answers import check
 from tests.service.images import plain
 from tests.service.server import Server
@@ -130,6 +130,11 @@ ODD = {
         form((b'Content-Disposition: form-data; name="file"', b"photo.jpg")),
         "sent as text",
     ),
+    "a long text": (
+        "multipart/form-data; boundary=b",
+        form((b'Content-Disposition: form-data; name="file"', bytes(MOST_VALUE + 1))),
+        f"{MOST_VALUE} bytes",
+    ),
     "another kind of form": ("multipart/mixed; boundary=b", form((FILE, PICTURE)), "multipart/form-data"),
     "a form in a URL": ("application/x-www-form-urlencoded", b"image=%FF%D8", "multipart/form-data"),
     "fields": ("multipart/form-data; boundary=b", form(*[(FIELD, b"x")] * (MOST_FIELDS + 1)), "fields"),
@@ -144,8 +149,15 @@ def test_a_form_that_is_none(server: Server, kind: str, body: bytes, said: str) 
 
 
 EXTENDED = b"Content-Disposition: form-data; name=\"file\"; filename*=UTF-8''%e2%82%ac.jpg"
+UNNAMED = b'Content-Disposition: form-data; name="file"'
+UNQUOTED = b"Content-Disposition: form-data; name=file; filename=a.png; filename*=utf-8''a.png"
 WHOLE = {
     "a file name of RFC 8187 alone": ("b", form((EXTENDED, PICTURE))),
+    "one in capitals": ("b", form((EXTENDED.replace(b"filename", b"FILENAME"), PICTURE))),
+    "one in parts": ("b", form((EXTENDED.replace(b"filename*=", b"filename*0*="), PICTURE))),
+    "no name, as .NET and Apache's client send bytes": ("b", form((UNNAMED, PICTURE))),
+    "no name, and many bytes": ("b", form((UNNAMED, PICTURE + bytes(MOST_VALUE)))),
+    ".NET's way of writing": ('"b"', form((UNQUOTED, PICTURE))),
     "no blank before it": ("b", form((EXTENDED.replace(b" filename", b"filename"), PICTURE))),
     "both file names": ("b", form((FILE + b"; filename*=UTF-8''x", PICTURE))),
     "an empty file name": ("b", form((FILE.replace(b'"x"', b'""'), PICTURE))),
