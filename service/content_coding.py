@@ -48,7 +48,11 @@ async def unpack(body: bytes, coding: str, limit: int, arrived: Callable[[int], 
 
 
 def inflate(body: bytes, coding: str, limit: int) -> bytes:
-    """Raises InvalidRequest, or BodyTooLarge past `limit` bytes. Zeros behind the end are padding."""
+    """Raises InvalidRequest, or BodyTooLarge past `limit` bytes. Zeros behind the end are padding.
+    No body is none, whatever coding a client names.
+    """
+    if not body:
+        return body
     view, at, found = memoryview(body), 0, BytesIO()
     for _member in range(MOST_MEMBERS):
         stream = zlib.decompressobj(_window(coding, body))

@@ -92,7 +92,6 @@ def test_so_it_is_elsewhere(small: Server, coding: str, pack: Any) -> None:
 
 BAD = {
     "cut off": ("gzip", gzip.compress(PICTURE)[:-9], 422, "cut off"),
-    "empty": ("gzip", b"", 422, "cut off"),
     "only a header": ("gzip", gzip.compress(b"")[:10], 422, "cut off"),
     "cut off in its second member": (
         "gzip",
@@ -125,6 +124,14 @@ def test_what_cannot_be_unpacked(
     answer = post(small, "/predict", body, kind, coding)
     check(answer, status, code, said)
     assert (answer.headers.get("accept-encoding") == "gzip, deflate") is (status == 415)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_no_body_is_none_whatever_its_coding(small: Server, coding: str) -> None:
+    assert post(small, "/v2/repository/index", b"", "", coding).status_code == 200
+    for _body, kind in KINDS.values():
+        bare = post(small, "/predict", b"", kind, "")
+        check(post(small, "/predict", b"", kind, coding), 422, "invalid_request", bare.json()["detail"])
 
 
 def test_two_headers_are_two_layers(small: Server) -> None:
