@@ -89,6 +89,8 @@ class Http1Protocol(HttpToolsProtocol):
             raise Refused
         if not self.idle:
             self._send_ahead(size)
+        if self.expect_100_continue and self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False  # which knows no 100 (RFC 9110, 10.1.1)
         if not self.url.startswith(b"/"):
             self._take_host_of_target()
         super().on_headers_complete()

@@ -288,6 +288,8 @@ def test_a_query_without_end_and_expectations(server: Server) -> None:
     assert answer.status_code == 200
     first, answer = exchange(server, request("POST", "/predict", IMAGE, Expect="100-continue"))
     assert (first.status_code, answer.status_code) == (100, 200)
+    old = request("POST", "/predict", IMAGE, Expect="100-continue").replace(b"HTTP/1.1", b"HTTP/1.0")
+    assert [answer.status_code for answer in exchange(server, old)] == [200]  # HTTP/1.0 knows no 100
     (answer,) = exchange(server, request("POST", "/predict", IMAGE, Expect="nonsense"))
     assert answer.status_code == 200
     refused = request("POST", "/predict", b"", Expect="100-continue", Content_Length="3000000")
