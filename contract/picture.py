@@ -171,14 +171,19 @@ def decode_pixels(header: Header) -> Picture:
         box = _first_frame(image, name, data)
         if name == "TIFF":  # Pillow turns it upright itself, and is not to look into XMP for it
             image.info.pop("xmp", None)
+        info = dict(
+            image.info
+        )  # without what a PNG says of its colours behind its pixels, which is too late
         image.load()
         orientation = 1 if name == "TIFF" else _orientation(image)
-        profile = image.info.get("icc_profile")
+        profile = info.get("icc_profile")
         ignored = icc.fault(profile) if profile else None
+        if ignored:
+            profile = None
         upright = drawable(_corrected(image, name, data))
         if box is not None:
             whiten_around(upright, box)
-        if name == "PNG" and not profile and (made := png.profile(image.info)):
+        if name == "PNG" and not profile and (made := png.profile(info)):
             profile = made
             if upright.mode == "L":
                 upright = upright.convert("RGB")
@@ -186,7 +191,7 @@ def decode_pixels(header: Header) -> Picture:
         upright = upright.transpose(_TRANSPOSE[orientation])
         if orientation >= 5:
             width, height = height, width
-    return Picture(upright, None if ignored else profile, width, height, name, ignored)
+    return Picture(upright, profile, width, height, name, ignored)
 
 
 def _first_frame(image: Any, name: str, data: bytes) -> Box | None:

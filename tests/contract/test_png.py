@@ -1,6 +1,7 @@
 """Transparent colours and gamma of PNG, by the specification's own arithmetic."""
 
 import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,22 @@ def test_a_profile_has_precedence_over_gamma() -> None:
     plain = encode(Image.new("RGB", (64, 64), (200, 90, 30)), "PNG", icc_profile=swapped_profile())
     picture = decode(plain[:33] + gamma(1) + plain[33:], DEFAULT_RECIPE, 10**6)
     assert np.abs(square(picture, DEFAULT_RECIPE)[0, 0].astype(int) - (30, 90, 200)).max() <= 1
+
+
+def test_a_profile_that_is_none_leaves_gamma() -> None:
+    profile = png_chunk(b"iCCP", b"x\0\0" + zlib.compress(b"no profile"))
+    assert flat(128, 2, profile, gamma(1)).tolist() == flat(128, 2, gamma(1)).tolist()
+
+
+@pytest.mark.parametrize("colour", [0, 2, 3])
+def test_colours_described_behind_the_pixels_are_ignored(colour: int) -> None:
+    palette = png_chunk(b"PLTE", PALETTE.tobytes())
+    sound = png(
+        np.full((64, 64, CHANNELS[colour]), 128, np.uint16), colour, 8, *([palette] if colour == 3 else [])
+    )
+    profile = encode(Image.new("RGB", (9, 9)), "PNG", icc_profile=swapped_profile())
+    for late in (gamma(1), profile[33 : profile.index(b"IDAT") - 4]):
+        assert decode(sound[:-12] + late + sound[-12:], DEFAULT_RECIPE, 10**6).profile is None
 
 
 @pytest.mark.parametrize("value", [0.45455, 1.0])
