@@ -19,6 +19,7 @@ from service.edge import KEY
 from service.engine import Decoded, Engine, Inferred, engine_of
 from service.errors import DeadlineExceeded, NotReady, UnknownModel
 from service.infer_answer import build_response
+from service.query import refuse_unknown
 from service.reader_thread import QUICK, read_apart
 from service.served import Served
 from service.session import Row
@@ -72,6 +73,7 @@ async def infer(
     """The outputs asked for, of the UINT8 tensor `images` or of the image files in the BYTES tensor
     `encoded`: base64 in JSON, or behind it.
     """
+    refuse_unknown(request, ["version"])
     engine, settings = engine_of(request.scope), request.app.state.settings
     coding = coding_of(request)
     size = announced_bytes(request, settings.max_body_bytes)

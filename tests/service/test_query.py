@@ -1,5 +1,7 @@
 """Parameters in the query: a misspelt one is refused by name, and would otherwise change nothing unseen."""
 
+from base64 import b64encode
+
 import pytest
 
 from tests.service.answers import check
@@ -41,3 +43,12 @@ def test_the_picture_of_filters_has_one_parameter(server: Server) -> None:
 def test_those_that_there_are_are_taken(server: Server) -> None:
     for path in ("/predict?model=tiny&version=3&top_k=2&crops=10", "/predict?"):
         assert server.client.post(path, content=PICTURE).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v2/models/tiny/infer", "/v2/models/tiny/versions/3/infer"])
+def test_inference_by_the_protocol_has_one_parameter(server: Server, path: str) -> None:
+    entry = {"name": "encoded", "shape": [1], "datatype": "BYTES", "data": [b64encode(PICTURE).decode()]}
+    refused = server.client.post(f"{path}?vresion=2", json={"inputs": [entry]})
+    assert refused.status_code == 400
+    assert refused.json() == {"error": f"{path} has no parameter 'vresion'; it has version"}
+    assert server.client.post(f"{path}?version=3", json={"inputs": [entry]}).status_code == 200
