@@ -36,7 +36,6 @@ for library in (guard, png, bmp, tiff_layout):
 # The limit is the caller's `max_pixels`, an error; Pillow's own is a warning about the same thing.
 Image.MAX_IMAGE_PIXELS = None
 
-
 # Memory while decoding: Pillow's picture has 4 bytes a pixel, and is copied once to put alpha over white.
 # Codecs that work on whole pictures hold it in their own ways as well. Measured: docs/reliability.md.
 _BYTES_PER_PIXEL: Final = {"WEBP": 16, "AVIF": 16, "HEIF": 16}  # the others: 8
@@ -178,12 +177,15 @@ def decode_pixels(header: Header) -> Picture:
         orientation = 1 if name == "TIFF" else _orientation(image)
         profile = info.get("icc_profile")
         ignored = icc.fault(profile) if profile else None
-        if ignored:
-            profile = None
-        upright = drawable(_corrected(image, name, data))
+        profile = None if ignored else profile
+        corrected = _corrected(image, name, data)
+        made = None
+        if name == "PNG" and not profile:
+            corrected, made = png.in_srgb(corrected, info)
+        upright = drawable(corrected)
         if box is not None:
             whiten_around(upright, box)
-        if name == "PNG" and not profile and (made := png.profile(info)):
+        if made:
             profile = made
             if upright.mode == "L":
                 upright = upright.convert("RGB")

@@ -3,11 +3,12 @@
 By the PNG specification, third edition; where it leaves a choice, as Chromium and Firefox do.
 """
 
+import io
 import struct
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image, ImageFile, PngImagePlugin
+from PIL import Image, ImageCms, ImageFile, PngImagePlugin
 
 from contract.guard import Parts
 
@@ -108,6 +109,23 @@ def profile(info: dict[Any, Any]) -> bytes | None:
     curve = b"para\0\0\0\0" + struct.pack(">HHi", 0, 0, round(65536 * min(1 / gamma, 32767)))
     tags = {b"wtpt": _xyz(_D50), b"rTRC": curve, b"gTRC": curve, b"bTRC": curve}
     return _icc(tags | {name: _xyz(colorants[:, n]) for n, name in enumerate(_XYZ)})
+
+
+def in_srgb(image: Image.Image, info: dict[Any, Any]) -> tuple[Image.Image, bytes | None]:
+    """Apply gAMA and cHRM where colours are mixed with what is behind them, as browsers do. -> the picture,
+    and the profile that is still to be applied.
+    """
+    made = profile(info)
+    if made is None or image.mode not in {"LA", "RGBA", "P"} or not image.has_transparency_data:
+        return image, made
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(made))
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), "RGBA", "RGBA")
+    except ImageCms.PyCMSError:  # a gamma beyond reason is ignored
+        return rgba, None
+    ImageCms.applyTransform(rgba, transform, inPlace=True)
+    return rgba, None
 
 
 _XYZ: Final = (b"rXYZ", b"gXYZ", b"bXYZ")

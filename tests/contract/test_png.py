@@ -182,6 +182,16 @@ def test_a_profile_has_precedence_over_gamma() -> None:
     assert np.abs(square(picture, DEFAULT_RECIPE)[0, 0].astype(int) - (30, 90, 200)).max() <= 1
 
 
+@pytest.mark.parametrize("colour", [3, 4, 6])
+def test_gamma_is_applied_before_alpha(colour: int) -> None:
+    sample = {3: [0], 4: [100, 60], 6: [100, 100, 100, 60]}[colour]
+    chunks = [png_chunk(b"PLTE", bytes([100] * 3)), png_chunk(b"tRNS", bytes([60]))] if colour == 3 else []
+    data = png(np.full((64, 64, len(sample)), sample, np.uint16), colour, 8, gamma(1), *chunks)
+    expected = to_srgb(100 / 255) * 60 / 255 + 255 - 60
+    pixel = square(decode(data, DEFAULT_RECIPE, 10**6), DEFAULT_RECIPE)[0, 0]
+    assert np.abs(pixel - expected).max() <= 2
+
+
 def test_a_profile_that_is_none_leaves_gamma() -> None:
     profile = png_chunk(b"iCCP", b"x\0\0" + zlib.compress(b"no profile"))
     assert flat(128, 2, profile, gamma(1)).tolist() == flat(128, 2, gamma(1)).tolist()
@@ -211,4 +221,5 @@ def test_primaries_are_applied_with_gamma(value: float) -> None:
 @pytest.mark.parametrize("value", [0.00001, 40_000.0])
 def test_a_gamma_beyond_reason_fails_nothing(value: float) -> None:
     assert flat(255, 2, gamma(value)).shape == (3,)
+    assert seen(png(np.full((9, 9, 4), 128, np.uint16), 6, 8, gamma(value))).shape == (9, 9, 3)
     assert decode(encode(SCENE, "PNG"), DEFAULT_RECIPE, 10**6).profile is None
