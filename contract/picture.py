@@ -36,6 +36,7 @@ for library in (guard, png, bmp, tiff_layout):
 # The limit is the caller's `max_pixels`, an error; Pillow's own is a warning about the same thing.
 Image.MAX_IMAGE_PIXELS = None
 
+
 # Memory while decoding: Pillow's picture has 4 bytes a pixel, and is copied once to put alpha over white.
 # Codecs that work on whole pictures hold it in their own ways as well. Measured: docs/reliability.md.
 _BYTES_PER_PIXEL: Final = {"WEBP": 16, "AVIF": 16, "HEIF": 16}  # the others: 8
@@ -170,9 +171,7 @@ def decode_pixels(header: Header) -> Picture:
         box = _first_frame(image, name, data)
         if name == "TIFF":  # Pillow turns it upright itself, and is not to look into XMP for it
             image.info.pop("xmp", None)
-        info = dict(
-            image.info
-        )  # without what a PNG says of its colours behind its pixels, which is too late
+        info = dict(image.info)  # before the pixels: what a PNG says of its colours behind them is too late
         image.load()
         orientation = 1 if name == "TIFF" else _orientation(image)
         profile = info.get("icc_profile")
