@@ -7,7 +7,14 @@ from tests.checkout import ROOT
 
 MADE = (
     *("data/daisy/1.jpg", "photos/train/daisy/1.jpg", "ready/train.bin", "runs/mine/best.pt"),
-    *("models/mine.onnx", "models/mine.md", "models/mine/2/model.onnx", "models/mine.partial", ".env"),
+    *(
+        "models/mine.onnx",
+        "models/mine.md",
+        "models/mine/2/model.onnx",
+        "models/mine.partial",
+        ".env",
+        "nohup.out",
+    ),
     *(
         "alexnet_client/build/lib/alexnet_client/client.py",
         "alexnet_client/alexnet_client.egg-info/PKG-INFO",
