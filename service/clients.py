@@ -15,9 +15,16 @@ _WITH_PORT: Final = re.compile(r"\[([^]]*)\](?::\d+)?|([^:]*):\d+")
 
 def networks(text: str) -> tuple[Network, ...]:
     """Parse addresses and networks, with commas. Raises ValueError."""
-    return tuple(
-        ipaddress.ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip()
-    )
+    return tuple(_network(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _network(text: str) -> Network:
+    """Parse one; IPv4 that is written as IPv6 becomes IPv4, as the addresses that are compared with it."""
+    network = ipaddress.ip_network(text, strict=False)
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    if mapped is None or network.prefixlen < 96:
+        return network
+    return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
 
 
 class Clients:
@@ -48,7 +55,8 @@ class Clients:
 
 def _hops(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
     lines = [value for name, value in headers if name == b"x-forwarded-for"]
-    return b",".join(lines)[-MAX_FORWARDED:].decode("latin-1").split(",") if lines else []
+    said = b",".join(lines)[-MAX_FORWARDED:].decode("latin-1")
+    return [hop for hop in said.split(",") if hop.strip()]  # a list may have empty elements (RFC 9110)
 
 
 @lru_cache(1000)

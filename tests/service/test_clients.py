@@ -37,6 +37,7 @@ TRUSTED = networks("127.0.0.1, 10.0.0.0/8,fd00::/8")
         ("127.0.0.1", ["x," * 100_000 + "198.51.100.1"], "198.51.100.1"),
         ("::ffff:127.0.0.1", ["198.51.100.1"], "198.51.100.1"),
         ("::ffff:192.0.2.7", [], "192.0.2.7"),
+        ("127.0.0.1", ["203.0.113.9, 198.51.100.1, ,10.1.1.1,"], "198.51.100.1"),
     ],
 )
 def test_the_last_address_that_no_trusted_proxy_has_counts(
@@ -44,6 +45,12 @@ def test_the_last_address_that_no_trusted_proxy_has_counts(
 ) -> None:
     headers = [(b"x-forwarded-for", line.encode()) for line in forwarded]
     assert Clients(TRUSTED).address(peer, headers) == client
+
+
+@pytest.mark.parametrize("text", ["::ffff:10.1.1.1", "::ffff:10.0.0.0/104", "::/0, 0.0.0.0/0"])
+def test_ipv4_proxies_may_be_written_as_ipv6(text: str) -> None:
+    headers = [(b"x-forwarded-for", b"198.51.100.1")]
+    assert Clients(networks(text)).address("10.1.1.1", headers) == "198.51.100.1"
 
 
 def test_without_trusted_proxies_nobody_is_believed() -> None:
