@@ -13,6 +13,8 @@ from typing import Any, Final, Self
 from service.clients import networks
 from service.origins import read_origins
 
+MAX_DRAIN_S: Final = 86_400  # Python's waits overflow after 292 years, and the stop would never come
+
 
 class SettingsError(ValueError):
     """A variable with a value that cannot be used; the message names it."""
@@ -117,6 +119,8 @@ class Settings:
         0.0,
         "ms to wait for a batch to fill when the network is idle, beside 25 at most for images that are "
         "being decoded; 0 unless a benchmark of yours gains",
+        0,
+        60_000,
     )
     max_queue: int = _of(
         256,
@@ -196,16 +200,21 @@ class Settings:
         0.0,
         "s after SIGTERM in which connections are still taken while /health/ready says 503; behind a "
         "balancer, a little more than it needs to see that",
+        0,
+        MAX_DRAIN_S,
     )
     drain_timeout_s: int = _of(
         20,
         "s that requests under way get after that; both together below the container's stop grace period",
         1,
+        MAX_DRAIN_S,
     )
     threads: int = _of(
         0,
         "threads each for decoding and for the network, in each worker; 0: the cores that this process may "
         "use, shared among the workers",
+        0,
+        1024,
     )
     workers: int = _of(
         1,
