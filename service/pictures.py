@@ -61,7 +61,9 @@ def named(arguments: Iterable[str]) -> list[File]:
     """
     files: list[File] = []
     for argument in arguments:
-        if argument == STDIN or _is_there(argument):
+        if not argument:  # an empty variable; as a path it would be the current folder
+            files.append(File(argument, "the name is empty; . is the current folder"))
+        elif argument == STDIN or _is_there(argument):
             files += _at(argument)
         elif URL.match(argument):
             download = f"download it first: curl -LO {shlex.quote(argument)}"

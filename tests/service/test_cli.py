@@ -121,7 +121,8 @@ def test_what_is_named(model_file: Path, photos: Path) -> None:
         "file:///c.jpg URLs are not fetched; name a file",
         "c.jpg",
     ]
-    assert files("[1].jpg", "gone.jpg", "*.gif", "empty", "0.jpg", "notes.txt") == [
+    assert files("", "[1].jpg", "gone.jpg", "*.gif", "empty", "0.jpg", "notes.txt") == [
+        "the name is empty; . is the current folder",
         "[1].jpg",
         "gone.jpg No such file or directory",
         "*.gif no file matches",
