@@ -11,7 +11,7 @@ import sys
 import time
 from shlex import quote
 
-from service import terminal
+from service import inherited, terminal
 
 
 def main() -> int:
@@ -21,9 +21,7 @@ def main() -> int:
         from service.usage import explain
 
         return explain(arguments[serving:])
-    # prometheus_client would count the files there with this process's; WORKERS make a folder of their own.
-    for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
-        os.environ.pop(name, None)
+    inherited.remove(serving)
     ready_for_signals(serving)
     if serving:
         from service import stdio
@@ -35,6 +33,11 @@ def main() -> int:
         script = "scripts/serve" if serving else "scripts/predict"
         print(f"error: {error.name} is not installed; {script} installs what is needed", file=sys.stderr)
         return 1
+    except ValueError as error:
+        if not (names := os.environ.get("OTEL_PROPAGATORS")):
+            raise
+        print(f"error: OTEL_PROPAGATORS is {names!r}: {error}", file=sys.stderr)
+        return 2
     return exit_code(start if serving else command)
 
 

@@ -12,13 +12,13 @@ from typing import Any, Final
 from fastapi import FastAPI
 from opentelemetry import trace
 
+from service.inherited import OTLP_ENDPOINTS
 from service.logs import log
 from service.settings import SettingsError
 
-ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 FLUSH_S: Final = 2.0  # within server.LAST_S
 NOT_TRACED: Final = "/health,/metrics,/static"
-TRACED: Final = any(os.environ.get(name) for name in ENDPOINTS)
+TRACED: Final = any(os.environ.get(name) for name in OTLP_ENDPOINTS)
 _tracer: Final = trace.get_tracer("alexnet")
 
 
@@ -28,22 +28,29 @@ def span(name: str) -> AbstractContextManager[object]:
 
 
 def trace_requests(app: FastAPI) -> None:
-    """A request's `traceparent` is continued. Raises SettingsError without the extra."""
+    """A request's `traceparent` is continued. Raises SettingsError: no extra, a bad variable."""
     if not TRACED:
         return
+    for variable in OTLP_ENDPOINTS:
+        url = os.environ.get(variable)
+        if url and not url.lower().startswith(("http://", "https://")):
+            raise SettingsError(f"{variable} is {url!r}; it must be a URL such as http://127.0.0.1:4318")
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
         from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        # OTEL_SERVICE_NAME, else that of OTEL_RESOURCE_ATTRIBUTES; `create` would let one given here win.
+        name = OTELResourceDetector().detect().attributes.get("service.name") or "alexnet"
+        resource = Resource.create({"service.name": name})
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)  # `flush` does it, in time
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     except ImportError:
-        raise SettingsError(f"{ENDPOINTS[0]} is set, but the extra `otel` is not installed") from None
-    # OTEL_SERVICE_NAME, else that of OTEL_RESOURCE_ATTRIBUTES; `create` would let a name given here win.
-    name = OTELResourceDetector().detect().attributes.get("service.name") or "alexnet"
-    resource = Resource.create({"service.name": name})
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)  # `flush` does it, in time
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        raise SettingsError(f"{OTLP_ENDPOINTS[0]} is set, but the extra `otel` is not installed") from None
+    except ValueError as error:
+        raise SettingsError(f"a variable of OpenTelemetry, OTEL_..., cannot be used: {error}") from None
     trace.set_tracer_provider(provider)
     app.add_middleware(
         OpenTelemetryMiddleware,

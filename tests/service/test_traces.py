@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.service.images import plain
-from tests.service.server import serving
+from tests.service.server import refused, serving
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -74,6 +74,32 @@ def test_without_a_collector_nothing_is_loaded_or_sent(model_file: Path, tmp_pat
         maps = Path(f"/proc/{server.process.pid}/maps").read_text()
         assert server.client.post("/predict", content=plain(5)).status_code == 200
         assert "google/_upb" not in maps, "protobuf belongs to the exporter"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("OTEL_PROPAGATORS", "b3", "Propagator b3 not found"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "1", "less than or equal to max_queue_size"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "x", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "127.0.0.1:4318", "is '127.0.0.1:4318'; it must be a URL"),
+    ],
+)
+def test_a_bad_variable_of_opentelemetry_is_named(
+    variable: str, value: str, reason: str, model_file: Path
+) -> None:
+    variables = {"otel_exporter_otlp_endpoint": "http://127.0.0.1:1", variable.lower(): value}
+    code, error = refused(model=model_file, port=0, **variables)
+    assert (code, reason in error, "OTEL_" in error) == (2, True, True), error
+
+
+def test_without_a_collector_variables_of_other_programs_do_not_matter(
+    model_file: Path, tmp_path: Path
+) -> None:
+    others = {"otel_propagators": "b3", "otel_python_tracer_provider": "x", "otel_python_context": "x"}
+    with serving(tmp_path / "log", model_file, **others) as server:
+        assert server.client.post("/predict", content=plain(5)).status_code == 200
+    assert server.log == ""
 
 
 @pytest.mark.parametrize(
