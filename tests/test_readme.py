@@ -108,6 +108,7 @@ def test_the_oldest_onnx_runtime_answers_the_same(tmp_path: Path) -> None:
     assert len(answers[0]) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_training_on_one_s_own_photographs(tmp_path: Path) -> None:
     checkout = clone(tmp_path / "clone")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.training.runs import ROOT, same, train
@@ -52,6 +53,7 @@ def test_equal_seeds_make_equal_bases(photographs: Path, tmp_path: Path) -> None
     assert not same(dict(runs[0]), dict(runs[2]))
 
 
+@pytest.mark.slow
 def test_a_base_learns_to_tell_its_classes_apart(photographs: Path, tmp_path: Path) -> None:
     state = made(photographs, tmp_path / "base.pt", "--epochs", "100")
     assert min(state.provenance["top1"].values()) >= 0.8  # of three colours; chance is 0.33

@@ -51,7 +51,13 @@ def curve(run: Path) -> list[tuple[float, float, float]]:
         return [(float(r["loss"]), float(r["top1"]), float(r["top5"])) for r in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("more", [LEARNS, [*LEARNS, "--accumulate", "2"]], ids=["plain", "accumulated"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(LEARNS, id="plain"),
+        pytest.param([*LEARNS, "--accumulate", "2"], id="accumulated", marks=pytest.mark.slow),
+    ],
+)
 def test_the_curve_is_that_of_one_process_with_the_same_batch(
     colours: Path, tmp_path: Path, more: list[str]
 ) -> None:

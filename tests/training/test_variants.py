@@ -24,11 +24,14 @@ from training.verify import read_model, restore_network
 
 VARIANTS: list[dict[str, Any]] = [
     {},
+    {"lrn": False, "pooling": "plain"},
+    {"arch": "torchvision", "activation": "tanh", "pooling": "plain", "dropout": False},
+]
+# What is above has all switches together; these, four seconds each, are for the slow tests.
+MORE_VARIANTS: list[dict[str, Any]] = [
     {"arch": "one-tower"},
     {"arch": "torchvision"},
     {"activation": "tanh"},
-    {"lrn": False, "pooling": "plain"},
-    {"arch": "torchvision", "activation": "tanh", "pooling": "plain", "dropout": False},
 ]
 
 
@@ -97,7 +100,11 @@ def test_smaller_images_fit_either_pooling(pooling: str, size: int) -> None:
     assert net(torch.zeros(1, 3, size, size)).shape == (1, 3)
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=name_of)
+@pytest.mark.parametrize(
+    "variant",
+    [*VARIANTS, *(pytest.param(more, marks=pytest.mark.slow) for more in MORE_VARIANTS)],
+    ids=name_of,
+)
 def test_the_exported_file_is_the_variant_and_rebuilds_it(variant: dict[str, Any], tmp_path: Path) -> None:
     run = trained(tmp_path / "best.pt", **variant)
     manifest = export(run, tmp_path / "net.onnx")  # refuses what differs from torch
