@@ -14,7 +14,7 @@ from training.batches import Batch, augmented
 from training.checkpoint import Checkpoint
 from training.distributed import Ranks
 from training.evaluate import Classify, normalise, torch_classifier
-from training.optim import DROPOUT, make_optimizer, seed_of, update_average
+from training.optim import DROPOUT, make_optimizer, seed_of, set_rate, update_average
 
 AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -46,8 +46,7 @@ class Learner:
         it had to wait for them.
         """
         config, loss, waited = self.config, 0.0, 0.0
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self.optimizer, lr)
         self.optimizer.zero_grad()
         for turn in range(config.accumulate):
             batch = next(batches)
@@ -72,6 +71,12 @@ class Learner:
         with torch.autocast(self.ranks.device.type, dtype, enabled=dtype is not None):
             logits = self.network(normalise(pixels, self.mean, self.std))
         return F.cross_entropy(logits.float(), targets)
+
+    def finite(self) -> bool:
+        """Whether all that `store` would store are numbers."""
+        buffers = (v for state in self.optimizer.state.values() for v in state.values())
+        tensors = [*self.model.parameters(), *self.averaged.parameters(), *buffers]
+        return all(bool(t.isfinite().all()) for t in tensors if isinstance(t, Tensor))
 
     def classifier(self) -> Classify:
         return torch_classifier(self.averaged, self.mean, self.std)

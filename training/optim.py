@@ -42,6 +42,24 @@ def make_optimizer(model: AlexNet, config: Config) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, config.lr)
 
 
+@torch.no_grad()
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of the next step; SGD's velocity goes on as it is, as in the paper.
+
+    Section 5 has the rate e within the velocity: v <- 0.9 v - 0.0005 e w - e g; w <- w + v. torch has it
+    outside: u <- 0.9 u + 0.0005 w + g; w <- w - e u, where a new e changes the old velocity e u too.
+    Scaling u by the old rate over the new one keeps it.
+    """
+    for group in optimizer.param_groups:
+        if group["lr"] == lr:
+            continue
+        for parameter in group["params"]:
+            velocity = optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if velocity is not None:
+                velocity.mul_(group["lr"] / lr)
+        group["lr"] = lr
+
+
 def learning_rate(config: Config, schedule: dict[str, Any], step: int, steps_per_epoch: int) -> float:
     if config.schedule == "plateau":
         return float(config.lr * 0.1 ** int(schedule.get("drops", 0)))

@@ -17,6 +17,7 @@ from training.optim import (
     learning_rate,
     make_optimizer,
     seed_of,
+    set_rate,
     update_average,
     update_plateau,
 )
@@ -85,6 +86,27 @@ def test_sgd_steps_as_the_paper_writes_it() -> None:
         optimizer.step()
     for name, p in model.named_parameters():
         torch.testing.assert_close(p.detach().double(), expected[name], rtol=1e-5, atol=1e-7)
+
+
+def test_sgd_keeps_its_velocity_when_the_rate_changes() -> None:
+    """The paper's formula over drops and rises of the rate, in float64; also where a copy goes on."""
+    torch.manual_seed(0)
+    model = AlexNet(2, 0.01).double()
+    optimizer = make_optimizer(model, Config())
+    expected = {name: p.detach().clone() for name, p in model.named_parameters()}
+    velocity = {name: torch.zeros_like(p) for name, p in expected.items()}
+    for step, rate in enumerate([0.01, 0.01, 0.001, 0.0001, 0.0001, 0.02, 0.003]):
+        if step == 3:
+            optimizer, before = make_optimizer(model, Config()), optimizer
+            optimizer.load_state_dict(before.state_dict())
+        set_rate(optimizer, rate)
+        for name, p in model.named_parameters():
+            p.grad = torch.randn_like(p)
+            velocity[name] = 0.9 * velocity[name] - 0.0005 * rate * expected[name] - rate * p.grad
+            expected[name] = expected[name] + velocity[name]
+        optimizer.step()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.detach(), expected[name], rtol=1e-10, atol=1e-12)
 
 
 def test_adamw_decays_weights_and_spares_biases() -> None:
