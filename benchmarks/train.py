@@ -38,7 +38,7 @@ class Setup:
     def __init__(self, config: Config, dataset: Dataset, folder: Path) -> None:
         self.config, self.dataset = config, dataset
         self.ranks = Ranks(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        state, _words = begin(config, dataset, folder, False, None)
+        state, _words = begin(config, dataset, folder, None, None)
         self.learner = Learner(state, colour_components(dataset.covariance), self.ranks)
         self.learner.step(self.batches(1), 0, config.lr)
 

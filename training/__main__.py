@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
@@ -23,21 +24,27 @@ import torch
 
 from contract.limits import usable_cores
 from training import checkpoint
-from training.checkpoint import CheckpointError
+from training.advice import next_command
+from training.checkpoint import Checkpoint, CheckpointError
+from training.checks import path_problems
 from training.cli import make_parser
-from training.config import Config, ConfigError, load_config
+from training.config import Config, ConfigError, configure, load_config, recipe_values
 from training.data import DataError
 from training.distributed import joined
+from training.divergence import Diverged
 from training.download import DownloadError
 from training.evaluate import evaluate, torch_classifier, worst_confusions
 from training.export import ExportError, export
 from training.figure1 import figure1
+from training.lock import locked_for_all
 from training.model import AlexNet, layer_table
 from training.prepared import load_held_out, prepare
 from training.published import import_torchvision
 from training.report import report
+from training.resume import agreed, resumed
+from training.signals import INTERRUPTED, Interrupted, caught
 from training.start import write_untrained
-from training.train import Interrupted, train
+from training.train import train
 from training.verify import manifest_text, read_model, verify
 
 
@@ -47,18 +54,27 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         COMMANDS[options.command](options)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say_errors(error)
         return 2
     except BrokenPipeError:  # the reader, `head` for one, has had enough; nor can the rest be flushed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (DataError, CheckpointError, DownloadError, ExportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (DataError, CheckpointError, Diverged, DownloadError, ExportError, OSError) as error:
+        _say_errors(error)
         return 1
     except (Interrupted, KeyboardInterrupt) as stop:
         print(str(stop) or "interrupted before there was anything to save", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return 0
+
+
+def _say_errors(error: Exception) -> None:
+    """One in each line of the message."""
+    print(*(f"error: {line}" for line in str(error).split("\n")), sep="\n", file=sys.stderr)
+
+
+def _nothing(*_words: object) -> None:
+    """What the processes other than the first say."""
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -68,19 +84,49 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(options: argparse.Namespace) -> None:
-    config = load_config(options.recipe, _settings(options))
-    with joined(options.device) as ranks:
+    run = resumed(options.out) if options.resume else None
+    if options.data is None and run is not None and run.data:
+        options.data = Path(run.data)
+    config = _train_config(options, run)
+    with (
+        joined(options.device) as ranks,
+        locked_for_all(options.out, ranks) as release,
+        caught(release) as signals,
+    ):
+        say = print if ranks.first else _nothing
+        if run is not None and (warning := agreed(run.config, config, options.out)):
+            say(warning)
+        if options.resume and run is None:
+            say(f"there is no run in {options.out} yet, so a new one begins")
         train(
             config,
             options.data,
             options.out,
             ranks,
-            options.weights,
-            options.resume,
-            options.workers,
-            options.keep,
-            options.classes,
+            signals,
+            weights=options.weights,
+            resumed=run,
+            workers=options.workers,
+            keep=options.keep,
+            class_count=options.classes,
         )
+        say(f"now: {next_command(config, options.data, options.out)}")
+
+
+def _train_config(options: argparse.Namespace, run: Checkpoint | None) -> Config:
+    """The settings of the run that goes on, or of a new one.
+
+    Raises ConfigError or DataError with a line for everything that is wrong with them or with the folders.
+    """
+    base = {} if run is None else asdict(run.config)
+    problems = path_problems(options.data, options.out, options.weights, options.resume)
+    try:
+        config = configure({**base, **recipe_values(options.recipe)}, _settings(options))
+    except ConfigError as error:
+        raise ConfigError("\n".join([str(error), *problems])) from None
+    if problems:
+        raise DataError("\n".join(problems))
+    return config
 
 
 def _prepare(options: argparse.Namespace) -> None:

@@ -110,7 +110,9 @@ def save_step(checkpoint: Checkpoint, run: Path, keep: int, best: bool) -> None:
     """
     path = run / f"step-{checkpoint.step}.pt"
     save(checkpoint, path)
-    for name in ("last.pt", "best.pt") if best else ("last.pt",):
+    # last.pt comes last: if the machine stops in between, the run goes on from before, and makes the same
+    # best.pt again.
+    for name in ("best.pt", "last.pt") if best else ("last.pt",):
         partial = run / f"{name}.partial"
         partial.unlink(missing_ok=True)
         try:

@@ -1,7 +1,6 @@
 """The commands of `python -m training`, their options, defaults and units."""
 
 import argparse
-import os
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,8 @@ from typing import Any
 import torch
 
 from contract.limits import usable_cores
-from training.config import CHOICES, Config
+from training.advice import program
+from training.config import CHOICES, Config, option_name
 from training.graph import PRECISIONS
 from training.published import URL
 
@@ -18,21 +18,25 @@ SPLIT = ("image_size", "val_fraction", "seed")
 
 
 def make_parser(about: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=os.environ.get("ALEXNET_COMMAND") or "python -m training", description=about
-    )
+    parser = argparse.ArgumentParser(prog=program(), description=about)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
 
     command = commands.add_parser("train", help="train on a folder of images, a folder per class")
-    command.add_argument("--data", type=Path, required=True, help="has train/ and val/, or is split here")
+    command.add_argument(
+        "--data",
+        type=Path,
+        help="has train/ and val/, or is split here; required (default with --resume: where it was)",
+    )
     command.add_argument("--out", type=Path, required=True, help="run folder, for checkpoints and log")
     command.add_argument(
         "--recipe", help="a name in training/recipes or a TOML file (default none: the values below)"
     )
     command.add_argument("--weights", type=Path, help="run or checkpoint to start from (default none)")
     command.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out (default: it is to be empty)"
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out; of its settings, --epochs may grow (default: it is to be empty)",
     )
     command.add_argument("--classes", type=int, help="how many there must be (default any)")
     command.add_argument(
@@ -119,13 +123,16 @@ def _config_options(command: argparse.ArgumentParser, names: tuple[str, ...]) ->
 
 
 def _config_option(command: argparse.ArgumentParser, key: Field[Any]) -> None:
-    """The option of one setting of Config; a switch has a --no-KEY as well."""
-    flag, text = f"--{key.name.replace('_', '-')}", f"{key.metadata['help']} (default {key.default})"
+    """The option of one setting of Config, as text that `configure` reads, so that it can say all that is
+    wrong at once; a switch has a --no-KEY as well.
+    """
+    flag, text = option_name(key.name), f"{key.metadata['help']} (default {key.default})"
     if isinstance(key.default, bool):
         text = f"{key.metadata['help']} (default {'on' if key.default else 'off'})"
         command.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
     else:
-        command.add_argument(flag, type=type(key.default), choices=CHOICES.get(key.name), help=text)
+        choices = CHOICES.get(key.name)
+        command.add_argument(flag, metavar=f"{{{','.join(choices)}}}" if choices else None, help=text)
 
 
 def _device_option(command: argparse.ArgumentParser) -> None:

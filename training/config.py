@@ -1,8 +1,8 @@
 """What a training run can be told: defaults are the paper's, recipes and the command line override."""
 
 import json
-import math
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,8 +23,14 @@ CHOICES: Final = {
 }
 
 
+MAX_COUNT: Final = 10**9  # of epochs or images: beyond it, products overflow
+MIN_RATE: Final = 1e-30  # below, a tenth of a tenth of it is nothing in floating point
+MAX_RATE: Final = 1e6
+_KINDS: Final = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
 class ConfigError(ValueError):
-    """An unknown key, or a value outside its range; the message names it."""
+    """Unknown settings, or values outside their range; the message names each in a line of its own."""
 
 
 def _of(default: Any, meaning: str) -> Any:
@@ -68,24 +74,8 @@ class Config:
     seed: int = _of(0, "of everything drawn at random")
 
     def __post_init__(self) -> None:
-        for key, allowed in CHOICES.items():
-            if getattr(self, key) not in allowed:
-                raise ConfigError(f"{key} is {getattr(self, key)!r}; use {' or '.join(allowed)}")
-        for key in ("epochs", "batch_size", "lr", "accumulate"):
-            if not 0 < getattr(self, key) < math.inf:
-                raise ConfigError(f"{key} is {getattr(self, key)}; it must be above 0")
-        for key in ("warmup_epochs", "weight_decay", "clip_norm"):
-            if not 0 <= getattr(self, key) < math.inf:
-                raise ConfigError(f"{key} is {getattr(self, key)}; it must be 0 or more")
-        for key in ("label_smoothing", "mix", "ema", "val_fraction"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ConfigError(f"{key} is {getattr(self, key)}; it must be 0 to below 1")
-        if not 0 < self.width <= 1:
-            raise ConfigError(f"width is {self.width}; it must be above 0 and at most 1")
-        if not 64 <= self.image_size <= 224:
-            raise ConfigError(f"image_size is {self.image_size}; it must be 64 to 224")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed is {self.seed}; it must be 0 to {2**32 - 1}")
+        if problems := [f"{key} is {value}" for key, value in _bad_values(asdict(self)).items()]:
+            raise ConfigError("\n".join(problems))
 
     @property
     def recipe(self) -> Recipe:
@@ -110,31 +100,104 @@ class Config:
         return "\n".join(lines) + "\n"
 
 
-def load_config(recipe: str | None, overrides: dict[str, Any]) -> Config:
-    """The defaults, then a recipe (a name in training/recipes or a TOML file), then `overrides`."""
-    config = Config()
-    if recipe is not None:
-        path = Path(recipe) if recipe.endswith(".toml") else RECIPES / f"{recipe}.toml"
-        try:
-            values = tomllib.loads(path.read_text())
-        except OSError:
-            known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
-            raise ConfigError(f"no recipe {recipe!r}; use {known}, or a file .toml") from None
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path}: {error}") from None
-        config = override(config, values)
-    return override(config, overrides)
+def load_config(recipe: str | None, options: Mapping[str, Any]) -> Config:
+    """The defaults, then a recipe (a name in training/recipes or a TOML file), then `options`.
+
+    Raises ConfigError with a line for each bad value of both.
+    """
+    return configure(recipe_values(recipe), options)
 
 
-def override(config: Config, values: dict[str, Any]) -> Config:
-    types: dict[str, type] = {f.name: type(f.default) for f in fields(Config)}
+def recipe_values(recipe: str | None) -> dict[str, Any]:
+    """What a recipe sets; None is the one that sets nothing. Raises ConfigError if there is no such one."""
+    if recipe is None:
+        return {}
+    path = Path(recipe) if recipe.endswith(".toml") else RECIPES / f"{recipe}.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+        raise ConfigError(f"no recipe {recipe!r}; use {known}, or a file .toml") from None
+    except ValueError as error:  # no TOML, or no UTF-8
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def configure(values: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> Config:
+    """The defaults with `values` in their place, and then `options`, whose values may be text, as on a
+    command line, where messages call them by the name that is typed there: --batch-size.
+
+    Raises ConfigError with a line for each bad value.
+    """
+    options, problems = options or {}, []
     typed: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in types:
-            raise ConfigError(f"unknown key {key!r}; known: {', '.join(types)}")
-        if types[key] is float and type(value) is int:
-            value = float(value)
-        if type(value) is not types[key]:
-            raise ConfigError(f"{key} is {value!r}; it must be of type {types[key].__name__}")
-        typed[key] = value
-    return replace(config, **typed)
+    for key, value in {**values, **options}.items():
+        try:
+            typed[key] = _typed(key, value, from_text=key in options)
+        except ConfigError as error:
+            problems.append((key, str(error)))
+    problems += [(key, f"is {said}") for key, said in _bad_values({**_DEFAULTS, **typed}).items()]
+    if problems:
+        names = {key: option_name(key) if key in options else key for key, _said in problems}
+        raise ConfigError("\n".join(f"{names[key]} {said}" for key, said in problems))
+    return Config(**typed)
+
+
+def override(config: Config, values: Mapping[str, Any]) -> Config:
+    return configure({**asdict(config), **values})
+
+
+def option_name(key: str) -> str:
+    """batch_size -> --batch-size"""
+    return f"--{key.replace('_', '-')}"
+
+
+def _typed(key: str, value: Any, from_text: bool) -> Any:
+    """`value` in the type of the setting `key`. Raises ConfigError, with words that follow the name."""
+    if key not in _DEFAULTS:
+        raise ConfigError(f"is no setting; there are {', '.join(_DEFAULTS)}")
+    kind = type(_DEFAULTS[key])
+    try:
+        if (from_text and isinstance(value, str)) or (kind is float and type(value) is int):
+            value = kind(value)
+    except (ValueError, OverflowError):
+        raise ConfigError(f"is {shortened(value)}; it must be {_KINDS[kind]}") from None
+    if type(value) is not kind:
+        raise ConfigError(f"is {shortened(value)}; it must be {_KINDS[kind]}")
+    return value
+
+
+def shortened(value: Any) -> str:
+    """In one line of at most 60 characters, for messages."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _bad_values(values: Mapping[str, Any]) -> dict[str, str]:
+    """Of settings in their types, those out of range: the value, and what it must be."""
+    bad: dict[str, str] = {}
+
+    def demand(key: str, holds: bool, must: str) -> None:
+        if not holds:
+            bad[key] = f"{shortened(values[key])}; {must}"
+
+    for key, allowed in CHOICES.items():
+        demand(key, values[key] in allowed, f"use {' or '.join(allowed)}")
+    for key in ("epochs", "batch_size", "accumulate"):
+        demand(key, 0 < values[key] <= MAX_COUNT, f"it must be above 0 and at most {MAX_COUNT}")
+    demand("lr", MIN_RATE <= values["lr"] <= MAX_RATE, f"it must be above 0, {MIN_RATE} to {MAX_RATE:g}")
+    for key in ("warmup_epochs", "weight_decay", "clip_norm"):
+        demand(key, 0 <= values[key] <= MAX_RATE, f"it must be 0 or more, at most {MAX_RATE:g}")
+    for key in ("label_smoothing", "mix", "ema", "val_fraction"):
+        demand(key, 0 <= values[key] < 1, "it must be 0 to below 1")
+    demand("width", 0 < values["width"] <= 1, "it must be above 0 and at most 1")
+    demand("image_size", 64 <= values["image_size"] <= 224, "it must be 64 to 224")
+    demand("seed", 0 <= values["seed"] < 2**32, f"it must be 0 to {2**32 - 1}")
+    pieces = max(1, values["accumulate"])
+    if not {"batch_size", "accumulate"} & bad.keys() and values["batch_size"] % pieces:
+        bad["batch_size"] = (
+            f"{values['batch_size']}; it must be a multiple of accumulate, which is {pieces}"
+        )
+    return bad
+
+
+_DEFAULTS: Final[dict[str, Any]] = {f.name: f.default for f in fields(Config)}

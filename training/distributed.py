@@ -44,6 +44,10 @@ class Ranks:
             dist.all_reduce(values)
         return values.cpu()
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is true in any process."""
+        return bool(self.total(torch.tensor(int(flag))).item())
+
     def wait(self) -> None:
         """Until every process has come here."""
         if self.world > 1:
@@ -68,8 +72,16 @@ class Ranks:
         images, hits1, hits5 = self.total(
             torch.tensor([parts.images, parts.hits1, parts.hits5], dtype=torch.int64)
         ).tolist()
+        cross_entropy = self.total(torch.tensor(parts.cross_entropy, dtype=torch.float64)).item()
         confusion = self.total(parts.confusion)
-        return replace(parts, images=images, hits1=hits1, hits5=hits5, confusion=confusion)
+        return replace(
+            parts,
+            images=images,
+            hits1=hits1,
+            hits5=hits5,
+            cross_entropy=cross_entropy,
+            confusion=confusion,
+        )
 
 
 @contextmanager

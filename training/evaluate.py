@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -11,19 +12,24 @@ from contract.recipe import Recipe
 from training.data import Split, central
 from training.model import AlexNet
 
+BATCH: Final = 50  # images classified at a time
+LEAST_PROBABILITY: Final = torch.finfo(torch.float32).tiny  # below it, float32 has no probability to tell
+
 Classify = Callable[[Tensor], Tensor]  # (N, H, W, 3) uint8 crops -> probabilities (N, classes)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """`hits1` and `hits5` count the images whose class came first, or among the first five;
-    `confusion[i, j]` those of class i taken for class j.
+    `confusion[i, j]` those of class i taken for class j. `cross_entropy` is the sum over the images of
+    -ln(probability of its class), in nats, each at most 87; it is NaN if any probability is.
     """
 
     images: int
     crops: int
     hits1: int
     hits5: int
+    cross_entropy: float
     confusion: Tensor
 
     @property
@@ -34,6 +40,11 @@ class Evaluation:
     def top5(self) -> float:
         return self.hits5 / self.images
 
+    @property
+    def loss(self) -> float:
+        """The mean cross-entropy; that of guessing is ln(classes)."""
+        return self.cross_entropy / self.images
+
 
 def evaluate(classify: Classify, split: Split, recipe: Recipe, crops: int = 1) -> Evaluation:
     """Every image counts once, with the mean of its crops' probabilities (section 4.1)."""
@@ -43,7 +54,7 @@ def evaluate(classify: Classify, split: Split, recipe: Recipe, crops: int = 1) -
 def probabilities_of(classify: Classify, split: Split, recipe: Recipe, crops: int = 1) -> Tensor:
     """-> (N, classes)."""
     return torch.cat(
-        [_probabilities(classify, squares, crops, recipe) for squares in torch.split(split.squares, 50)]
+        [_probabilities(classify, squares, crops, recipe) for squares in torch.split(split.squares, BATCH)]
     )
 
 
@@ -52,6 +63,7 @@ def judge(probabilities: Tensor, labels: Tensor, crops: int = 1) -> Evaluation:
     classes = probabilities.shape[1]
     ranked = probabilities.topk(min(5, classes), dim=1).indices
     hits = ranked == labels[:, None]
+    given = probabilities[torch.arange(len(labels)), labels]
     confusion = torch.zeros(classes, classes, dtype=torch.int64)
     confusion.index_put_((labels, ranked[:, 0]), torch.ones_like(labels), accumulate=True)
     return Evaluation(
@@ -59,6 +71,7 @@ def judge(probabilities: Tensor, labels: Tensor, crops: int = 1) -> Evaluation:
         crops=crops,
         hits1=int(hits[:, 0].sum()),
         hits5=int(hits.any(1).sum()),
+        cross_entropy=-float(given.double().clamp_min(LEAST_PROBABILITY).log().sum()),
         confusion=confusion,
     )
 

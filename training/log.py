@@ -13,7 +13,8 @@ EVERY: Final = 50  # steps between two points of the curves within an epoch
 @dataclass(frozen=True)
 class EpochRow:
     """`epoch` counts from 1; `top1` and `top5` are of the validation, fractions of 1, as is `data_wait`:
-    the share of the time in which there was no batch to train on.
+    the share of the time in which there was no batch to train on. `loss` is the training's, smoothed and
+    mixed as its targets are; `val_loss` the cross-entropy of the validation, of the averaged weights.
     """
 
     epoch: int
@@ -23,6 +24,7 @@ class EpochRow:
     lr: float
     images_per_second: float
     data_wait: float
+    val_loss: float
 
 
 class Log:

@@ -7,6 +7,7 @@ from base64 import b64encode
 from dataclasses import asdict
 from html import escape
 from math import isfinite
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -86,13 +87,20 @@ def _curves(run: Path) -> str:
     rows = read_log(run if run.is_dir() else run.parent)
     if not rows:
         return "<p>Nothing has been logged.</p>"
-    finite = [(row.epoch, row.loss) for row in rows if isfinite(row.loss)]  # a run may have diverged
-    highest = max((loss for _epoch, loss in finite), default=1.0)
+    # A run may have diverged, and a log of an older version has no loss of the validation.
+    training, validation = (
+        [(row.epoch, loss(row)) for row in rows if isfinite(loss(row))]
+        for loss in (attrgetter("loss"), attrgetter("val_loss"))
+    )
+    highest = max((loss for _epoch, loss in training + validation), default=1.0)
+    losses = [Line("loss, training", BLUE, training)]
+    if validation:
+        losses.append(Line("loss, validation", ORANGE, validation))
     lines = [
         Line("top-5 accuracy, validation", BLUE, [(row.epoch, row.top5) for row in rows]),
         Line("top-1 accuracy, validation", ORANGE, [(row.epoch, row.top1) for row in rows]),
     ]
-    left = line_chart([Line("loss, training", BLUE, finite)], "epoch", highest, percent=False)
+    left = line_chart(losses, "epoch", highest, percent=False)
     right = line_chart(lines, "epoch", 1, percent=True)
     return f'<h2>How it went</h2><div class="curves"><div>{left}</div><div>{right}</div></div>'
 

@@ -17,13 +17,18 @@ MIDDLE: Final = 127.5  # of the pixels' range, where no training set has a mean
 
 
 def begin(
-    config: Config, dataset: Dataset, out: Path, resume: bool, weights: Path | None
+    config: Config, dataset: Dataset, out: Path, resumed: Checkpoint | None, weights: Path | None
 ) -> tuple[Checkpoint, str]:
-    """-> the state to go on from, and a line that says which. Raises CheckpointError."""
-    if resume and (out / "last.pt").is_file():
-        state = checkpoint.load(out / "last.pt")
-        _same_run(state, config, dataset, out)
-        return state, f"goes on after step {state.step}"
+    """-> the state to go on from, and a line that says which. `resumed` is the run in `out`, if it goes on.
+
+    Raises CheckpointError.
+    """
+    if resumed is not None:
+        _same_run(resumed, dataset, out)
+        resumed.config = config
+        if resumed.epoch >= config.epochs:
+            return resumed, f"all {config.epochs} epochs have been trained; --epochs adds more"
+        return resumed, f"goes on after step {resumed.step}"
     torch.manual_seed(config.seed)
     classes = dataset.classes
     model = AlexNet(len(classes), config.width, config.weight_init, config.image_size, config.variant)
@@ -58,10 +63,12 @@ def write_untrained(config: Config, class_count: int, out: Path) -> Checkpoint:
     return state
 
 
-def _same_run(state: Checkpoint, config: Config, dataset: Dataset, out: Path) -> None:
-    """Raises CheckpointError if the checkpoint in `out` is not of this run."""
-    if (state.config, state.classes) != (config, dataset.classes):
-        raise CheckpointError(f"{out} has other settings or classes; see {out}/config.toml")
+def _same_run(state: Checkpoint, dataset: Dataset, out: Path) -> None:
+    """Raises CheckpointError if the checkpoint in `out` was trained on other data."""
+    if state.classes != dataset.classes:
+        raise CheckpointError(
+            f"{out} was trained on other classes; start another run from it with --weights"
+        )
     if state.provenance["images"] != len(dataset.train):
         raise CheckpointError(
             f"{out} was trained on {state.provenance['images']} images, not {len(dataset.train)}; "

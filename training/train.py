@@ -1,32 +1,30 @@
 """The training loop, read from top to bottom: data, network, epochs, steps, checkpoints."""
 
-import os
-import signal
 import time
-from collections.abc import Callable
+from math import ceil, isfinite
 from pathlib import Path
-from types import FrameType
 
 import torch
-from tqdm import tqdm
 
 from contract.limits import usable_cores
+from contract.recipe import Recipe
 from training import augment, checkpoint
 from training.batches import load_ahead
-from training.checkpoint import CheckpointError
+from training.checkpoint import Checkpoint, CheckpointError
 from training.config import Config, ConfigError
-from training.data import DataError
+from training.data import DataError, Split
 from training.distributed import Ranks
-from training.evaluate import evaluate
+from training.divergence import LossWatch
+from training.evaluate import BATCH, Classify, Evaluation, evaluate
 from training.learner import Learner
+from training.lock import contents
 from training.log import EpochRow, Log
 from training.optim import learning_rate, update_plateau
 from training.prepared import load_dataset
+from training.progress import Progress
+from training.saver import Saver
+from training.signals import Interrupted, Signals
 from training.start import begin
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM; a checkpoint has been written."""
 
 
 def train(
@@ -34,8 +32,10 @@ def train(
     data: Path,
     out: Path,
     ranks: Ranks,
+    signals: Signals,
+    *,
     weights: Path | None = None,
-    resume: bool = False,
+    resumed: Checkpoint | None = None,
     workers: int | None = None,
     keep: int = 2,
     class_count: int | None = None,
@@ -43,11 +43,12 @@ def train(
     """Trains into the run folder `out`: config.toml, metrics.csv, tensorboard/, last.pt, best.pt, and of
     step-N.pt the newest `keep`.
 
-    `weights`, a run folder or checkpoint, gives the first values of every layer whose shape fits. A
-    run that was stopped anywhere and resumed on the same machine ends with the same weights, bit for
-    bit. Raises ConfigError, DataError, CheckpointError, or Interrupted.
+    The caller holds the lock of `out`. `weights`, a run folder or checkpoint, gives the first values of
+    every layer whose shape fits. `resumed` is the run in `out`, to go on with. One that was stopped
+    anywhere and resumed on the same machine ends with the same weights, bit for bit. last.pt and best.pt
+    are always of finite weights. Raises ConfigError, DataError, CheckpointError, Diverged, or Interrupted.
     """
-    if out.is_dir() and any(out.iterdir()) and not resume:
+    if resumed is None and contents(out):
         raise CheckpointError(f"{out} is not empty; add --resume, or choose another folder")
     say = print if ranks.first else _nothing
     dataset = load_dataset(data, config, workers)
@@ -64,59 +65,71 @@ def train(
     batch_size = _batch_size(config, len(dataset.train), ranks)
     steps = len(dataset.train) // batch_size
 
-    state, words = begin(config, dataset, out, resume, weights)
+    state, words = begin(config, dataset, out, resumed, weights)
     state.data = str(data.resolve())
     say(words)
     learner = Learner(state, augment.colour_components(covariance), ranks)
     classify = learner.classifier()
     ranks.wait()  # until all have looked at `out`
     if ranks.first:
-        out.mkdir(parents=True, exist_ok=True)
+        if resumed is None:
+            checkpoint.save(state, out / "last.pt")  # from here on there is a run to go on with
         (out / "config.toml").write_text(config.to_toml())
 
-    def save(step: int, best: bool = False) -> None:
-        learner.store(state)
-        state.step = step
-        if ranks.first:
-            checkpoint.save_step(state, out, keep, best)
+    saver = Saver(out, keep)
+    watch = LossWatch(config, len(classes), steps)
 
-    stopping = _catch_signals()
+    def save(best: bool = False) -> None:
+        if ranks.any(not learner.finite()):
+            raise watch.diverged(state.step, "the weights are no numbers any more")
+        learner.store(state)
+        if ranks.first:
+            saver.save(state, best)
+
+    signals.defer()
     parameters = sum(p.numel() for p in learner.model.parameters())
-    say(f"{parameters:,} parameters, {steps} steps an epoch, {ranks.world} x {ranks.device}")
-    with Log(out if ranks.first else None, state.epoch, state.step) as log:
+    say(f"{parameters:,} parameters, {steps} steps an epoch, {ranks.world} x {ranks.device}", flush=True)
+    progress = Progress(config.epochs, steps, batch_size, speaks=ranks.first)
+    with Log(out if ranks.first else None, state.epoch, state.step) as log, progress:
         for epoch in range(state.epoch, config.epochs):
             started, seconds_before = time.monotonic(), state.epoch_seconds
             first, last = epoch * steps, (epoch + 1) * steps
-            bar = tqdm(
-                desc=f"epoch {epoch + 1}/{config.epochs}",
-                total=steps * batch_size,
-                initial=(state.step - first) * batch_size,
-                unit="img",
-                leave=False,
-                disable=None if ranks.first else True,  # None: no bar where the output is no terminal
-            )
+            state.metrics = {}  # until this epoch is validated
+            progress.begin_epoch(epoch, state.step - first)
             todo = range(state.step, last)
             batches = load_ahead(dataset.train, config, batch_size, todo, ranks, workers or usable_cores())
             for step in todo:
                 lr = learning_rate(config, state.schedule, step, steps)
                 loss, waited = learner.step(batches, step, lr)
-                # The mean loss of all processes; a signal to one of them stops all after this step.
-                loss, stop = ranks.total(torch.tensor([loss, stopping()], dtype=torch.float64)).tolist()
-                state.epoch_loss += loss / ranks.world
+                # The mean loss of all processes; a signal to one of them stops all after this step, and the
+                # first one's clock says when to save.
+                loss, stop, due = ranks.total(
+                    torch.tensor([loss, signals.stopping, ranks.first and saver.due()], dtype=torch.float64)
+                ).tolist()
+                loss /= ranks.world
+                state.step = step + 1
+                state.epoch_loss += loss
                 state.epoch_waited += waited
-                log.step(step + 1, loss / ranks.world, lr)
-                bar.update(batch_size)
-                bar.set_postfix(loss=f"{state.epoch_loss / (step + 1 - first):.3f}", lr=f"{lr:.2g}")
+                state.epoch_seconds = seconds_before + time.monotonic() - started
+                log.step(state.step, loss, lr)
+                progress.end_step(state.epoch_loss / (state.step - first), lr)
+                watch.look(state.step, loss, learner.scaler.get_scale())
+                if stop or due:
+                    save()
                 if stop:
-                    bar.close()
-                    state.epoch_seconds = seconds_before + time.monotonic() - started
-                    save(step + 1)
-                    raise Interrupted(f"stopped after step {step + 1}, saved; go on with --resume")
-            bar.close()
-            trained = seconds_before + time.monotonic() - started
+                    raise Interrupted(f"stopped after step {state.step}, saved; go on with --resume")
+            if ranks.any(ranks.first and saver.due_before_validation()):
+                save()
 
-            result = ranks.merge(evaluate(classify, ranks.part(dataset.val), config.recipe))
-            seconds = seconds_before + time.monotonic() - started
+            result = _validate(classify, dataset.val, config.recipe, ranks, signals, progress)
+            if result is None:
+                save()
+                raise Interrupted(
+                    f"stopped in the validation after step {state.step}, saved; go on with --resume"
+                )
+            if not isfinite(result.loss):
+                raise watch.diverged(last, "the network's answers are no numbers any more")
+            trained, seconds = state.epoch_seconds, seconds_before + time.monotonic() - started
             row = EpochRow(
                 epoch=epoch + 1,
                 loss=state.epoch_loss / steps,
@@ -125,6 +138,7 @@ def train(
                 lr=learning_rate(config, state.schedule, last - 1, steps),
                 images_per_second=steps * batch_size / trained,
                 data_wait=state.epoch_waited / trained,
+                val_loss=result.loss,
             )
             update_plateau(state.schedule, result.top1)
             state.metrics = {"images": result.images, "top1": result.top1, "top5": result.top5}
@@ -135,15 +149,43 @@ def train(
             state.provenance["seconds"] += seconds
             state.epoch_loss = state.epoch_seconds = state.epoch_waited = 0.0
             log.epoch(last, row)
-            save(last, better)
-            say(
-                f"epoch {row.epoch}/{config.epochs}  loss {row.loss:.3f}  top-1 {row.top1:.1%}  "
-                f"top-5 {row.top5:.1%}  {row.images_per_second:.0f} img/s, {row.data_wait:.0%} of the time "
-                f"waiting for data  {seconds * (config.epochs - row.epoch) / 60:.0f} min left",
-                flush=True,
-            )
+            if better or state.epoch == config.epochs or ranks.any(ranks.first and saver.due()):
+                save(better)
+            progress.end_epoch(row)
+            if hint := watch.hint(row.epoch, row.loss):
+                say(hint, flush=True)
     best = state.best
     say(f"best: top-1 {best['top1']:.1%} after epoch {best['epoch']}, in {out / 'best.pt'}")
+
+
+def _validate(
+    classify: Classify, split: Split, recipe: Recipe, ranks: Ranks, signals: Signals, progress: Progress
+) -> Evaluation | None:
+    """Measure all of `split`, each process its part; None if one of them was told to stop meanwhile.
+
+    They ask each other before each batch, and equally often, though one may have a batch less.
+    """
+    batches = ceil(ceil(len(split) / ranks.world) / BATCH)
+    asked = 0
+
+    def ask() -> None:
+        nonlocal asked
+        progress.validating(asked / batches)
+        asked += 1
+        if ranks.any(signals.stopping):
+            raise Interrupted
+
+    def classify_unless_stopped(crops: torch.Tensor) -> torch.Tensor:
+        ask()
+        return classify(crops)
+
+    try:
+        part = evaluate(classify_unless_stopped, ranks.part(split), recipe)
+        while asked < batches:
+            ask()
+    except Interrupted:
+        return None
+    return ranks.merge(part)
 
 
 def _nothing(*_words: object, **_how: object) -> None:
@@ -163,17 +205,3 @@ def _batch_size(config: Config, images: int, ranks: Ranks) -> int:
             f"{images} images to train on; a step needs {pieces}, one for each piece of a batch"
         )
     return min(config.batch_size, images // pieces * pieces)
-
-
-def _catch_signals() -> Callable[[], bool]:
-    """-> a function that says whether Ctrl-C or SIGTERM has come; a second one ends the program."""
-    caught: list[int] = []
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if caught:
-            os._exit(128 + number)  # SIG_DFL would not end the first process of a container
-        caught.append(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
-    return lambda: bool(caught)

@@ -10,7 +10,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training.log import EpochRow, Log, read_log
 
 ROW = EpochRow(
-    epoch=1, loss=2.5, top1=0.25, top5=0.75, lr=0.01, images_per_second=123.456789, data_wait=0.015
+    epoch=1,
+    loss=2.5,
+    top1=0.25,
+    top5=0.75,
+    lr=0.01,
+    images_per_second=123.456789,
+    data_wait=0.015,
+    val_loss=2.25,
 )
 
 
@@ -27,6 +34,7 @@ def test_rows_come_back_and_tensorboard_reads_the_same(tmp_path: Path) -> None:
         log.epoch(200, replace(ROW, epoch=2, top1=0.5))
     assert read_log(tmp_path) == [ROW, replace(ROW, epoch=2, top1=0.5)]
     assert scalars(tmp_path, "epoch/top1") == [(100, 0.25), (200, 0.5)]
+    assert scalars(tmp_path, "epoch/val_loss") == [(100, 2.25), (200, 2.25)]
     assert scalars(tmp_path, "step/loss") == [(50, 2.5), (100, 2.0)]
     assert [value for _step, value in scalars(tmp_path, "epoch/data_wait")] == pytest.approx([0.015, 0.015])
 
@@ -46,6 +54,7 @@ def test_a_row_that_was_cut_off_and_a_column_that_came_later_do_not_stop_a_run(t
     (row,) = read_log(tmp_path)
     assert (row.epoch, row.loss, row.top5) == (1, 2.5, 0.75)
     assert isnan(row.lr)
+    assert isnan(row.val_loss)
     with Log(tmp_path, 1, 100) as log:
         log.epoch(200, replace(ROW, epoch=2))
     assert [row.epoch for row in read_log(tmp_path)] == [1, 2]

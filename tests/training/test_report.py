@@ -88,7 +88,7 @@ def test_many_classes_and_a_loss_that_is_none_any_more(tmp_path: Path) -> None:
     checkpoint.save(state, tmp_path / "run" / "best.pt")
     with Log(tmp_path / "run", 0, 0) as log:
         for epoch, loss in ((1, 2.5), (2, float("nan"))):
-            log.epoch(epoch, EpochRow(epoch, loss, 0.1, 0.2, 0.01, 100.0, 0.0))
+            log.epoch(epoch, EpochRow(epoch, loss, 0.1, 0.2, 0.01, 100.0, 0.0, 2.0))
     text = report(tmp_path / "run").read_text()
     assert 'class="confusion"' not in text
     assert "confusion of the classes" in text

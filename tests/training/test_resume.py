@@ -1,16 +1,20 @@
 """A run that was stopped and resumed ends with the weights of an unbroken one, bit for bit."""
 
 import csv
+import os
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from tests.training.runs import python, same
-from training import checkpoint
+from tests.pictures import draw_classes
+from tests.training.runs import COLOURS, python, same
+from training import checkpoint, saver
 from training.__main__ import main
+from training.log import read_log
 from training.model import AlexNet
 
 # 12 pictures in batches of 4: 3 steps an epoch, 9 in all.
@@ -69,10 +73,12 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert process.returncode == 130, errors
     assert f"stopped after step {step}, saved; go on with --resume" in errors
     stopped = checkpoint.load(broken / "last.pt")
+    assert stopped.metrics == {}, "those of an earlier epoch are not of these weights"
     assert (stopped.step, stopped.epoch) == (step, (step - 1) // 3)
     assert out.count("top-1") == (step - 1) // 3
 
-    assert train_here(photographs, broken, *options, "--resume") == 0
+    # Without its options: it knows them, and where its photographs are.
+    assert main(["train", "--resume", "--out", str(broken), "--device", "cpu"]) == 0
     ours, theirs = checkpoint.load(broken / "last.pt"), checkpoint.load(whole / "last.pt")
     assert ours.step == theirs.step == 3 * ours.config.epochs
     for part in ("model", "raw", "optimizer", "scaler", "schedule", "metrics", "best", "mean"):
@@ -127,19 +133,148 @@ def test_a_folder_that_is_not_empty_needs_resume(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_resuming_with_other_settings_or_classes_is_refused_and_changes_nothing(
+def test_a_setting_that_differs_is_refused_by_its_name_and_changes_nothing(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    assert train_here(photographs, run, *PAPER, "--epochs", "1") == 0
+    assert train_here(photographs, run, *PAPER, "--epochs", "2") == 0
     before = files(run)
-    capsys.readouterr()
-    for other in (["--lr", "0.002"], ["--seed", "6"], ["--epochs", "2"]):
-        assert train_here(photographs, run, *PAPER, "--epochs", "1", *other, "--resume") == 1
-        said = capsys.readouterr().err
-        assert "other settings or classes" in said
-        assert "config.toml" in said
+    for given, lines in (
+        (
+            ["--lr", "0.002", "--seed", "6"],
+            ["--lr is 0.001 in RUN and 0.002 here; leave it out", "--seed is 5"],
+        ),
+        (["--epochs", "1"], ["--epochs is 2 in RUN and 1 here; it can only grow"]),
+        (
+            ["--recipe", "paper"],
+            ["--epochs", "--batch-size is 4", "--lr is 0.001 in RUN and 0.01 here"][1:],
+        ),
+        (["--recipe", "paper", "--lr", "0.001", "--batch-size", "4", "--no-lrn"], ["--lrn is True"]),
+    ):
+        capsys.readouterr()
+        assert main(["train", "--resume", "--out", str(run), *given]) == 1
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == len(lines)
+        for line, words in zip(said, lines, strict=True):
+            assert line.startswith(f"error: {words.replace('RUN', str(run))}")
     assert files(run) == before
+
+
+def test_more_epochs_are_those_of_a_longer_run(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the paper's schedule, which looks at no end; a cosine's rate rises, and that is said."""
+    whole, longer, cosine = (tmp_path / name for name in ("whole", "longer", "cosine"))
+    assert train_here(photographs, whole, *PAPER, "--epochs", "2") == 0
+    assert train_here(photographs, longer, *PAPER, "--epochs", "1") == 0
+    capsys.readouterr()
+    assert train_here(photographs, longer, "--resume") == 0
+    assert "all 1 epochs have been trained; --epochs adds more" in capsys.readouterr().out
+    assert train_here(photographs, longer, "--resume", *PAPER, "--epochs", "2", "--workers", "1") == 0
+    said = capsys.readouterr().out
+    assert "warning: 2 epochs instead of 1\n" in said
+    assert "goes on after step 3" in said
+    assert "epochs = 2" in (longer / "config.toml").read_text()
+    ours, theirs = checkpoint.load(longer / "last.pt"), checkpoint.load(whole / "last.pt")
+    assert ours.config == theirs.config
+    for part in ("model", "optimizer", "schedule", "metrics", "best"):
+        assert same(getattr(ours, part), getattr(theirs, part)), part
+
+    assert train_here(photographs, cosine, *PAPER, "--schedule", "cosine", "--epochs", "1") == 0
+    assert train_here(photographs, cosine, "--resume", "--epochs", "2") == 0
+    assert "the learning rate is that of the longer schedule" in capsys.readouterr().out
+
+
+def test_a_stop_in_the_validation_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C between its batches, or a crash: the run goes on with the validation."""
+    monkeypatch.setattr(saver, "SHARE", 0)  # as if writing took no time
+    data = tmp_path / "data"
+    draw_classes(data / "train", COLOURS, 2, size=16)
+    draw_classes(data / "val", COLOURS, 17, first=2, size=16)  # 51: a batch of 50, and one of 1
+    options = ["--width", "0.05", "--epochs", "1", "--batch-size", "3", "--device", "cpu", "--ema", "0.9"]
+    whole, stopped, crashed = (tmp_path / name for name in ("whole", "stopped", "crashed"))
+    assert train_here(data, whole, *options) == 0
+
+    def interrupt(module: torch.nn.Module, *_arguments: object) -> None:
+        if isinstance(module, AlexNet) and not module.training:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def crash(module: torch.nn.Module, *_arguments: object) -> None:
+        if not module.training:
+            raise RuntimeError("crash")
+
+    with register_module_forward_pre_hook(interrupt):
+        assert train_here(data, stopped, *options) == 130
+    assert "stopped in the validation after step 2, saved" in capsys.readouterr().err
+    with register_module_forward_pre_hook(crash), pytest.raises(RuntimeError, match="crash"):
+        train_here(data, crashed, *options)
+    theirs = checkpoint.load(whole / "last.pt")
+    for run in (stopped, crashed):
+        state = checkpoint.load(run / "last.pt")
+        assert (state.step, state.epoch, state.metrics, read_log(run)) == (2, 0, {}, [])
+        assert train_here(data, run, "--resume", "--device", "cpu") == 0
+        ours = checkpoint.load(run / "last.pt")
+        for part in ("model", "raw", "optimizer", "metrics", "best"):
+            assert same(getattr(ours, part), getattr(theirs, part)), part
+        assert [row.val_loss for row in read_log(run)] == [row.val_loss for row in read_log(whole)]
+
+
+def test_a_checkpoint_within_an_epoch_carries_no_metrics_and_is_gone_on_from(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saver, "EVERY", 0.0)  # seconds between checkpoints
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    assert train_here(photographs, whole, *MODERN, "--epochs", "2", "--keep", "99") == 0
+    kept = {path.stem: checkpoint.load(path) for path in whole.glob("step-*.pt")}
+    assert {name: bool(state.metrics) for name, state in kept.items()} == {
+        **{f"step-{step}": False for step in (1, 2, 4, 5)},
+        **{f"step-{step}": True for step in (3, 6)},
+    }
+    again.mkdir()
+    shutil.copy(whole / "step-5.pt", again / "last.pt")
+    assert train_here(photographs, again, "--resume", "--device", "cpu") == 0
+    ours, theirs = checkpoint.load(again / "last.pt"), checkpoint.load(whole / "last.pt")
+    for part in ("model", "raw", "optimizer", "metrics", "best"):
+        assert same(getattr(ours, part), getattr(theirs, part)), part
+
+
+# A signal at the first picture that is opened: in a thread that decodes, while the others go on.
+STOPPED_LOADING = """
+import os, signal, sys
+
+def look(event, arguments):
+    if event == "open" and str(arguments[0]).endswith(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+from training.__main__ import main
+sys.addaudithook(look)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_a_signal_while_loading_ends_at_once_and_leaves_nothing(photographs: Path, tmp_path: Path) -> None:
+    picture = next((photographs / "train" / "blue").iterdir()).name
+    command = ["train", "--data", photographs, "--out", tmp_path / "deep" / "run", *PAPER]
+    with python("-c", STOPPED_LOADING, picture, *command) as process:
+        _out, errors = process.communicate()
+    assert (process.returncode, errors) == (130, "interrupted before there was anything to save\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_last_pt_is_not_gone_on_with(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "best.pt").write_bytes(b"")
+    (tmp_path / "step-3.pt").write_bytes(b"")
+    assert train_here(photographs, tmp_path, *PAPER, "--resume") == 1
+    said = capsys.readouterr().err
+    assert f"{tmp_path} has no last.pt to go on from, and is not empty: best.pt, step-3.pt" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "step-3.pt"]
+    assert main(["init", "--out", str(tmp_path / "init"), "--classes", "3", "--width", "0.02"]) == 0
+    assert main(["train", "--resume", "--out", str(tmp_path / "init")]) == 1
+    assert "was not made by `train`; start a run from it with --from" in capsys.readouterr().err
 
 
 def test_resuming_with_other_photographs_is_refused(
@@ -165,8 +300,12 @@ def test_resuming_a_cut_off_checkpoint_is_a_plain_error(
     assert "last.pt is not a readable checkpoint" in capsys.readouterr().err
 
 
-def test_resume_where_nothing_was_begun_begins(photographs: Path, tmp_path: Path) -> None:
+def test_resume_where_nothing_was_begun_begins(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "new").mkdir()
     assert train_here(photographs, tmp_path / "new", *PAPER, "--epochs", "1", "--resume") == 0
+    assert "there is no run in" in capsys.readouterr().out
     assert checkpoint.load(tmp_path / "new" / "last.pt").step == 3
 
 

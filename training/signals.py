@@ -1,0 +1,51 @@
+"""Ctrl-C and SIGTERM while a run trains: it stops after a step, with a checkpoint."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+INTERRUPTED: Final = 130  # the exit code
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM; a checkpoint has been written."""
+
+
+class Signals:
+    """Before `defer` a signal ends the process at once, after `abandon`: there is nothing to save, and a
+    thread that decodes a picture is not waited for. After it, `stopping` says whether one has come; a
+    second one ends the process.
+    """
+
+    def __init__(self, abandon: Callable[[], object]) -> None:
+        self._abandon = abandon
+        self._deferred = False
+        self.stopping = False
+
+    def defer(self) -> None:
+        self._deferred = True
+
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        if not self._deferred:
+            self._abandon()
+            print("interrupted before there was anything to save", file=sys.stderr, flush=True)
+            os._exit(INTERRUPTED)
+        if self.stopping:
+            os._exit(128 + number)  # SIG_DFL would not end the first process of a container
+        self.stopping = True
+
+
+@contextmanager
+def caught(abandon: Callable[[], object]) -> Iterator[Signals]:
+    """Take both signals, and put back their handlers at the end."""
+    signals = Signals(abandon)
+    before = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
