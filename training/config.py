@@ -194,9 +194,7 @@ def _bad_values(values: Mapping[str, Any]) -> dict[str, str]:
     demand("seed", 0 <= values["seed"] < 2**32, f"it must be 0 to {2**32 - 1}")
     pieces = max(1, values["accumulate"])
     if not {"batch_size", "accumulate"} & bad.keys() and values["batch_size"] % pieces:
-        bad["batch_size"] = (
-            f"{values['batch_size']}; it must be a multiple of accumulate, which is {pieces}"
-        )
+        bad["batch_size"] = f"{values['batch_size']}; it must be a multiple of accumulate, {pieces}"
     return bad
 
 

@@ -50,6 +50,11 @@ def train(
     """
     if resumed is None and contents(out):
         raise CheckpointError(f"{out} is not empty; add --resume, or choose another folder")
+    if config.batch_size % (ranks.world * config.accumulate):
+        raise ConfigError(
+            f"--batch-size is {config.batch_size}; it must be a multiple of {ranks.world} processes times "
+            f"accumulate, {config.accumulate}"
+        )
     say = print if ranks.first else _nothing
     dataset = load_dataset(data, config, workers)
     classes, skipped = dataset.classes, dataset.train.skipped + dataset.val.skipped
@@ -195,11 +200,6 @@ def _nothing(*_words: object, **_how: object) -> None:
 def _batch_size(config: Config, images: int, ranks: Ranks) -> int:
     """Of all processes together: that of the configuration, less if there are fewer images."""
     pieces = ranks.world * config.accumulate
-    if config.batch_size % pieces:
-        raise ConfigError(
-            f"batch_size is {config.batch_size}; it must be a multiple of {pieces}, {ranks.world} "
-            f"process(es) times accumulate {config.accumulate}"
-        )
     if images < pieces:
         raise DataError(
             f"{images} images to train on; a step needs {pieces}, one for each piece of a batch"

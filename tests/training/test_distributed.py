@@ -98,4 +98,4 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(
 ) -> None:
     command = ["train", "--data", str(colours), "--out", str(tmp_path / "run"), *OPTIONS]
     assert main([*command, "--accumulate", "3"]) == 2
-    assert "batch_size is 8; it must be a multiple of 3" in capsys.readouterr().err
+    assert "--batch-size is 8; it must be a multiple of accumulate, 3" in capsys.readouterr().err

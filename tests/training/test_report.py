@@ -61,7 +61,7 @@ def test_the_page_loads_nothing_and_shows_everything(run: Path, capsys: pytest.C
     assert len(page.loaded) == 1 + wrong > 1
     for address in page.loaded:
         assert Image.open(io.BytesIO(b64decode(address.split(",")[1]))).size > (20, 20)
-    assert text.count("<polyline") == 3
+    assert text.count("<polyline") == 4
 
 
 def test_photographs_that_have_moved_are_asked_for(
