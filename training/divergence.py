@@ -68,7 +68,7 @@ class LossWatch:
 
     def hint(self, epoch: int, loss: float) -> str:
         """What to say after an epoch, counted from 1, with that mean loss; "" for nothing."""
-        if epoch != PATIENCE or loss < LEARNING * self._guessing:
+        if epoch != PATIENCE or self._risen or abs(loss / self._guessing - 1) > 1 - LEARNING:
             return ""
         return (
             f"after {epoch} epochs the loss is still that of guessing, {self._guessing:.2f} for "

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Final
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from contract.preprocess import ten_crops
 from contract.recipe import Recipe
+from training.checkpoint import CheckpointError
 from training.data import Split, central
 from training.model import AlexNet
 
@@ -47,8 +49,16 @@ class Evaluation:
 
 
 def evaluate(classify: Classify, split: Split, recipe: Recipe, crops: int = 1) -> Evaluation:
-    """Every image counts once, with the mean of its crops' probabilities (section 4.1)."""
-    return judge(probabilities_of(classify, split, recipe, crops), split.labels, crops)
+    """Every image counts once, with the mean of its crops' probabilities (section 4.1).
+
+    Raises CheckpointError where they are no numbers: all would count as answers of the first class.
+    """
+    result = judge(probabilities_of(classify, split, recipe, crops), split.labels, crops)
+    if not isfinite(result.loss):
+        raise CheckpointError(
+            "the network's answers are no numbers: it diverged; take an earlier checkpoint"
+        )
+    return result
 
 
 def probabilities_of(classify: Classify, split: Split, recipe: Recipe, crops: int = 1) -> Tensor:

@@ -61,9 +61,10 @@ class Progress:
         self._warm = True
         left = self._left()
         assert self._bar is not None
+        self._bar.set_postfix_str(f"loss {loss:.3f}, lr {lr:.2g}{left and ', '}{left}", refresh=False)
         self._bar.update(self.images)
-        self._bar.set_postfix_str(f"loss {loss:.3f}, lr {lr:.2g}{left and ', '}{left}")
-        self._now_and_then(f"step {self.step}/{self.steps}  loss {loss:.3f}  {left}")
+        if self.step < self.steps:  # a line about the epoch follows its last step
+            self._now_and_then(f"step {self.step}/{self.steps}  loss {loss:.3f}  {left}")
 
     def validating(self, share: float) -> None:
         """That share of the validation is done."""

@@ -15,7 +15,7 @@ from training.config import Config, ConfigError
 from training.data import DataError, Split
 from training.distributed import Ranks
 from training.divergence import LossWatch
-from training.evaluate import BATCH, Classify, Evaluation, evaluate
+from training.evaluate import BATCH, Classify, Evaluation, judge, probabilities_of
 from training.learner import Learner
 from training.lock import contents
 from training.log import EpochRow, Log
@@ -74,6 +74,10 @@ def train(
     state.data = str(data.resolve())
     say(words)
     learner = Learner(state, augment.colour_components(covariance), ranks)
+    if not learner.finite():
+        raise CheckpointError(
+            f"{weights or out / 'last.pt'} holds NaN or infinity: it diverged; take an earlier one"
+        )
     classify = learner.classifier()
     ranks.wait()  # until all have looked at `out`
     if ranks.first:
@@ -185,12 +189,13 @@ def _validate(
         return classify(crops)
 
     try:
-        part = evaluate(classify_unless_stopped, ranks.part(split), recipe)
+        part = ranks.part(split)
+        result = judge(probabilities_of(classify_unless_stopped, part, recipe), part.labels)
         while asked < batches:
             ask()
     except Interrupted:
         return None
-    return ranks.merge(part)
+    return ranks.merge(result)
 
 
 def _nothing(*_words: object, **_how: object) -> None:

@@ -133,3 +133,15 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Pat
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
     assert checkpoint.load(path).step == 7
+
+
+def test_the_best_is_written_before_the_last(tmp_path: Path) -> None:
+    """A crash in between leaves a last.pt from which the run comes to the same best.pt again."""
+    state = a_checkpoint()
+    checkpoint.save_step(state, tmp_path, keep=2, best=True)
+    (tmp_path / "last.pt.partial").mkdir()  # and so the second of the two cannot be written
+    state.step = 8
+    with pytest.raises(OSError, match=r"last\.pt\.partial"):
+        checkpoint.save_step(state, tmp_path, keep=2, best=True)
+    assert checkpoint.load(tmp_path / "best.pt").step == 8
+    assert checkpoint.load(tmp_path / "last.pt").step == 7

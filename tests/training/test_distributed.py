@@ -93,6 +93,16 @@ def test_a_signal_to_one_process_stops_both_with_one_checkpoint(colours: Path, t
     assert (run / f"step-{state.step}.pt").is_file()
 
 
+@pytest.mark.slow
+def test_a_run_that_diverges_ends_in_both(colours: Path, tmp_path: Path) -> None:
+    with torchrun(colours, tmp_path / "run", "--weight-init", "kaiming", "--lr", "1e5") as process:
+        said, _ = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "Try a lower --lr (it is 100000)" in said
+    state = checkpoint.load(tmp_path / "run" / "last.pt")
+    assert all(values.isfinite().all() for values in state.model.values())
+
+
 def test_a_batch_that_cannot_be_shared_equally_is_refused(
     colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from tests.training.runs import train
 from training import checkpoint
+from training.__main__ import main
 from training.config import Config
 from training.divergence import PATIENCE, RETURN_STEPS, Diverged, LossWatch
 
@@ -86,6 +87,7 @@ def test_a_flat_loss_gets_one_hint() -> None:
     assert [epoch for epoch, hint in enumerate(hints, 1) if hint] == [PATIENCE]
     assert "try a lower --lr" in hints[PATIENCE - 1]
     assert not watch.hint(PATIENCE, 1.2)
+    assert not watch.hint(PATIENCE, 4.75), "that is not the loss of guessing"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -104,7 +106,9 @@ def test_a_rate_that_is_far_too_high_ends_the_run_and_leaves_finite_weights(
     assert checkpoint.load(run / "last.pt").step < 9
 
 
-def test_weights_that_are_no_numbers_are_not_saved(photographs: Path, tmp_path: Path) -> None:
+def test_weights_that_are_no_numbers_are_neither_saved_nor_used(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The last update of a run breaks the weights: no later loss shows it, the validation does."""
     run = tmp_path / "run"
     hook = register_optimizer_step_post_hook(_break_weights)
@@ -114,6 +118,14 @@ def test_weights_that_are_no_numbers_are_not_saved(photographs: Path, tmp_path: 
         hook.remove()
     assert not (run / "best.pt").exists()
     assert checkpoint.load(run / "last.pt").step == 0
+    bad = checkpoint.load(run / "last.pt")
+    bad.model["conv1.bias"].fill_(float("nan"))
+    checkpoint.save(bad, tmp_path / "bad.pt")
+    command = ["evaluate", str(tmp_path / "bad.pt"), "--data", str(photographs), "--device", "cpu"]
+    assert main(command) == 1
+    assert "answers are no numbers: it diverged" in capsys.readouterr().err
+    assert train(photographs, tmp_path / "next", "--weights", str(tmp_path / "bad.pt")) == 1
+    assert "bad.pt holds NaN or infinity" in capsys.readouterr().err
     assert (
         checkpoint.restore_model(checkpoint.load(run / "last.pt"))(torch.zeros(1, 3, 224, 224))
         .isfinite()
