@@ -24,7 +24,7 @@ def next_command(config: Config, data: Path, out: Path) -> str:
         words = ["export", out, "--out", Path("models") / f"{model_name(out)}.onnx", "--data", data]
     else:
         larger = out.with_name(f"{out.resolve().name}-{DEFAULT_RECIPE.crop}")
-        words = ["train", "--data", data, "--out", larger, "--weights", out]
+        words = ["train", "--data", data, "--out", larger, "--from", out]
     return f"{program()} {shlex.join(map(str, words))}"
 
 

@@ -38,7 +38,7 @@ def make_parser(about: str) -> argparse.ArgumentParser:
         action="store_true",
         help="go on with the run in --out; of its settings, --epochs may grow (default: it is to be empty)",
     )
-    command.add_argument("--classes", type=int, help="how many there must be (default any)")
+    command.add_argument("--classes", type=_count, help="how many there must be (default any)")
     command.add_argument(
         "--keep", type=_count, default=2, help="checkpoints step-N.pt that stay (default 2)"
     )
@@ -92,7 +92,7 @@ def make_parser(about: str) -> argparse.ArgumentParser:
         default="fp32",
         help="fp16 suits GPUs, int8 CPUs (default fp32)",
     )
-    command.add_argument("--version", type=int, default=1, help="the model's, counts up (default 1)")
+    command.add_argument("--version", type=_whole, default=1, help="the model's, counts up (default 1)")
 
     command = commands.add_parser("inspect", help="what a model file says of itself")
     command.add_argument("file", type=Path, metavar="FILE", help="a model file, NAME.onnx")
@@ -111,8 +111,10 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     command = commands.add_parser("figure1", help="ReLU against tanh on CIFAR-10, the paper's Figure 1")
     command.add_argument("--data", type=Path, required=True, help="folder or zip with train/CLASS/IMAGE")
     command.add_argument("--out", type=Path, required=True, help="folder for figure1.svg and figure1.json")
-    command.add_argument("--epochs", type=int, default=40, help="at most, per learning rate (default 40)")
-    command.add_argument("--seed", type=int, default=0, help="of weights and order (default 0)")
+    command.add_argument(
+        "--epochs", type=_whole, default=40, help="at most, per learning rate (default 40)"
+    )
+    command.add_argument("--seed", type=_whole, default=0, help="of weights and order (default 0)")
     return parser
 
 
@@ -143,13 +145,20 @@ def _device_option(command: argparse.ArgumentParser) -> None:
 
 
 def _classes_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--classes", type=int, default=1000, help="outputs, two or more (default 1000)")
+    command.add_argument("--classes", type=_whole, default=1000, help="outputs, two or more (default 1000)")
 
 
 def _workers_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--workers", type=_count, help=f"threads that read images (default {usable_cores()})"
     )
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
 
 
 def _count(text: str) -> int:

@@ -66,13 +66,11 @@ def write_untrained(config: Config, class_count: int, out: Path) -> Checkpoint:
 def _same_run(state: Checkpoint, dataset: Dataset, out: Path) -> None:
     """Raises CheckpointError if the checkpoint in `out` was trained on other data."""
     if state.classes != dataset.classes:
-        raise CheckpointError(
-            f"{out} was trained on other classes; start another run from it with --weights"
-        )
+        raise CheckpointError(f"{out} was trained on other classes; start another run from it with --from")
     if state.provenance["images"] != len(dataset.train):
         raise CheckpointError(
             f"{out} was trained on {state.provenance['images']} images, not {len(dataset.train)}; "
-            "start another run from it with --weights"
+            "start another run from it with --from"
         )
 
 
