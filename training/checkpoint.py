@@ -31,7 +31,8 @@ class Checkpoint:
     part of it in which there was no batch. `scaler` is the loss scaling of fp16. The network takes
     (pixel - mean) / std, with `mean` and `std` per channel on the scale 0 to 255. `preprocessing` is the
     id of a recipe where it is not the configuration's own. `data` is the path of the photographs, on the
-    machine of the training: it goes into no model file. `metrics` are the last validation's.
+    machine of the training: it goes into no model file. `metrics` are of exactly these weights, and empty
+    within an epoch; `best` are those of best.pt, with its epoch.
     """
 
     config: Config

@@ -10,7 +10,12 @@ def path_problems(data: Path | None, out: Path, weights: Path | None, resume: bo
     problems = []
     if data is None:
         problems.append("--data is missing: the folder of photographs, with a folder for each class")
-    elif not data.is_dir():
+    elif data.is_dir():
+        if any(out.resolve().is_relative_to(root.resolve()) for root in _read(data)):
+            problems.append(
+                f"{out} is in {data}, and would be taken for a class; choose a folder elsewhere"
+            )
+    else:
         problems.append(f"{data} is no folder; expected one with a folder of images per class")
     if out.exists() and not out.is_dir():
         problems.append(f"{out} is a file; --out is a folder")
@@ -18,8 +23,6 @@ def path_problems(data: Path | None, out: Path, weights: Path | None, resume: bo
         problems.append(in_use(out, by))
     elif not resume and contents(out):
         problems.append(f"{out} is not empty; add --resume, or choose another folder")
-    if data is not None and any(out.resolve().is_relative_to(root.resolve()) for root in _read(data)):
-        problems.append(f"{out} is in {data}, and would be taken for a class; choose a folder elsewhere")
     if weights is not None and not weights.exists():
         problems.append(f"{weights} does not exist; it is a run or a checkpoint to start from")
     return problems
