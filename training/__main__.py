@@ -85,8 +85,9 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 def _train(options: argparse.Namespace) -> None:
     run = resumed(options.out) if options.resume else None
-    if options.data is None and run is not None and run.data:
-        options.data = Path(run.data)
+    if run is not None:
+        options.weights = None  # it has begun
+        options.data = options.data or (Path(run.data) if run.data else None)
     config = _train_config(options, run)
     with (
         joined(options.device) as ranks,

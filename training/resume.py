@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from training import checkpoint
 from training.checkpoint import Checkpoint, CheckpointError
@@ -35,7 +36,7 @@ def agreed(run: Config, given: Config, out: Path) -> str:
     """
     ours, theirs = asdict(run), asdict(given)
     problems = [
-        f"{option_name(key)} is {ours[key]} in {out} and {theirs[key]} here; "
+        f"{option_name(key)} is {_shown(ours[key])} in {out} and {_shown(theirs[key])} here; "
         + (
             "it can only grow"
             if key == "epochs"
@@ -52,3 +53,8 @@ def agreed(run: Config, given: Config, out: Path) -> str:
     if run.schedule == "cosine":
         words += "; the learning rate is that of the longer schedule from here on, so it rises"
     return words
+
+
+def _shown(value: Any) -> str:
+    """A setting's value as it is typed; of a switch, on or off."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

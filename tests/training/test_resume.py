@@ -149,7 +149,10 @@ def test_a_setting_that_differs_is_refused_by_its_name_and_changes_nothing(
             ["--recipe", "paper"],
             ["--epochs", "--batch-size is 4", "--lr is 0.001 in RUN and 0.01 here"][1:],
         ),
-        (["--recipe", "paper", "--lr", "0.001", "--batch-size", "4", "--no-lrn"], ["--lrn is True"]),
+        (
+            ["--recipe", "paper", "--lr", "0.001", "--batch-size", "4", "--no-lrn"],
+            ["--lrn is on in RUN and off here"],
+        ),
     ):
         capsys.readouterr()
         assert main(["train", "--resume", "--out", str(run), *given]) == 1
@@ -170,7 +173,7 @@ def test_more_epochs_are_those_of_a_longer_run(
     capsys.readouterr()
     assert train_here(photographs, longer, "--resume") == 0
     assert "all 1 epochs have been trained; --epochs adds more" in capsys.readouterr().out
-    assert train_here(photographs, longer, "--resume", *PAPER, "--epochs", "2", "--workers", "1") == 0
+    assert train_here(photographs, longer, "--resume", *PAPER, "--epochs", "2", "--weights", "gone") == 0
     said = capsys.readouterr().out
     assert "warning: 2 epochs instead of 1\n" in said
     assert "goes on after step 3" in said
