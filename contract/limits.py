@@ -33,6 +33,14 @@ def memory_limit(root: Path = ROOT) -> float:
     return min((_memory(folder) for folder in _folders("memory", root)), default=math.inf)
 
 
+def available_memory(root: Path = ROOT) -> float:
+    """Return the bytes that this process may still take: of the machine's, and of what the tightest cgroup
+    has left. Pages of files that the kernel drops when they are needed count as free; inf where unknown.
+    """
+    machine = _numbers(root / "proc/meminfo").get("MemAvailable:", math.inf) * 1024
+    return min([machine, *(_unused(folder) for folder in _folders("memory", root))])
+
+
 def _quota(folder: Path) -> float:
     if both := _words(folder / "cpu.max"):
         quota, period = both[:2]
@@ -47,12 +55,33 @@ def _memory(folder: Path) -> float:
     return math.inf if limit == "max" or int(limit) > UNLIMITED_BYTES else int(limit)
 
 
-def _words(file: Path) -> list[str]:
+def _unused(folder: Path) -> float:
+    """Return what the cgroup's limit leaves: its files in the page cache are given back under pressure."""
+    (used,) = _words(folder / "memory.current") or _words(folder / "memory.usage_in_bytes") or ["0"]
+    numbers = _numbers(folder / "memory.stat")
+    # Version 1 counts the cgroups below in names of their own.
+    cached = sum(
+        numbers.get(f"total_{name}", numbers.get(name, 0)) for name in ("inactive_file", "active_file")
+    )
+    return max(0, _memory(folder) - max(0, int(used) - cached))
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """Return the numbers of a file that has a name and a number a line, and perhaps a unit."""
+    words = (line.split() for line in _lines(file))
+    return {parts[0]: int(parts[1]) for parts in words if len(parts) > 1 and parts[1].isdecimal()}
+
+
+def _lines(file: Path) -> list[str]:
     """Return what a file has; nothing where there is none, as at the root of a hierarchy."""
     try:
-        return file.read_text().split()
+        return file.read_text().splitlines()
     except OSError:
         return []
+
+
+def _words(file: Path) -> list[str]:
+    return " ".join(_lines(file)).split()
 
 
 @cache

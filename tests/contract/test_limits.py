@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.limits import cpu_quota, memory_limit, usable_cores
+from contract.limits import available_memory, cpu_quota, memory_limit, usable_cores
 from tests.checkout import ROOT
 
 V2 = "30 23 0:26 {top} /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"
@@ -135,6 +135,33 @@ def test_the_tightest_limit_counts(
     root = tree(tmp_path, own, mounts, **files)
     assert (cpu_quota(root), memory_limit(root)) == (cpus, memory)
     assert usable_cores(root) == max(1, int(min(cpus, len(os.sched_getaffinity(0)))))
+
+
+def test_available_memory_is_what_machine_and_cgroup_have_left(tmp_path: Path) -> None:
+    """A cgroup's use counts the files that have been read, which are given back for the asking."""
+    stat = "anon 500\nfile 350\ninactive_file 200\nactive_file 100\nshmem 50"
+    root = tree(
+        tmp_path,
+        "0::/",
+        V2.format(top="/"),
+        **{"memory.max": "1000", "memory.current": "900", "memory.stat": stat},
+    )
+    assert available_memory(root) == 1000 - (900 - 300)
+    (root / "proc/meminfo").write_text("MemTotal:  16 kB\nMemAvailable:  2 kB\nHugePages_Total: 0\n")
+    assert available_memory(root) == 400
+    (root / "sys/fs/cgroup/memory.max").write_text("max\n")
+    assert available_memory(root) == 2048
+    old = tree(
+        tmp_path / "old",
+        "9:memory:/",
+        V1_MEMORY.format(top="/"),
+        **{
+            "memory/memory.limit_in_bytes": "1000",
+            "memory/memory.usage_in_bytes": "700",
+            "memory/memory.stat": "inactive_file 1\ntotal_inactive_file 50\ntotal_active_file 50",
+        },
+    )
+    assert available_memory(old) == 400
 
 
 def test_there_is_one_core_at_least(tmp_path: Path) -> None:
