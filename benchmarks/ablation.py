@@ -18,7 +18,7 @@ from pathlib import Path
 
 from training import checkpoint
 from training.evaluate import evaluate, torch_classifier
-from training.prepared import load_held_out
+from training.held_out import load_held_out, record_of
 
 COMMON = (
     "--width 0.25 --image-size 112 --epochs 60 --batch-size 32 --optimizer sgd --schedule cosine --lr 0.01 "
@@ -63,7 +63,7 @@ def run(data: Path, out: Path, options: tuple[str, ...], seed: int) -> None:
 def errors(data: Path, out: Path) -> tuple[float, float]:
     """-> top-1 error in per cent on one crop and on ten."""
     state = checkpoint.load(out / "last.pt")
-    split = load_held_out(data, state.classes, state.provenance, state.recipe)
+    split = load_held_out(data, record_of(state)).split
     classify = torch_classifier(checkpoint.restore_model(state), state.mean, state.std)
     one, ten = (evaluate(classify, split, state.recipe, n) for n in (1, 10))
     return 100 - 100 * one.top1, 100 - 100 * ten.top1

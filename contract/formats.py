@@ -13,6 +13,12 @@ _SIGNATURES: Final = [
     (b"II+\0", "TIFF"),  # BigTIFF
     (b"MM\0+", "TIFF"),
 ]
+SIGNATURE_BYTES: Final = 256  # from the start of a file, all that `sniff` looks at
+# The ends of names under which pictures are kept: such a file without a signature is a damaged picture.
+SUFFIXES: Final = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".dib", ".avif"}
+    | {".heic", ".heif"}
+)
 _HEIF_BRANDS: Final = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 

@@ -4,10 +4,12 @@ Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted with a checkpoint written
 """
 
 import argparse
+import io
 import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -36,9 +38,12 @@ from training.download import DownloadError
 from training.evaluate import evaluate, torch_classifier, worst_confusions
 from training.export import ExportError, export
 from training.figure1 import figure1
+from training.held_out import TRAINING, load_held_out, record_of
 from training.lock import locked_for_all
+from training.measured_on import KEY as MEASURED_ON
 from training.model import AlexNet, layer_table
-from training.prepared import load_held_out, prepare
+from training.overview import counts, list_skipped, skipped_lines, warnings
+from training.prepared import prepare
 from training.published import import_torchvision
 from training.report import report
 from training.resume import agreed, resumed
@@ -50,6 +55,8 @@ from training.verify import manifest_text, read_model, verify
 
 def main(arguments: list[str] | None = None) -> int:
     options = make_parser(__doc__).parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and folders may be no UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # it knows of no quota
     try:
         COMMANDS[options.command](options)
@@ -133,13 +140,10 @@ def _train_config(options: argparse.Namespace, run: Checkpoint | None) -> Config
 def _prepare(options: argparse.Namespace) -> None:
     config = load_config(None, _settings(options))
     dataset = prepare(options.data, options.out, config, options.workers)
-    skipped = dataset.train.skipped + dataset.val.skipped
-    print(*(f"skipped {problem}" for problem in skipped), sep="\n", end="\n" if skipped else "")
     size = sum(path.stat().st_size for path in options.out.iterdir()) / 1e6
-    print(
-        f"{options.out}: {len(dataset.train)} images to train on, {len(dataset.val)} to validate on, "
-        f"{len(dataset.classes)} classes, {len(skipped)} skipped, {size:.0f} MB"
-    )
+    for line in (*skipped_lines(dataset), *(f"warning: {words}" for words in warnings(dataset))):
+        print(line)
+    print(f"{options.out}: {counts(dataset)}, {size:.0f} MB")
 
 
 def _summary(options: argparse.Namespace) -> None:
@@ -179,31 +183,41 @@ def _class_count(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> None:
     state = checkpoint.load(checkpoint.find(options.source))
-    split = load_held_out(options.data, state.classes, state.provenance, state.recipe)
+    measured = load_held_out(options.data, record_of(state))
     model = checkpoint.restore_model(state)
     model.to(options.device)
     classify = torch_classifier(model, state.mean, state.std)
     crops = 10 if options.ten_crop else 1
-    result = evaluate(classify, split, state.recipe, crops)
-    for problem in split.skipped:
-        print(f"skipped {problem}")
-    print(f"{result.images} images, {result.crops} crop(s) each, {len(split.skipped)} skipped")
-    print(f"top-1 {result.top1:.2%}  top-5 {result.top5:.2%}")
-    print(f"{'class':24} images  top-1")
+    result = evaluate(classify, measured.split, state.recipe, crops)
+    print(*list_skipped(measured.skipped), sep="\n", end="\n" if measured.skipped else "")
+    _print_notes(measured.notes)
+    # Of what was trained on, no line has a number without saying so.
+    what = f", {TRAINING}" if measured.kind == TRAINING else ""
+    print(f"{result.images} images, {result.crops} crop(s) each, {len(measured.skipped)} skipped{what}")
+    print(f"top-1 {result.top1:.2%}  top-5 {result.top5:.2%}{what}")
+    print(f"{'class':24} images  top-1{what}")
     for name, row, right in zip(state.classes, result.confusion, result.confusion.diagonal(), strict=True):
         if row.sum():
-            print(f"{name:24} {row.sum():6d}  {right / row.sum():.0%}")
-    print(*worst_confusions(result.confusion, state.classes), sep="\n")
+            print(f"{name:24} {row.sum():6d}  {right / row.sum():.0%}{what}")
+    for line in worst_confusions(result.confusion, state.classes):
+        print(f"{line}{what}")
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"note: {note}")
 
 
 def _export(options: argparse.Namespace) -> None:
     manifest = export(options.source, options.out, options.precision, options.version, options.data)
     size = options.out.stat().st_size / 1e6
     print(f"{options.out}: {size:.1f} MB, {len(manifest.classes)} classes, {manifest.precision}")
+    _print_notes(manifest.training.get(MEASURED_ON, {}).get("notes", ()))
     _print_parity(manifest.parity)
+    what = manifest.metrics[0].data if manifest.metrics else ""
     if lost := manifest.parity.get("acceptance"):
         print(
-            f"top-1 {lost['top1']:.2%}, in fp32 {lost['top1_fp32']:.2%}; the same answer for "
+            f"{what}: top-1 {lost['top1']:.2%}, in fp32 {lost['top1_fp32']:.2%}; the same answer for "
             f"{lost['agreement']:.2%} of {lost['images']} images; "
             f"layers in float32: {', '.join(lost['layers_in_float']) or 'none'}"
         )
@@ -230,10 +244,12 @@ def _inspect(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     result = verify(options.file, options.data)
+    _print_notes(result.notes)
     _print_parity(result.parity.record())
     for promised, found in zip(result.promised, result.found, strict=True):
+        what = f" ({TRAINING})" if promised.data.endswith(f"({TRAINING})") else ""
         print(
-            f"{found.crops} crop(s), {found.images} images: "
+            f"{found.crops} crop(s), {found.images} images{what}: "
             f"top-1 {found.top1:.2%} (said {promised.top1:.2%})  "
             f"top-5 {found.top5:.2%} (said {promised.top5:.2%})"
         )
@@ -242,7 +258,9 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    print(report(options.source, options.data))
+    path, notes = report(options.source, options.data)
+    _print_notes(notes)
+    print(path)
 
 
 def _figure1(options: argparse.Namespace) -> None:

@@ -35,8 +35,9 @@ from training import checkpoint
 from training.augment import Draws, mix, strong
 from training.checkpoint import Checkpoint
 from training.config import Config
-from training.data import MAX_PIXELS, Sample, channel_statistics, find_samples
+from training.data import MAX_PIXELS, channel_statistics
 from training.evaluate import normalise
+from training.folders import DataError, Sample, find_trees
 from training.model import AlexNet
 from training.optim import AUGMENTATION, generator_of, make_optimizer, update_average
 from training.provenance import revision
@@ -76,20 +77,23 @@ def load_sets(folders: Sequence[Path], device: torch.device) -> list[PictureSet]
     """Read every picture of every set onto `device`. Raises DataError, and ImageError for a bad picture."""
     sets: list[PictureSet] = []
     for folder in folders:
-        classes, *parts = find_samples(folder, val_fraction=0.1, seed=0)
+        _parts, trees = find_trees(folder)
+        classes = trees[0].classes
         first = sum(len(each.classes) for each in sets)
-        train, val = (_read(samples, device) for samples in parts)
+        if len(trees) < 2:
+            raise DataError(f"{folder} has no train/ and val/")
+        train, val = (_read(tree.samples, device) for tree in trees)
         sets.append(PictureSet(folder.resolve().name, classes, first, train, val))
     return sets
 
 
 def _read(samples: Sequence[Sample], device: torch.device) -> Pictures:
     recipe = Recipe("for training alone", SIDE, SIDE, scaled_jpeg=False)
-    paths = [path for path, _label in samples]
+    paths = [sample.path for sample in samples]
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     with ProcessPoolExecutor(usable_cores()) as pool:
         squares = np.concatenate(list(pool.map(partial(_squares, recipe=recipe), chunks)))
-    labels = torch.tensor([label for _path, label in samples])
+    labels = torch.tensor([sample.label for sample in samples])
     return Pictures(torch.from_numpy(squares).to(device), labels.to(device))
 
 

@@ -57,7 +57,7 @@ def load_ahead(
                 yield step, slice(start, start + size), order[first + start : first + start + size]
 
     def load(indices: Tensor) -> tuple[Tensor, Tensor]:
-        squares = split.squares[indices]
+        squares = split.squares(indices)
         return squares.pin_memory() if ranks.device.type == "cuda" else squares, split.labels[indices]
 
     with ThreadPoolExecutor(workers) as pool:

@@ -33,6 +33,9 @@ class Checkpoint:
     id of a recipe where it is not the configuration's own. `data` is the path of the photographs, on the
     machine of the training: it goes into no model file. `metrics` are of exactly these weights, and empty
     within an epoch; `best` are those of best.pt, with its epoch.
+    `held_out` has the names (CLASS/FILE) and digests of the validation photographs, which is empty in older
+    checkpoints; `trained_on` the digests of the others, sorted, and `trained_before` of those that the run
+    which this one started from was trained on.
     """
 
     config: Config
@@ -54,6 +57,9 @@ class Checkpoint:
     provenance: dict[str, Any] = field(default_factory=dict)
     preprocessing: str | None = None
     data: str = ""
+    held_out: dict[str, Any] = field(default_factory=dict)
+    trained_on: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    trained_before: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
     @property
     def recipe(self) -> Recipe:

@@ -1,153 +1,82 @@
-"""A folder per class -> every picture's central square, decoded once, as uint8."""
+"""Files -> every picture's central square, decoded once, as uint8, and a digest of its bytes."""
 
+import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from random import Random
-from typing import Any
+from typing import Final, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from contract.limits import memory_limit, usable_cores
+from contract.limits import available_memory, usable_cores
 from contract.picture import ImageError, decode
 from contract.preprocess import square
 from contract.recipe import Recipe
+from training.folders import DataError as DataError  # what reading raises: others take it from here
+from training.folders import Sample, printable
 
 MAX_PIXELS = 200_000_000  # one's own photographs may be larger than what a server takes from strangers
+DIGEST_BYTES: Final = 8  # two of a million photographs get the same one with a probability of 3e-8
 
+T = TypeVar("T")
 _AHEAD = 512  # squares that may wait for the one before them: 100 MB
-
-Sample = tuple[Path, int]  # a file and the index of its class
-
-
-class DataError(ValueError):
-    """The folder cannot be trained on; the message names what is missing and where."""
+_MEMORY_SHARE = 0.8  # of what is free, for pictures; the network and its training take the rest
 
 
 @dataclass(frozen=True)
 class Split:
-    """`squares` (N, resize, resize, 3) uint8 by the recipe, `labels` (N,) int64, and `skipped`: the
-    files that cannot be read, each with the reason.
+    """The pictures `rows` (N,) of `pixels` (M, resize, resize, 3) uint8, which the parts of a set share.
+
+    `labels` and `digests` (N,) int64 and `names` (CLASS/FILE) are those of the N pictures.
     """
 
-    squares: Tensor
+    pixels: Tensor
+    rows: Tensor
     labels: Tensor
-    skipped: tuple[str, ...]
+    digests: Tensor
+    names: tuple[str, ...]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.rows)
+
+    def squares(self, places: Tensor) -> Tensor:
+        """Copy the pictures at `places` (n,) -> (n, resize, resize, 3)."""
+        return self.pixels[self.rows[places]]
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """Yield all pictures in order, at most `size` at a time."""
+        for rows in torch.split(self.rows, size):
+            yield self.pixels[rows]
+
+    def part(self, places: slice | Tensor) -> "Split":
+        """Return the pictures at `places`; their pixels stay where they are."""
+        names = tuple(self.names[place] for place in torch.arange(len(self))[places].tolist())
+        return Split(self.pixels, self.rows[places], self.labels[places], self.digests[places], names)
 
 
-def find_samples(
-    data: Path, val_fraction: float, seed: int
-) -> tuple[tuple[str, ...], list[Sample], list[Sample]]:
-    """-> class names in the order of their indices, training files, validation files.
-
-    `data` holds `train/` and `val/`, or one tree of class folders that is split here: the same
-    fraction of every class, drawn with `seed`. Raises DataError.
+@dataclass(frozen=True)
+class Reading:
+    """What has been read of a list of files: `places` (N,) int64 of the readable ones in it, ascending, and
+    their `digests` (N,) int64; `skipped` are the others, one line each with the reason.
     """
-    if (data / "train").is_dir():
-        classes = class_names(data / "train")
-        train = _samples(data / "train", classes)
-        return classes, train, validation_samples(data, classes)
-    classes = class_names(data)
-    train, val = [], []
-    for index, name in enumerate(classes):
-        files = [path for path, _ in _samples(data, (name,))]
-        Random(f"{seed}/{name}").shuffle(files)
-        count = max(1, round(len(files) * val_fraction))
-        if count >= len(files):
-            raise DataError(f"class {name!r} has {len(files)} images; two are the least to split")
-        val += [(path, index) for path in files[:count]]
-        train += [(path, index) for path in files[count:]]
-    return classes, train, val
+
+    places: Tensor
+    digests: Tensor
+    skipped: tuple[str, ...]
 
 
-def held_out_samples(data: Path, classes: Sequence[str], run: Mapping[str, Any]) -> list[Sample]:
-    """What to measure a trained network on, given the provenance of its `run`.
-
-    If that split one tree of this name, the part that it set aside; else as `validation_samples`.
-    """
-    split = run.get("split")
-    if split and data.resolve().name == run["data"] and not (data / "val").is_dir():
-        found, _train, val = find_samples(data, **split)
-        if found != tuple(classes):
-            raise DataError(f"{data} has other class folders than when it was trained on")
-        return val
-    return validation_samples(data, classes)
+def digest_of(data: bytes) -> int:
+    """Identify a photograph by its file's bytes: 8 bytes of blake2b, as a signed integer."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest(), "little", signed=True)
 
 
-def training_samples(data: Path, run: Mapping[str, Any]) -> list[Sample]:
-    """What a network was trained on, given the provenance of its `run`; labels count within `data`."""
-    if (data / "train").is_dir():
-        return _samples(data / "train", class_names(data / "train"))
-    split = run.get("split")
-    if not split or data.resolve().name != run["data"]:
-        raise DataError(f"{data} is not what the run was trained on; its training images are needed")
-    return find_samples(data, **split)[1]
-
-
-def validation_samples(data: Path, classes: Sequence[str]) -> list[Sample]:
-    """`data`/val, or `data` itself if it has none, its folders matched to `classes` by name."""
-    root = data / "val" if (data / "val").is_dir() else data
-    if (data / "train").is_dir() and root == data:
-        raise DataError(f"{data} has train/ but no val/; add one, or pass train/ itself to split it")
-    names = _folders(root)
-    for name in names:
-        if name not in classes:
-            raise DataError(f"class {name!r} in {root} is not among those trained: {', '.join(classes)}")
-    if not names:
-        raise DataError(f"{root} has no class folders; expected one with a folder of images per class")
-    return _samples(root, names, classes)
-
-
-def class_names(root: Path) -> tuple[str, ...]:
-    """The folders below `root`, sorted, hidden ones left out; DataError if there are fewer than two."""
-    names = _folders(root)
-    if len(names) < 2:
-        raise DataError(f"{root} has {len(names)} class folders; at least two are needed")
-    return names
-
-
-def _folders(root: Path) -> tuple[str, ...]:
-    if not root.is_dir():
-        raise DataError(f"{root} is no folder; expected one with a folder of images per class")
-    return tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")))
-
-
-def _samples(root: Path, names: Sequence[str], classes: Sequence[str] | None = None) -> list[Sample]:
-    """Every file below root/name, labelled by the place of its name in `classes` (default `names`)."""
-    samples = []
-    for name in names:
-        files = sorted(
-            p
-            for p in (root / name).rglob("*")
-            if p.is_file() and not any(part.startswith(".") for part in p.relative_to(root).parts)
-        )
-        if not files:
-            raise DataError(f"class {name!r} in {root} is empty; add images or remove the folder")
-        index = (classes or names).index(name)
-        samples += [(path, index) for path in files]
-    return samples
-
-
-def load_split(samples: Sequence[Sample], recipe: Recipe, title: str, workers: int | None = None) -> Split:
-    """Every picture in memory. Raises DataError as `read_squares` does, or if they would not fit."""
-    needed = len(samples) * recipe.resize * recipe.resize * 3
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > 0.8 * (memory := min(physical, memory_limit())):
-        raise DataError(
-            f"{len(samples)} images take {needed / 1e9:.1f} GB in memory, and there are "
-            f"{memory / 1e9:.1f}; write them to a disk once with `prepare`, and train on what that wrote"
-        )
-    squares = torch.empty(len(samples), recipe.resize, recipe.resize, 3, dtype=torch.uint8)
-    rows = iter(squares)
-    labels, skipped = read_squares(samples, recipe, title, workers, lambda row: next(rows).copy_(row))
-    return Split(squares[: len(labels)], labels, skipped)
+def read_digests(samples: Sequence[Sample], title: str) -> Reading:
+    """Identify files without decoding them."""
+    return _read(samples, title, None, lambda _sample, data: digest_of(data), lambda digest: digest)
 
 
 def read_squares(
@@ -156,20 +85,38 @@ def read_squares(
     title: str,
     workers: int | None,
     keep: Callable[[Tensor], object],
-) -> tuple[Tensor, tuple[str, ...]]:
-    """Gives `keep` the square of every readable picture, in order; -> their labels and what was skipped.
+) -> Reading:
+    """Decode every picture and give its square to `keep`, in order; skip those that cannot be read."""
 
-    Decodes with `workers` threads, by default one per core. DataError if a class loses its last picture.
-    """
+    def load(_sample: Sample, data: bytes) -> tuple[Tensor, int]:
+        return torch.from_numpy(square(decode(data, recipe, MAX_PIXELS), recipe).copy()), digest_of(data)
 
-    def load(sample: Sample) -> Tensor | str:
+    def take(loaded: tuple[Tensor, int]) -> int:
+        keep(loaded[0])
+        return loaded[1]
+
+    return _read(samples, title, workers, load, take)
+
+
+def _read(
+    samples: Sequence[Sample],
+    title: str,
+    workers: int | None,
+    load: Callable[[Sample, bytes], T],
+    take: Callable[[T], int],
+) -> Reading:
+    """Call `load` on the files with `workers` threads, by default one per core, and `take` in order."""
+
+    def attempt(sample: Sample) -> T | str:
         try:
-            picture = decode(sample[0].read_bytes(), recipe, MAX_PIXELS)
-            return torch.from_numpy(square(picture, recipe).copy())
-        except (ImageError, OSError) as error:
-            return f"{sample[0]}: {error}"
+            return load(sample, sample.path.read_bytes())
+        except ImageError as error:
+            return f"{printable(sample.path)}: {error}"
+        except OSError as error:
+            return f"{printable(sample.path)}: {error.strerror or error}"
 
     kept: list[int] = []
+    digests: list[int] = []
     skipped: list[str] = []
     with (
         ThreadPoolExecutor(workers or usable_cores()) as pool,
@@ -177,19 +124,48 @@ def read_squares(
     ):
         for start in range(0, len(samples), _AHEAD):
             chunk = samples[start : start + _AHEAD]
-            for (_path, label), loaded in zip(chunk, pool.map(load, chunk), strict=True):
+            for place, loaded in enumerate(pool.map(attempt, chunk), start):
                 bar.update()
                 if isinstance(loaded, str):
                     skipped.append(loaded)
                 else:
-                    keep(loaded)
-                    kept.append(label)
-    lost = {label for _, label in samples} - set(kept)
-    if lost:
-        folder = next(path.parent for path, label in samples if label in lost)
-        reason = next(line for line in skipped if line.startswith(str(folder)))
-        raise DataError(f"no image in {folder} can be read: {reason}")
-    return torch.tensor(kept), tuple(skipped)
+                    kept.append(place)
+                    digests.append(take(loaded))
+    return Reading(_int64(kept), _int64(digests), tuple(skipped))
+
+
+def _int64(values: Sequence[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def load_pictures(
+    samples: Sequence[Sample], recipe: Recipe, title: str, workers: int | None = None
+) -> tuple[Split, Reading]:
+    """Decode every picture into memory; -> the readable ones, and what was read.
+
+    Raises DataError before the first is decoded if all do not fit into the memory that is free now.
+    """
+    needed = len(samples) * recipe.resize * recipe.resize * 3
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun's, each has its own copy
+    free = available_memory()
+    if needed * processes > _MEMORY_SHARE * free:
+        each = f" in each of {processes} processes" if processes > 1 else ""
+        raise DataError(
+            f"{len(samples):,} images take {needed / 1e9:.1f} GB of memory{each}, and {free / 1e9:.1f} GB "
+            f"are free, of which {_MEMORY_SHARE:.0%} may be used; write them to a disk once with "
+            "`prepare`, and train on what that wrote"
+        )
+    pixels = torch.empty(len(samples), recipe.resize, recipe.resize, 3, dtype=torch.uint8)
+    rows = iter(pixels)
+    reading = read_squares(samples, recipe, title, workers, lambda row: next(rows).copy_(row))
+    return split_of(pixels[: len(reading.places)], samples, reading), reading
+
+
+def split_of(pixels: Tensor, samples: Sequence[Sample], reading: Reading) -> Split:
+    """Return all pictures that have been read of `samples`; `pixels` are theirs."""
+    kept = [samples[place] for place in reading.places.tolist()]
+    labels, names = _int64([sample.label for sample in kept]), tuple(sample.name for sample in kept)
+    return Split(pixels, torch.arange(len(kept)), labels, reading.digests, names)
 
 
 def central(squares: Tensor, recipe: Recipe) -> Tensor:
@@ -199,13 +175,30 @@ def central(squares: Tensor, recipe: Recipe) -> Tensor:
     return squares[:, window, window]
 
 
-def channel_statistics(squares: Tensor) -> tuple[Tensor, Tensor]:
-    """-> the mean (3,) and the covariance (3, 3) of the RGB values on the scale 0 to 255, float64."""
-    total, outer, count = torch.zeros(3).double(), torch.zeros(3, 3).double(), 0
-    for batch in torch.split(squares, 64):
-        values = batch.reshape(-1, 3).float()
-        total += values.sum(0).double()
-        outer += (values.T @ values).double()
-        count += len(values)
-    mean = total / count
-    return mean, outer / count - mean[:, None] * mean
+# Products of values from -128 to 127, 1024 of them at most: below 2**24, every sum of them is exact in
+# float32. Four pixels side by side make matrices that are worth a matrix product.
+_PIXELS, _BESIDE = 1024, 4
+
+
+def channel_statistics(squares: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """-> the mean (3,) and the covariance (3, 3) of the RGB values on the scale 0 to 255, float64.
+
+    They are computed in integers and rounded once. `squares` (N, H, W, 3) uint8; `rows` (n,): of these.
+    """
+    rows = torch.arange(len(squares)) if rows is None else rows
+    sums, products = torch.zeros(3, dtype=torch.int64), torch.zeros(3, 3, dtype=torch.int64)
+    ones = torch.ones(_PIXELS)
+    for some in torch.split(rows, 4):  # which stay in the processor's cache
+        values = squares[some].flatten().float().sub_(128)
+        values = F.pad(values, (0, -len(values) % (3 * _PIXELS * _BESIDE)))
+        values = values.view(-1, _PIXELS, 3 * _BESIDE)
+        outer = torch.bmm(values.transpose(1, 2), values).to(torch.int64).sum(0)
+        products += outer.view(_BESIDE, 3, _BESIDE, 3).diagonal(dim1=0, dim2=2).sum(-1)
+        sums += (ones @ values).to(torch.int64).sum(0).view(_BESIDE, 3).sum(0)
+    count, first, second = len(rows) * squares[0].numel() // 3, sums.tolist(), products.tolist()
+    mean = [128 + total / count for total in first]
+    # In Python's integers, because the products of sums are beyond 64 bits.
+    covariance = [
+        [(count * second[i][j] - first[i] * first[j]) / count**2 for j in range(3)] for i in range(3)
+    ]
+    return torch.tensor(mean, dtype=torch.float64), torch.tensor(covariance, dtype=torch.float64)

@@ -64,8 +64,7 @@ class Ranks:
 
     def part(self, split: Split) -> Split:
         """Every image in the part of exactly one process: nothing is padded, nothing counted twice."""
-        rows = slice(self.rank, None, self.world)
-        return Split(split.squares[rows], split.labels[rows], split.skipped)
+        return split.part(slice(self.rank, None, self.world))
 
     def merge(self, parts: Evaluation) -> Evaluation:
         """What `evaluate` would have said of all parts together."""

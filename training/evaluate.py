@@ -63,9 +63,7 @@ def evaluate(classify: Classify, split: Split, recipe: Recipe, crops: int = 1) -
 
 def probabilities_of(classify: Classify, split: Split, recipe: Recipe, crops: int = 1) -> Tensor:
     """-> (N, classes)."""
-    return torch.cat(
-        [_probabilities(classify, squares, crops, recipe) for squares in torch.split(split.squares, BATCH)]
-    )
+    return torch.cat([_probabilities(classify, squares, crops, recipe) for squares in split.batches(BATCH)])
 
 
 def judge(probabilities: Tensor, labels: Tensor, crops: int = 1) -> Evaluation:

@@ -17,9 +17,12 @@ from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.data import Split, central
 from training.evaluate import Classify, evaluate, judge, probabilities_of, torch_classifier
+from training.folders import printable
 from training.graph import OPSET, build_graph
+from training.held_out import VALIDATION, Measured, load_held_out, load_some_training, record_of
+from training.measured_on import KEY as MEASURED_ON
+from training.measured_on import measured_on
 from training.parity import TOLERANCE, classifier_of, difference, measure_parity
-from training.prepared import load_held_out, load_some_training
 from training.quantize import IMAGES, quantise
 
 LEAST_AGREEMENT: Final = 0.99  # with float32, of the first answers
@@ -57,9 +60,8 @@ def export(
     except ManifestError as error:
         raise ExportError(f"{out} is not written: {error}") from None
     with _replaced(out) as partial:
-        split = None
-        if data is not None:
-            split = load_held_out(data, state.classes, state.provenance, state.recipe)
+        measured = None if data is None else load_held_out(data, record_of(state))
+        split = None if measured is None else measured.split
         graph, acceptance = _graph_of(state, precision, data, split, out)
         onnx.checker.check_model(graph, full_check=True)
         exported = classifier_of(graph)
@@ -72,7 +74,8 @@ def export(
             )
         manifest = replace(
             manifest,
-            metrics=_metrics(state, exported, split, data),
+            metrics=_metrics(state, exported, measured, data),
+            training=manifest.training | _measured_on(state, measured),
             parity=parity.record() | acceptance,
         )
         entry = graph.metadata_props.add()
@@ -124,7 +127,7 @@ def _graph_of(
         graph = build_graph(model, state.mean, state.std, precision)
         result: tuple[onnx.ModelProto, list[str]] | None = (graph, []) if passes(graph) else None
     else:
-        squares = load_some_training(data, state.provenance, state.recipe, IMAGES)
+        squares = load_some_training(data, record_of(state), IMAGES)
         result = quantise(model, state.mean, state.std, central(squares, state.recipe), passes)
     if result is None:
         raise ExportError(
@@ -137,14 +140,24 @@ def _graph_of(
 
 
 def _metrics(
-    state: Checkpoint, exported: Classify, split: Split | None, data: Path | None
+    state: Checkpoint, exported: Classify, measured: Measured | None, data: Path | None
 ) -> tuple[Metrics, ...]:
-    name = data.resolve().name if data is not None else state.provenance["data"]
-    measured_on = f"{name} (validation)"
-    if split is None:
-        return (Metrics(measured_on, crops=1, **state.metrics),) if state.metrics else ()
-    results = [evaluate(exported, split, state.recipe, crops) for crops in (1, 10)]
-    return tuple(Metrics(measured_on, r.images, r.crops, r.top1, r.top5) for r in results)
+    if measured is None:
+        name = f"{state.provenance['data']} ({VALIDATION})"
+        return (Metrics(name, crops=1, **state.metrics),) if state.metrics else ()
+    assert data is not None
+    name = f"{printable(data.resolve().name)} ({measured.kind})"
+    results = [evaluate(exported, measured.split, state.recipe, crops) for crops in (1, 10)]
+    return tuple(Metrics(name, r.images, r.crops, r.top1, r.top5) for r in results)
+
+
+def _measured_on(state: Checkpoint, measured: Measured | None) -> dict[str, Any]:
+    """Of `manifest.training`: which photographs the accuracy is of."""
+    if measured is not None:
+        return {MEASURED_ON: measured_on(measured.split.digests, measured.notes)}
+    if not state.held_out or not state.metrics:
+        return {}
+    return {MEASURED_ON: measured_on(state.held_out["digests"])}
 
 
 def _manifest(

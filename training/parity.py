@@ -89,7 +89,7 @@ def _over_batches(found: list[Tensor], reference: Tensor) -> Difference:
 def _crops(split: Split | None, count: int) -> Tensor:
     """(count, 224, 224, 3) uint8: of the pictures, over and over where there are fewer."""
     if split is not None:
-        return central(split.squares[torch.arange(count) % len(split)], DEFAULT_RECIPE)
+        return central(split.squares(torch.arange(count) % len(split)), DEFAULT_RECIPE)
     size = DEFAULT_RECIPE.crop
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=generator)

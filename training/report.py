@@ -25,9 +25,9 @@ from training.evaluate import (
     torch_classifier,
     worst_confusions,
 )
+from training.held_out import load_held_out, record_of
 from training.log import read_log
 from training.plots import Line, encoded, line_chart
-from training.prepared import load_held_out
 
 MISTAKES = 24  # that are shown
 LEGIBLE = 60  # classes whose confusion fits into a table
@@ -47,8 +47,8 @@ figure, dd { margin: 0 } figcaption { font-size: .85rem } dl { columns: 3 12rem 
 """
 
 
-def report(run: Path, data: Path | None = None) -> Path:
-    """Writes `run`/report.html about its best checkpoint and returns the path.
+def report(run: Path, data: Path | None = None) -> tuple[Path, tuple[str, ...]]:
+    """Writes `run`/report.html about its best checkpoint; -> the path, and notes on what was measured.
 
     Its validation photographs are looked for where the run was trained, or in `data`. Raises
     CheckpointError or DataError.
@@ -57,7 +57,8 @@ def report(run: Path, data: Path | None = None) -> Path:
     if data is None and not state.data:
         raise CheckpointError(f"{run} does not say where its photographs are; add --data DIR")
     data = data or Path(state.data)
-    split = load_held_out(data, state.classes, state.provenance, state.recipe)
+    measured = load_held_out(data, record_of(state))
+    split = measured.split
     model = checkpoint.restore_model(state)
     probabilities = probabilities_of(torch_classifier(model, state.mean, state.std), split, state.recipe)
     result = judge(probabilities, split.labels)
@@ -66,13 +67,14 @@ def report(run: Path, data: Path | None = None) -> Path:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<style>{STYLE}</style><h1>{escape(title)}</h1>",
-        f"<p>After epoch {state.epoch} of {state.config.epochs}, on {result.images} photographs of the "
-        f"validation: top-1 <strong>{result.top1:.1%}</strong>, top-5 {result.top5:.1%}.</p>",
+        f"<p>After epoch {state.epoch} of {state.config.epochs}, on {result.images} photographs "
+        f"({measured.kind}): top-1 <strong>{result.top1:.1%}</strong>, top-5 {result.top5:.1%}.</p>",
+        *(f"<p>Note: {escape(note)}.</p>" for note in measured.notes),
         _curves(run),
         "<h2>What the first layer looks for</h2><p>The kernels of conv1, each stretched to the whole range "
         "of brightness (the paper's Figure 3).</p>",
         _image(kernels_picture(model.conv1.weight.detach().cpu().numpy()), "PNG", "kernels of conv1"),
-        _classes(result, state.classes),
+        _classes(result, state.classes, measured.kind),
         _confusion(result, state.classes),
         _mistakes(probabilities, split, state.classes),
         _settings(state),
@@ -80,7 +82,7 @@ def report(run: Path, data: Path | None = None) -> Path:
     ]
     path = run / "report.html" if run.is_dir() else run.with_suffix(".html")
     path.write_text("\n".join(page) + "\n", encoding="utf-8")
-    return path
+    return path, measured.notes
 
 
 def _curves(run: Path) -> str:
@@ -105,7 +107,7 @@ def _curves(run: Path) -> str:
     return f'<h2>How it went</h2><div class="curves"><div>{left}</div><div>{right}</div></div>'
 
 
-def _classes(result: Evaluation, classes: tuple[str, ...]) -> str:
+def _classes(result: Evaluation, classes: tuple[str, ...], kind: str) -> str:
     counts, right = result.confusion.sum(1).tolist(), result.confusion.diagonal().tolist()
     order = sorted(range(len(classes)), key=lambda i: right[i] / max(counts[i], 1))
     rows = "".join(
@@ -113,7 +115,7 @@ def _classes(result: Evaluation, classes: tuple[str, ...]) -> str:
         for i in order
         if counts[i]
     )
-    return f"<h2>Class by class, the hardest first</h2><table>{rows}</table>"
+    return f"<h2>Class by class, the hardest first</h2><p>Of the {kind}.</p><table>{rows}</table>"
 
 
 def _confusion(result: Evaluation, classes: tuple[str, ...]) -> str:
@@ -146,7 +148,9 @@ def _mistakes(probabilities: Tensor, split: Split, classes: tuple[str, ...]) -> 
     for index in sure.argsort(descending=True, stable=True)[:MISTAKES].tolist():
         if sure[index] < 0:
             break
-        picture = Image.fromarray(split.squares[index].numpy()).resize((THUMBNAIL, THUMBNAIL))
+        picture = Image.fromarray(split.squares(torch.tensor([index]))[0].numpy()).resize(
+            (THUMBNAIL, THUMBNAIL)
+        )
         true, said = classes[int(split.labels[index])], classes[int(given[index])]
         image = _image(picture, "JPEG", f"{true} taken for {said}")
         words = f"{escape(true)}, taken for <strong>{escape(said)}</strong> with {sure[index]:.0%}"

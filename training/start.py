@@ -12,6 +12,7 @@ from training.config import Config
 from training.model import AlexNet
 from training.prepared import Dataset
 from training.provenance import run_provenance
+from training.record import record_photographs, require_same_photographs
 
 MIDDLE: Final = 127.5  # of the pixels' range, where no training set has a mean
 
@@ -35,6 +36,7 @@ def begin(
     std = [config.std] * 3
     state = Checkpoint(config, classes, dataset.mean.tolist(), std, model.state_dict())
     state.provenance = run_provenance(dataset)
+    record_photographs(state, dataset)
     if weights is None:
         return state, f"starts afresh with seed {config.seed}"
     source = checkpoint.load(checkpoint.find(weights))
@@ -67,11 +69,7 @@ def _same_run(state: Checkpoint, dataset: Dataset, out: Path) -> None:
     """Raises CheckpointError if the checkpoint in `out` was trained on other data."""
     if state.classes != dataset.classes:
         raise CheckpointError(f"{out} was trained on other classes; start another run from it with --from")
-    if state.provenance["images"] != len(dataset.train):
-        raise CheckpointError(
-            f"{out} was trained on {state.provenance['images']} images, not {len(dataset.train)}; "
-            "start another run from it with --from"
-        )
+    require_same_photographs(state, dataset, out)
 
 
 def _take_weights(model: AlexNet, config: Config, source: Checkpoint) -> str:

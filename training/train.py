@@ -20,8 +20,10 @@ from training.learner import Learner
 from training.lock import contents
 from training.log import EpochRow, Log
 from training.optim import learning_rate, update_plateau
+from training.overview import overview
 from training.prepared import load_dataset
 from training.progress import Progress
+from training.record import earlier_run, require_plain_path
 from training.saver import Saver
 from training.signals import Interrupted, Signals
 from training.start import begin
@@ -56,15 +58,12 @@ def train(
             f"accumulate, {config.accumulate}"
         )
     say = print if ranks.first else _nothing
-    dataset = load_dataset(data, config, workers)
-    classes, skipped = dataset.classes, dataset.train.skipped + dataset.val.skipped
+    require_plain_path(out)
+    dataset = load_dataset(data, config, workers, earlier_run(out, resumed is not None, weights))
+    classes = dataset.classes
     if class_count not in {None, len(classes)}:
         raise DataError(f"--classes is {class_count}, and {data} has {len(classes)} class folders")
-    say(*(f"skipped {problem}" for problem in skipped), sep="\n", end="\n" if skipped else "")
-    say(
-        f"{len(dataset.train)} images to train on, {len(dataset.val)} to validate on, "
-        f"{len(classes)} classes, {len(skipped)} skipped"
-    )
+    say(overview(dataset))
     # Without variance there is no shift, and every other draw stays.
     covariance = dataset.covariance if config.pca else torch.zeros(3, 3).double()
     batch_size = _batch_size(config, len(dataset.train), ranks)

@@ -12,10 +12,11 @@ from onnx import numpy_helper
 from contract.manifest import METADATA_KEY, Manifest, ManifestError, Metrics
 from training.evaluate import evaluate
 from training.export import ExportError
+from training.folders import printable
 from training.graph import Array
+from training.held_out import load_held_out, record_in
 from training.model import PAPER, AlexNet, Variant, weighted_layers
 from training.parity import TOLERANCE, Parity, classifier_of, measure_parity
-from training.prepared import load_held_out
 
 # Of the mean difference in fp16 and int8: processors round differently, and a file holds rounded weights.
 SLACK: Final = 2
@@ -30,6 +31,7 @@ class Verification:
     promised_mean: float
     promised: tuple[Metrics, ...]
     found: tuple[Metrics, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -92,9 +94,9 @@ def manifest_text(manifest: Manifest) -> str:
 
 
 def _pairs(value: object) -> str:
-    """A record's keys and values, one after the other."""
+    """A record's keys and values, one after the other, without the digests of photographs."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_pairs(inner)}" for key, inner in value.items())
+        return ", ".join(f"{key} {_pairs(inner)}" for key, inner in value.items() if key != "digests")
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -104,7 +106,15 @@ def verify(path: Path, data: Path) -> Verification:
     """
     model, manifest = read_model(path)
     exported = classifier_of(model)
-    split = load_held_out(data, manifest.classes, manifest.training, manifest.recipe)
+    record = record_in(manifest)
+    measured = load_held_out(data, record, everywhere=True)
+    if measured.lacking:
+        assert record.held_out is not None
+        raise ExportError(
+            f"{path} cannot be verified on {printable(data)}: its accuracy was measured on "
+            f"{len(record.held_out):,} photographs, of which {measured.lacking:,} are missing or changed"
+        )
+    split = measured.split
     try:
         promised_mean = float(manifest.parity["file_torch64"]["mean"])
     except (KeyError, TypeError, ValueError):
@@ -117,6 +127,7 @@ def verify(path: Path, data: Path) -> Verification:
         promised_mean,
         promised=manifest.metrics,
         found=tuple(Metrics(data.name, f.images, f.crops, f.top1, f.top5) for f in found),
+        notes=measured.notes,
     )
 
 

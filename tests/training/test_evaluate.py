@@ -13,7 +13,13 @@ from training.model import AlexNet
 def marked(answers: list[int], labels: list[int]) -> Split:
     """Images whose every pixel has the level that `reader` answers with."""
     squares = torch.tensor(answers, dtype=torch.uint8)[:, None, None, None].expand(-1, 256, 256, 3)
-    return Split(squares, torch.tensor(labels), ())
+    return whole(squares, torch.tensor(labels))
+
+
+def whole(squares: Tensor, labels: Tensor) -> Split:
+    """All pictures of `squares`, in order."""
+    rows = torch.arange(len(squares))
+    return Split(squares, rows, labels, rows, tuple(map(str, rows.tolist())))
 
 
 def reader(classes: int) -> Classify:
@@ -68,7 +74,7 @@ def network() -> AlexNet:
 def noise(count: int) -> Split:
     draw = torch.Generator().manual_seed(0)
     squares = torch.randint(0, 256, (count, 256, 256, 3), dtype=torch.uint8, generator=draw)
-    return Split(squares, torch.randint(0, 4, (count,), generator=draw), ())
+    return whole(squares, torch.randint(0, 4, (count,), generator=draw))
 
 
 def test_one_crop_is_the_centre(network: AlexNet) -> None:
@@ -76,7 +82,7 @@ def test_one_crop_is_the_centre(network: AlexNet) -> None:
     classify = torch_classifier(network, mean.tolist(), [58] * 3)
     network.eval()
     with torch.no_grad():
-        pixels = (split.squares[:, 16:240, 16:240].permute(0, 3, 1, 2).float() - mean[:, None, None]) / 58
+        pixels = (split.pixels[:, 16:240, 16:240].permute(0, 3, 1, 2).float() - mean[:, None, None]) / 58
         answers = network(pixels).argmax(1)
     result = evaluate(classify, split, DEFAULT_RECIPE)
     for label, answer in zip(split.labels, answers, strict=True):
@@ -88,7 +94,7 @@ def test_ten_crops_are_the_mean_of_ten_probabilities_by_hand(network: AlexNet) -
     split = noise(3)
     classify = torch_classifier(network, [0] * 3, [58] * 3)
     by_hand = []
-    for image in split.squares:
+    for image in split.pixels:
         total = torch.zeros(4)
         for y, x in [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]:
             crop = image[y : y + 224, x : x + 224]
@@ -112,7 +118,7 @@ def test_ten_crops_are_the_mean_of_ten_probabilities_by_hand(network: AlexNet) -
 
 def test_a_classifier_drops_nothing_out_and_leaves_training_mode_as_it_was(network: AlexNet) -> None:
     classify = torch_classifier(network, [0] * 3, [58] * 3)
-    crops = noise(2).squares[:, :224, :224]
+    crops = noise(2).pixels[:, :224, :224]
     for mode in (True, False):
         network.train(mode)
         assert torch.equal(classify(crops), classify(crops))

@@ -17,9 +17,10 @@ from contract.recipe import DEFAULT_RECIPE
 from tests.training.runs import CLASSES, MEAN, python, trained
 from training import checkpoint
 from training.__main__ import main
-from training.data import find_samples, load_split
+from training.data import load_pictures
 from training.evaluate import evaluate, torch_classifier
 from training.export import ExportError, export
+from training.folders import scan_known
 from training.graph import IR_VERSION, PRECISIONS, WEIGHT_LEVELS, build_graph
 from training.model import AlexNet, weighted_layers
 from training.parity import BATCHES, TOLERANCE, classifier_of
@@ -217,9 +218,7 @@ def test_with_data_the_file_itself_is_measured(
     assert "4 classes, int8" in capsys.readouterr().out
     (entry,) = onnx.load(out).metadata_props
     one, ten = Manifest.from_json(entry.value).metrics
-    _classes, _train, samples = find_samples(photographs, 0.2, 0)
-    samples = [(path, CLASSES.index(path.parent.name)) for path, _ in samples]
-    split = load_split(samples, DEFAULT_RECIPE, "val")
+    split, _reading = load_pictures(scan_known(photographs / "val", CLASSES).samples, DEFAULT_RECIPE, "val")
     for metrics, crops in ((one, 1), (ten, 10)):
         expected = evaluate(classifier_of(onnx.load(out)), split, DEFAULT_RECIPE, crops)
         assert (metrics.images, metrics.crops) == (6, crops)

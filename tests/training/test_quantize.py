@@ -1,5 +1,6 @@
 """int8: the file computes what a torch that rounds at the same places computes; what loses is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ from tests.pictures import draw_classes
 from tests.training.runs import COLOURS, MEAN, trained
 from training import checkpoint
 from training.__main__ import main
-from training.data import DataError
+from training.data import DataError, read_digests
+from training.folders import scan_known
 from training.graph import PIXELS, Rounding, build_graph
+from training.held_out import load_some_training, record_of
 from training.model import AlexNet, weighted_layers
 from training.parity import classifier_of, difference
-from training.prepared import load_some_training
 from training.quantize import calibrate, quantise, rounding_of
 from training.verify import read_model, restore_network
 
@@ -258,9 +260,14 @@ def test_calibration_takes_training_images_only(tmp_path: Path) -> None:
     data, run = tmp_path / "flowers", checkpoint.load(trained(tmp_path / "best.pt"))
     draw_classes(data, COLOURS, 5)
     split = {"val_fraction": 0.2, "seed": 0}
-    provenance = {"data": "flowers", "split": split}
-    squares = load_some_training(data, provenance, run.recipe, 256)
+    run = replace(run, classes=tuple(COLOURS), provenance={"data": "flowers", "split": split})
+    squares = load_some_training(data, record_of(run), 256)
     assert squares.shape == (12, 256, 256, 3)
-    assert load_some_training(data, provenance, run.recipe, 4).shape[0] == 4
+    assert load_some_training(data, record_of(run), 4).shape[0] == 4
+    run.provenance["data"] = "others"
     with pytest.raises(DataError, match="is not what the run was trained on"):
-        load_some_training(data, {"data": "others", "split": split}, run.recipe, 4)
+        load_some_training(data, record_of(run), 4)
+    digests = read_digests(scan_known(data, run.classes).samples, "all").digests
+    run.held_out, run.trained_on = {"names": [], "digests": digests[:10]}, digests[10:]
+    squares = load_some_training(data.rename(tmp_path / "elsewhere"), record_of(run), 256)
+    assert squares.shape[0] == 5

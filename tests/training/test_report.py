@@ -89,7 +89,8 @@ def test_many_classes_and_a_loss_that_is_none_any_more(tmp_path: Path) -> None:
     with Log(tmp_path / "run", 0, 0) as log:
         for epoch, loss in ((1, 2.5), (2, float("nan"))):
             log.epoch(epoch, EpochRow(epoch, loss, 0.1, 0.2, 0.01, 100.0, 0.0, 2.0))
-    text = report(tmp_path / "run").read_text()
+    path, _notes = report(tmp_path / "run")
+    text = path.read_text()
     assert 'class="confusion"' not in text
     assert "confusion of the classes" in text
     # Every picture is the same, and so is the answer to all.

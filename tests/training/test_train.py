@@ -13,7 +13,8 @@ from tests.training.runs import train
 from training import checkpoint
 from training.__main__ import main
 from training.config import load_config
-from training.data import find_samples, load_split
+from training.data import load_pictures
+from training.folders import find_trees
 
 
 def test_two_colours_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,9 +56,9 @@ def test_a_run_leaves_checkpoints_settings_and_a_log(photographs: Path, tmp_path
 
 def test_the_mean_is_that_of_the_training_pictures_alone(photographs: Path, tmp_path: Path) -> None:
     assert train(photographs, tmp_path / "run") == 0
-    _classes, samples, _val = find_samples(photographs, 0.2, 0)
-    squares = load_split(samples, DEFAULT_RECIPE, "train").squares
-    expected = squares.double().mean((0, 1, 2))
+    _parts, (tree, _val) = find_trees(photographs)
+    split, _reading = load_pictures(tree.samples, DEFAULT_RECIPE, "train")
+    expected = split.pixels.double().mean((0, 1, 2))
     torch.testing.assert_close(
         torch.tensor(checkpoint.load(tmp_path / "run" / "last.pt").mean).double(),
         expected,
@@ -75,8 +76,8 @@ def test_unreadable_files_are_counted_and_listed(
     assert train(data, tmp_path / "run") == 0
     said = capsys.readouterr().out
     assert f"skipped {data / 'a' / 'broken.jpg'}: the JPEG file is corrupt" in said
-    assert f"skipped {data / 'b' / 'readme.txt'}: not an image in a known format" in said
-    assert "2 skipped" in said
+    assert "files that are no pictures: 1 .txt" in said
+    assert "10 images to train on, 2 to validate on, 2 classes, 1 skipped" in said
 
 
 def test_fewer_pictures_than_a_batch_are_one_batch(photographs: Path, tmp_path: Path) -> None:

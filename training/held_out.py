@@ -1,0 +1,276 @@
+"""Which photographs a network is measured on: those that its run held out, found by their content."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any, Final, Literal
+
+import torch
+from torch import Tensor
+
+from contract.manifest import Manifest
+from contract.recipe import Recipe
+from training import by_seed
+from training.checkpoint import Checkpoint
+from training.data import Split, load_pictures, read_digests
+from training.division import divide
+from training.folders import DataError, Sample, Tree, find_measured, listed, printable, scan_known
+from training.measured_on import digest_of_all, read_measured_on
+from training.prepared import INDEX, open_prepared
+
+VALIDATION: Final = "validation"
+OTHERS: Final = "photographs not trained on"
+TRAINING: Final = "training photographs"
+
+Side = Literal["train", "val", "all"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run or a model file says of its photographs: `held_out` (M,), `trained_on` (N,) are digests.
+    `held_out` is None where nothing was recorded, or so many that `together` is one digest of all; `names`
+    are those of the held-out ones, if they are known. `run` is the provenance.
+    """
+
+    classes: tuple[str, ...]
+    recipe: Recipe
+    run: Mapping[str, Any]
+    held_out: Tensor | None
+    trained_on: Tensor
+    names: tuple[str, ...] = ()
+    together: str | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The photographs to measure on. `kind` says what they are to the run: validation, photographs not
+    trained on, or training photographs. `notes` say what differs from the run's own, without file names;
+    `lacking` counts the held-out ones that are missing or have changed.
+    """
+
+    split: Split
+    kind: str
+    notes: tuple[str, ...]
+    lacking: int
+    skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What lies in a folder, identified; `load` decodes what is at the places that it is given."""
+
+    names: Sequence[str]
+    labels: Tensor
+    digests: Tensor
+    load: Callable[[Tensor], tuple[Split, tuple[str, ...]]]
+    skipped: tuple[str, ...] = ()
+
+
+def record_of(state: Checkpoint) -> Record:
+    held_out = state.held_out.get("digests")
+    trained_on = torch.cat([state.trained_on, state.trained_before])
+    names = tuple(state.held_out.get("names", ()))
+    return Record(state.classes, state.recipe, state.provenance, held_out, trained_on, names)
+
+
+def record_in(manifest: Manifest) -> Record:
+    """Raises DataError."""
+    digests, together = read_measured_on(manifest.training)
+    unknown = torch.empty(0, dtype=torch.int64)
+    run = manifest.training
+    return Record(manifest.classes, manifest.recipe, run, digests, unknown, together=together)
+
+
+def load_held_out(data: Path, record: Record, everywhere: bool = False) -> Measured:
+    """Find the run's held-out photographs in `data`, whatever it is called.
+
+    Without any of them it is what the run wasn't trained on; without that, what it was trained on. `data`
+    is a folder of class folders, or it holds val/, or it was prepared. With `everywhere`, photographs in
+    train/ count too. Raises DataError.
+    """
+    if record.together is not None:
+        return _load_together(data, record)
+    if record.held_out is None:
+        return _load_by_seed(data, record)
+    found = _candidates(data, record, "val")
+    held = match(found, record)
+    if everywhere and len(held) < len(record.held_out):
+        found = _candidates(data, record, "all")
+        held = match(found, record)
+    trained = torch.isin(found.digests, record.trained_on)
+    # A model file does not say what it was trained on, so nothing is known to be new.
+    known = trained | torch.isin(found.digests, record.held_out) | (not len(record.trained_on))
+    wanted = len(record.held_out)
+    if len(held):
+        split, skipped = found.load(held)
+        changed = _changed(found, held, record)
+        notes = _notes(wanted, wanted - len(held) - changed, changed, int((~known).sum()))
+        return Measured(split, VALIDATION, notes, wanted - len(held), found.skipped + skipped)
+    others, left_out = (~trained).nonzero().flatten(), int(trained.sum())
+    if len(others):
+        kind, chosen, note = OTHERS, others, f"measured on {len(others):,} others"
+        if left_out:
+            note += f", {left_out:,} training photographs left out"
+    elif left_out:
+        kind, chosen, note = TRAINING, torch.arange(left_out), "measured on training photographs"
+    else:
+        kind, chosen, note = OTHERS, others, "measured on nothing"
+    split, skipped = found.load(chosen)
+    _require_some(data, split, found.skipped + skipped)
+    note = f"none of the run's {wanted:,} held-out photographs; {note}"
+    return Measured(split, kind, (note,), wanted, found.skipped + skipped)
+
+
+def match(found: Candidates, record: Record) -> Tensor:
+    """-> the places of the held-out photographs, ascending: each as often as it was held out, and of copies
+    those that have its name.
+    """
+    assert record.held_out is not None
+    wanted, names = Counter(record.held_out.tolist()), set(record.names)
+    possible = torch.isin(found.digests, record.held_out).nonzero().flatten().tolist()
+    chosen = []
+    for place in sorted(possible, key=lambda place: found.names[place] not in names):
+        digest = int(found.digests[place])
+        if wanted[digest]:
+            wanted[digest] -= 1
+            chosen.append(place)
+    return torch.tensor(sorted(chosen), dtype=torch.int64)
+
+
+def _changed(found: Candidates, held: Tensor, record: Record) -> int:
+    """Count held-out names under which there is something else now."""
+    assert record.held_out is not None
+    here, digests = set(found.names), set(found.digests[held].tolist())
+    lost = [d not in digests for d in record.held_out.tolist()]
+    return sum(gone and name in here for name, gone in zip(record.names, lost, strict=False))
+
+
+def _notes(wanted: int, missing: int, changed: int, new: int) -> tuple[str, ...]:
+    lines = []
+    lacking = ((missing, "missing"), (changed, "changed (same name, other content)"))
+    if said := [f"{count:,} {what}" for count, what in lacking if count]:
+        lines.append(
+            f"of {wanted:,} held-out photographs {', '.join(said)}; "
+            f"measured on the other {wanted - missing - changed:,}"
+        )
+    if new:
+        lines.append(f"{new:,} files new since the training, or unreadable then, are not measured")
+    return tuple(lines)
+
+
+def _load_by_seed(data: Path, record: Record) -> Measured:
+    """Measure a run that records no photographs: its split is drawn again where that is possible."""
+    note = "the run does not record which photographs it held out; measured on "
+    if (data / INDEX).is_file():
+        found = _candidates(data, record, "val")
+        split, skipped = found.load(torch.arange(len(found.names)))
+        return Measured(split, VALIDATION, (f"{note}what is validation here",), 0, skipped)
+    tree = scan_known(find_measured(data), record.classes)
+    samples = by_seed.held_out(tree, data, record.run)
+    if samples is None:
+        samples, words = tree.samples, f"all {len(tree.samples):,} in {tree.root.name}/"
+    else:
+        words = f"{len(samples):,} drawn again by its seed"
+    split, reading = load_pictures(samples, record.recipe, "val")
+    _require_some(data, split, reading.skipped)
+    return Measured(split, VALIDATION, (note + printable(words),), 0, reading.skipped)
+
+
+def _load_together(data: Path, record: Record) -> Measured:
+    """Find photographs of which one digest of all is known: what is validation here, or DataError."""
+    found = _candidates(data, record, "val")
+    possible = [torch.arange(len(found.digests))]
+    if split := record.run.get("split"):
+        fraction, seed = split["val_fraction"], split["seed"]
+        divided = divide(found.names, found.labels, found.digests, record.classes, fraction, seed)
+        possible.append(divided[1])
+    for places in possible:
+        if digest_of_all(found.digests[places]) == record.together:
+            pictures, skipped = found.load(places)
+            return Measured(pictures, VALIDATION, (), 0, skipped)
+    raise DataError(
+        f"{printable(data)} does not hold exactly the photographs that its accuracy was measured on"
+    )
+
+
+def load_some_training(data: Path, record: Record, count: int) -> Tensor:
+    """`count` of the squares that a network was trained on, or all, always the same, or DataError."""
+    draw = Random(0)
+    if (data / INDEX).is_file():
+        found = _candidates(data, record, "train")
+        known = torch.isin(found.digests, record.trained_on) | (record.held_out is None)
+        places = known.nonzero().flatten().tolist()
+        chosen = torch.tensor(draw.sample(places, min(count, len(places))), dtype=torch.int64)
+        split, _skipped = found.load(chosen)
+    else:
+        samples = _training_samples(data, record, draw, count)
+        split, _reading = load_pictures(samples, record.recipe, "calibration")
+    if not len(split):
+        raise DataError(
+            f"{printable(data)} is not what the run was trained on; its training images are needed"
+        )
+    return split.squares(torch.arange(len(split)))
+
+
+def _training_samples(data: Path, record: Record, draw: Random, count: int) -> list[Sample]:
+    (tree,) = _trees(data, record.classes, "train")
+    samples = list(tree.samples)
+    if record.held_out is None:
+        samples = by_seed.trained_on(tree, data, record.run)
+        return draw.sample(samples, min(count, len(samples)))
+    draw.shuffle(samples)
+    chosen: list[Sample] = []
+    for start in range(0, len(samples), count):  # no more files are read than needed
+        some = samples[start : start + count]
+        reading = read_digests(some, "calibration")
+        known = torch.isin(reading.digests, record.trained_on)
+        chosen += [some[place] for place in reading.places[known].tolist()]
+        if len(chosen) >= count:
+            break
+    return chosen[:count]
+
+
+def _candidates(data: Path, record: Record, side: Side) -> Candidates:
+    """Identify what lies in a folder, of its part `side` if it came divided. Raises DataError."""
+    if (data / INDEX).is_file():
+        return _prepared_candidates(data, record, side)
+    samples = [sample for tree in _trees(data, record.classes, side) for sample in tree.samples]
+    reading = read_digests(samples, "identify")
+    kept = [samples[place] for place in reading.places.tolist()]
+
+    def load(places: Tensor) -> tuple[Split, tuple[str, ...]]:
+        split, loaded = load_pictures([kept[place] for place in places.tolist()], record.recipe, "val")
+        return split, loaded.skipped
+
+    labels = torch.tensor([sample.label for sample in kept], dtype=torch.int64)
+    return Candidates([s.name for s in kept], labels, reading.digests, load, reading.skipped)
+
+
+def _prepared_candidates(data: Path, record: Record, side: Side) -> Candidates:
+    prepared = open_prepared(data, record.recipe)
+    names: list[str] = prepared.index["classes"]
+    if unknown := [repr(name) for name in names if name not in record.classes]:
+        raise DataError(
+            f"class {listed(unknown)} in {data} is not among those trained: {listed(record.classes)}"
+        )
+    every, train = prepared.pictures, prepared.train
+    places = torch.tensor([record.classes.index(name) for name in names])
+    parts = {"train": slice(train), "val": slice(train, None), "all": slice(None)}
+    part = replace(every, labels=places[every.labels]).part(parts["all" if train is None else side])
+    return Candidates(part.names, part.labels, part.digests, lambda chosen: (part.part(chosen), ()))
+
+
+def _trees(data: Path, classes: Sequence[str], side: Side) -> list[Tree]:
+    """List the class folders of a part; of one tree, all."""
+    roots = [find_measured(data)]
+    if side != "val" and roots[0] != data and (data / "train").is_dir():
+        roots = [data / "train", *roots] if side == "all" else [data / "train"]
+    return [scan_known(root, classes) for root in roots]
+
+
+def _require_some(data: Path, split: Split, skipped: Sequence[str]) -> None:
+    if not len(split):
+        because = f": {skipped[0]}" if skipped else ""
+        raise DataError(f"{printable(data)} has no picture that can be read{because}")
