@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from contract.picture import decode
 from contract.preprocess import square
 from contract.recipe import Recipe
-from training.data import MAX_PIXELS, DataError, channel_statistics
+from training.data import MAX_PIXELS, DataError, channel_statistics, load_pictures
+from training.folders import class_names, scan
 from training.plots import Line, line_chart
 
 TARGET = 0.25  # training error, as a fraction
@@ -72,13 +73,15 @@ def figure1(data: Path, out: Path, epochs: int, seed: int) -> str:
 
 def read_images(data: Path) -> tuple[Tensor, Tensor]:
     """A zip file or folder with train/CLASS/IMAGE -> (N, 32, 32, 3) uint8 and labels (N,) int64."""
-    if data.is_file():
-        archive = zipfile.ZipFile(data)
-        names = sorted(n for n in archive.namelist() if n.startswith("train/") and not n.endswith("/"))
-        files = [(name.split("/")[1], archive.read(name)) for name in names]
-    else:
-        paths = sorted(p for p in (data / "train").glob("*/*") if p.is_file())
-        files = [(p.parent.name, p.read_bytes()) for p in paths]
+    if not data.is_file():
+        if not (data / "train").is_dir():
+            raise DataError(f"{data} has no train/ with a folder of images per class")
+        names = class_names(data / "train")
+        split, _reading = load_pictures(scan(data / "train", names, names).samples, RECIPE, "read")
+        return split.pixels, split.labels
+    archive = zipfile.ZipFile(data)
+    inside = sorted(n for n in archive.namelist() if n.startswith("train/") and not n.endswith("/"))
+    files = [(name.split("/")[1], archive.read(name)) for name in inside]
     classes = sorted({name for name, _ in files})
     if len(classes) < 2:
         raise DataError(f"{data} has no train/ with a folder of images per class")

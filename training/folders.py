@@ -4,7 +4,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -76,6 +76,10 @@ def find_trees(data: Path) -> tuple[Parts, list[Tree]]:
     trees = [scan(parts.train, classes, classes)]
     if parts.val is not None:
         trees.append(scan_known(parts.val, classes))
+    inner = [name for name in classes if any(map(looks_like_split, folders_of(parts.train / name)))]
+    if inner:
+        words = f"{listed(inner)}: class folders with parts of a data set in them, which are taken together"
+        parts = replace(parts, warnings=(*parts.warnings, words))
     return parts, trees
 
 

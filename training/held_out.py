@@ -1,11 +1,11 @@
 """Which photographs a network is measured on: those that its run held out, found by their content."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -13,18 +13,17 @@ from torch import Tensor
 from contract.manifest import Manifest
 from contract.recipe import Recipe
 from training import by_seed
+from training.candidates import Candidates, find_candidates, trees_of
 from training.checkpoint import Checkpoint
 from training.data import Split, load_pictures, read_digests
 from training.division import divide
-from training.folders import DataError, Sample, Tree, find_measured, listed, printable, scan_known
+from training.folders import DataError, Sample, find_measured, printable, scan_known
 from training.measured_on import digest_of_all, read_measured_on
-from training.prepared import INDEX, open_prepared
+from training.prepared import INDEX
 
 VALIDATION: Final = "validation"
 OTHERS: Final = "photographs not trained on"
 TRAINING: Final = "training photographs"
-
-Side = Literal["train", "val", "all"]
 
 
 @dataclass(frozen=True)
@@ -57,17 +56,6 @@ class Measured:
     skipped: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """What lies in a folder, identified; `load` decodes what is at the places that it is given."""
-
-    names: Sequence[str]
-    labels: Tensor
-    digests: Tensor
-    load: Callable[[Tensor], tuple[Split, tuple[str, ...]]]
-    skipped: tuple[str, ...] = ()
-
-
 def record_of(state: Checkpoint) -> Record:
     held_out = state.held_out.get("digests")
     trained_on = torch.cat([state.trained_on, state.trained_before])
@@ -94,10 +82,10 @@ def load_held_out(data: Path, record: Record, everywhere: bool = False) -> Measu
         return _load_together(data, record)
     if record.held_out is None:
         return _load_by_seed(data, record)
-    found = _candidates(data, record, "val")
+    found = find_candidates(data, record.classes, record.recipe, "val")
     held = match(found, record)
     if everywhere and len(held) < len(record.held_out):
-        found = _candidates(data, record, "all")
+        found = find_candidates(data, record.classes, record.recipe, "all")
         held = match(found, record)
     trained = torch.isin(found.digests, record.trained_on)
     # A model file does not say what it was trained on, so nothing is known to be new.
@@ -164,9 +152,10 @@ def _load_by_seed(data: Path, record: Record) -> Measured:
     """Measure a run that records no photographs: its split is drawn again where that is possible."""
     note = "the run does not record which photographs it held out; measured on "
     if (data / INDEX).is_file():
-        found = _candidates(data, record, "val")
+        found = find_candidates(data, record.classes, record.recipe, "val", as_prepared=True)
         split, skipped = found.load(torch.arange(len(found.names)))
-        return Measured(split, VALIDATION, (f"{note}what is validation here",), 0, skipped)
+        words = "what is validation here, of which it may have been trained on some"
+        return Measured(split, VALIDATION, (note + words,), 0, skipped)
     tree = scan_known(find_measured(data), record.classes)
     samples = by_seed.held_out(tree, data, record.run)
     if samples is None:
@@ -180,7 +169,7 @@ def _load_by_seed(data: Path, record: Record) -> Measured:
 
 def _load_together(data: Path, record: Record) -> Measured:
     """Find photographs of which one digest of all is known: what is validation here, or DataError."""
-    found = _candidates(data, record, "val")
+    found = find_candidates(data, record.classes, record.recipe, "val")
     possible = [torch.arange(len(found.digests))]
     if split := record.run.get("split"):
         fraction, seed = split["val_fraction"], split["seed"]
@@ -199,8 +188,9 @@ def load_some_training(data: Path, record: Record, count: int) -> Tensor:
     """`count` of the squares that a network was trained on, or all, always the same, or DataError."""
     draw = Random(0)
     if (data / INDEX).is_file():
-        found = _candidates(data, record, "train")
-        known = torch.isin(found.digests, record.trained_on) | (record.held_out is None)
+        unknown = record.held_out is None
+        found = find_candidates(data, record.classes, record.recipe, "train", as_prepared=unknown)
+        known = torch.isin(found.digests, record.trained_on) | unknown
         places = known.nonzero().flatten().tolist()
         chosen = torch.tensor(draw.sample(places, min(count, len(places))), dtype=torch.int64)
         split, _skipped = found.load(chosen)
@@ -215,7 +205,7 @@ def load_some_training(data: Path, record: Record, count: int) -> Tensor:
 
 
 def _training_samples(data: Path, record: Record, draw: Random, count: int) -> list[Sample]:
-    (tree,) = _trees(data, record.classes, "train")
+    (tree,) = trees_of(data, record.classes, "train")
     samples = list(tree.samples)
     if record.held_out is None:
         samples = by_seed.trained_on(tree, data, record.run)
@@ -230,44 +220,6 @@ def _training_samples(data: Path, record: Record, draw: Random, count: int) -> l
         if len(chosen) >= count:
             break
     return chosen[:count]
-
-
-def _candidates(data: Path, record: Record, side: Side) -> Candidates:
-    """Identify what lies in a folder, of its part `side` if it came divided. Raises DataError."""
-    if (data / INDEX).is_file():
-        return _prepared_candidates(data, record, side)
-    samples = [sample for tree in _trees(data, record.classes, side) for sample in tree.samples]
-    reading = read_digests(samples, "identify")
-    kept = [samples[place] for place in reading.places.tolist()]
-
-    def load(places: Tensor) -> tuple[Split, tuple[str, ...]]:
-        split, loaded = load_pictures([kept[place] for place in places.tolist()], record.recipe, "val")
-        return split, loaded.skipped
-
-    labels = torch.tensor([sample.label for sample in kept], dtype=torch.int64)
-    return Candidates([s.name for s in kept], labels, reading.digests, load, reading.skipped)
-
-
-def _prepared_candidates(data: Path, record: Record, side: Side) -> Candidates:
-    prepared = open_prepared(data, record.recipe)
-    names: list[str] = prepared.index["classes"]
-    if unknown := [repr(name) for name in names if name not in record.classes]:
-        raise DataError(
-            f"class {listed(unknown)} in {data} is not among those trained: {listed(record.classes)}"
-        )
-    every, train = prepared.pictures, prepared.train
-    places = torch.tensor([record.classes.index(name) for name in names])
-    parts = {"train": slice(train), "val": slice(train, None), "all": slice(None)}
-    part = replace(every, labels=places[every.labels]).part(parts["all" if train is None else side])
-    return Candidates(part.names, part.labels, part.digests, lambda chosen: (part.part(chosen), ()))
-
-
-def _trees(data: Path, classes: Sequence[str], side: Side) -> list[Tree]:
-    """List the class folders of a part; of one tree, all."""
-    roots = [find_measured(data)]
-    if side != "val" and roots[0] != data and (data / "train").is_dir():
-        roots = [data / "train", *roots] if side == "all" else [data / "train"]
-    return [scan_known(root, classes) for root in roots]
 
 
 def _require_some(data: Path, split: Split, skipped: Sequence[str]) -> None:

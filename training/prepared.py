@@ -7,9 +7,8 @@ of one machine share the pages, and an image costs a copy of 196 kB.
 
 import json
 import zipfile
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,14 +20,8 @@ from contract.recipe import Recipe
 from training.config import Config
 from training.data import Reading, Split, channel_statistics, load_pictures, read_squares, split_of
 from training.division import Earlier, divide
-from training.folders import (
-    DataError,
-    Tree,
-    by_suffix,
-    find_trees,
-    listed,
-    printable,
-)
+from training.folders import DataError, Sample, by_suffix, find_trees, printable
+from training.readable import require_classes
 
 INDEX: Final = "prepared.json"
 FORMAT: Final = 2
@@ -58,18 +51,27 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A prepared folder: all of its pictures, of which the first `train` came as the training part, None
-    where one tree was divided as `index["split"]` says.
+class Pool:
+    """All pictures of a data set, before they are divided: the first `train` of them came as the training
+    part, or `split` says how one tree is to be divided, and the other is None.
     """
 
-    index: dict[str, Any]
+    name: str
+    classes: tuple[str, ...]
+    split: dict[str, Any] | None
+    train: int | None
+    skipped: tuple[str, ...]
+    others: str
+    warnings: tuple[str, ...]
     pictures: Split
 
-    @property
-    def train(self) -> int | None:
-        count: int | None = self.index["train"]
-        return count
+    def sides(self, earlier: Earlier | None = None) -> tuple[Tensor, Tensor]:
+        """-> the rows to train on and those held out, ascending. Raises DataError."""
+        every = self.pictures
+        if self.split is None:
+            return every.rows[: self.train], every.rows[self.train :]
+        fraction, seed = self.split["val_fraction"], self.split["seed"]
+        return divide(every.names, every.labels, every.digests, self.classes, fraction, seed, earlier)
 
 
 def prepare(data: Path, out: Path, config: Config, workers: int | None = None) -> Dataset:
@@ -78,34 +80,26 @@ def prepare(data: Path, out: Path, config: Config, workers: int | None = None) -
     """
     if out.is_dir() and {path.name for path in out.iterdir()} - _BEGUN:
         raise DataError(f"{out} is not empty; choose another folder")
-    parts, trees = find_trees(data)
-    samples = [sample for tree in trees for sample in tree.samples]
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "pixels").open("wb") as file:
-        reading = read_squares(
-            samples, config.recipe, "prepare", workers, lambda s: file.write(s.numpy().data)
-        )
-    train = _require_classes(trees, reading)
-    squares = _mapped(out, len(reading.places), config.recipe)
-    pictures = split_of(squares, samples, reading)
-    np.savez(out / "pictures.npz", labels=pictures.labels.numpy(), digests=pictures.digests.numpy())
-    split = _split_by(config) if parts.val is None else None
-    rows, _held_out = _sides(pictures, trees[0].classes, train, split, None)
-    mean, covariance = channel_statistics(squares, rows)
+
+    def write(samples: Sequence[Sample]) -> tuple[Split, Reading]:
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / "pixels").open("wb") as file:
+            reading = read_squares(
+                samples, config.recipe, "prepare", workers, lambda square: file.write(square.numpy().data)
+            )
+        return split_of(_mapped(out, len(reading.places), config.recipe), samples, reading), reading
+
+    pool = _read_pool(data, config, write)
+    np.savez(out / "pictures.npz", labels=pool.pictures.labels, digests=pool.pictures.digests)
+    mean, covariance = channel_statistics(pool.pictures.pixels, pool.sides()[0])
     index = {
+        **{field.name: getattr(pool, field.name) for field in fields(Pool) if field.name != "pictures"},
+        "names": pool.pictures.names,
         "format": FORMAT,
-        "data": printable(data.resolve().name),
-        "classes": trees[0].classes,
         "recipe": config.recipe.id,
         "resize": config.recipe.resize,
-        "split": split,
-        "train": train,
         "mean": mean.tolist(),
         "covariance": covariance.tolist(),
-        "skipped": reading.skipped,
-        "others": _others(trees),
-        "warnings": parts.warnings,
-        "names": pictures.names,
     }
     partial = out / f"{INDEX}.partial"
     partial.write_text(json.dumps(index, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -120,103 +114,44 @@ def load_dataset(
 
     What `earlier` held out or was trained on stays on its side of a tree that is split. Raises DataError.
     """
-    if (data / INDEX).is_file():
-        prepared = open_prepared(data, config.recipe)
-        index, pictures, train = prepared.index, prepared.pictures, prepared.train
-        split, name, classes = index["split"], index["data"], tuple(index["classes"])
-        skipped, others, warnings = tuple(index["skipped"]), index["others"], tuple(index["warnings"])
+    prepared = (data / INDEX).is_file()
+    if prepared:
+        pool, mean, covariance = open_prepared(data, config.recipe)
     else:
-        index = {}
-        parts, trees = find_trees(data)
-        samples = [sample for tree in trees for sample in tree.samples]
-        pictures, reading = load_pictures(samples, config.recipe, "read", workers)
-        train = _require_classes(trees, reading)
-        split = _split_by(config) if parts.val is None else None
-        name, classes = printable(data.resolve().name), trees[0].classes
-        skipped, others, warnings = reading.skipped, _others(trees), parts.warnings
-    rows, held_out = _sides(pictures, classes, train, split, earlier)
-    if index and torch.equal(rows, _sides(pictures, classes, train, split, None)[0]):
-        mean, covariance = (torch.tensor(index[key], dtype=torch.float64) for key in ("mean", "covariance"))
-    else:
-        mean, covariance = channel_statistics(pictures.pixels, rows)
-    val = pictures.part(held_out)
-    before = earlier.trained_on if earlier else torch.empty(0, dtype=torch.int64)
-    if earlier is not None:
-        warnings += _seen_before(val, earlier)
+        pool = _read_pool(
+            data, config, lambda samples: load_pictures(samples, config.recipe, "read", workers)
+        )
+    rows, held_out = pool.sides(earlier)
+    if not prepared or not torch.equal(rows, pool.sides()[0]):
+        mean, covariance = channel_statistics(pool.pictures.pixels, rows)
+    train, val = pool.pictures.part(rows), pool.pictures.part(held_out)
+    seen = _seen_before(val, earlier) if earlier else ()
     return Dataset(
-        name, classes, split, mean, covariance, pictures.part(rows), val, skipped, others, warnings, before
+        pool.name,
+        pool.classes,
+        pool.split,
+        mean,
+        covariance,
+        train,
+        val,
+        pool.skipped,
+        pool.others,
+        pool.warnings + seen,
+        earlier.trained_on if earlier else torch.empty(0, dtype=torch.int64),
     )
 
 
-def _split_by(config: Config) -> dict[str, Any]:
-    return {"val_fraction": config.val_fraction, "seed": config.seed}
-
-
-def _sides(
-    pictures: Split,
-    classes: Sequence[str],
-    train: int | None,
-    split: dict[str, Any] | None,
-    earlier: Earlier | None,
-) -> tuple[Tensor, Tensor]:
-    """-> the rows to train on and those held out, ascending. Raises DataError."""
-    if split is None:
-        return torch.arange(len(pictures))[:train], torch.arange(len(pictures))[train:]
-    return divide(
-        pictures.names,
-        pictures.labels,
-        pictures.digests,
-        classes,
-        split["val_fraction"],
-        split["seed"],
-        earlier,
-    )
-
-
-def _require_classes(trees: Sequence[Tree], reading: Reading) -> int | None:
-    """-> how many pictures came as the training part, None for one tree. Raises DataError for every class
-    that has too few to train on, all in one message.
-    """
-    first, divided = trees[0], len(trees) > 1
-    kept = [place for place in reading.places.tolist() if place < len(first.samples)]
-    readable = Counter(first.samples[place].label for place in kept)
-    least = 1 if divided else 2
-    poor = [label for label in range(len(first.classes)) if readable[label] < least]
-    if poor:
-        number = "a picture" if divided else "two pictures"
-        lines = [_too_few(first, label, readable[label], reading.skipped) for label in poor]
-        raise DataError(
-            f"{printable(first.root)}: each class needs {number} that can be read; {listed(lines)}"
-        )
-    if divided and len(kept) == len(reading.places):
-        raise DataError(
-            f"{printable(trees[1].root)} has no picture that can be read{_because(reading.skipped[-1:])}"
-        )
-    return len(kept) if divided else None
-
-
-def _too_few(tree: Tree, label: int, readable: int, skipped: Sequence[str]) -> str:
-    """Say what there is in a class instead of pictures."""
-    name, files = tree.classes[label], [sample for sample in tree.samples if sample.label == label]
-    others = [sample.name for sample in tree.others if sample.label == label]
-    if not files and not others:
-        return f"class {name!r} is empty: add images or remove the folder"
-    instead = []
-    if unreadable := len(files) - readable:
-        folder = f"{printable(tree.root / name)}/"
-        reason = [line for line in skipped if line.startswith(folder)][:1]
-        instead.append(f"{unreadable:,} cannot be read{_because(reason)}")
-    if others:
-        instead.append(f"files that are no pictures: {by_suffix(others)}")
-    return f"class {name!r} has {readable}" + (f" ({'; '.join(instead)})" if instead else "")
-
-
-def _because(lines: Sequence[str]) -> str:
-    return f", such as {lines[0]}" if lines else ""
-
-
-def _others(trees: Sequence[Tree]) -> str:
-    return by_suffix(sample.name for tree in trees for sample in tree.others)
+def _read_pool(
+    data: Path, config: Config, read: Callable[[Sequence[Sample]], tuple[Split, Reading]]
+) -> Pool:
+    """Find the pictures of a folder of photographs and `read` them. Raises DataError."""
+    parts, trees = find_trees(data)
+    pictures, reading = read([sample for tree in trees for sample in tree.samples])
+    train = require_classes(trees, reading)
+    split = {"val_fraction": config.val_fraction, "seed": config.seed} if parts.val is None else None
+    others = by_suffix(sample.name for tree in trees for sample in tree.others)
+    name, classes = printable(data.resolve().name), trees[0].classes
+    return Pool(name, classes, split, train, reading.skipped, others, parts.warnings, pictures)
 
 
 def _seen_before(val: Split, earlier: Earlier) -> tuple[str, ...]:
@@ -233,8 +168,11 @@ def _seen_before(val: Split, earlier: Earlier) -> tuple[str, ...]:
     )
 
 
-def open_prepared(data: Path, recipe: Recipe) -> Prepared:
-    """Map a folder that `prepare` has written; DataError if it is another, damaged, or otherwise scaled."""
+def open_prepared(data: Path, recipe: Recipe) -> tuple[Pool, Tensor, Tensor]:
+    """Map a folder that `prepare` has written; -> its pictures, mean and covariance of those to train on.
+
+    Raises DataError if it is of another version, damaged, or otherwise scaled.
+    """
     try:
         index: dict[str, Any] = json.loads((data / INDEX).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -254,9 +192,11 @@ def open_prepared(data: Path, recipe: Recipe) -> Prepared:
     names = tuple(index["names"])
     if not len(names) == len(labels) == len(digests):
         raise DataError(f"{data} does not fit together; prepare the photographs again")
-    return Prepared(
-        index, Split(_mapped(data, len(names), recipe), torch.arange(len(names)), labels, digests, names)
-    )
+    pictures = Split(_mapped(data, len(names), recipe), torch.arange(len(names)), labels, digests, names)
+    values = {f.name: index[f.name] for f in fields(Pool) if f.name != "pictures"}
+    lists = {key: tuple(values[key]) for key in ("classes", "skipped", "warnings")}
+    mean, covariance = (torch.tensor(index[key], dtype=torch.float64) for key in ("mean", "covariance"))
+    return Pool(**(values | lists), pictures=pictures), mean, covariance
 
 
 def _mapped(data: Path, count: int, recipe: Recipe) -> Tensor:

@@ -1,5 +1,7 @@
 """Measured is what the run held out, found by content, and what differs from it is said."""
 
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -7,10 +9,13 @@ import pytest
 import torch
 
 from tests.pictures import draw_classes
-from training import checkpoint, measured_on
+from tests.training.runs import train
+from training import by_seed, checkpoint, measured_on
+from training.__main__ import main
 from training.checkpoint import Checkpoint, CheckpointError
 from training.config import Config
 from training.data import DataError
+from training.folders import scan_known
 from training.held_out import (
     OTHERS,
     TRAINING,
@@ -26,6 +31,7 @@ from training.overview import overview, warnings
 from training.prepared import Dataset, load_dataset, prepare
 from training.provenance import run_provenance
 from training.record import earlier_of, earlier_of_itself, record_photographs, require_same_photographs
+from training.verify import read_model
 
 COLOURS = {"iris": (60, 40, 200), "rose": (200, 30, 50)}
 CONFIG = Config(val_fraction=0.3)
@@ -227,3 +233,57 @@ def test_an_overview_counts_and_warns(tmp_path: Path) -> None:
     ):
         assert words in said[number]
     assert len(said) == 7
+
+
+def test_runs_that_record_nothing_are_measured_by_their_seed(photos: Path, tmp_path: Path) -> None:
+    """Files that are no pictures took part in the split; what is expected is what that program drew."""
+    for number in range(3):
+        (photos / "iris" / f"{number:03d}.png.json").write_text("{}")
+    (photos / "rose" / "a").mkdir()
+    shutil.copy(photos / "rose" / "000.png", photos / "rose" / "a" / "x.png")
+    state = Checkpoint(CONFIG, ("iris", "rose"), [0.0] * 3, [1.0] * 3, {})
+    state.provenance = {"data": "photos", "images": 16, "split": {"val_fraction": 0.3, "seed": 4}}
+    names, result = measured(photos, state)
+    expected = {"iris/009.png", "iris/004.png", "iris/000.png"}
+    assert names == expected | {"rose/003.png", "rose/000.png", "rose/004.png"}
+    assert "the run does not record which photographs it held out" in result.notes[0]
+    trained = by_seed.trained_on(scan_known(photos, state.classes), photos, state.provenance)
+    assert (len(trained), names & {sample.name for sample in trained}) == (15, set())
+    _names, result = measured(photos.rename(tmp_path / "others"), state)
+    assert (len(result.split), result.notes[0].endswith("measured on all 21 in others/")) == (21, True)
+
+
+def test_every_command_says_what_it_measured(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*command: str | Path, code: int = 0) -> str:
+        assert main([str(word) for word in command]) == code
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    run, model = tmp_path / "run", tmp_path / "model.onnx"
+    assert train(photos, run, "--val-fraction", "0.3") == 0
+    text = capsys.readouterr().out
+    assert re.search(r"class +train +validation\niris +7 +3\nrose +7 +3\n14 images to train on, 6 to", text)
+    data = photos.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    evaluation: list[str | Path] = ["evaluate", run, "--device", "cpu", "--data"]
+    assert "6 images, 1 crop(s) each, 0 skipped\n" in said(*evaluation, data)
+    said("export", run, "--out", model, "--data", data)
+    _model, manifest = read_model(model)
+    assert manifest.metrics[0].data == "caf\\xe9 (validation)"
+    inspected = said("inspect", model)
+    assert "measured_on photographs 6, notes []" in inspected
+    assert manifest.training["measured_on"]["digests"] not in inspected
+    held = checkpoint.load(run / "last.pt").held_out["names"]
+    (data / held[0]).unlink()
+    refused = said("verify", model, "--data", data, code=1)
+    assert "was measured on 6 photographs, of which 1 are missing or changed" in refused
+    assert "note: of 6 held-out photographs 1 missing; measured on the other 5" in said(
+        "report", run, "--data", data
+    )
+    for name in held[1:]:
+        (data / name).unlink()
+    lines = said(*evaluation, data).splitlines()
+    assert all("training photographs" in line for line in lines if re.search(r"\d%|images", line))
+    assert train(data, tmp_path / os.fsdecode(b"run\xe9")) == 1
+    assert "run\\xe9, which is no UTF-8" in capsys.readouterr().err
