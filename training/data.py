@@ -176,8 +176,9 @@ def central(squares: Tensor, recipe: Recipe) -> Tensor:
 
 
 # Products of values from -128 to 127, 1024 of them at most: below 2**24, every sum of them is exact in
-# float32. Four pixels side by side make matrices that are worth a matrix product.
-_PIXELS, _BESIDE = 1024, 4
+# float32. Pixels side by side make matrices that are worth a matrix product.
+_PIXELS, _BESIDE = 1024, 16
+_AT_ONCE = 16 * _PIXELS * _BESIDE  # pixels, which stay in the processor's cache
 
 
 def channel_statistics(squares: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -186,19 +187,33 @@ def channel_statistics(squares: Tensor, rows: Tensor | None = None) -> tuple[Ten
     They are computed in integers and rounded once. `squares` (N, H, W, 3) uint8; `rows` (n,): of these.
     """
     rows = torch.arange(len(squares)) if rows is None else rows
+    size = squares[0].numel() // 3
     sums, products = torch.zeros(3, dtype=torch.int64), torch.zeros(3, 3, dtype=torch.int64)
-    ones = torch.ones(_PIXELS)
-    for some in torch.split(rows, 4):  # which stay in the processor's cache
-        values = squares[some].flatten().float().sub_(128)
-        values = F.pad(values, (0, -len(values) % (3 * _PIXELS * _BESIDE)))
-        values = values.view(-1, _PIXELS, 3 * _BESIDE)
-        outer = torch.bmm(values.transpose(1, 2), values).to(torch.int64).sum(0)
-        products += outer.view(_BESIDE, 3, _BESIDE, 3).diagonal(dim1=0, dim2=2).sum(-1)
-        sums += (ones @ values).to(torch.int64).sum(0).view(_BESIDE, 3).sum(0)
-    count, first, second = len(rows) * squares[0].numel() // 3, sums.tolist(), products.tolist()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # in each worker: between cores, so little work is not worth a hand-over
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            chunks = torch.split(rows, max(1, _AT_ONCE // size))
+            for some_sums, some_products in pool.map(lambda some: _sums(squares[some]), chunks):
+                sums += some_sums
+                products += some_products
+    finally:
+        torch.set_num_threads(threads)
+    count, first, second = len(rows) * size, sums.tolist(), products.tolist()
     mean = [128 + total / count for total in first]
     # In Python's integers, because the products of sums are beyond 64 bits.
     covariance = [
         [(count * second[i][j] - first[i] * first[j]) / count**2 for j in range(3)] for i in range(3)
     ]
     return torch.tensor(mean, dtype=torch.float64), torch.tensor(covariance, dtype=torch.float64)
+
+
+def _sums(squares: Tensor) -> tuple[Tensor, Tensor]:
+    """-> the sums (3,) of R, G and B, less 128 each, and (3, 3) of their products, int64."""
+    values = squares.flatten().float().sub_(128)
+    values = F.pad(values, (0, -len(values) % (3 * _PIXELS * _BESIDE)))
+    values = values.view(-1, _PIXELS, 3 * _BESIDE)
+    outer = torch.bmm(values.transpose(1, 2), values).to(torch.int64).sum(0)
+    products = outer.view(_BESIDE, 3, _BESIDE, 3).diagonal(dim1=0, dim2=2).sum(-1)
+    sums = (torch.ones(_PIXELS) @ values).to(torch.int64).sum(0).view(_BESIDE, 3).sum(0)
+    return sums, products
