@@ -38,7 +38,7 @@ from training.download import DownloadError
 from training.evaluate import evaluate, torch_classifier, worst_confusions
 from training.export import ExportError, export
 from training.figure1 import figure1
-from training.held_out import TRAINING, load_held_out, record_of
+from training.held_out import PLAIN, TRAINING, load_held_out, record_of
 from training.lock import locked_for_all
 from training.measured_on import KEY as MEASURED_ON
 from training.model import AlexNet, layer_table
@@ -191,8 +191,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     result = evaluate(classify, measured.split, state.recipe, crops)
     print(*list_skipped(measured.skipped), sep="\n", end="\n" if measured.skipped else "")
     _print_notes(measured.notes)
-    # Of what was trained on, no line has a number without saying so.
-    what = f", {TRAINING}" if measured.kind == TRAINING else ""
+    what = "" if measured.kind in PLAIN else f", {measured.kind}"
     print(f"{result.images} images, {result.crops} crop(s) each, {len(measured.skipped)} skipped{what}")
     print(f"top-1 {result.top1:.2%}  top-5 {result.top5:.2%}{what}")
     print(f"{'class':24} images  top-1{what}")

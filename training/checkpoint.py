@@ -23,6 +23,10 @@ class CheckpointError(ValueError):
     """The file is missing, cut off, or not a checkpoint of this program."""
 
 
+def _no_digests() -> Tensor:
+    return torch.empty(0, dtype=torch.int64)
+
+
 @dataclass
 class Checkpoint:
     """`model` holds the weights to evaluate and export: the running average where there is one, and
@@ -57,9 +61,9 @@ class Checkpoint:
     provenance: dict[str, Any] = field(default_factory=dict)
     preprocessing: str | None = None
     data: str = ""
-    held_out: dict[str, Any] = field(default_factory=dict)
-    trained_on: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    trained_before: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    held_out: dict[str, Any] = field(default_factory=dict, compare=False)  # tensors have no one equality
+    trained_on: Tensor = field(default_factory=_no_digests, compare=False)
+    trained_before: Tensor = field(default_factory=_no_digests, compare=False)
 
     @property
     def recipe(self) -> Recipe:

@@ -24,6 +24,8 @@ from training.prepared import INDEX
 VALIDATION: Final = "validation"
 OTHERS: Final = "photographs not trained on"
 TRAINING: Final = "training photographs"
+UNKNOWN: Final = "photographs that it may have been trained on"
+PLAIN: Final = {VALIDATION, OTHERS}  # a number on others is never given without saying so
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class Record:
 @dataclass(frozen=True)
 class Measured:
     """The photographs to measure on. `kind` says what they are to the run: validation, photographs not
-    trained on, or training photographs. `notes` say what differs from the run's own, without file names;
-    `lacking` counts the held-out ones that are missing or have changed.
+    trained on, training photographs, or not known. `notes` say what differs from the run's own, without
+    file names; `lacking` counts the held-out ones that are missing or have changed.
     """
 
     split: Split
@@ -154,17 +156,19 @@ def _load_by_seed(data: Path, record: Record) -> Measured:
     if (data / INDEX).is_file():
         found = find_candidates(data, record.classes, record.recipe, "val", as_prepared=True)
         split, skipped = found.load(torch.arange(len(found.names)))
-        words = "what is validation here, of which it may have been trained on some"
-        return Measured(split, VALIDATION, (note + words,), 0, skipped)
+        kind = UNKNOWN if record.run.get("split") else VALIDATION
+        return Measured(split, kind, (f"{note}what is validation here",), 0, skipped)
     tree = scan_known(find_measured(data), record.classes)
-    samples = by_seed.held_out(tree, data, record.run)
+    samples, kind = by_seed.held_out(tree, data, record.run), VALIDATION
     if samples is None:
-        samples, words = tree.samples, f"all {len(tree.samples):,} in {tree.root.name}/"
+        # Of another tree, or of this one under another name, of which a part was trained on.
+        kind = UNKNOWN if record.run.get("split") and tree.root == data else VALIDATION
+        samples, words = tree.samples, f"all {len(tree.samples):,} here"
     else:
         words = f"{len(samples):,} drawn again by its seed"
     split, reading = load_pictures(samples, record.recipe, "val")
     _require_some(data, split, reading.skipped)
-    return Measured(split, VALIDATION, (note + printable(words),), 0, reading.skipped)
+    return Measured(split, kind, (note + words,), 0, reading.skipped)
 
 
 def _load_together(data: Path, record: Record) -> Measured:

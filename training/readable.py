@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from training.data import Reading
-from training.folders import DataError, Tree, by_suffix, listed, printable
+from training.folders import MAX_LISTED, DataError, Tree, by_suffix, printable
 
 
 def require_classes(trees: Sequence[Tree], reading: Reading) -> int | None:
@@ -18,9 +18,10 @@ def require_classes(trees: Sequence[Tree], reading: Reading) -> int | None:
     poor = [label for label in range(len(first.classes)) if readable[label] < least]
     if poor:
         number = "a picture" if divided else "two pictures"
-        lines = [_too_few(first, label, readable[label], reading.skipped) for label in poor]
+        lines = [_too_few(first, label, readable[label], reading.skipped) for label in poor[:MAX_LISTED]]
+        more = f", and {len(poor) - MAX_LISTED:,} more classes" if len(poor) > MAX_LISTED else ""
         raise DataError(
-            f"{printable(first.root)}: each class needs {number} that can be read; {listed(lines)}"
+            f"{printable(first.root)}: each class needs {number} that can be read; {', '.join(lines)}{more}"
         )
     if divided and len(kept) == len(reading.places):
         raise DataError(

@@ -10,8 +10,10 @@ from contract.picture import decode
 from contract.preprocess import square
 from contract.recipe import DEFAULT_RECIPE
 from tests.pictures import draw_classes, encode, orientation_tag, scene, stored
+from training.config import Config
 from training.data import DataError, channel_statistics, digest_of, load_pictures, read_digests
 from training.folders import Sample, find_trees
+from training.prepared import load_dataset
 
 COLOURS = {"iris": (60, 40, 200), "rose": (200, 30, 50)}
 
@@ -66,6 +68,32 @@ def test_what_does_not_fit_into_the_free_memory_is_refused_before_it_is_read(
         DataError, match=r"take 1966\.1 GB of memory in each of 2 processes, and .*`prepare`"
     ):
         load_pictures(samples, DEFAULT_RECIPE, "test")
+
+
+def test_every_class_with_too_little_to_read_is_named_with_its_counts(tmp_path: Path) -> None:
+    draw_classes(tmp_path, COLOURS | {"aster": (1, 2, 3), "tulip": (9, 9, 9)}, 3, size=16)
+    (tmp_path / "none").mkdir()
+    for number in range(5):
+        (tmp_path / "aster" / f"{number:03d}.png.json").write_text("{}")
+    for name in ("iris/001.png", "iris/002.png", "rose/000.png", "rose/001.png", "rose/002.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+    for path in (tmp_path / "tulip").iterdir():
+        path.rename(path.with_suffix(".txt")).write_bytes(b"words")
+    with pytest.raises(DataError, match="each class needs two pictures that can be read") as raised:
+        load_dataset(tmp_path, Config(image_size=64))
+    said = str(raised.value)
+    assert "class 'iris' has 1 (2 cannot be read, such as " in said
+    assert "class 'rose' has 0 (3 cannot be read, such as " in said
+    assert "class 'tulip' has 0 (files that are no pictures: 3 .txt)" in said
+    assert "class 'none' is empty: add images or remove the folder" in said
+    assert "aster" not in said
+    train = tmp_path / "divided" / "train"
+    draw_classes(train, COLOURS, 1, size=16)
+    draw_classes(tmp_path / "divided" / "val", COLOURS, 1, size=16, first=5)
+    assert len(load_dataset(tmp_path / "divided", Config(image_size=64)).train) == 2
+    (train / "iris" / "000.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="each class needs a picture that can be read; class 'iris' has 0"):
+        load_dataset(tmp_path / "divided", Config(image_size=64))
 
 
 @pytest.mark.parametrize("side", [8, 100])

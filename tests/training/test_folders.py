@@ -160,3 +160,14 @@ def test_names_that_are_no_text_are_escaped_in_files_and_refused_in_classes(tmp_
     (tmp_path / "b").rename(tmp_path / "x\ny")
     with pytest.raises(DataError, match=r"hold control characters: caf\\xe9, x\\ny; rename them"):
         find_trees(tmp_path)
+
+
+def test_class_folders_that_hold_parts_are_pointed_out(tmp_path: Path) -> None:
+    for part in ("train", "Val"):
+        draw_classes(tmp_path / "iris" / part, {"": (1, 2, 3)}, 2, size=16)
+        draw_classes(tmp_path, {"rose": (200, 1, 1)}, 2, size=16)
+    parts, (tree,) = find_trees(tmp_path)
+    assert len(tree.samples) == 6
+    assert parts.warnings == (
+        "iris: class folders with parts of a data set in them, which are taken together",
+    )

@@ -19,6 +19,7 @@ from training.folders import scan_known
 from training.held_out import (
     OTHERS,
     TRAINING,
+    UNKNOWN,
     VALIDATION,
     Measured,
     Record,
@@ -30,7 +31,13 @@ from training.measured_on import digest_of_all, read_measured_on
 from training.overview import overview, warnings
 from training.prepared import Dataset, load_dataset, prepare
 from training.provenance import run_provenance
-from training.record import earlier_of, earlier_of_itself, record_photographs, require_same_photographs
+from training.record import (
+    earlier_of,
+    earlier_of_file,
+    earlier_of_itself,
+    record_photographs,
+    require_same_photographs,
+)
 from training.verify import read_model
 
 COLOURS = {"iris": (60, 40, 200), "rose": (200, 30, 50)}
@@ -123,6 +130,7 @@ def test_a_file_names_its_photographs_by_digest_wherever_they_are(
     assert found is not None
     assert (sorted(dataset.val.digests.tolist()), together) == (found.tolist(), None)
     assert "iris" not in str(said)
+    assert torch.equal(earlier_of_file({"measured_on": said}, "a.onnx").held_out, found)
     # As the training part of another tree, beside a val/ without any of them.
     (tmp_path / "divided").mkdir()
     data = photos.rename(tmp_path / "divided" / "train")
@@ -250,7 +258,11 @@ def test_runs_that_record_nothing_are_measured_by_their_seed(photos: Path, tmp_p
     trained = by_seed.trained_on(scan_known(photos, state.classes), photos, state.provenance)
     assert (len(trained), names & {sample.name for sample in trained}) == (15, set())
     _names, result = measured(photos.rename(tmp_path / "others"), state)
-    assert (len(result.split), result.notes[0].endswith("measured on all 21 in others/")) == (21, True)
+    assert (len(result.split), result.kind) == (21, UNKNOWN)
+    assert result.notes[0].endswith("measured on all 21 here")
+    ready = prepare(tmp_path / "others", tmp_path / "ready", CONFIG)
+    names, result = measured(tmp_path / "ready", state)
+    assert (names, result.kind) == (set(ready.val.names), UNKNOWN)
 
 
 def test_every_command_says_what_it_measured(
