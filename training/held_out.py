@@ -146,7 +146,7 @@ def _notes(wanted: int, missing: int, changed: int, new: int) -> tuple[str, ...]
             f"measured on the other {wanted - missing - changed:,}"
         )
     if new:
-        lines.append(f"{new:,} files new since the training, or unreadable then, are not measured")
+        lines.append(f"{new:,} new since the training, or unreadable then, are not measured")
     return tuple(lines)
 
 

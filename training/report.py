@@ -25,6 +25,7 @@ from training.evaluate import (
     torch_classifier,
     worst_confusions,
 )
+from training.folders import printable
 from training.held_out import load_held_out, record_of
 from training.log import read_log
 from training.plots import Line, encoded, line_chart
@@ -62,7 +63,7 @@ def report(run: Path, data: Path | None = None) -> tuple[Path, tuple[str, ...]]:
     model = checkpoint.restore_model(state)
     probabilities = probabilities_of(torch_classifier(model, state.mean, state.std), split, state.recipe)
     result = judge(probabilities, split.labels)
-    title = f"{run.resolve().name}: AlexNet on {state.provenance.get('data', data.name)}"
+    title = printable(f"{run.resolve().name}: AlexNet on {state.provenance.get('data', data.name)}")
     page = [
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',

@@ -93,7 +93,7 @@ def test_what_is_missing_changed_or_new_is_counted(photos: Path) -> None:
     assert result.notes == (
         "of 6 held-out photographs 1 missing, 1 changed (same name, other content); "
         "measured on the other 4",
-        "5 files new since the training, or unreadable then, are not measured",
+        "5 new since the training, or unreadable then, are not measured",
     )
 
 
