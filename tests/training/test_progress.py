@@ -10,8 +10,8 @@ import torch
 from tests.training.runs import train
 from training import advice, checkpoint, progress
 from training.evaluate import evaluate, probabilities_of, torch_classifier
+from training.held_out import load_held_out, record_of
 from training.log import read_log
-from training.prepared import load_held_out
 from training.progress import duration
 
 
@@ -34,7 +34,7 @@ def test_without_a_terminal_lines_say_the_step_the_loss_and_the_time_left(
     assert shlex.split(command) == ["scripts/training", *words]
 
     state = checkpoint.load(run / "last.pt")
-    split = load_held_out(photographs, state.classes, state.provenance, state.recipe)
+    split = load_held_out(photographs, record_of(state)).split
     classify = torch_classifier(checkpoint.restore_model(state), state.mean, state.std)
     right = probabilities_of(classify, split, state.recipe)[torch.arange(len(split)), split.labels]
     expected = -right.double().log().mean().item()
