@@ -148,6 +148,11 @@ class Manifest:
             raise ManifestError(f"the manifest is nested more than {MOST_NESTED} deep") from None
         _check("the manifest", record)  # before anything of it is put into a message
         found = _get(record, "manifest_version", int)
+        if found > MANIFEST_VERSION:
+            raise ManifestError(
+                f"manifest_version is {found}, only {MANIFEST_VERSION} is read: "
+                "a newer version of this program wrote it"
+            )
         if found != MANIFEST_VERSION:
             raise ManifestError(
                 f"manifest_version is {found}, only {MANIFEST_VERSION} is read: export it again"

@@ -1,11 +1,11 @@
 """Pre-train the network on several sets of small pictures at once, as a start for later runs.
 
-    python -m training.base --data tiny-imagenet --data cifar10 --batches 384 128 --out base.pt --seconds 92
+    python -m training.base --data tiny-imagenet --data cifar10 --batches 384 128 --seconds 92 --out FILE
 
 Each DATA holds train/ and val/, a folder per class, and each set is told apart by outputs of its own. The
 pictures stay at `SIDE` pixels on the device, where each batch is enlarged to the size that `--sizes` gives
 for that share of the run: small sizes first, because they cost less. The maps of conv5 are averaged to 6x6,
-so that one fc6 serves every size. What is written is a checkpoint for `train --weights`, with the
+so that one fc6 serves every size. What is written is a file for `train --from`, with the
 convolutions alone, in float16.
 """
 
@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -31,9 +31,7 @@ from contract.limits import usable_cores
 from contract.picture import decode
 from contract.preprocess import square
 from contract.recipe import DEFAULT_RECIPE, Recipe
-from training import checkpoint
 from training.augment import Draws, mix, strong
-from training.checkpoint import Checkpoint
 from training.config import Config
 from training.data import MAX_PIXELS, channel_statistics
 from training.evaluate import normalise
@@ -41,6 +39,7 @@ from training.folders import DataError, Sample, find_trees
 from training.model import AlexNet
 from training.optim import AUGMENTATION, generator_of, make_optimizer, update_average
 from training.provenance import revision
+from training.weights import SHAPE, Start, write_safetensors
 
 SIDE: Final = 64  # pixels, of Tiny ImageNet
 SMOOTHING: Final = 0.1
@@ -184,16 +183,13 @@ def accuracy(model: AlexNet, source: PictureSet, mean: Sequence[float], std: flo
     return right / len(source.val.labels)
 
 
-def base_checkpoint(
-    model: AlexNet,
-    config: Config,
-    mean: Sequence[float],
-    classes: Sequence[str],
-    provenance: dict[str, Any],
-) -> Checkpoint:
+def base_start(model: AlexNet, config: Config, mean: Sequence[float], provenance: dict[str, Any]) -> Start:
     """Keep the convolutions, in float16: what fc6 to fc8 have learnt did not help later runs."""
     weights = {k: v.half().cpu() for k, v in model.state_dict().items() if k.startswith("conv")}
-    return Checkpoint(config, tuple(classes), list(mean), [config.std] * 3, weights, provenance=provenance)
+    settings = asdict(config)
+    shape = {key: settings[key] for key in SHAPE}
+    made = {"config": settings, **provenance}
+    return Start("", weights, shape, list(mean), [config.std] * 3, provenance=made)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -204,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--batches", type=int, nargs="+", required=True, help="pictures of each set in a step"
     )
-    parser.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
+    parser.add_argument("--out", type=Path, required=True, help="the file .safetensors to write")
     parser.add_argument("--sizes", default="0.7:112,1:192", help="SHARE:PIXELS,... (default 0.7:112,1:192)")
     parser.add_argument("--width", type=float, default=1.0, help="factor on every layer (default 1)")
     parser.add_argument("--epochs", type=int, default=43, help="of the first set (default 43)")
@@ -234,8 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "sizes": options.sizes,
         "revision": revision(),
     }
-    classes = [name for each in sets for name in each.classes]
-    checkpoint.save(base_checkpoint(average, config, mean, classes, made), options.out)
+    write_safetensors(options.out, base_start(average, config, mean, made))
     print(json.dumps(made))
 
 

@@ -4,18 +4,21 @@ Random states are not in it because there are none to save: every draw of a run 
 configuration's seed and the step.
 """
 
+import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_type_hints
 
 import torch
 from torch import Tensor
 
 from contract.recipe import RECIPES, Recipe
 from training.config import Config, ConfigError, override
+from training.conforms import conforms
+from training.messages import abbreviated
 from training.model import AlexNet
 
 
@@ -76,24 +79,10 @@ def restore_model(state: Checkpoint) -> AlexNet:
     """
     config = state.config
     model = AlexNet(len(state.classes), config.width, config.weight_init, config.image_size, config.variant)
-    try:
-        model.load_state_dict(state.model)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"the weights are not of the network that they are said to be: {reason}"
-        ) from None
+    if problem := misfit(state.model, model.state_dict()):
+        raise CheckpointError(f"the weights are not of the network that they are said to be: {problem}")
+    model.load_state_dict(state.model)
     return model
-
-
-def find(source: Path) -> Path:
-    """`source` itself, or the best (else the last) checkpoint of a run folder. Raises CheckpointError."""
-    if not source.is_dir():
-        return source
-    for path in (source / "best.pt", source / "last.pt"):
-        if path.is_file():
-            return path
-    raise CheckpointError(f"{source} holds neither best.pt nor last.pt; train first")
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -137,29 +126,134 @@ def save_step(checkpoint: Checkpoint, run: Path, keep: int, best: bool) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Raises CheckpointError if the file is missing, cut off, or not a checkpoint."""
+    """Raise CheckpointError if the file is missing, damaged, no checkpoint, or of a newer version."""
+    return from_record(read_record(path), path)
+
+
+def is_run(record: object) -> bool:
+    """Whether this program has written it, and not another one that trains."""
+    return isinstance(record, dict) and {"config", "classes"} <= record.keys()
+
+
+def from_record(record: Any, path: Path) -> Checkpoint:
+    """Check what `read_record` has read from `path`. Raises CheckpointError, as `load`."""
+    if not is_run(record):
+        raise CheckpointError(
+            f"{path} holds no run of this program; torchvision's weights become one by `import`"
+        )
+    hints = get_type_hints(Checkpoint)
+    settings = record["config"]
+    if not conforms(settings, dict[str, Any]):
+        raise CheckpointError(f"{path} is damaged: its settings are of another type")
+    if "init" in settings:  # what checkpoints called it before there was a command of that name
+        settings["weight_init"] = settings.pop("init")
+    unknown = [repr(key) for key in record.keys() - hints.keys()]
+    unknown += [repr(key) for key in settings.keys() - Config.__dataclass_fields__.keys()]
+    if unknown:
+        words = abbreviated(", ".join(sorted(unknown)))
+        raise CheckpointError(f"{path}: a newer version of this program wrote it, with {words}; update it")
     try:
-        record = torch.load(path, map_location="cpu", weights_only=True)
-        if "config" not in record:
+        record["config"] = override(Config(), settings)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} is damaged: {abbreviated(error)}") from None
+    record.setdefault("std", [record["config"].std] * 3)  # older ones have it nowhere else
+    for key, field_ in Checkpoint.__dataclass_fields__.items():
+        if key not in record and field_.default is MISSING and field_.default_factory is MISSING:
+            raise CheckpointError(f"{path} is damaged: {key} is missing")
+        if key in record and not conforms(record[key], hints[key]):
             raise CheckpointError(
-                f"{path} holds no run of this program; torchvision's weights become one by `import`"
+                f"{path} is damaged: {key} is of another type, {type(record[key]).__name__}"
             )
-        values = record["config"]
-        if "init" in values:  # what checkpoints called it before there was a command of that name
-            values["weight_init"] = values.pop("init")
-        record["config"] = override(Config(), values)
-        record.setdefault("std", [record["config"].std] * 3)  # older ones have it nowhere else
-        return Checkpoint(**record)
-    except CheckpointError:
-        raise
+    state = Checkpoint(**record)
+    if problem := _problem(state):
+        raise CheckpointError(f"{path} {problem}")
+    return state
+
+
+def _problem(state: Checkpoint) -> str:
+    """Say what cannot be, of values that have the right types; "" if everything can."""
+    if state.preprocessing is not None and state.preprocessing not in RECIPES:
+        return (
+            f"has preprocessing {abbreviated(state.preprocessing, 60)!r}: a newer version of this program "
+            "wrote it; update it"
+        )
+    for key in ("mean", "std"):
+        values = getattr(state, key)
+        if len(values) != 3 or not all(math.isfinite(v) and (v > 0 or key == "mean") for v in values):
+            return f"is damaged: {key} is {abbreviated(values, 60)}"
+    if len(state.classes) < 2:
+        return f"is damaged: it has {len(state.classes)} classes"
+    for key in ("step", "epoch"):
+        if not 0 <= getattr(state, key) < 2**53:
+            return f"is damaged: {key} is {abbreviated(getattr(state, key), 60)}"
+    for key, values, hint in (
+        *(("schedule", state.schedule.get(name, 0), float) for name in ("top1", "waited", "drops")),
+        ("scaler", state.scaler, dict[str, float]),
+        ("provenance", state.provenance.get("data", ""), str),
+        ("provenance", state.provenance.get("images", 0), int),
+        ("provenance", state.provenance.get("seconds", 0), float),
+        ("provenance", state.provenance.get("split"), dict[str, float] | None),
+    ):
+        if not conforms(values, hint):
+            return f"is damaged: {key} has {abbreviated(repr(values), 60)}"
+    for weights in (state.model, state.raw or {}):
+        for name, values in weights.items():
+            if not values.is_floating_point() or values.layout != torch.strided:
+                return f"is damaged: {abbreviated(name, 60)} holds {values.dtype}, {values.layout}"
+    for key in ("metrics", "best"):
+        values = getattr(state, key)
+        if values and not (_measured(values) and ("epoch" in values or key == "metrics")):
+            return f"is damaged: {key} is {abbreviated(values, 100)}"
+    if state.raw is not None and shapes(state.raw) != shapes(state.model):
+        return "is damaged: the weights under training and their average are of different shapes"
+    return ""
+
+
+def _measured(values: Mapping[str, Any]) -> bool:
+    """Whether these are counts and shares that a validation can have."""
+    counts, shares = (
+        [values.get("images"), values.get("epoch", 0)],
+        [values.get("top1"), values.get("top5")],
+    )
+    if not conforms(counts, list[int]) or not conforms(shares, list[float]):
+        return False
+    (images, _epoch), (top1, top5) = cast(list[int], counts), cast(list[float], shares)
+    return images > 0 and 0 <= top1 <= top5 <= 1
+
+
+def shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(values.shape) for name, values in weights.items()}
+
+
+def misfit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """Name the first tensor that is missing, too many or of another shape than `wanted`; "" if all fit."""
+    ours, theirs = shapes(wanted), shapes(weights)
+    odd = [name for name in (*ours, *theirs.keys() - ours.keys()) if ours.get(name) != theirs.get(name)]
+    if not odd:
+        return ""
+    name = odd[0]
+    if name not in ours:
+        problem = f"{abbreviated(name, 60)} is not part of it"
+    elif name not in theirs:
+        problem = f"{name} is missing"
+    else:
+        expected, found = (" x ".join(map(str, side[name])) for side in (ours, theirs))
+        problem = f"{name} is {abbreviated(found, 60)}, not {expected}"
+    return f"{problem}, and {len(odd) - 1} more" if len(odd) > 1 else problem
+
+
+def read_record(path: Path) -> Any:
+    """Read what `torch.save` wrote, running no code of it. Raises CheckpointError."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
-    except ConfigError as error:
-        raise CheckpointError(f"{path} is of another version of this program: {error}") from None
-    except (PermissionError, IsADirectoryError) as error:
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     # torch raises what its unpickler and zip reader happen to hit, and recommends to run the file's code.
     except Exception as error:
-        raise CheckpointError(
-            f"{path} is not a readable checkpoint: it is cut off, or another file"
-        ) from error
+        if "GLOBAL" in str(error):  # a pickle with classes of its own
+            reason = "it holds Python objects, which could run code: save the network's state_dict() alone"
+        else:
+            reason = "it is cut off, or another file"
+        raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from error

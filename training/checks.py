@@ -5,7 +5,7 @@ from pathlib import Path
 from training.lock import contents, holder, in_use
 
 
-def path_problems(data: Path | None, out: Path, weights: Path | None, resume: bool) -> list[str]:
+def path_problems(data: Path | None, out: Path, start: str, resume: bool) -> list[str]:
     """-> a line for everything because of which training could not even begin."""
     problems = []
     if data is None:
@@ -23,8 +23,8 @@ def path_problems(data: Path | None, out: Path, weights: Path | None, resume: bo
         problems.append(in_use(out, by))
     elif not resume and contents(out):
         problems.append(f"{out} is not empty; add --resume, or choose another folder")
-    if weights is not None and not weights.exists():
-        problems.append(f"{weights} does not exist; it is a run or a checkpoint to start from")
+    if start not in {"base", "scratch"} and not Path(start).exists():
+        problems.append(f"--from is {start}, which does not exist; use base, scratch, a run or a file")
     return problems
 
 

@@ -32,7 +32,15 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     command.add_argument(
         "--recipe", help="a name in training/recipes or a TOML file (default none: the values below)"
     )
-    command.add_argument("--weights", type=Path, help="run or checkpoint to start from (default none)")
+    command.add_argument(
+        "--from",
+        "--weights",
+        dest="start",
+        default="scratch",
+        metavar="base|scratch|RUN|FILE",
+        help="what to start from: the base network, nothing, a run, or a file .pt, .onnx or .safetensors; "
+        "./base is a folder of that name (default scratch)",
+    )
     command.add_argument(
         "--resume",
         action="store_true",
@@ -65,7 +73,16 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     command = commands.add_parser("import", help="published weights become a run and a model file")
     command.add_argument("--from", dest="origin", choices=("torchvision",), required=True, help="whose")
     command.add_argument(
-        "source", nargs="?", default=URL, metavar="FILE|URL", help=f"a state dict (default {URL})"
+        "source",
+        nargs="?",
+        default=URL,
+        metavar="FILE|URL",
+        help=f"a state dict, .pth or .safetensors, fine-tuned ones too (default {URL})",
+    )
+    command.add_argument(
+        "--labels",
+        type=Path,
+        help="the classes' names, one a line (default ImageNet's for 1000 outputs, else class0, ...)",
     )
     command.add_argument("--out", type=Path, required=True, help="run folder to write")
     command.add_argument("--sha256", help="that it must have (default of a URL: the published file's)")
@@ -82,7 +99,7 @@ def make_parser(about: str) -> argparse.ArgumentParser:
 
     command = commands.add_parser("export", help="one proven ONNX file with its manifest inside")
     command.add_argument("source", type=Path, metavar="RUN", help="run folder or checkpoint")
-    command.add_argument("--out", type=Path, required=True, help="the file NAME.onnx to write")
+    command.add_argument("--out", type=Path, required=True, help="the file to write, NAME.onnx")
     command.add_argument(
         "--data", type=Path, help="measures the file on it; fp16 and int8 need it (default: no measurement)"
     )

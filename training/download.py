@@ -27,6 +27,7 @@ def download(url: str, target: Path, sha256: str, pause_s: float = 1.0) -> None:
         raise DownloadError(f"{url!r} is neither a file here nor an http(s) URL")
     partial = target.with_name(f"{target.name}.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
+    resumed = partial.is_file()
     failures = 0
     while failures < ATTEMPTS:
         before = partial.stat().st_size if partial.is_file() else 0
@@ -47,6 +48,9 @@ def download(url: str, target: Path, sha256: str, pause_s: float = 1.0) -> None:
     found = digest(partial)
     if found != sha256:
         partial.unlink()
+        if resumed:  # what lay there was of another file, or damaged
+            download(url, target, sha256, pause_s)
+            return
         raise DownloadError(f"{url} has SHA-256 {found}, not {sha256}: it is another file, and not kept")
     partial.replace(target)
 

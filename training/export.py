@@ -15,6 +15,7 @@ from contract.manifest import Tensor as Declared
 from contract.recipe import DEFAULT_RECIPE
 from training import checkpoint
 from training.checkpoint import Checkpoint
+from training.choice import Choice, choose
 from training.data import Split, central
 from training.evaluate import Classify, evaluate, judge, probabilities_of, torch_classifier
 from training.folders import printable
@@ -22,9 +23,12 @@ from training.graph import OPSET, build_graph
 from training.held_out import VALIDATION, Measured, load_held_out, load_some_training, record_of
 from training.measured_on import KEY as MEASURED_ON
 from training.measured_on import measured_on
+from training.messages import abbreviated
+from training.model import AlexNet
 from training.parity import TOLERANCE, classifier_of, difference, measure_parity
 from training.quantize import IMAGES, quantise
 
+SUFFIX: Final = ".onnx"
 LEAST_AGREEMENT: Final = 0.99  # with float32, of the first answers
 MOST_LOSS: Final = 0.005  # of top-1, as a fraction
 
@@ -36,21 +40,33 @@ class ExportError(RuntimeError):
 def export(
     source: Path, out: Path, precision: str = "fp32", version: int = 1, data: Path | None = None
 ) -> Manifest:
+    """As `export_chosen`, of the checkpoint that `choose` takes of a run folder, or of a file."""
+    return export_chosen(choose(source), out, precision, version, data)
+
+
+def model_path(out: Path) -> Path:
+    """The file to write: no other suffix is served. Raises ExportError for a folder."""
+    if out.is_dir():
+        raise ExportError(f"{out} is a folder; name the file, such as {out / 'mine.onnx'}")
+    return out if out.suffix == SUFFIX else out.with_name(f"{out.name}{SUFFIX}")
+
+
+def export_chosen(
+    choice: Choice, out: Path, precision: str = "fp32", version: int = 1, data: Path | None = None
+) -> Manifest:
     """Writes `out`, replacing it only by a file that passed every check, and returns its manifest.
 
-    `source` is a run folder or a checkpoint. With `data`, accuracy is measured with the file itself,
+    With `data`, accuracy is measured with the file itself,
     on one crop and on ten; without, the training's last validation is reported. fp16 and int8 need it:
     they are accepted by what they lose on it. Raises ExportError, CheckpointError or DataError.
     """
-    path = checkpoint.find(source)
-    state = checkpoint.load(path)
+    path, state = choice.path, choice.state
     if state.config.image_size != DEFAULT_RECIPE.crop:
         raise ExportError(
             f"{path} was trained at image_size {state.config.image_size}; only {DEFAULT_RECIPE.crop} "
-            "can be served: train on from it with --weights"
+            "can be served: train on from it with --from"
         )
-    if not all(values.isfinite().all() for values in state.model.values()):
-        raise ExportError(f"{path} holds NaN or infinity: it diverged; take an earlier checkpoint")
+    model = checkpoint.restore_model(state)
     if precision == "int8" and state.config.activation != "relu":
         raise ExportError(
             f"{path} has activation {state.config.activation}; int8 takes relu: use fp32 or fp16"
@@ -58,26 +74,29 @@ def export(
     try:  # before the long part: a name or version that cannot be is refused at once
         manifest = _manifest(state, path, out.stem, version, precision)
     except ManifestError as error:
-        raise ExportError(f"{out} is not written: {error}") from None
+        raise ExportError(f"{out} is not written: {abbreviated(error, 240)}") from None
     with _replaced(out) as partial:
         measured = None if data is None else load_held_out(data, record_of(state))
         split = None if measured is None else measured.split
-        graph, acceptance = _graph_of(state, precision, data, split, out)
+        graph, acceptance = _graph_of(state, model, precision, data, split, out)
         onnx.checker.check_model(graph, full_check=True)
         exported = classifier_of(graph)
-        parity = measure_parity(checkpoint.restore_model(state), state.mean, state.std, exported, split)
+        parity = measure_parity(model, state.mean, state.std, exported, split)
         largest = max(parity.file_torch32.largest, parity.file_torch64.largest)
         if precision == "fp32" and not largest <= TOLERANCE:
             raise ExportError(
                 f"{out} is not written: its probabilities differ from torch's by up to {largest:.1e}, "
                 f"{TOLERANCE:.0e} is allowed"
             )
-        manifest = replace(
-            manifest,
-            metrics=_metrics(state, exported, measured, data),
-            training=manifest.training | _measured_on(state, measured),
-            parity=parity.record() | acceptance,
-        )
+        try:
+            manifest = replace(
+                manifest,
+                metrics=_metrics(state, exported, measured, data),
+                training=manifest.training | _measured_on(state, measured),
+                parity=parity.record() | acceptance,
+            )
+        except ManifestError as error:  # an infinite difference, for one
+            raise ExportError(f"{out} is not written: {abbreviated(error)}") from None
         entry = graph.metadata_props.add()
         entry.key, entry.value = METADATA_KEY, manifest.to_json()
         with partial.open("wb") as file:
@@ -103,10 +122,9 @@ def _replaced(out: Path) -> Iterator[Path]:
 
 
 def _graph_of(
-    state: Checkpoint, precision: str, data: Path | None, split: Split | None, out: Path
+    state: Checkpoint, model: AlexNet, precision: str, data: Path | None, split: Split | None, out: Path
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """-> the graph, and where it rounds the measurement by which it was accepted."""
-    model = checkpoint.restore_model(state)
     if precision == "fp32":
         return build_graph(model, state.mean, state.std, precision), {}
     if data is None or split is None:
@@ -143,8 +161,11 @@ def _metrics(
     state: Checkpoint, exported: Classify, measured: Measured | None, data: Path | None
 ) -> tuple[Metrics, ...]:
     if measured is None:
-        name = f"{state.provenance['data']} ({VALIDATION})"
-        return (Metrics(name, crops=1, **state.metrics),) if state.metrics else ()
+        if not state.metrics:
+            return ()
+        name = f"{state.provenance.get('data', 'unknown data')} ({VALIDATION})"
+        images, top1, top5 = (state.metrics[key] for key in ("images", "top1", "top5"))
+        return (Metrics(name, images, 1, top1, top5),)
     assert data is not None
     name = f"{printable(data.resolve().name)} ({measured.kind})"
     results = [evaluate(exported, measured.split, state.recipe, crops) for crops in (1, 10)]

@@ -3,7 +3,7 @@ number of processes.
 """
 
 from collections.abc import Iterator
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from training import checkpoint
 from training.batches import Batch, augmented
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, CheckpointError
+from training.conforms import conforms
 from training.distributed import Ranks
 from training.evaluate import Classify, normalise, torch_classifier
 from training.optim import DROPOUT, make_optimizer, seed_of, set_rate, update_average
@@ -33,9 +34,9 @@ class Learner:
         for model in (self.model, self.averaged):
             model.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(self.model, self.config)
-        if state.optimizer:
-            self.optimizer.load_state_dict(state.optimizer)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.config.precision == "fp16")
+        if state.optimizer:
+            _restore_optimizer(self.optimizer, state.optimizer)
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
         compiled = cast(nn.Module, torch.compile(self.model)) if self.config.compile else self.model
@@ -86,3 +87,29 @@ class Learner:
         state.model = self.averaged.state_dict()
         state.raw = self.model.state_dict() if self.config.ema else None
         state.optimizer, state.scaler = self.optimizer.state_dict(), self.scaler.state_dict()
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Go on with a saved state and rate; other settings are the configuration's. Raises CheckpointError."""
+    own = optimizer.state_dict()
+    state: Any = saved.get("state")
+    groups: Any = saved.get("param_groups")
+    parameters = [weights for group in optimizer.param_groups for weights in group["params"]]
+    sgd = isinstance(optimizer, torch.optim.SGD)
+    wanted = {"momentum_buffer"} if sgd else {"step", "exp_avg", "exp_avg_sq"}
+    if (
+        not conforms(state, dict[int, dict[str, Tensor | None]])
+        or not conforms(groups, list[dict[str, Any]])
+        or [conforms(group.get("lr"), float) for group in groups] != [True] * len(own["param_groups"])
+        or not all(
+            0 <= index < len(parameters)
+            and wanted <= values.keys()
+            and all(v is None or not v.dim() or v.shape == parameters[index].shape for v in values.values())
+            for index, values in state.items()
+        )
+    ):
+        raise CheckpointError("last.pt is damaged: its optimiser's state is not of this network")
+    settings = [
+        mine | {"lr": theirs["lr"]} for mine, theirs in zip(own["param_groups"], groups, strict=True)
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": settings})

@@ -7,6 +7,9 @@ from typing import Final, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
+from training.checkpoint import CheckpointError
+from training.messages import abbreviated
+
 EVERY: Final = 50  # steps between two points of the curves within an epoch
 
 
@@ -69,13 +72,23 @@ class Log:
 
 
 def read_log(run: Path) -> list[EpochRow]:
-    """The rows of a run's metrics.csv; none if it has not got one yet."""
-    if not (run / "metrics.csv").is_file():
+    """Read the rows of a run's metrics.csv; none if it has not got one yet. Raises CheckpointError."""
+    path = run / "metrics.csv"
+    if not path.is_file():
         return []
-    with (run / "metrics.csv").open(newline="") as file:
-        return [
-            # A log that an older version began may lack a column, and a kill may have cut off the last row.
-            EpochRow(int(row["epoch"]), *(float(row.get(f.name, "nan")) for f in fields(EpochRow)[1:]))
-            for row in csv.DictReader(file)
-            if None not in row.values()
-        ]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [
+                # A log that an older version began may lack a column, and a kill may have cut off the
+                # last row.
+                EpochRow(int(row["epoch"]), *(float(row.get(f.name, "nan")) for f in fields(EpochRow)[1:]))
+                for row in csv.DictReader(file)
+                if None not in row.values()
+            ]
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise CheckpointError(
+            f"{path} is damaged: {abbreviated(error)}; rename it to go on without"
+        ) from None
+    if any(row.epoch < 1 for row in rows):
+        raise CheckpointError(f"{path} is damaged: epochs count from 1; rename it to go on without")
+    return rows

@@ -9,13 +9,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from training import checkpoint
 from training.checkpoint import Checkpoint, CheckpointError
 from training.data import Split
 from training.division import Earlier
 from training.folders import printable
 from training.measured_on import read_measured_on
 from training.prepared import Dataset
+from training.weights import Start
 
 NONE: Final = torch.empty(0, dtype=torch.int64)
 
@@ -37,16 +37,16 @@ def require_plain_path(out: Path) -> None:
         raise CheckpointError(f"--out is {shown}, which is no UTF-8 or has control characters; use another")
 
 
-def earlier_run(out: Path, resume: bool, weights: Path | None) -> Earlier | None:
-    """-> the run that a new one in `out` has to keep to: itself if it is resumed, else that of `weights`.
-
-    Raises CheckpointError.
-    """
-    if resume and (out / "last.pt").is_file():
-        return earlier_of_itself(checkpoint.load(out / "last.pt"), out)
-    if weights is None:
+def earlier_run(out: Path, resumed: Checkpoint | None, start: Start | None) -> Earlier | None:
+    """-> the run that a new one in `out` has to keep to: itself if it is resumed, else that of `start`."""
+    if resumed is not None:
+        return earlier_of_itself(resumed, out)
+    if start is None:
         return None
-    return earlier_of(checkpoint.load(checkpoint.find(weights)), str(weights))
+    if start.checkpoint is not None:
+        return earlier_of(start.checkpoint, start.words)
+    # A model file of `export`; base and published networks have seen other photographs.
+    return earlier_of_file(start.provenance, start.words) if "images" in start.provenance else None
 
 
 def earlier_of(state: Checkpoint, name: str) -> Earlier:
@@ -93,7 +93,7 @@ def require_same_photographs(state: Checkpoint, dataset: Dataset, out: Path) -> 
     if differences:
         raise CheckpointError(
             f"{out} was begun with other photographs: {differences}. Put them back as they were, or start "
-            "another run from it with --weights"
+            "another run from it with --from"
         )
 
 
@@ -102,12 +102,12 @@ def _require_as_before(state: Checkpoint, dataset: Dataset, out: Path) -> None:
     if dataset.split is not None:
         raise CheckpointError(
             f"{out} was begun by an older version, which split one tree otherwise; start another run from "
-            "it with --weights"
+            "it with --from"
         )
     if state.provenance["images"] != len(dataset.train):
         raise CheckpointError(
             f"{out} was trained on {state.provenance['images']} images, not {len(dataset.train)}; "
-            "start another run from it with --weights"
+            "start another run from it with --from"
         )
 
 

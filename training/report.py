@@ -7,16 +7,17 @@ from base64 import b64encode
 from dataclasses import asdict
 from html import escape
 from math import isfinite
-from operator import attrgetter
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from contract.interval import with_interval
 from contract.kernels import kernels_picture
 from training import checkpoint
 from training.checkpoint import Checkpoint, CheckpointError
+from training.choice import choose
 from training.data import Split
 from training.evaluate import (
     Evaluation,
@@ -49,12 +50,13 @@ figure, dd { margin: 0 } figcaption { font-size: .85rem } dl { columns: 3 12rem 
 
 
 def report(run: Path, data: Path | None = None) -> tuple[Path, tuple[str, ...]]:
-    """Writes `run`/report.html about its best checkpoint; -> the path, and notes on what was measured.
+    """Write `run`/report.html about the checkpoint that `choose` takes.
 
-    Its validation photographs are looked for where the run was trained, or in `data`. Raises
-    CheckpointError or DataError.
+    Its validation photographs are looked for where the run was trained, or in `data`. -> the path, and
+    notes on what was measured. Raises CheckpointError or DataError.
     """
-    state = checkpoint.load(checkpoint.find(run))
+    choice = choose(run)
+    state = choice.state
     if data is None and not state.data:
         raise CheckpointError(f"{run} does not say where its photographs are; add --data DIR")
     data = data or Path(state.data)
@@ -69,7 +71,8 @@ def report(run: Path, data: Path | None = None) -> tuple[Path, tuple[str, ...]]:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<style>{STYLE}</style><h1>{escape(title)}</h1>",
         f"<p>After epoch {state.epoch} of {state.config.epochs}, on {result.images} photographs "
-        f"({measured.kind}): top-1 <strong>{result.top1:.1%}</strong>, top-5 {result.top5:.1%}.</p>",
+        f"({measured.kind}): top-1 <strong>{with_interval(result.top1, result.images)}</strong>, "
+        f"top-5 {100 * result.top5:.1f} %.</p><p>{escape(choice.path.name)}: {escape(choice.words)}.</p>",
         *(f"<p>Note: {escape(note)}.</p>" for note in measured.notes),
         _curves(run),
         "<h2>What the first layer looks for</h2><p>The kernels of conv1, each stretched to the whole range "
@@ -90,18 +93,19 @@ def _curves(run: Path) -> str:
     rows = read_log(run if run.is_dir() else run.parent)
     if not rows:
         return "<p>Nothing has been logged.</p>"
-    # A run may have diverged, and a log of an older version has no loss of the validation.
-    training, validation = (
-        [(row.epoch, loss(row)) for row in rows if isfinite(loss(row))]
-        for loss in (attrgetter("loss"), attrgetter("val_loss"))
-    )
-    highest = max((loss for _epoch, loss in training + validation), default=1.0)
+
+    def points(key: str) -> list[tuple[float, float]]:
+        """Those that are numbers: a run may have diverged, and older logs have no val_loss."""
+        return [(row.epoch, getattr(row, key)) for row in rows if isfinite(getattr(row, key))]
+
+    training, validation = points("loss"), points("val_loss")
+    highest = max((loss for _epoch, loss in training + validation), default=1.0) or 1.0
     losses = [Line("loss, training", BLUE, training)]
     if validation:
         losses.append(Line("loss, validation", ORANGE, validation))
     lines = [
-        Line("top-5 accuracy, validation", BLUE, [(row.epoch, row.top5) for row in rows]),
-        Line("top-1 accuracy, validation", ORANGE, [(row.epoch, row.top1) for row in rows]),
+        Line("top-5 accuracy, validation", BLUE, points("top5")),
+        Line("top-1 accuracy, validation", ORANGE, points("top1")),
     ]
     left = line_chart(losses, "epoch", highest, percent=False)
     right = line_chart(lines, "epoch", 1, percent=True)

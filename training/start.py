@@ -1,6 +1,6 @@
 """How a run begins: with fresh weights, with those of another run, or where it was stopped."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -9,16 +9,18 @@ import torch
 from training import checkpoint
 from training.checkpoint import Checkpoint, CheckpointError
 from training.config import Config
+from training.measured_on import KEY as MEASURED_ON
 from training.model import AlexNet
 from training.prepared import Dataset
 from training.provenance import run_provenance
 from training.record import record_photographs, require_same_photographs
+from training.weights import Start
 
 MIDDLE: Final = 127.5  # of the pixels' range, where no training set has a mean
 
 
 def begin(
-    config: Config, dataset: Dataset, out: Path, resumed: Checkpoint | None, weights: Path | None
+    config: Config, dataset: Dataset, out: Path, resumed: Checkpoint | None, start: Start | None
 ) -> tuple[Checkpoint, str]:
     """-> the state to go on from, and a line that says which. `resumed` is the run in `out`, if it goes on.
 
@@ -37,14 +39,13 @@ def begin(
     state = Checkpoint(config, classes, dataset.mean.tolist(), std, model.state_dict())
     state.provenance = run_provenance(dataset)
     record_photographs(state, dataset)
-    if weights is None:
+    if start is None:
         return state, f"starts afresh with seed {config.seed}"
-    source = checkpoint.load(checkpoint.find(weights))
-    fresh = _take_weights(model, config, source)
+    words = _take_weights(model, config, classes, start)
     state.model = model.state_dict()
-    state.mean, state.std = source.mean, source.std  # the weights fit the pixels that they have seen
-    state.provenance["started_from"] = {"config": asdict(source.config), **source.provenance}
-    return state, f"starts from {weights}; afresh: {fresh}"
+    state.mean, state.std = start.mean, start.std  # the weights fit the pixels that they have seen
+    state.provenance["started_from"] = {k: v for k, v in start.provenance.items() if k != MEASURED_ON}
+    return state, f"starts from {start.words}; {words}"
 
 
 def write_untrained(config: Config, class_count: int, out: Path) -> Checkpoint:
@@ -72,19 +73,40 @@ def _same_run(state: Checkpoint, dataset: Dataset, out: Path) -> None:
     require_same_photographs(state, dataset, out)
 
 
-def _take_weights(model: AlexNet, config: Config, source: Checkpoint) -> str:
-    """Copies every tensor whose name and shape fit, in place; -> the layers that start afresh.
+def _take_weights(model: AlexNet, config: Config, classes: Sequence[str], start: Start) -> str:
+    """Copy every tensor whose name and shape fit, in place, of fc8 the rows of the classes that both know.
 
-    Raises CheckpointError where the weights would compute something else here: they fit the layers
-    without weights that they were trained with.
+    -> the layers that start afresh, and the classes whose rows are kept. Raises CheckpointError where the
+    weights would compute something else here: they fit the layers without weights that they were trained
+    with.
     """
-    for key in ("arch", "activation", "lrn", "pooling"):
-        theirs, wanted = getattr(source.config, key), getattr(config, key)
-        if theirs != wanted:
-            raise CheckpointError(f"--weights has {key} {theirs}, this run {wanted}; give it the same")
+    for key, theirs in start.shape.items():
+        if theirs != (wanted := getattr(config, key)):
+            raise CheckpointError(
+                f"--from has {key} {theirs}, this run {wanted}; give it the same, or --from scratch"
+            )
     ours = model.state_dict()
-    fitting = {k: v for k, v in source.model.items() if k in ours and ours[k].shape == v.shape}
+    fitting = {k: v for k, v in start.weights.items() if k in ours and ours[k].shape == v.shape}
+    kept = [name for name in classes if name in start.classes]
+    rows = [start.classes.index(name) for name in kept]
+    for key in ("fc8.weight", "fc8.bias"):  # equal shapes mean nothing: its rows are the classes
+        fitting.pop(key, None)
+        theirs = start.weights.get(key)
+        if kept and theirs is not None and theirs.shape[1:] == ours[key].shape[1:]:
+            fitting[key] = ours[key].index_copy(
+                0, torch.tensor([classes.index(name) for name in kept]), theirs[rows]
+            )
     if not fitting:
-        raise CheckpointError("no layer of --weights fits; was it trained with another width?")
+        raise CheckpointError("no layer of --from fits this run's network")
     model.load_state_dict(ours | fitting)
-    return ", ".join(sorted({name.split(".")[0] for name in ours.keys() - fitting.keys()})) or "nothing"
+    fresh = sorted({name.split(".")[0] for name in ours.keys() - fitting.keys()})
+    if "fc8" in fresh or len(kept) == len(classes):
+        return f"afresh: {', '.join(fresh) or 'nothing'}"
+    new = [name for name in classes if name not in start.classes]
+    return f"afresh: {', '.join([*fresh, f'fc8 of {_some(new)}'])}; fc8 goes on with {_some(kept)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The names, at most five of them."""
+    more = f" and {len(names) - 5} others" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

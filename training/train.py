@@ -27,6 +27,7 @@ from training.record import earlier_run, require_plain_path
 from training.saver import Saver
 from training.signals import Interrupted, Signals
 from training.start import begin
+from training.weights import Start
 
 
 def train(
@@ -36,7 +37,7 @@ def train(
     ranks: Ranks,
     signals: Signals,
     *,
-    weights: Path | None = None,
+    start: Start | None = None,
     resumed: Checkpoint | None = None,
     workers: int | None = None,
     keep: int = 2,
@@ -45,10 +46,10 @@ def train(
     """Trains into the run folder `out`: config.toml, metrics.csv, tensorboard/, last.pt, best.pt, and of
     step-N.pt the newest `keep`.
 
-    The caller holds the lock of `out`. `weights`, a run folder or checkpoint, gives the first values of
-    every layer whose shape fits. `resumed` is the run in `out`, to go on with. One that was stopped
-    anywhere and resumed on the same machine ends with the same weights, bit for bit. last.pt and best.pt
-    are always of finite weights. Raises ConfigError, DataError, CheckpointError, Diverged, or Interrupted.
+    The caller holds the lock of `out`. `start` gives the first values of every layer whose shape fits.
+    `resumed` is the run in `out`, to go on with. One that was stopped anywhere and resumed on the same
+    machine ends with the same weights, bit for bit. last.pt and best.pt are always of finite weights.
+    Raises ConfigError, DataError, CheckpointError, Diverged, or Interrupted.
     """
     if resumed is None and contents(out):
         raise CheckpointError(f"{out} is not empty; add --resume, or choose another folder")
@@ -59,7 +60,7 @@ def train(
         )
     say = print if ranks.first else _nothing
     require_plain_path(out)
-    dataset = load_dataset(data, config, workers, earlier_run(out, resumed is not None, weights))
+    dataset = load_dataset(data, config, workers, earlier_run(out, resumed, start))
     classes = dataset.classes
     if class_count not in {None, len(classes)}:
         raise DataError(f"--classes is {class_count}, and {data} has {len(classes)} class folders")
@@ -69,14 +70,12 @@ def train(
     batch_size = _batch_size(config, len(dataset.train), ranks)
     steps = len(dataset.train) // batch_size
 
-    state, words = begin(config, dataset, out, resumed, weights)
+    state, words = begin(config, dataset, out, resumed, start)
     state.data = str(data.resolve())
     say(words)
     learner = Learner(state, augment.colour_components(covariance), ranks)
     if not learner.finite():
-        raise CheckpointError(
-            f"{weights or out / 'last.pt'} holds NaN or infinity: it diverged; take an earlier one"
-        )
+        raise CheckpointError(f"{out / 'last.pt'} holds NaN or infinity: it diverged; take an earlier one")
     classify = learner.classifier()
     ranks.wait()  # until all have looked at `out`
     if ranks.first:

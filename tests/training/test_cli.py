@@ -112,7 +112,11 @@ def test_all_that_is_wrong_is_said_at_once(
     run.mkdir()
     (run / "thesis.txt").write_text("precious")
     command = ["train", "--data", str(tmp_path / "none"), "--out", str(run), "--weights", "nowhere.pt"]
-    folders = ["none is no folder", "run is not empty; add --resume", "nowhere.pt does not exist"]
+    folders = [
+        "none is no folder",
+        "run is not empty; add --resume",
+        "--from is nowhere.pt, which does not exist",
+    ]
     for options, code, settings in (
         ([], 1, []),
         (["--lr", "-1", "--batch-size", "0"], 2, ["--batch-size is 0", "--lr is -1.0"]),

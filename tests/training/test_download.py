@@ -79,6 +79,14 @@ def test_what_an_earlier_run_has_fetched_is_not_fetched_again(server: Server, tm
     assert server.asked == ["bytes=3000000-", f"bytes={len(DATA)}-"]
 
 
+@pytest.mark.parametrize("server", [(10**7, True)], indirect=True)
+def test_the_beginning_of_another_file_is_thrown_away(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth.partial").write_bytes(b"another" * 100_000)
+    download(server.url, tmp_path / "weights.pth", SHA256, pause_s=0)
+    assert (tmp_path / "weights.pth").read_bytes() == DATA
+    assert server.asked == ["bytes=700000-", None]
+
+
 @pytest.mark.parametrize("server", [(10**7, False)], indirect=True)
 def test_a_server_that_knows_no_ranges_begins_again(server: Server, tmp_path: Path) -> None:
     (tmp_path / "weights.pth.partial").write_bytes(DATA[:3_000_000])

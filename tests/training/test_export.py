@@ -1,5 +1,6 @@
 """The exported file: equal to the checkpoint at every batch size, complete, or not written at all."""
 
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,10 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
-from torch import Tensor
 
 from contract.manifest import METADATA_KEY, Manifest
 from contract.recipe import DEFAULT_RECIPE
-from tests.training.runs import CLASSES, MEAN, python, trained
+from tests.training.runs import CLASSES, MEAN, images, python, trained
 from training import checkpoint
 from training.__main__ import main
 from training.data import load_pictures
@@ -50,14 +50,6 @@ def exported(
 
 def precision_of(file: Path) -> str:
     return file.stem.removeprefix("colours-")
-
-
-def images(count: int, seed: int = 0) -> Tensor:
-    """Blurred noise, so that the answers differ."""
-    draw = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(count, 3, 6, 6, generator=draw) * 255
-    pixels = torch.nn.functional.interpolate(coarse, size=(224, 224), mode="bilinear")
-    return pixels.permute(0, 2, 3, 1).round().to(torch.uint8).contiguous()
 
 
 def session_of(path: Path) -> ort.InferenceSession:
@@ -163,7 +155,7 @@ def test_fc7_and_conv5_are_what_their_names_say(exported: tuple[Path, Path]) -> 
     if precision_of(file) == "int8":
         return
     model = rounded_model(run, file).eval()
-    hidden: dict[str, Tensor] = {}
+    hidden: dict[str, torch.Tensor] = {}
     model.conv5.register_forward_hook(lambda _layer, _inputs, output: hidden.update(conv5=output.relu()))
     model.fc8.register_forward_pre_hook(lambda _layer, inputs: hidden.update(fc7=inputs[0]))
     torch_classifier(model, MEAN, checkpoint.load(run).std)(images(2))
@@ -249,6 +241,7 @@ def test_one_wrong_weight_in_the_graph_is_not_written(
     """What stands between a wrong graph and its name: a builder with a mistake is caught."""
 
     def mistaken(model: AlexNet, *rest: Any) -> onnx.ModelProto:
+        model = deepcopy(model)
         with torch.no_grad():
             model.conv3.weight[0, 0, 1, 1] += 0.5
         return build_graph(model, *rest)
@@ -277,7 +270,7 @@ def test_a_network_of_smaller_images_is_refused(tmp_path: Path, capsys: pytest.C
     assert main(["export", str(run), "--out", str(tmp_path / "small.onnx")]) == 1
     said = capsys.readouterr().err
     assert "image_size 112" in said
-    assert "--weights" in said
+    assert "--from" in said
     assert not (tmp_path / "small.onnx").exists()
 
 

@@ -157,7 +157,7 @@ def test_a_run_goes_on_with_the_same_photographs_alone(photos: Path, tmp_path: P
     itself = earlier_of_itself(state, photos)
 
     def refused() -> str:
-        with pytest.raises(CheckpointError, match=r"begun with other photographs.*--weights") as raised:
+        with pytest.raises(CheckpointError, match=r"begun with other photographs.*--from") as raised:
             require_same_photographs(state, load_dataset(photos, CONFIG, earlier=itself), photos)
         return str(raised.value)
 

@@ -95,6 +95,26 @@ def test_it_is_a_run_to_train_on_from_with_a_new_last_layer(
 
 
 @pytest.mark.slow
+def test_a_fine_tuned_network_keeps_its_classes(weights: dict[str, Any], tmp_path: Path) -> None:
+    fine_tuned = {
+        **weights,
+        "classifier.6.bias": torch.zeros(3),
+        "classifier.6.weight": torch.zeros(3, 4096),
+    }
+    torch.save({"model": {f"module.{k}": v for k, v in fine_tuned.items()}}, tmp_path / "three.pth")
+    command = ["import", "--from", "torchvision", str(tmp_path / "three.pth"), "--out"]
+    (tmp_path / "labels.txt").write_text("ant\nbee\ncat\n")
+    for out, options, classes in (
+        ("named", ["--labels", str(tmp_path / "labels.txt")], ("ant", "bee", "cat")),
+        ("numbered", [], ("class0", "class1", "class2")),
+    ):
+        assert main([*command, str(tmp_path / out), *options]) == 0
+        _model, manifest = read_model(tmp_path / out / "imported.onnx")
+        assert (manifest.classes, manifest.metrics) == (classes, ())
+        assert {p.name for p in (tmp_path / out).iterdir()} == {"last.pt", "config.toml", "imported.onnx"}
+
+
+@pytest.mark.slow
 def test_no_run_is_overwritten(imported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = imported.parent / "alexnet.pth"
     assert main(["import", "--from", "torchvision", str(source), "--out", str(imported)]) == 1
@@ -116,9 +136,27 @@ def test_other_layers_are_named(
     command = ["import", "--from", "torchvision", str(tmp_path / "ten.pth"), "--out", str(tmp_path / "run")]
     assert main(command) == 1
     assert "ten.pth is not torchvision's AlexNet" in capsys.readouterr().err
+    fine_tuned = {
+        **weights,
+        "classifier.6.bias": torch.zeros(3),
+        "classifier.6.weight": torch.zeros(3, 4096),
+    }
+    torch.save({"state_dict": fine_tuned}, tmp_path / "three.pth")
+    labels = tmp_path / "labels.txt"
+    for text, said in (
+        ("a\nb\n", "labels.txt has 2 lines; the network has 3 outputs"),
+        ("a\nb\nb\n", "labels.txt has 'b' more than once"),
+        ("a\n\nb", "labels.txt has an empty line"),
+        ("a\nb\nc\td", "imported.onnx is not written: classes has control characters"),
+    ):
+        labels.write_text(text)
+        named = [*command[:3], str(tmp_path / "three.pth"), *command[4:], "--labels", str(labels)]
+        assert main(named) == 1
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "run").exists(), "a second try finds nothing in its way"
     (tmp_path / "ten.pth").write_bytes(b"no weights")
     assert main(command) == 1
-    assert "ten.pth is no state dict of torch's: it is cut off, or another file" in capsys.readouterr().err
+    assert "ten.pth is not a readable checkpoint: it is cut off, or another file" in capsys.readouterr().err
     assert main([*command, "--sha256", "0" * 64]) == 1
     assert "not 000" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -12,6 +12,7 @@ from tests.pictures import draw_classes
 from tests.training.runs import train
 from training import checkpoint
 from training.__main__ import main
+from training.choice import choose
 from training.config import load_config
 from training.data import load_pictures
 from training.folders import find_trees
@@ -29,7 +30,7 @@ def test_two_colours_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixtur
     )
     said = capsys.readouterr().out
     assert "6 images, 10 crop(s) each, 0 skipped" in said, "what was trained on has been measured too"
-    shares = re.search(r"top-1 ([\d.]+)%  top-5 100.00%", said)
+    shares = re.search(r"top-1 ([\d.]+) % .* 6 photographs\)  top-5 100.0 %", said)
     assert shares is not None
     assert float(shares[1]) > 90
     assert re.search(r"red +3 ", said)
@@ -95,7 +96,7 @@ def test_weights_are_taken_and_a_last_layer_of_other_classes_starts_afresh(
     options = ["--weights", str(tmp_path / "first"), "--lr", "1e-12"]
     assert train(data, tmp_path / "second", *options) == 0
     assert "afresh: fc8" in capsys.readouterr().out
-    first, second = (checkpoint.load(checkpoint.find(tmp_path / name)) for name in ("first", "second"))
+    first, second = (choose(tmp_path / name).state for name in ("first", "second"))
     for name, values in second.model.items():
         if name.startswith("fc8"):
             assert len(values) == 2
@@ -129,7 +130,7 @@ def test_weights_of_another_width_are_refused(
     (tmp_path / "first" / "best.pt").rename(tmp_path / "wide.pt")
     data = draw_classes(tmp_path / "data", {"red": (190, 60, 50), "teal": (40, 140, 150)}, 5)
     assert train(data, tmp_path / "second", "--weights", str(tmp_path / "wide.pt")) == 1
-    assert "no layer of" in capsys.readouterr().err
+    assert "--from has width 0.1, this run 0.05; give it the same" in capsys.readouterr().err
     assert not (tmp_path / "second").exists()
 
 

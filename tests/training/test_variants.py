@@ -190,7 +190,7 @@ def test_weights_of_other_layers_are_refused(
     source = trained(tmp_path / "best.pt")
     options = ["--width", "0.08", "--activation", "tanh", "--weights", str(source)]
     assert main(["train", "--data", str(photographs), "--out", str(tmp_path / "run"), *options]) == 1
-    assert "--weights has activation relu, this run tanh; give it the same" in capsys.readouterr().err
+    assert "--from has activation relu, this run tanh; give it the same" in capsys.readouterr().err
 
 
 def test_weights_bring_the_pixels_along_that_they_were_trained_on(

@@ -1,6 +1,7 @@
 """inspect and verify: a sound file keeps its word; a changed one, or no model at all, is told so."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,11 +10,16 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from contract.manifest import Manifest
-from tests.training.runs import CLASSES, trained
+from contract.manifest import Manifest, Metrics
+from tests.training.runs import CLASSES, images, trained
 from training.__main__ import main
+from training.evaluate import torch_classifier
 from training.export import export
 from training.graph import PRECISIONS
+from training.model import AlexNet
+from training.parity import Difference, Parity, classifier_of
+from training.verify import Verification, read_model
+from training.weights import read_start
 
 
 @pytest.fixture(scope="module", params=PRECISIONS)
@@ -57,10 +63,24 @@ def test_a_sound_file_keeps_its_word(
     assert "10 crop(s), 6 images" in said
 
 
+def test_a_run_from_it_begins_with_its_function(model_file: Path) -> None:
+    """int8 rounds the activations too, which a network that is trained on does not."""
+    model, manifest = read_model(model_file)
+    start = read_start(str(model_file), 1.0)
+    assert (start.classes, start.std) == (CLASSES, [58.0] * 3), "conv1 learns at the scale that it had"
+    network = AlexNet(len(CLASSES), start.shape["width"])
+    network.load_state_dict(dict(start.weights))
+    expected = classifier_of(model)(images(8))
+    found = torch_classifier(network, start.mean, start.std)(images(8))
+    close = {"fp32": 1e-5, "fp16": 2e-3, "int8": 0.05}[manifest.precision]
+    assert (found - expected).abs().max() <= close
+    assert (expected.amax(0) - expected.amin(0)).max() > 2 * close, "or equality would show nothing"
+
+
 def another_accuracy(model: onnx.ModelProto) -> None:
     (entry,) = model.metadata_props
     record = json.loads(entry.value)
-    record["metrics"][0]["top1"] = 1 - record["metrics"][0]["top1"] / 2
+    record["metrics"][0]["top1"] = record["metrics"][0]["top5"] = 1.0  # of 6 it has fewer right
     entry.value = json.dumps(record)
 
 
@@ -80,7 +100,30 @@ def test_a_changed_file_does_not_keep_its_word(
 ) -> None:
     file = altered(model_file, tmp_path / "changed.onnx", change)
     assert main(["verify", str(file), "--data", str(photographs)]) == 1
-    assert "does not keep its word" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "changed.onnx does not keep its word: " in said
+    if change is another_accuracy:
+        assert re.search(r"top-1 by 1 crop\(s\) is [\d.]+ % on 6 photographs, [\d.]+ % on 6 is said", said)
+    else:
+        assert re.search(r"differ from torch's by [\d.e-]+ on average, [\d.e-]+ is said", said)
+
+
+@pytest.mark.parametrize(
+    ("top1", "largest", "failures"),
+    [
+        (0.9, 1e-6, []),
+        (0.95, 1e-6, []),  # better than it says
+        (0.875, 1e-6, []),  # one image of 40, a tie on another processor
+        (0.8, 1e-6, ["top-1 by 1 crop(s) is 80.00 % on 40 photographs, 90.00 % on 40 is said"]),
+        (0.95, 1e-2, ["its probabilities differ from torch's by up to 1.0e-02, 1e-05 is allowed"]),
+    ],
+)
+def test_what_failed_is_named_and_better_is_no_failure(
+    top1: float, largest: float, failures: list[str]
+) -> None:
+    promised, found = (Metrics("flowers", 40, 1, share, 1.0) for share in (0.9, top1))
+    parity = Parity("noise", 257, *(Difference(largest, 1e-8, 1.0) for _ in range(3)))
+    assert Verification("fp32", parity, 1e-8, (promised,), (found,)).failures == failures
 
 
 def without_a_manifest(model: onnx.ModelProto) -> None:

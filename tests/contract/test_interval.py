@@ -1,0 +1,18 @@
+"""The interval of an accuracy: by the book, within 0 and 1, and in words."""
+
+import pytest
+
+from contract.interval import wilson, with_interval
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    [(37, 40, 0.8014, 0.9742), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (1, 1, 0.2065, 1.0)],
+)
+def test_it_is_wilson_s(right: int, count: int, low: float, high: float) -> None:
+    assert wilson(right / count, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_it_is_written_as_finely_as_it_is_known() -> None:
+    assert with_interval(0.925, 40) == "92.5 % (80 to 97 %, 40 photographs)"
+    assert with_interval(0.56522, 50_000) == "56.5 % (56.1 to 57.0 %, 50,000 photographs)"

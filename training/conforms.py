@@ -1,0 +1,33 @@
+"""Check values that come from a file against the annotations of the dataclass that holds them."""
+
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+
+def conforms(value: object, hint: Any) -> bool:
+    """Whether `value` is of the type `hint`, with all that it contains; an int is a float as well."""
+    kinds, parts = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if hint is None or hint is type(None):
+        return value is None
+    if kinds in {Union, UnionType}:
+        return any(conforms(value, part) for part in parts)
+    if hint is float:
+        return type(value) in {int, float}
+    if hint is int:
+        return type(value) is int  # a bool is an int to isinstance
+    if kinds is tuple and parts[-1] is not Ellipsis:
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(parts)
+            and all(conforms(item, part) for item, part in zip(value, parts, strict=True))
+        )
+    if kinds in {list, tuple}:
+        return isinstance(value, kinds) and all(conforms(item, parts[0]) for item in value)
+    if kinds in {dict, Mapping}:
+        return isinstance(value, Mapping) and all(
+            conforms(key, parts[0]) and conforms(item, parts[1]) for key, item in value.items()
+        )
+    return isinstance(value, hint)

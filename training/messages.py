@@ -1,0 +1,7 @@
+"""Texts for messages: what libraries say of a damaged file may have thousands of characters."""
+
+
+def abbreviated(text: object, limit: int = 160) -> str:
+    """Put `text` into one line of at most `limit` characters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
