@@ -21,7 +21,7 @@ from training.evaluate import evaluate, torch_classifier
 from training.held_out import load_held_out, record_of
 
 COMMON = (
-    "--width 0.25 --image-size 112 --epochs 60 --batch-size 32 --optimizer sgd --schedule cosine --lr 0.01 "
+    "--recipe paper --width 0.25 --image-size 112 --epochs 60 --batch-size 32 --schedule cosine --lr 0.01 "
     "--weight-init kaiming --device cpu --workers 1 --keep 1"
 )
 VARIANTS = {

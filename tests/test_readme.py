@@ -15,9 +15,9 @@ from training.verify import read_model
 
 SERVE = "scripts/serve"
 ASK = "curl -F file=@photo.jpg http://127.0.0.1:8000/predict"
-TRAIN = "scripts/training train --data photos --out runs/mine --recipe flowers17"
-EXPORT = "scripts/training export runs/mine --out models/mine.onnx --data photos"
-SERVE_MINE = "MODEL=models/mine.onnx scripts/serve"
+TRAIN = "scripts/training train --data photos"
+EXPORT = "scripts/training export runs/photos --out models/photos.onnx --data photos"
+SERVE_MINE = "MODEL=models/photos.onnx scripts/serve"
 IMPORT = "scripts/training import --from torchvision --out runs/imagenet"
 SERVE_IMPORTED = "MODEL=runs/imagenet/imagenet.onnx scripts/serve"
 MAKE_KEY = (
@@ -124,10 +124,9 @@ def test_training_on_one_s_own_photographs(tmp_path: Path) -> None:
     git("init", "-q")
     git("add", "-A")
     git("commit", "-q", "-m", "Clone")
-    smaller = " --epochs 1 --width 0.05"
-    for command in (TRAIN + smaller, EXPORT):
+    for command in (f"{TRAIN} --epochs 1", EXPORT):
         subprocess.run(["bash", "-c", command], cwd=checkout, env=environ(), check=True)
-    _model, manifest = read_model(checkout / "models/mine.onnx")
+    _model, manifest = read_model(checkout / "models/photos.onnx")
     assert [m.images for m in manifest.metrics] == [4, 4], "not the fifth that was set aside"
     assert git("status", "--porcelain") == "", "what was made is nobody else's"
     asked = ["scripts/training", "--help"]
@@ -136,7 +135,7 @@ def test_training_on_one_s_own_photographs(tmp_path: Path) -> None:
     port = free_port()
     with serving("env " + SERVE_MINE, checkout, environ(PORT=str(port)), 60):
         answer = ask(port, checkout)
-    assert answer["model"]["name"] == "mine"  # type: ignore[index]
+    assert answer["model"]["name"] == "photos"  # type: ignore[index]
     assert {p["label"] for p in answer["predictions"]} == {"red", "green"}  # type: ignore[attr-defined]
 
 

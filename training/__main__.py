@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
@@ -27,33 +26,27 @@ import torch
 from contract.interval import with_interval
 from contract.limits import usable_cores
 from training import checkpoint
-from training.advice import next_command
-from training.checkpoint import Checkpoint, CheckpointError
-from training.checks import path_problems
+from training.checkpoint import CheckpointError
 from training.choice import choose
 from training.cli import make_parser
-from training.config import Config, ConfigError, configure, load_config, override, recipe_values
+from training.config import Config, ConfigError, load_config
 from training.data import DataError
-from training.distributed import joined
 from training.divergence import Diverged
 from training.download import DownloadError
 from training.evaluate import evaluate, torch_classifier, worst_confusions
 from training.export import ExportError, export_chosen, model_path
 from training.figure1 import figure1
 from training.held_out import PLAIN, TRAINING, load_held_out, record_of
-from training.lock import locked_for_all
+from training.launch import launch
 from training.measured_on import KEY as MEASURED_ON
 from training.model import AlexNet, layer_table
 from training.overview import counts, list_skipped, skipped_lines, warnings
 from training.prepared import prepare
 from training.published import import_torchvision
 from training.report import report
-from training.resume import agreed, resumed
-from training.signals import INTERRUPTED, Interrupted, caught
+from training.signals import INTERRUPTED, Interrupted
 from training.start import write_untrained
-from training.train import train
 from training.verify import manifest_text, read_model, verify
-from training.weights import read_start
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -94,55 +87,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(options: argparse.Namespace) -> None:
-    run = resumed(options.out) if options.resume else None
-    if run is not None:
-        options.start = "scratch"  # it has begun
-        options.data = options.data or (Path(run.data) if run.data else None)
-    config, start = _train_config(options, run), None
-    if options.start != "scratch":
-        start = read_start(options.start, config.width)
-        # The network is the source's; what was asked for otherwise is refused when the weights are taken.
-        settings = _settings(options)
-        config = override(config, {k: v for k, v in start.shape.items() if k not in settings})
-    with (
-        joined(options.device) as ranks,
-        locked_for_all(options.out, ranks) as release,
-        caught(release) as signals,
-    ):
-        say = print if ranks.first else _nothing
-        if run is not None and (warning := agreed(run.config, config, options.out)):
-            say(warning)
-        if options.resume and run is None:
-            say(f"there is no run in {options.out} yet, so a new one begins")
-        train(
-            config,
-            options.data,
-            options.out,
-            ranks,
-            signals,
-            start=start,
-            resumed=run,
-            workers=options.workers,
-            keep=options.keep,
-            class_count=options.classes,
-        )
-        say(f"now: {next_command(config, options.data, options.out)}")
-
-
-def _train_config(options: argparse.Namespace, run: Checkpoint | None) -> Config:
-    """The settings of the run that goes on, or of a new one.
-
-    Raises ConfigError or DataError with a line for everything that is wrong with them or with the folders.
-    """
-    base = {} if run is None else asdict(run.config)
-    problems = path_problems(options.data, options.out, options.start, options.resume)
-    try:
-        config = configure({**base, **recipe_values(options.recipe)}, _settings(options))
-    except ConfigError as error:
-        raise ConfigError("\n".join([str(error), *problems])) from None
-    if problems:
-        raise DataError("\n".join(problems))
-    return config
+    launch(options, _settings(options))
 
 
 def _prepare(options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from contract.recipe import DEFAULT_RECIPE
 from training.config import Config
+from training.lock import contents
 
 DEFAULT_NAME: Final = "model"
 
@@ -26,6 +27,16 @@ def next_command(config: Config, data: Path, out: Path) -> str:
         larger = out.with_name(f"{out.resolve().name}-{DEFAULT_RECIPE.crop}")
         words = ["train", "--data", data, "--out", larger, "--from", out]
     return f"{program()} {shlex.join(map(str, words))}"
+
+
+def run_folder(data: Path) -> Path:
+    """The folder of a run on `data` where none is given: runs/NAME, or NAME-2, ... if that is taken."""
+    first = Path("runs") / model_name(data)
+    taken, number = first, 1
+    while contents(taken):
+        number += 1
+        taken = first.with_name(f"{first.name}-{number}")
+    return taken
 
 
 def model_name(run: Path) -> str:

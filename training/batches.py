@@ -12,12 +12,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training import augment
-from training.config import Config
-from training.data import Split
+from training.config import Config, ConfigError
+from training.data import DataError, Split
 from training.distributed import Ranks
 from training.optim import AUGMENTATION, ORDER, generator_of
 
 AHEAD = 2  # batches that are loaded while one is trained on
+
+
+def batch_size_of(config: Config, images: int, ranks: Ranks) -> int:
+    """The images of a step, of all processes together: as configured, or all there are if those are fewer.
+
+    Raises DataError.
+    """
+    pieces = ranks.world * config.accumulate
+    if images < pieces:
+        raise DataError(
+            f"{images} images to train on; a step needs {pieces}, one for each piece of a batch"
+        )
+    return min(config.batch_size, images // pieces * pieces)
+
+
+def require_whole_pieces(config: Config, ranks: Ranks) -> None:
+    """Raise ConfigError if a batch can't be shared evenly among the processes and their pieces."""
+    if config.batch_size % (ranks.world * config.accumulate):
+        raise ConfigError(
+            f"--batch-size is {config.batch_size}; it must be a multiple of {ranks.world} processes times "
+            f"accumulate, {config.accumulate}"
+        )
 
 
 @dataclass(frozen=True)

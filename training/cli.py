@@ -28,18 +28,27 @@ def make_parser(about: str) -> argparse.ArgumentParser:
         type=Path,
         help="has train/ and val/, or is split here; required (default with --resume: where it was)",
     )
-    command.add_argument("--out", type=Path, required=True, help="run folder, for checkpoints and log")
     command.add_argument(
-        "--recipe", help="a name in training/recipes or a TOML file (default none: the values below)"
+        "--out",
+        type=Path,
+        help="run folder, for checkpoints and log (default runs/NAME, as --data is named)",
+    )
+    command.add_argument(
+        "--recipe",
+        help="a name in training/recipes or a TOML file (default: what suits the photographs)",
+    )
+    command.add_argument(
+        "--time",
+        type=_seconds,
+        help="10m, 90s or 2h: the epochs are as many as fit (default: as many as suit)",
     )
     command.add_argument(
         "--from",
         "--weights",
         dest="start",
-        default="scratch",
         metavar="base|scratch|RUN|FILE",
         help="what to start from: the base network, nothing, a run, or a file .pt, .onnx or .safetensors; "
-        "./base is a folder of that name (default scratch)",
+        "./base is a folder of that name (default: base for few photographs; with --recipe, scratch)",
     )
     command.add_argument(
         "--resume",
@@ -52,7 +61,9 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     )
     _device_option(command)
     _workers_option(command)
-    _config_options(command, tuple(key.name for key in fields(Config)))
+    _config_options(
+        command, tuple(key.name for key in fields(Config)), default="default chosen; the paper:"
+    )
 
     command = commands.add_parser("prepare", help="scale a folder of images once, for sets beyond memory")
     command.add_argument("--data", type=Path, required=True, help="has train/ and val/, or is split here")
@@ -135,19 +146,22 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _config_options(command: argparse.ArgumentParser, names: tuple[str, ...]) -> None:
+def _config_options(
+    command: argparse.ArgumentParser, names: tuple[str, ...], default: str = "default"
+) -> None:
+    """Add the options of those settings; `default` says what the values in parentheses are."""
     for key in fields(Config):
         if key.name in names:
-            _config_option(command, key)
+            _config_option(command, key, default)
 
 
-def _config_option(command: argparse.ArgumentParser, key: Field[Any]) -> None:
+def _config_option(command: argparse.ArgumentParser, key: Field[Any], default: str) -> None:
     """The option of one setting of Config, as text that `configure` reads, so that it can say all that is
     wrong at once; a switch has a --no-KEY as well.
     """
-    flag, text = option_name(key.name), f"{key.metadata['help']} (default {key.default})"
+    flag, text = option_name(key.name), f"{key.metadata['help']} ({default} {key.default})"
     if isinstance(key.default, bool):
-        text = f"{key.metadata['help']} (default {'on' if key.default else 'off'})"
+        text = f"{key.metadata['help']} ({default} {'on' if key.default else 'off'})"
         command.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
     else:
         choices = CHOICES.get(key.name)
@@ -182,6 +196,13 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    number, unit = text[:-1], {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
+    if not unit or not number.replace(".", "", 1).isdecimal() or not float(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 90s, 10m or 2h")
+    return float(number) * unit
 
 
 def _device(name: str) -> torch.device:

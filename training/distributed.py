@@ -48,6 +48,10 @@ class Ranks:
         """Whether it is true in any process."""
         return bool(self.total(torch.tensor(int(flag))).item())
 
+    def of_first(self, values: Tensor) -> Tensor:
+        """What the first process has, in all of them."""
+        return self.total(values if self.first else torch.zeros_like(values))
+
     def wait(self) -> None:
         """Until every process has come here."""
         if self.world > 1:

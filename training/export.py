@@ -111,6 +111,8 @@ def _replaced(out: Path) -> Iterator[Path]:
     """A file beside `out` that takes its place if all goes well, and is gone if not."""
     partial = out.with_suffix(".partial")
     try:
+        if not out.parent.exists():
+            out.parent.mkdir(parents=True)
         partial.touch()  # what cannot be written is told before the long part
         yield partial
         partial.replace(out)

@@ -6,80 +6,53 @@ from pathlib import Path
 
 import torch
 
-from contract.limits import usable_cores
 from contract.recipe import Recipe
 from training import augment, checkpoint
-from training.batches import load_ahead
+from training.batches import batch_size_of, load_ahead
 from training.checkpoint import Checkpoint, CheckpointError
-from training.config import Config, ConfigError
-from training.data import DataError, Split
+from training.data import Split
 from training.distributed import Ranks
 from training.divergence import LossWatch
 from training.evaluate import BATCH, Classify, Evaluation, judge, probabilities_of
 from training.learner import Learner
-from training.lock import contents
 from training.log import EpochRow, Log
 from training.optim import learning_rate, update_plateau
-from training.overview import overview
-from training.prepared import load_dataset
+from training.prepared import Dataset
 from training.progress import Progress
-from training.record import earlier_run, require_plain_path
 from training.saver import Saver
 from training.signals import Interrupted, Signals
-from training.start import begin
-from training.weights import Start
 
 
 def train(
-    config: Config,
-    data: Path,
+    state: Checkpoint,
+    dataset: Dataset,
     out: Path,
     ranks: Ranks,
     signals: Signals,
     *,
-    start: Start | None = None,
-    resumed: Checkpoint | None = None,
-    workers: int | None = None,
-    keep: int = 2,
-    class_count: int | None = None,
+    workers: int,
+    keep: int,
 ) -> None:
-    """Trains into the run folder `out`: config.toml, metrics.csv, tensorboard/, last.pt, best.pt, and of
-    step-N.pt the newest `keep`.
+    """Trains `state`, new or stopped, to its last epoch in the folder `out`, which the caller has locked.
 
-    The caller holds the lock of `out`. `start` gives the first values of every layer whose shape fits.
-    `resumed` is the run in `out`, to go on with. One that was stopped anywhere and resumed on the same
-    machine ends with the same weights, bit for bit. last.pt and best.pt are always of finite weights.
-    Raises ConfigError, DataError, CheckpointError, Diverged, or Interrupted.
+    Writes config.toml, metrics.csv, tensorboard/, last.pt, best.pt, and of step-N.pt the newest `keep`.
+    Both checkpoints are always of finite weights. A run that was stopped anywhere and resumed on the same
+    machine ends with the same weights, bit for bit. Raises DataError, CheckpointError, Diverged, or
+    Interrupted.
     """
-    if resumed is None and contents(out):
-        raise CheckpointError(f"{out} is not empty; add --resume, or choose another folder")
-    if config.batch_size % (ranks.world * config.accumulate):
-        raise ConfigError(
-            f"--batch-size is {config.batch_size}; it must be a multiple of {ranks.world} processes times "
-            f"accumulate, {config.accumulate}"
-        )
+    config, classes = state.config, dataset.classes
     say = print if ranks.first else _nothing
-    require_plain_path(out)
-    dataset = load_dataset(data, config, workers, earlier_run(out, resumed, start))
-    classes = dataset.classes
-    if class_count not in {None, len(classes)}:
-        raise DataError(f"--classes is {class_count}, and {data} has {len(classes)} class folders")
-    say(overview(dataset))
     # Without variance there is no shift, and every other draw stays.
     covariance = dataset.covariance if config.pca else torch.zeros(3, 3).double()
-    batch_size = _batch_size(config, len(dataset.train), ranks)
+    batch_size = batch_size_of(config, len(dataset.train), ranks)
     steps = len(dataset.train) // batch_size
-
-    state, words = begin(config, dataset, out, resumed, start)
-    state.data = str(data.resolve())
-    say(words)
     learner = Learner(state, augment.colour_components(covariance), ranks)
     if not learner.finite():
         raise CheckpointError(f"{out / 'last.pt'} holds NaN or infinity: it diverged; take an earlier one")
     classify = learner.classifier()
     ranks.wait()  # until all have looked at `out`
     if ranks.first:
-        if resumed is None:
+        if not state.step:
             checkpoint.save(state, out / "last.pt")  # from here on there is a run to go on with
         (out / "config.toml").write_text(config.to_toml())
 
@@ -104,7 +77,7 @@ def train(
             state.metrics = {}  # until this epoch is validated
             progress.begin_epoch(epoch, state.step - first)
             todo = range(state.step, last)
-            batches = load_ahead(dataset.train, config, batch_size, todo, ranks, workers or usable_cores())
+            batches = load_ahead(dataset.train, config, batch_size, todo, ranks, workers)
             for step in todo:
                 lr = learning_rate(config, state.schedule, step, steps)
                 loss, waited = learner.step(batches, step, lr)
@@ -198,13 +171,3 @@ def _validate(
 
 def _nothing(*_words: object, **_how: object) -> None:
     """What the processes other than the first say."""
-
-
-def _batch_size(config: Config, images: int, ranks: Ranks) -> int:
-    """Of all processes together: that of the configuration, less if there are fewer images."""
-    pieces = ranks.world * config.accumulate
-    if images < pieces:
-        raise DataError(
-            f"{images} images to train on; a step needs {pieces}, one for each piece of a batch"
-        )
-    return min(config.batch_size, images // pieces * pieces)

@@ -70,11 +70,16 @@ def read_start(source: str, width: float) -> Start:
     return replace(start, words=f"the base network of width {width}") if source == "base" else start
 
 
+def base_widths() -> list[float]:
+    """The widths for which a base network is shipped, ascending."""
+    return sorted(float(path.stem.removeprefix("base-")) for path in BASES.glob(f"base-*{SUFFIX}"))
+
+
 def _base(width: float) -> Path:
     """Find the shipped base network of that width."""
     path = BASES / f"base-{width}{SUFFIX}"
     if not path.is_file():
-        there = sorted(p.stem.removeprefix("base-") for p in BASES.glob(f"base-*{SUFFIX}"))
+        there = map(str, base_widths())
         raise CheckpointError(
             f"there is no base network of width {width}; --width {' or '.join(there)} has one, "
             "and --from scratch needs none"

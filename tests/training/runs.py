@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[2]
 CLASSES = ("blue", "green", "orange", "white")
 MEAN = [120.5, 110.25, 99.0]
 COLOURS = {"blue": (40, 60, 200), "orange": (220, 130, 30), "white": (225, 225, 220)}
-TINY = ["--width", "0.05", "--epochs", "1", "--batch-size", "4", "--device", "cpu", "--lr", "0.001"]
+TINY = [
+    *("--recipe", "paper", "--width", "0.05", "--epochs", "1", "--batch-size", "4", "--device", "cpu"),
+    *("--lr", "0.001"),
+]
 
 
 def python(*arguments: object) -> subprocess.Popen[str]:

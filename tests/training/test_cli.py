@@ -158,8 +158,6 @@ def test_a_bad_recipe_file_is_a_usage_error(
     [
         [],
         ["fly"],
-        ["train"],
-        ["train", "--data", "x"],
         ["export", "run"],
         ["export", "run", "--out", "x.onnx", "--precision", "fp8"],
     ],

@@ -16,7 +16,10 @@ from training import checkpoint
 from training.__main__ import main
 
 # 16 pictures in batches of 8: 2 steps an epoch. Without dropout the processes' draws are those of one.
-OPTIONS = ["--width", "0.05", "--epochs", "3", "--batch-size", "8", "--device", "cpu", "--no-dropout"]
+OPTIONS = [
+    *("--recipe", "paper", "--width", "0.05", "--epochs", "3", "--batch-size", "8", "--device", "cpu"),
+    "--no-dropout",
+]
 LEARNS = ["--weight-init", "kaiming", "--lr", "0.003", "--augment", "strong"]
 TOLERANCE = 1e-4  # of the loss, relative: sums of floats in another order
 

@@ -16,7 +16,7 @@ from training.held_out import load_held_out, record_of
 from training.prepared import load_dataset, prepare
 
 COLOURS = {"iris": (60, 40, 200), "daisy": (230, 230, 210), "rose": (200, 30, 50)}
-TRAIN = ["--width", "0.05", "--epochs", "1", "--batch-size", "4", "--device", "cpu", "--lr", "0.001"]
+TRAIN = ["--recipe", "paper", "--width", "0.05", "--epochs", "1", "--batch-size", "4", "--device", "cpu"]
 
 
 @pytest.fixture

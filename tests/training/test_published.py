@@ -84,7 +84,7 @@ def test_the_manifest_says_whose_it_is(imported: Path) -> None:
 def test_it_is_a_run_to_train_on_from_with_a_new_last_layer(
     imported: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--arch", "torchvision", "--epochs", "1", "--batch-size", "4", "--lr", "1e-12"]
+    options = ["--recipe", "paper", "--epochs", "1", "--batch-size", "4", "--lr", "1e-12"]
     options += ["--weights", str(imported), "--device", "cpu", "--keep", "1"]
     assert main(["train", "--data", str(photographs), "--out", str(tmp_path), *options]) == 0
     assert "afresh: fc8" in capsys.readouterr().out

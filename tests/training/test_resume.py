@@ -18,7 +18,10 @@ from training.log import read_log
 from training.model import AlexNet
 
 # 12 pictures in batches of 4: 3 steps an epoch, 9 in all.
-COMMON = ["--width", "0.05", "--epochs", "3", "--batch-size", "4", "--device", "cpu", "--seed", "5"]
+COMMON = [
+    *("--recipe", "paper", "--width", "0.05", "--epochs", "3", "--batch-size", "4", "--device", "cpu"),
+    *("--seed", "5"),
+]
 PAPER = [*COMMON, "--lr", "0.001"]
 MODERN = [
     *(*COMMON, "--lr", "0.001", "--optimizer", "adamw", "--schedule", "cosine", "--warmup-epochs", "1"),

@@ -152,7 +152,7 @@ def test_a_checkpoint_from_before_the_variants_reads_with_defaults(tmp_path: Pat
 
 
 def test_the_command_line_switches_reach_the_run_and_its_file(photographs: Path, tmp_path: Path) -> None:
-    run, tiny = tmp_path / "run", ["--width", "0.02", "--epochs", "1", "--batch-size", "4", "--lr", "1e-4"]
+    run, tiny = tmp_path / "run", ["--recipe", "paper", "--width", "0.02", "--epochs", "1", "--lr", "1e-4"]
     switches = ["--arch", "one-tower", "--activation", "tanh", "--pooling", "plain"]
     switches += ["--no-lrn", "--no-dropout", "--no-pca"]
     assert main(["train", "--data", str(photographs), "--out", str(run), *tiny, *switches]) == 0
@@ -173,7 +173,7 @@ def test_the_command_line_switches_reach_the_run_and_its_file(photographs: Path,
 
 def test_no_pca_shifts_no_colour(photographs: Path, tmp_path: Path) -> None:
     assert (colour_components(torch.zeros(3, 3)) == 0).all()
-    tiny = ["--width", "0.02", "--epochs", "1", "--batch-size", "4", "--lr", "1e-4"]
+    tiny = ["--recipe", "paper", "--width", "0.02", "--epochs", "1", "--batch-size", "4", "--lr", "1e-4"]
     weights = []
     for name, switch in (("with", "--pca"), ("again", "--pca"), ("without", "--no-pca")):
         assert (
@@ -198,7 +198,7 @@ def test_weights_bring_the_pixels_along_that_they_were_trained_on(
 ) -> None:
     """Raw pixels here, pixels over 58 there: the weights would be 58 times too large or too small."""
     source = trained(tmp_path / "best.pt", "kaiming")
-    options = ["--width", "0.08", "--epochs", "1", "--lr", "1e-12", "--weights", str(source)]
+    options = ["--recipe", "paper", "--epochs", "1", "--lr", "1e-12", "--weights", str(source)]
     assert main(["train", "--data", str(photographs), "--out", str(tmp_path / "run"), *options]) == 0
     state = checkpoint.load(tmp_path / "run" / "last.pt")
     assert (state.config.weight_init, state.mean, state.std) == ("paper", MEAN, [58.0] * 3)

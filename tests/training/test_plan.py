@@ -1,0 +1,103 @@
+"""What `train` chooses by itself: from how many photographs there are, the machine, and what was given."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from training import checkpoint
+from training.__main__ import main
+from training.config import Config
+from training.distributed import Ranks
+from training.plan import Plan, choose, fit_epochs
+from training.weights import base_widths
+
+CPU = Ranks(torch.device("cpu"))
+MUCH = 64e9  # bytes of free memory
+
+
+def planned(photographs: int, start: str | None = None, ranks: Ranks = CPU, **given: Any) -> Plan:
+    return choose(given, start, photographs, ranks, MUCH)
+
+
+def test_few_photographs_start_from_the_base_network() -> None:
+    plan = planned(160)
+    assert (plan.start, plan.config.width, plan.config.image_size) == ("base", min(base_widths()), 224)
+    assert "160 photographs are few" in plan.reason
+    assert planned(160, ranks=Ranks(torch.device("cuda"))).config.width == max(base_widths())
+
+
+def test_more_photographs_are_seen_more_often_but_not_each_of_them() -> None:
+    seen = [count * planned(count).config.epochs for count in (160, 850, 5_000, 50_000, 150_000)]
+    assert seen == sorted(seen)
+    epochs = [planned(count).config.epochs for count in (5_000, 50_000, 150_000)]
+    assert epochs == sorted(epochs, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("photographs", "given", "reason"),
+    [
+        (1_000_000, {}, "1,000,000 photographs are enough"),
+        (160, {"width": "0.05"}, "no base network of width 0.05"),
+        (160, {"activation": "tanh"}, "no base network of activation tanh"),
+        (160, {"lrn": False}, "no base network of lrn False"),
+    ],
+)
+def test_where_no_base_network_fits_a_run_starts_from_nothing(
+    photographs: int, given: dict[str, Any], reason: str
+) -> None:
+    plan = planned(photographs, **given)
+    assert plan.start == "scratch"
+    assert reason in plan.reason
+    assert plan.config.epochs == 90, "as the recipe modern has it"
+
+
+def test_what_is_given_stays() -> None:
+    plan = planned(160, epochs="3", batch_size="7", lr="0.5")
+    assert (plan.config.epochs, plan.config.batch_size, plan.config.lr) == (3, 7, 0.5)
+    assert (plan.start, plan.config.optimizer) == ("base", "adamw")
+    assert planned(160, "scratch").start == "scratch"
+    assert planned(1_000_000, "base").start == "base"
+
+
+def test_batches_shrink_until_they_fit_and_are_shared_evenly() -> None:
+    large = planned(5_000).config.batch_size
+    assert large == 128
+    assert choose({}, None, 5_000, CPU, 2.5e9).config.batch_size < large
+    assert choose({}, None, 5_000, CPU, 0).config.batch_size == 8, "it is tried"
+    for world in (3, 6):
+        assert planned(160, ranks=Ranks(torch.device("cpu"), 0, world)).config.batch_size % world == 0
+
+
+def test_epochs_fit_the_time() -> None:
+    config = Config(epochs=20, warmup_epochs=2.0)
+    assert fit_epochs(config, 100.0, 9.5).epochs == 10
+    few = fit_epochs(config, 10.0, 5.0)
+    assert (few.epochs, few.warmup_epochs) == (1, 0.25)
+    assert fit_epochs(config, -1.0, 5.0).epochs == 1
+
+
+def test_a_run_says_what_it_chose_and_finds_a_folder(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "--data", str(photographs), "--width", "0.05", "--device", "cpu"]
+    assert main([*command, "--epochs", "1"]) == 0
+    said = capsys.readouterr().out
+    lines = [line.split()[0] for line in said.splitlines() if line[8:9] == " " and line[9:10] != " "]
+    assert [word for word in lines if word in {"start", "network", "images", "epochs", "time"}] == [
+        *("start", "network", "images", "epochs", "time")
+    ]
+    assert "from scratch, as there is no base network of width 0.05" in said
+    assert f"now: python -m training export runs/{photographs.name}" in said.replace("'", "")
+    state = checkpoint.load(tmp_path / "runs" / photographs.name / "last.pt")
+    assert (state.config.optimizer, state.config.batch_size, state.epoch) == ("adamw", 128, 1)
+
+    assert main([*command, "--time", "0.01s"]) == 0
+    assert "1, which fit into" in capsys.readouterr().out
+    assert checkpoint.load(tmp_path / "runs" / f"{photographs.name}-2" / "last.pt").epoch == 1
+    assert main(["train", "--resume", "--time", "5m", "--out", f"runs/{photographs.name}"]) == 1
+    assert "--time is for a new run" in capsys.readouterr().err
+    assert main(["train", "--resume"]) == 1
+    assert "--out is missing" in capsys.readouterr().err
