@@ -199,7 +199,7 @@ def test_a_stop_in_the_validation_loses_nothing(
     data = tmp_path / "data"
     draw_classes(data / "train", COLOURS, 2, size=16)
     draw_classes(data / "val", COLOURS, 17, first=2, size=16)  # 51: a batch of 50, and one of 1
-    options = ["--width", "0.05", "--epochs", "1", "--batch-size", "3", "--device", "cpu", "--ema", "0.9"]
+    options = [*PAPER, "--epochs", "1", "--batch-size", "3", "--ema", "0.9"]
     whole, stopped, crashed = (tmp_path / name for name in ("whole", "stopped", "crashed"))
     assert train_here(data, whole, *options) == 0
 
