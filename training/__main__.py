@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
@@ -36,6 +37,7 @@ from training.download import DownloadError
 from training.evaluate import evaluate, torch_classifier, worst_confusions
 from training.export import ExportError, export_chosen, model_path
 from training.figure1 import figure1
+from training.folders import printable
 from training.held_out import PLAIN, TRAINING, load_held_out, record_of
 from training.launch import launch
 from training.measured_on import KEY as MEASURED_ON
@@ -73,11 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _say_errors(error: Exception) -> None:
     """One in each line of the message."""
-    print(*(f"error: {line}" for line in str(error).split("\n")), sep="\n", file=sys.stderr)
-
-
-def _nothing(*_words: object) -> None:
-    """What the processes other than the first say."""
+    words = str(error)
+    if isinstance(error, OSError) and error.filename is not None:  # Python's own words have a number
+        words = f"{printable(Path(os.fsdecode(error.filename)))}: {error.strerror}"
+    print(*(f"error: {line}" for line in words.split("\n")), sep="\n", file=sys.stderr)
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -7,6 +7,7 @@ configuration's seed and the step.
 import math
 import os
 import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field
 from pathlib import Path
@@ -99,7 +100,9 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except (OSError, RuntimeError) as error:  # torch's writer hides the disk's own error behind another
-        raise CheckpointError(f"{path} cannot be written: {error.__context__ or error}") from error
+        cause = error.__context__ or error
+        words = cause.strerror if isinstance(cause, OSError) else cause
+        raise CheckpointError(f"{path} cannot be written: {words}") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -244,8 +247,12 @@ def misfit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
 
 def read_record(path: Path) -> Any:
     """Read what `torch.save` wrote, running no code of it. Raises CheckpointError."""
+    damaged: str | None = None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        record = torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):  # torch does not compare the checksums that it writes
+            with zipfile.ZipFile(path) as file:
+                damaged = file.testzip()
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
@@ -256,4 +263,11 @@ def read_record(path: Path) -> Any:
             reason = "it holds Python objects, which could run code: save the network's state_dict() alone"
         else:
             reason = "it is cut off, or another file"
+        if path.suffix == ".onnx":
+            reason = "it is a model file: `verify` measures it, and `train --from` starts from it"
         raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from error
+    if damaged is not None:
+        raise CheckpointError(
+            f"{path} is damaged: {abbreviated(damaged, 60)} has another checksum; copy it again"
+        )
+    return record

@@ -10,6 +10,8 @@ def path_problems(data: Path | None, out: Path | None, start: str | None, resume
     problems = []
     if data is None:
         problems.append("--data is missing: the folder of photographs, with a folder for each class")
+        if resume and out and not contents(out):
+            problems.append(f"--resume: there is no run in {out} to go on with")
     elif data.is_dir():
         if out and any(out.resolve().is_relative_to(root.resolve()) for root in _read(data)):
             problems.append(

@@ -210,5 +210,6 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)  # raises where there is none
     except (RuntimeError, AssertionError) as error:
-        raise argparse.ArgumentTypeError(str(error).split("\n")[0]) from None
+        reason = str(error).split("\n")[0]
+        raise argparse.ArgumentTypeError(f"{name!r} cannot be used here ({reason}); cpu can") from None
     return device

@@ -45,9 +45,13 @@ def export(
 
 
 def model_path(out: Path) -> Path:
-    """The file to write: no other suffix is served. Raises ExportError for a folder."""
+    """The file to write: no other suffix is served. Raises ExportError for a folder, and in none."""
     if out.is_dir():
         raise ExportError(f"{out} is a folder; name the file, such as {out / 'mine.onnx'}")
+    if not out.parent.is_dir():
+        raise ExportError(
+            f"{out} cannot be written: there is no folder {out.parent}; make it, or name another"
+        )
     return out if out.suffix == SUFFIX else out.with_name(f"{out.name}{SUFFIX}")
 
 

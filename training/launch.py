@@ -24,7 +24,7 @@ from training.prepared import load_dataset
 from training.record import earlier_run, require_plain_path
 from training.resume import agreed, resumed
 from training.signals import caught
-from training.start import begin
+from training.start import begin, require_shape
 from training.train import train
 from training.weights import Start, read_start
 
@@ -56,6 +56,8 @@ def launch(options: argparse.Namespace, given: dict[str, Any]) -> None:
             require_whole_pieces(config, ranks)
         start = None if run else _start_of(options.start, config.width)
         config = _with_shape_of(start, config, given)
+        if start is not None:
+            require_shape(config, start)
         earlier = earlier_run(options.out, run, start)
         dataset = load_dataset(options.data, config, options.workers, earlier)
         if options.classes not in {None, len(dataset.classes)}:
@@ -93,10 +95,17 @@ def _settings_of(options: argparse.Namespace, given: dict[str, Any], run: Checkp
     problems = path_problems(options.data, options.out, start, options.resume)
     if options.time and options.resume:
         problems.append("--time is for a new run; --epochs gives the one in --out more")
+    bad, recipe = [], {}
     try:
-        config = configure({**base, **recipe_values(options.recipe)}, given)
+        recipe = recipe_values(options.recipe)
     except ConfigError as error:
-        raise ConfigError("\n".join([str(error), *problems])) from None
+        bad.append(str(error))
+    try:
+        config = configure({**base, **recipe}, given)
+    except ConfigError as error:
+        bad.append(str(error))
+    if bad:
+        raise ConfigError("\n".join([*bad, *problems]))
     if problems:
         raise DataError("\n".join(problems))
     return config

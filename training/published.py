@@ -95,6 +95,8 @@ def _state(path: Path, sha256: str | None, labels: Path | None) -> Checkpoint:
     tensors = read_tensors(path)
     try:
         weights = to_alexnet(tensors)
+        if not all(values.isfinite().all() for values in weights.values()):
+            raise CheckpointError("it holds NaN or infinity")
         classes = _classes(len(weights["fc8.bias"]), labels)
         state = Checkpoint(
             Config(arch="torchvision", weight_init="kaiming"),
@@ -106,7 +108,7 @@ def _state(path: Path, sha256: str | None, labels: Path | None) -> Checkpoint:
         )
         checkpoint.restore_model(state)
     except CheckpointError as error:
-        raise CheckpointError(f"{path} is not torchvision's AlexNet: {error}") from None
+        raise CheckpointError(f"{path} is no usable AlexNet of torchvision's: {error}") from None
     state.metrics = dict(METRICS) if found == SHA256 else {}
     state.provenance = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -143,7 +145,7 @@ def to_alexnet(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
     if theirs.keys() != names.keys():
         odd = ", ".join(abbreviated(name, 40) for name in sorted(names.keys() ^ theirs.keys())[:3])
-        raise CheckpointError(f"this is no state dict of torchvision's AlexNet: it differs in {odd}")
+        raise CheckpointError(f"it differs in {odd}")
     return {names[name]: values for name, values in theirs.items()}
 
 

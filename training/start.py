@@ -48,6 +48,20 @@ def begin(
     return state, f"starts from {start.words}; {words}"
 
 
+def require_shape(config: Config, start: Start) -> None:
+    """Raise CheckpointError, with a line for each setting, where the weights would compute something else.
+
+    They fit the layers without weights that they were trained with.
+    """
+    problems = [
+        f"--from has {key} {theirs}, this run {wanted}; give it the same, or --from scratch"
+        for key, theirs in start.shape.items()
+        if theirs != (wanted := getattr(config, key))
+    ]
+    if problems:
+        raise CheckpointError("\n".join(problems))
+
+
 def write_untrained(config: Config, class_count: int, out: Path) -> Checkpoint:
     """Writes out/last.pt with an initialised network that nobody has trained, for benchmarks.
 
@@ -76,15 +90,8 @@ def _same_run(state: Checkpoint, dataset: Dataset, out: Path) -> None:
 def _take_weights(model: AlexNet, config: Config, classes: Sequence[str], start: Start) -> str:
     """Copy every tensor whose name and shape fit, in place, of fc8 the rows of the classes that both know.
 
-    -> the layers that start afresh, and the classes whose rows are kept. Raises CheckpointError where the
-    weights would compute something else here: they fit the layers without weights that they were trained
-    with.
+    -> the layers that start afresh, and the classes whose rows are kept. Raises CheckpointError if none.
     """
-    for key, theirs in start.shape.items():
-        if theirs != (wanted := getattr(config, key)):
-            raise CheckpointError(
-                f"--from has {key} {theirs}, this run {wanted}; give it the same, or --from scratch"
-            )
     ours = model.state_dict()
     fitting = {k: v for k, v in start.weights.items() if k in ours and ours[k].shape == v.shape}
     kept = [name for name in classes if name in start.classes]

@@ -151,7 +151,7 @@ def _of_torchvision(path: Path, tensors: Mapping[str, Tensor]) -> Start:
     try:
         weights = _floats(to_alexnet(tensors))
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        raise CheckpointError(f"{path} is no usable AlexNet of torchvision's: {error}") from None
     outputs = len(weights["fc8.bias"])
     return Start(
         f"{path} (torchvision's AlexNet, {outputs} outputs)",

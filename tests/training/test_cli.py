@@ -177,7 +177,7 @@ def test_an_unknown_or_absent_device_is_a_usage_error(
     with pytest.raises(SystemExit) as end:
         main(command)
     assert end.value.code == 2
-    assert "--device" in capsys.readouterr().err
+    assert f"--device: '{device}' cannot be used here" in capsys.readouterr().err
 
 
 def test_trouble_with_the_data_is_exit_code_1(
@@ -189,6 +189,8 @@ def test_trouble_with_the_data_is_exit_code_1(
     assert "class 'empty'" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "none.pt"), "--data", str(data)]) == 1
     assert "none.pt does not exist" in capsys.readouterr().err
+    assert main(["train", "--resume", "--out", str(tmp_path / "run")]) == 1
+    assert f"there is no run in {tmp_path / 'run'} to go on with" in capsys.readouterr().err
     assert main(["export", str(data), "--out", str(tmp_path / "x.onnx")]) == 1
     assert "neither best.pt nor last.pt" in capsys.readouterr().err
     assert photographs.is_dir()

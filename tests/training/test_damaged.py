@@ -1,5 +1,6 @@
 """Damaged and foreign files: one short sentence and exit code 1, from every command that reads them."""
 
+import io
 import json
 import pickle
 import random
@@ -123,6 +124,31 @@ def test_cut_off_and_altered_files_never_end_in_a_traceback(
         except CheckpointError as error:
             said = str(error)
         assert len(said) < LONGEST + len(str(path))
+
+
+def test_a_weight_that_changed_on_the_disk_is_noticed(
+    sound: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing else would: it is a number as before."""
+    path, data = tmp_path / "run.pt", bytearray(sound[".pt"])
+    weights = checkpoint.from_record(torch.load(io.BytesIO(data), weights_only=True), path).model
+    place = data.index(weights["fc7.weight"].numpy().tobytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    said = refused(capsys, path, "evaluate", path, "--data", tmp_path)
+    assert "is damaged" in said
+    assert "checksum" in said
+
+
+def test_a_model_file_is_not_taken_for_a_broken_run(
+    sound: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(sound[".onnx"])
+    assert "it is a model file: `verify` measures it" in refused(
+        capsys, path, "evaluate", path, "--data", tmp_path
+    )
+    assert f"{tmp_path} cannot be read: Is a directory" in refused(capsys, path, "inspect", tmp_path)
 
 
 NAN = float("nan")

@@ -135,7 +135,14 @@ def test_other_layers_are_named(
     torch.save({**weights, "classifier.6.bias": torch.zeros(10)}, tmp_path / "ten.pth")
     command = ["import", "--from", "torchvision", str(tmp_path / "ten.pth"), "--out", str(tmp_path / "run")]
     assert main(command) == 1
-    assert "ten.pth is not torchvision's AlexNet" in capsys.readouterr().err
+    assert "ten.pth is no usable AlexNet of torchvision's: the weights are not" in capsys.readouterr().err
+    torch.save({**weights, "classifier.6.bias": torch.full((1000,), torch.nan)}, tmp_path / "ten.pth")
+    assert main(command) == 1
+    assert "ten.pth is no usable AlexNet of torchvision's: it holds NaN" in capsys.readouterr().err
+    torch.save({**weights, "classifier.6.bias": torch.zeros(1000)}, tmp_path / "ten.pth")
+    assert main([*command, "--labels", str(tmp_path / "none.txt")]) == 1
+    assert f"error: {tmp_path / 'none.txt'}: No such file or directory" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
     fine_tuned = {
         **weights,
         "classifier.6.bias": torch.zeros(3),

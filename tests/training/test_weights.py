@@ -85,12 +85,12 @@ def test_the_network_is_the_source_s_unless_said_otherwise(
     assert state.config.width == 0.08
     assert state.provenance["started_from"]["config"]["epochs"] == 4
     capsys.readouterr()
-    for option, said in (
-        (["--width", "0.1"], "width 0.08, this run 0.1"),
-        (["--pooling", "plain"], "pooling overlapping, this run plain"),
-    ):
-        assert main([*command[:3], *["--out", str(tmp_path / "other")], *command[5:], *option]) == 1
-        assert f"--from has {said}; give it the same, or --from scratch" in capsys.readouterr().err
+    option = ["--width", "0.1", "--pooling", "plain"]
+    assert main([*command[:3], *["--out", str(tmp_path / "other")], *command[5:], *option]) == 1
+    out, err = capsys.readouterr()
+    assert not out, "before any photograph is read"
+    for said in ("width 0.08, this run 0.1", "pooling overlapping, this run plain"):
+        assert f"--from has {said}; give it the same, or --from scratch" in err
 
 
 def test_classes_that_are_gone_take_nothing_along(source: Path, tmp_path: Path) -> None:
