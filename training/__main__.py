@@ -38,9 +38,10 @@ from training.evaluate import evaluate, torch_classifier, worst_confusions
 from training.export import ExportError, export_chosen, model_path
 from training.figure1 import figure1
 from training.folders import printable
-from training.held_out import PLAIN, TRAINING, load_held_out, record_of
+from training.held_out import load_held_out, record_of
 from training.launch import launch
 from training.measured_on import KEY as MEASURED_ON
+from training.measured_on import PLAIN
 from training.model import AlexNet, layer_table
 from training.overview import counts, list_skipped, skipped_lines, warnings
 from training.prepared import prepare
@@ -206,11 +207,12 @@ def _verify(options: argparse.Namespace) -> None:
     _print_notes(result.notes)
     _print_parity(result.parity.record())
     for promised, found in zip(result.promised, result.found, strict=True):
-        what = f" ({TRAINING})" if promised.data.endswith(f"({TRAINING})") else ""
+        what = "" if result.kind in PLAIN else f" ({result.kind})"
+        of = f" of {promised.images}" if promised.images != found.images else ""
         print(
             f"{found.crops} crop(s), {found.images} images{what}: "
-            f"top-1 {found.top1:.2%} (said {promised.top1:.2%})  "
-            f"top-5 {found.top5:.2%} (said {promised.top5:.2%})"
+            f"top-1 {found.top1:.2%} (said {promised.top1:.2%}{of})  "
+            f"top-5 {found.top5:.2%} (said {promised.top5:.2%}{of})"
         )
     if not result.found:
         print("the file says no accuracy: parity alone is checked")

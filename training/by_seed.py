@@ -1,6 +1,6 @@
 """The split of runs that record no photographs: drawn by the seed, from the names of all files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -8,12 +8,15 @@ from typing import Any
 from training.folders import DataError, Sample, Tree, printable
 
 
-def held_out(tree: Tree, data: Path, run: Mapping[str, Any]) -> Sequence[Sample] | None:
-    """Find what such a run set aside of one tree; None if it didn't split a tree of this name."""
+def held_out(tree: Tree, data: Path, run: Mapping[str, Any]) -> tuple[list[Sample], bool] | None:
+    """Find what such a run set aside of one tree, and whether the others are as many as it was trained on;
+    None if it didn't split a tree of this name. With other numbers, it may be another tree.
+    """
     split = run.get("split")
     if not split or tree.root != data or data.resolve().name != run["data"]:
         return None
-    return _divide(tree, split)[1]
+    train, val = _divide(tree, split)
+    return val, len(train) == run.get("images")
 
 
 def trained_on(tree: Tree, data: Path, run: Mapping[str, Any]) -> list[Sample]:

@@ -13,13 +13,14 @@ from training.folders import DataError
 @dataclass(frozen=True)
 class Earlier:
     """What the run `name` held out and was trained on: digests. A new one takes its weights, or it is
-    `itself` the one that goes on. Older runs and model files have not `recorded` all of it.
+    `itself` the one that goes on. Older runs and model files do not say all that they were trained on: of
+    them `unseen` are the only photographs that surely were not; None where `trained_on` is everything.
     """
 
     name: str
     held_out: Tensor
     trained_on: Tensor
-    recorded: bool = True
+    unseen: Tensor | None = None
     itself: bool = False
 
 

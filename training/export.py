@@ -20,9 +20,15 @@ from training.data import Split, central
 from training.evaluate import Classify, evaluate, judge, probabilities_of, torch_classifier
 from training.folders import printable
 from training.graph import OPSET, build_graph
-from training.held_out import VALIDATION, Measured, load_held_out, load_some_training, record_of
+from training.held_out import (
+    Measured,
+    kind_of,
+    load_held_out,
+    load_some_training,
+    record_of,
+)
 from training.measured_on import KEY as MEASURED_ON
-from training.measured_on import measured_on
+from training.measured_on import VALIDATION, measured_on
 from training.messages import abbreviated
 from training.model import AlexNet
 from training.parity import TOLERANCE, classifier_of, difference, measure_parity
@@ -45,13 +51,9 @@ def export(
 
 
 def model_path(out: Path) -> Path:
-    """The file to write: no other suffix is served. Raises ExportError for a folder, and in none."""
+    """The file to write: no other suffix is served. Raises ExportError for a folder."""
     if out.is_dir():
         raise ExportError(f"{out} is a folder; name the file, such as {out / 'mine.onnx'}")
-    if not out.parent.is_dir():
-        raise ExportError(
-            f"{out} cannot be written: there is no folder {out.parent}; make it, or name another"
-        )
     return out if out.suffix == SUFFIX else out.with_name(f"{out.name}{SUFFIX}")
 
 
@@ -169,7 +171,7 @@ def _metrics(
     if measured is None:
         if not state.metrics:
             return ()
-        name = f"{state.provenance.get('data', 'unknown data')} ({VALIDATION})"
+        name = f"{state.provenance.get('data', 'unknown data')} ({_own_kind(state)[0]})"
         images, top1, top5 = (state.metrics[key] for key in ("images", "top1", "top5"))
         return (Metrics(name, images, 1, top1, top5),)
     assert data is not None
@@ -184,7 +186,13 @@ def _measured_on(state: Checkpoint, measured: Measured | None) -> dict[str, Any]
         return {MEASURED_ON: measured_on(measured.split.digests, measured.notes)}
     if not state.held_out or not state.metrics:
         return {}
-    return {MEASURED_ON: measured_on(state.held_out["digests"])}
+    return {MEASURED_ON: measured_on(state.held_out["digests"], _own_kind(state)[1])}
+
+
+def _own_kind(state: Checkpoint) -> tuple[str, tuple[str, ...]]:
+    """As `kind_of`, of what the run was validated on."""
+    record = record_of(state)
+    return (VALIDATION, ()) if record.held_out is None else kind_of(record.held_out, record)
 
 
 def _manifest(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,14 +18,17 @@ from training.checkpoint import Checkpoint
 from training.data import Split, load_pictures, read_digests
 from training.division import divide
 from training.folders import DataError, Sample, find_measured, printable, scan_known
-from training.measured_on import digest_of_all, read_measured_on
+from training.measured_on import (
+    OTHERS,
+    PARTLY,
+    TRAINED_BEFORE,
+    TRAINING,
+    UNKNOWN,
+    VALIDATION,
+    digest_of_all,
+    read_measured_on,
+)
 from training.prepared import INDEX
-
-VALIDATION: Final = "validation"
-OTHERS: Final = "photographs not trained on"
-TRAINING: Final = "training photographs"
-UNKNOWN: Final = "photographs that it may have been trained on"
-PLAIN: Final = {VALIDATION, OTHERS}  # a number on others is never given without saying so
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,22 @@ def record_in(manifest: Manifest) -> Record:
     return Record(manifest.classes, manifest.recipe, run, digests, unknown, together=together)
 
 
-def load_held_out(data: Path, record: Record, everywhere: bool = False) -> Measured:
+def kind_of(held_out: Tensor, record: Record) -> tuple[str, tuple[str, ...]]:
+    """-> what held-out photographs, by digests (N,), are to the run, and a note if it has seen some."""
+    if seen := int(torch.isin(held_out, record.trained_on).sum()):
+        note = f"{seen:,} of {len(held_out):,} held-out photographs were trained on, here or before"
+        return TRAINING if seen == len(held_out) else PARTLY, (note,)
+    if TRAINED_BEFORE in record.run:
+        return UNKNOWN, ("what the run started from does not record what it was trained on",)
+    return VALIDATION, ()
+
+
+def load_held_out(data: Path, record: Record) -> Measured:
     """Find the run's held-out photographs in `data`, whatever it is called.
 
     Without any of them it is what the run wasn't trained on; without that, what it was trained on. `data`
-    is a folder of class folders, or it holds val/, or it was prepared. With `everywhere`, photographs in
-    train/ count too. Raises DataError.
+    is a folder of class folders, or it holds val/, or it was prepared. What isn't in val/ is looked for in
+    train/ too. Raises DataError.
     """
     if record.together is not None:
         return _load_together(data, record)
@@ -86,9 +99,10 @@ def load_held_out(data: Path, record: Record, everywhere: bool = False) -> Measu
         return _load_by_seed(data, record)
     found = find_candidates(data, record.classes, record.recipe, "val")
     held = match(found, record)
-    if everywhere and len(held) < len(record.held_out):
-        found = find_candidates(data, record.classes, record.recipe, "all")
-        held = match(found, record)
+    if len(held) < len(record.held_out):
+        everywhere = find_candidates(data, record.classes, record.recipe, "all")
+        if len(more := match(everywhere, record)) > len(held):
+            found, held = everywhere, more
     trained = torch.isin(found.digests, record.trained_on)
     # A model file does not say what it was trained on, so nothing is known to be new.
     known = trained | torch.isin(found.digests, record.held_out) | (not len(record.trained_on))
@@ -97,7 +111,8 @@ def load_held_out(data: Path, record: Record, everywhere: bool = False) -> Measu
         split, skipped = found.load(held)
         changed = _changed(found, held, record)
         notes = _notes(wanted, wanted - len(held) - changed, changed, int((~known).sum()))
-        return Measured(split, VALIDATION, notes, wanted - len(held), found.skipped + skipped)
+        kind, seen = kind_of(found.digests[held], record)
+        return Measured(split, kind, notes + seen, wanted - len(held), found.skipped + skipped)
     others, left_out = (~trained).nonzero().flatten(), int(trained.sum())
     if len(others):
         kind, chosen, note = OTHERS, others, f"measured on {len(others):,} others"
@@ -159,13 +174,16 @@ def _load_by_seed(data: Path, record: Record) -> Measured:
         kind = UNKNOWN if record.run.get("split") else VALIDATION
         return Measured(split, kind, (f"{note}what is validation here",), 0, skipped)
     tree = scan_known(find_measured(data), record.classes)
-    samples, kind = by_seed.held_out(tree, data, record.run), VALIDATION
-    if samples is None:
-        # Of another tree, or of this one under another name, of which a part was trained on.
-        kind = UNKNOWN if record.run.get("split") and tree.root == data else VALIDATION
-        samples, words = tree.samples, f"all {len(tree.samples):,} here"
+    drawn = by_seed.held_out(tree, data, record.run)
+    if drawn is None:
+        # What `train` has seen may be among it, unless both came divided; published networks' data did.
+        apart = not record.run.get("split") and (tree.root != data or data.resolve().name == "val")
+        kind = VALIDATION if apart or "images" not in record.run else UNKNOWN
+        samples, words = list(tree.samples), f"all {len(tree.samples):,} here"
     else:
-        words = f"{len(samples):,} drawn again by its seed"
+        samples, as_many = drawn
+        kind, words = VALIDATION if as_many else UNKNOWN, f"{len(samples):,} drawn again by its seed"
+        words += "" if as_many else ", though it was trained on another number of photographs"
     split, reading = load_pictures(samples, record.recipe, "val")
     _require_some(data, split, reading.skipped)
     return Measured(split, kind, (note + words,), 0, reading.skipped)
@@ -203,7 +221,8 @@ def load_some_training(data: Path, record: Record, count: int) -> Tensor:
         split, _reading = load_pictures(samples, record.recipe, "calibration")
     if not len(split):
         raise DataError(
-            f"{printable(data)} is not what the run was trained on; its training images are needed"
+            f"{printable(data)} holds none of the photographs that the run was trained on, and they are "
+            "needed: pass the folder that was trained on"
         )
     return split.squares(torch.arange(len(split)))
 

@@ -4,7 +4,6 @@ import argparse
 import os
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from training.lock import locked_for_all
 from training.overview import overview
 from training.plan import choose, describe, fit_epochs, measure
 from training.prepared import load_dataset
-from training.record import earlier_run, require_plain_path
+from training.record import earlier_run, require_plain_path, trained_in
 from training.resume import agreed, resumed
 from training.signals import caught
 from training.start import begin, require_shape
@@ -36,8 +35,8 @@ def launch(options: argparse.Namespace, given: dict[str, Any]) -> None:
     """
     started = time.monotonic()
     run = resumed(options.out) if options.resume and options.out else None
-    if run is not None and run.data:
-        options.data = options.data or Path(run.data)
+    if run is not None:
+        options.data = options.data or trained_in(run, options.out)
     options.out = options.out or (run_folder(options.data) if options.data else None)
     config = _settings_of(options, given, run)
     with (

@@ -12,7 +12,23 @@ from torch import Tensor
 from training.folders import DataError
 
 KEY: Final = "measured_on"  # of the manifest's `training`
+TRAINED_BEFORE: Final = (
+    "trained_before"  # beside it, where validation may hold what an earlier run has seen
+)
 MAX_DIGESTS: Final = 20_000  # that are listed, 11 bytes each; of more, there is one of all
+# What photographs are to a run.
+VALIDATION: Final = "validation"
+OTHERS: Final = "photographs not trained on"
+TRAINING: Final = "training photographs"
+UNKNOWN: Final = "photographs that it may have been trained on"
+PARTLY: Final = "partly training photographs"
+PLAIN: Final = {VALIDATION, OTHERS}  # a number on others is never given without saying so
+
+
+def kind_said(data: str) -> str:
+    """-> the kind in the name of the data that a model file gives its accuracy on."""
+    kinds = (OTHERS, TRAINING, UNKNOWN, PARTLY)
+    return next((kind for kind in kinds if data.endswith(f"({kind})")), VALIDATION)
 
 
 def measured_on(digests: Tensor, notes: Sequence[str] = ()) -> dict[str, Any]:

@@ -34,7 +34,8 @@ class Dataset:
     """`mean` (3,) and `covariance` (3, 3) are of the training set's RGB values, 0 to 255, float64; `split`
     says how one tree was divided, None where it came divided. `skipped` are the pictures that cannot be
     read, each with the reason, `others` says how many files are no pictures. `trained_before` are the
-    digests of what the run that this one starts from was trained on.
+    digests of what the run that this one starts from was trained on; if that is `unrecorded`, `val` may
+    hold some of it.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Dataset:
     others: str
     warnings: tuple[str, ...]
     trained_before: Tensor
+    unrecorded: bool
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def load_dataset(
     if not prepared or not torch.equal(rows, pool.sides()[0]):
         mean, covariance = channel_statistics(pool.pictures.pixels, rows)
     train, val = pool.pictures.part(rows), pool.pictures.part(held_out)
-    seen = _seen_before(val, earlier) if earlier else ()
+    seen, unrecorded = _seen_before(val, earlier) if earlier else ((), False)
     return Dataset(
         pool.name,
         pool.classes,
@@ -138,6 +140,7 @@ def load_dataset(
         pool.others,
         pool.warnings + seen,
         earlier.trained_on if earlier else torch.empty(0, dtype=torch.int64),
+        unrecorded,
     )
 
 
@@ -154,18 +157,22 @@ def _read_pool(
     return Pool(name, classes, split, train, reading.skipped, others, parts.warnings, pictures)
 
 
-def _seen_before(val: Split, earlier: Earlier) -> tuple[str, ...]:
+def _seen_before(val: Split, earlier: Earlier) -> tuple[tuple[str, ...], bool]:
+    """-> warnings, and whether `val` may hold photographs that `earlier` has seen without recording it."""
     if earlier.itself:
-        return ()
-    if not earlier.recorded:
-        return (f"{earlier.name} does not record what it was trained on: validation may hold some of it",)
-    seen = int(torch.isin(val.digests, earlier.trained_on).sum())
-    if not seen:
-        return ()
-    return (
-        f"{seen} of {len(val)} validation photographs are among those that {earlier.name} was trained on: "
-        "the accuracy on them promises too much",
-    )
+        return (), False
+    lines = []
+    if seen := int(torch.isin(val.digests, earlier.trained_on).sum()):
+        lines.append(
+            f"{seen:,} of {len(val):,} validation photographs are among those that {earlier.name} was "
+            "trained on: the accuracy on them promises too much"
+        )
+    unrecorded = earlier.unseen is not None and not torch.isin(val.digests, earlier.unseen).all()
+    if unrecorded:
+        lines.append(
+            f"{earlier.name} does not record what it was trained on: validation may hold some of it"
+        )
+    return tuple(lines), bool(unrecorded)
 
 
 def open_prepared(data: Path, recipe: Recipe) -> tuple[Pool, Tensor, Tensor]:

@@ -13,7 +13,7 @@ from training.checkpoint import Checkpoint, CheckpointError
 from training.data import Split
 from training.division import Earlier
 from training.folders import printable
-from training.measured_on import read_measured_on
+from training.measured_on import TRAINED_BEFORE, read_measured_on
 from training.prepared import Dataset
 from training.weights import Start
 
@@ -29,6 +29,8 @@ def record_photographs(state: Checkpoint, dataset: Dataset) -> None:
     }
     state.trained_on = dataset.train.digests.sort().values
     state.trained_before = dataset.trained_before
+    if dataset.unrecorded:
+        state.provenance[TRAINED_BEFORE] = "not recorded"
 
 
 def require_plain_path(out: Path) -> None:
@@ -54,13 +56,15 @@ def earlier_of(state: Checkpoint, name: str) -> Earlier:
     trained_on = torch.cat([state.trained_on, state.trained_before])
     # A run of `train` says how many images it had; imported and base networks have seen others.
     recorded = bool(state.held_out) or "images" not in state.provenance
-    return Earlier(name, state.held_out.get("digests", NONE), trained_on, recorded)
+    known = recorded and TRAINED_BEFORE not in state.provenance
+    return Earlier(name, state.held_out.get("digests", NONE), trained_on, None if known else NONE)
 
 
 def earlier_of_file(training: Mapping[str, Any], name: str) -> Earlier:
     """-> what the model file `name` was measured on, by its manifest's `training`; it has no more."""
     measured, _together = read_measured_on(training)
-    return Earlier(name, NONE if measured is None else measured, NONE, recorded=False)
+    held_out = NONE if measured is None else measured
+    return Earlier(name, held_out, NONE, NONE if TRAINED_BEFORE in training else held_out)
 
 
 def earlier_of_itself(state: Checkpoint, out: Path) -> Earlier | None:
@@ -68,6 +72,17 @@ def earlier_of_itself(state: Checkpoint, out: Path) -> Earlier | None:
     if not state.held_out:
         return None
     return Earlier(str(out), state.held_out["digests"], state.trained_on, itself=True)
+
+
+def trained_in(state: Checkpoint, run: Path) -> Path:
+    """-> where a run's photographs were, and are. Raises CheckpointError."""
+    if not state.data:
+        raise CheckpointError(f"{run} does not say where its photographs are; add --data DIR")
+    if not Path(state.data).is_dir():
+        raise CheckpointError(
+            f"{run} was trained on {state.data}, which is gone; add --data DIR, where it is now"
+        )
+    return Path(state.data)
 
 
 def require_same_photographs(state: Checkpoint, dataset: Dataset, out: Path) -> None:

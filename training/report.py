@@ -16,7 +16,7 @@ from torch import Tensor
 from contract.interval import with_interval
 from contract.kernels import kernels_picture
 from training import checkpoint
-from training.checkpoint import Checkpoint, CheckpointError
+from training.checkpoint import Checkpoint
 from training.choice import choose
 from training.data import Split
 from training.evaluate import (
@@ -30,6 +30,7 @@ from training.folders import printable
 from training.held_out import load_held_out, record_of
 from training.log import read_log
 from training.plots import Line, encoded, line_chart
+from training.record import trained_in
 
 MISTAKES = 24  # that are shown
 LEGIBLE = 60  # classes whose confusion fits into a table
@@ -57,9 +58,8 @@ def report(run: Path, data: Path | None = None) -> tuple[Path, tuple[str, ...]]:
     """
     choice = choose(run)
     state = choice.state
-    if data is None and not state.data:
-        raise CheckpointError(f"{run} does not say where its photographs are; add --data DIR")
-    data = data or Path(state.data)
+    if data is None:
+        data = trained_in(state, run)
     measured = load_held_out(data, record_of(state))
     split = measured.split
     model = checkpoint.restore_model(state)

@@ -17,6 +17,7 @@ from training.export import ExportError
 from training.folders import printable
 from training.graph import Array
 from training.held_out import load_held_out, record_in
+from training.measured_on import VALIDATION, kind_said
 from training.messages import abbreviated
 from training.model import PAPER, AlexNet, Variant
 from training.parity import TOLERANCE, Parity, classifier_of, measure_parity
@@ -35,6 +36,7 @@ class Verification:
     promised: tuple[Metrics, ...]
     found: tuple[Metrics, ...]
     notes: tuple[str, ...] = ()
+    kind: str = VALIDATION  # what the photographs are to the network
 
     @property
     def failures(self) -> list[str]:
@@ -132,7 +134,7 @@ def verify(path: Path, data: Path) -> Verification:
     except ExportError as error:
         raise ExportError(f"{path}: {error}") from None
     record = record_in(manifest)
-    measured = load_held_out(data, record, everywhere=True)
+    measured = load_held_out(data, record)
     if measured.lacking:
         assert record.held_out is not None
         raise ExportError(
@@ -144,6 +146,7 @@ def verify(path: Path, data: Path) -> Verification:
         promised_mean = float(manifest.parity["file_torch64"]["mean"])
     except (KeyError, TypeError, ValueError):
         raise ExportError(f"{path} says nothing of its parity with torch") from None
+    said = kind_said(manifest.metrics[0].data) if manifest.metrics else VALIDATION
     found = [evaluate(exported, split, manifest.recipe, metrics.crops) for metrics in manifest.metrics]
     return Verification(
         manifest.precision,
@@ -153,6 +156,7 @@ def verify(path: Path, data: Path) -> Verification:
         promised=manifest.metrics,
         found=tuple(Metrics(data.name, f.images, f.crops, f.top1, f.top5) for f in found),
         notes=measured.notes,
+        kind=measured.kind if measured.kind != VALIDATION else said,
     )
 
 

@@ -18,6 +18,8 @@ from training.choice import choose
 from training.config import Config, ConfigError, override
 from training.conforms import conforms
 from training.export import ExportError
+from training.measured_on import KEY as MEASURED_ON
+from training.measured_on import PLAIN, kind_said
 from training.messages import abbreviated
 from training.published import LAYERS, MEAN, STD, imagenet_classes, to_alexnet
 from training.tensorfile import SUFFIX, plain, read_safetensors
@@ -130,6 +132,9 @@ def _of_model_file(path: Path) -> Start:
     std = list(manifest.std)
     network.conv1.weight.data *= torch.tensor(std)[:, None, None]
     variant = asdict(network.variant) | {"width": float(manifest.architecture["width"])}
+    training = dict(manifest.training)
+    if not all(kind_said(metrics.data) in PLAIN for metrics in manifest.metrics):
+        training.pop(MEASURED_ON, None)  # those were not held out
     return Start(
         f"{path} ({manifest.name} version {manifest.version}, {manifest.precision})",
         network.state_dict(),
@@ -137,7 +142,7 @@ def _of_model_file(path: Path) -> Start:
         list(manifest.mean),
         std,
         manifest.classes,
-        {**manifest.training, "model": f"{manifest.name} version {manifest.version}, {manifest.precision}"},
+        {**training, "model": f"{manifest.name} version {manifest.version}, {manifest.precision}"},
     )
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,17 +18,21 @@ from training.config import Config
 from training.data import DataError
 from training.folders import scan_known
 from training.held_out import (
-    OTHERS,
-    TRAINING,
-    UNKNOWN,
-    VALIDATION,
     Measured,
     Record,
     load_held_out,
     load_some_training,
     record_of,
 )
-from training.measured_on import digest_of_all, read_measured_on
+from training.measured_on import (
+    OTHERS,
+    PARTLY,
+    TRAINING,
+    UNKNOWN,
+    VALIDATION,
+    digest_of_all,
+    read_measured_on,
+)
 from training.overview import overview, warnings
 from training.prepared import Dataset, load_dataset, prepare
 from training.provenance import run_provenance
@@ -39,6 +44,7 @@ from training.record import (
     require_same_photographs,
 )
 from training.verify import read_model
+from training.weights import read_start
 
 COLOURS = {"iris": (60, 40, 200), "rose": (200, 30, 50)}
 CONFIG = Config(val_fraction=0.3)
@@ -117,7 +123,7 @@ def test_without_held_out_ones_others_are_measured_and_training_ones_only_by_nam
     assert "measured on training photographs" in result.notes[0]
     assert len(load_some_training(photos, record_of(state), 256)) == 14
     (others / "iris" / "seen.png").unlink()
-    with pytest.raises(DataError, match="is not what the run was trained on"):
+    with pytest.raises(DataError, match="holds none of the photographs that the run was trained on"):
         load_some_training(others, record_of(state), 256)
 
 
@@ -138,7 +144,7 @@ def test_a_file_names_its_photographs_by_digest_wherever_they_are(
     none = torch.empty(0, dtype=torch.int64)
     run = {"split": dataset.split}
     record = Record(dataset.classes, CONFIG.recipe, run, found, none)
-    result = load_held_out(tmp_path / "divided", record, everywhere=True)
+    result = load_held_out(tmp_path / "divided", record)
     assert (set(result.split.names), result.lacking, result.notes) == (set(dataset.val.names), 0, ())
     monkeypatch.setattr(measured_on, "MAX_DIGESTS", 5)
     digest = measured_on.measured_on(dataset.val.digests)["digest_of_all"]
@@ -206,8 +212,35 @@ def test_a_run_from_another_keeps_its_photographs_apart(photos: Path, tmp_path: 
     assert "7 of 10 validation photographs are among those that runs/first was trained on" in overview(
         dataset
     )
+    seen = run_on(dataset)
+    result = measured(divided, seen)[1]
+    assert (result.kind, len(result.split)) == (PARTLY, 10)
+    assert result.notes == ("7 of 10 held-out photographs were trained on, here or before",)
     unknown = earlier_of(Checkpoint(CONFIG, (), [], [], {}, provenance={"images": 5}), "runs/old")
-    assert "runs/old does not record" in overview(load_dataset(divided, CONFIG, earlier=unknown))
+    dataset = load_dataset(divided, CONFIG, earlier=unknown)
+    assert "runs/old does not record" in overview(dataset)
+    second = run_on(dataset)
+    assert measured(divided, second)[1].kind == UNKNOWN
+    dataset = load_dataset(divided, CONFIG, earlier=earlier_of(second, "runs/second"))
+    assert measured(divided, run_on(dataset))[1].kind == UNKNOWN, "nor does a run from that one"
+    file = earlier_of_file({"measured_on": measured_on.measured_on(dataset.val.digests)}, "a.onnx")
+    dataset = load_dataset(divided, CONFIG, earlier=file)
+    assert dataset.warnings == (), "a file's validation photographs were not trained on"
+    assert measured(divided, run_on(dataset))[1].kind == VALIDATION
+
+
+def test_held_out_photographs_are_found_in_train_too(photos: Path, tmp_path: Path) -> None:
+    """Somebody has divided the tree by hand since, and it holds what the run held out on both sides."""
+    state = run_on(load_dataset(photos, CONFIG))
+    divided = tmp_path / "divided"
+    shutil.copytree(photos, divided / "train")
+    (divided / "val" / "iris").mkdir(parents=True)
+    one = next(name for name in state.held_out["names"] if name.startswith("iris"))
+    (divided / "train" / one).rename(divided / "val" / one)
+    prepare(divided, tmp_path / "ready", CONFIG)
+    for folder in (divided, tmp_path / "ready"):
+        names, result = measured(folder, state)
+        assert (names, result.kind, result.notes) == (set(state.held_out["names"]), VALIDATION, ())
 
 
 def test_an_overview_counts_and_warns(tmp_path: Path) -> None:
@@ -250,8 +283,12 @@ def test_runs_that_record_nothing_are_measured_by_their_seed(photos: Path, tmp_p
     (photos / "rose" / "a").mkdir()
     shutil.copy(photos / "rose" / "000.png", photos / "rose" / "a" / "x.png")
     state = Checkpoint(CONFIG, ("iris", "rose"), [0.0] * 3, [1.0] * 3, {})
-    state.provenance = {"data": "photos", "images": 16, "split": {"val_fraction": 0.3, "seed": 4}}
+    state.provenance = {"data": "photos", "images": 15, "split": {"val_fraction": 0.3, "seed": 4}}
     names, result = measured(photos, state)
+    assert result.kind == VALIDATION
+    assert (
+        measured(photos, replace(state, provenance={**state.provenance, "images": 30}))[1].kind == UNKNOWN
+    )
     expected = {"iris/009.png", "iris/004.png", "iris/000.png"}
     assert names == expected | {"rose/003.png", "rose/000.png", "rose/004.png"}
     assert "the run does not record which photographs it held out" in result.notes[0]
@@ -260,6 +297,8 @@ def test_runs_that_record_nothing_are_measured_by_their_seed(photos: Path, tmp_p
     _names, result = measured(photos.rename(tmp_path / "others"), state)
     assert (len(result.split), result.kind) == (21, UNKNOWN)
     assert result.notes[0].endswith("measured on all 21 here")
+    undivided = replace(state, provenance={"data": "photos", "images": 16, "split": None})
+    assert measured(tmp_path / "others", undivided)[1].kind == UNKNOWN, "it may be its train/"
     ready = prepare(tmp_path / "others", tmp_path / "ready", CONFIG)
     names, result = measured(tmp_path / "ready", state)
     assert (names, result.kind) == (set(ready.val.names), UNKNOWN)
@@ -297,5 +336,13 @@ def test_every_command_says_what_it_measured(
         (data / name).unlink()
     lines = said(*evaluation, data).splitlines()
     assert all("training photographs" in line for line in lines if re.search(r"\d%|images", line))
+    said("export", run, "--out", model, "--data", data)
+    assert "3 images" not in (text := said("verify", model, "--data", data))
+    assert text.count("images (training photographs): top-1") == 2
+    start = read_start(str(model), 0.05)
+    assert earlier_of_file(start.provenance, "it").held_out.tolist() == [], "what it saw is not held out"
+    gone = said("report", run, code=1)
+    assert "which is gone; add --data DIR, where it is now" in gone
+    assert gone == said("train", "--resume", "--out", run, code=1)
     assert train(data, tmp_path / os.fsdecode(b"run\xe9")) == 1
     assert "run\\xe9, which is no UTF-8" in capsys.readouterr().err

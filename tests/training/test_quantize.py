@@ -265,7 +265,7 @@ def test_calibration_takes_training_images_only(tmp_path: Path) -> None:
     assert squares.shape == (12, 256, 256, 3)
     assert load_some_training(data, record_of(run), 4).shape[0] == 4
     run.provenance["data"] = "others"
-    with pytest.raises(DataError, match="is not what the run was trained on"):
+    with pytest.raises(DataError, match="holds none of the photographs that the run was trained on"):
         load_some_training(data, record_of(run), 4)
     digests = read_digests(scan_known(data, run.classes).samples, "all").digests
     run.held_out, run.trained_on = {"names": [], "digests": digests[:10]}, digests[10:]

@@ -70,7 +70,7 @@ def test_photographs_that_have_moved_are_asked_for(
 ) -> None:
     state = checkpoint.load(run / "last.pt")
     assert state.data == str(photographs)
-    for path, said in ((str(tmp_path / "gone"), "gone is no folder"), ("", "add --data DIR")):
+    for path, said in ((str(tmp_path / "gone"), "gone, which is gone"), ("", "add --data DIR")):
         state.data = path
         checkpoint.save(state, run / "last.pt")
         assert main(["report", str(run)]) == 1
