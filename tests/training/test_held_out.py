@@ -341,6 +341,7 @@ def test_every_command_says_what_it_measured(
     assert text.count("images (training photographs): top-1") == 2
     start = read_start(str(model), 0.05)
     assert earlier_of_file(start.provenance, "it").held_out.tolist() == [], "what it saw is not held out"
+    assert "cannot be read: Is a directory; name a file of" in said("verify", run, "--data", data, code=1)
     gone = said("report", run, code=1)
     assert "which is gone; add --data DIR, where it is now" in gone
     assert gone == said("train", "--resume", "--out", run, code=1)
