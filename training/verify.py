@@ -77,7 +77,9 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, Manifest]:
     except FileNotFoundError:
         raise ExportError(f"{path} does not exist") from None
     except OSError as error:
-        raise ExportError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise ExportError(
+            f"{path} cannot be read: {error.strerror or error}; name a file of `export`"
+        ) from None
     except ManifestError as error:
         raise ExportError(f"{path} has no usable manifest: {abbreviated(error, 240)}") from None
     except Exception as error:  # protobuf's and the checker's exceptions share no base class
