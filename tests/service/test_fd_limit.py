@@ -17,7 +17,7 @@ def limited(files: int) -> list[str]:
     return ["bash", "-c", f'ulimit -n {files} && exec "$@"', "-", *COMMAND]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_idle_connections_beyond_it_hold_nobody_up(model_file: Path, tmp_path: Path, workers: int) -> None:
     port, log = free_port(), tmp_path / "log"
     settings = {

@@ -11,6 +11,7 @@ from training import base, checkpoint
 from training.weights import Start, read_start
 
 
+@pytest.mark.slow  # 15 s: a network of full width
 def test_shipped_base_gives_a_run_its_convolutions(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

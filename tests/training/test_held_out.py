@@ -304,6 +304,7 @@ def test_runs_that_record_nothing_are_measured_by_their_seed(photos: Path, tmp_p
     assert (names, result.kind) == (set(ready.val.names), UNKNOWN)
 
 
+@pytest.mark.slow  # 15 s
 def test_every_command_says_what_it_measured(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

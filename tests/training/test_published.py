@@ -127,6 +127,7 @@ def test_the_names_are_a_thousand_different_ones() -> None:
     assert names[281] == "tabby"
 
 
+@pytest.mark.slow  # 12 s
 def test_other_layers_are_named(
     weights: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
