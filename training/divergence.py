@@ -79,7 +79,7 @@ class LossWatch:
     def diverged(self, step: int, what: str) -> Diverged:
         return Diverged(
             f"step {step} (epoch {(step - 1) // self._steps + 1} of {self._config.epochs}): {what}. Try "
-            f"{self._remedies()}. last.pt is from before, and its weights are finite"
+            f"{self._remedies()}, in another folder. last.pt is from before, and its weights are finite"
         )
 
     def _remedies(self) -> str:
