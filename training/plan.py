@@ -99,6 +99,8 @@ def choose(
         # The whole network takes a GPU; a CPU gets the smallest that has a base.
         chosen["width"] = max(widths) if ranks.device.type == "cuda" else min(widths)
     config = configure(chosen, given)
+    if "warmup_epochs" not in given:
+        config = replace(config, warmup_epochs=min(config.warmup_epochs, config.epochs / 4))
     if "batch_size" not in given:
         config = replace(config, batch_size=_fitting_batch(config, ranks, free_bytes))
     return Plan(config, start, why)

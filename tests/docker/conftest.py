@@ -45,7 +45,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory, user: tuple[int, int]) -> It
 @pytest.fixture(scope="session")
 def model(bench: Stack) -> Path:
     """Trained and exported in the training image."""
-    small = ["--width", "0.05", "--epochs", "6", "--batch-size", "8", "--weight-init", "kaiming"]
+    small = ["--recipe", "paper", "--width", "0.05", "--epochs", "6", "--batch-size", "8"]
+    small += ["--weight-init", "kaiming"]
     train, export = ("run", "--rm", "training", "train"), ("run", "--rm", "training", "export")
     bench.do(*train, "--data", "/data", "--out", "/runs/mine", *small)
     bench.do(*export, "/runs/mine", "--out", "/models/flowers17.onnx", "--data", "/data")

@@ -56,6 +56,8 @@ def test_where_no_base_network_fits_a_run_starts_from_nothing(
 def test_what_is_given_stays() -> None:
     plan = planned(160, epochs="3", batch_size="7", lr="0.5")
     assert (plan.config.epochs, plan.config.batch_size, plan.config.lr) == (3, 7, 0.5)
+    assert plan.config.warmup_epochs == 0.75, "of so few epochs"
+    assert planned(160, epochs="3", warmup_epochs="2").config.warmup_epochs == 2
     assert (plan.start, plan.config.optimizer) == ("base", "adamw")
     assert planned(160, "scratch").start == "scratch"
     assert planned(1_000_000, "base").start == "base"
