@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any, Final
 
 import torch
@@ -44,7 +45,7 @@ class Scale:
 
 SCALES: Final = (
     Scale(400, epochs=20, batch_size=32, ema=0.98),
-    Scale(4_000, epochs=60, batch_size=64, ema=0.99),
+    Scale(4_000, epochs=45, batch_size=64, ema=0.99),
     Scale(40_000, epochs=30, batch_size=128, ema=0.998),
     Scale(200_000, epochs=15, batch_size=128, ema=0.999),
 )
@@ -131,7 +132,7 @@ def measure(state: Checkpoint, dataset: Dataset, batch_size: int, ranks: Ranks, 
     started = time.monotonic()
     evaluate(learner.classifier(), some, state.recipe)
     validation = (time.monotonic() - started) / len(some) / ranks.world
-    return Pace(*ranks.of_first(torch.tensor([min(seconds[1:]), validation])).tolist())
+    return Pace(*ranks.of_first(torch.tensor([fmean(seconds[1:]), validation])).tolist())
 
 
 def fit_epochs(config: Config, seconds: float, epoch_seconds: float) -> Config:
