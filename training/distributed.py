@@ -49,7 +49,7 @@ class Ranks:
         return bool(self.total(torch.tensor(int(flag))).item())
 
     def of_first(self, values: Tensor) -> Tensor:
-        """What the first process has, in all of them."""
+        """What the first process has, in all of them: clocks and memory differ, and the run must not."""
         return self.total(values if self.first else torch.zeros_like(values))
 
     def wait(self) -> None:

@@ -65,7 +65,8 @@ def launch(options: argparse.Namespace, given: dict[str, Any]) -> None:
         say(overview(dataset))
         photographs, reason = len(dataset.train), ""
         if planned:
-            plan = choose(given, options.start, photographs, ranks, _free_memory(ranks))
+            (free,) = ranks.of_first(torch.tensor([_free_memory(ranks)], dtype=torch.float64)).tolist()
+            plan = choose(given, options.start, photographs, ranks, free)
             config, reason = _with_shape_of(start, plan.config, given), plan.reason
             start = start or _start_of(plan.start, config.width)
         state, words = begin(config, dataset, options.out, run, start)
@@ -76,7 +77,8 @@ def launch(options: argparse.Namespace, given: dict[str, Any]) -> None:
             pace = measure(state, dataset, batch_size, ranks, workers)
             seconds = pace.epoch(photographs // batch_size, len(dataset.val))
             if options.time:
-                left = options.time - (time.monotonic() - started)
+                spent = torch.tensor([time.monotonic() - started], dtype=torch.float64)
+                left = options.time - ranks.of_first(spent).item()
                 config = state.config = fit_epochs(config, left, seconds)
             say(describe(state, reason or words, photographs, seconds, options.time, ranks))
         say(words)

@@ -36,9 +36,14 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def torchrun(data: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    return launched("-m", "training", "train", "--data", str(data), "--out", str(out), *OPTIONS, *options)
+
+
+def launched(*arguments: str) -> subprocess.Popen[str]:
+    """Two processes that run `arguments`."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
-    command += ["-m", "training", "train", "--data", str(data), "--out", str(out), *OPTIONS, *options]
+    command += arguments
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -112,3 +117,33 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(
     command = ["train", "--data", str(colours), "--out", str(tmp_path / "run"), *OPTIONS]
     assert main([*command, "--accumulate", "3"]) == 2
     assert "--batch-size is 8; it must be a multiple of accumulate, 3" in capsys.readouterr().err
+
+
+# One process is slower, and has less memory, than the other; what they plan is the same run.
+PLANS = """
+import sys, time
+from training import launch
+from training.__main__ import main
+from torch.distributed import get_rank
+
+measured = launch._free_memory
+launch._free_memory = lambda ranks: measured(ranks) / (1 + 10**9 * ranks.rank)
+located = launch.require_plain_path
+launch.require_plain_path = lambda out: time.sleep(3 * get_rank()) or located(out)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_differ_plan_the_same_run(colours: Path, tmp_path: Path) -> None:
+    (tmp_path / "plans.py").write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{PLANS}")
+    options = ["--width", "0.05", "--device", "cpu", "--time", "6s"]
+    options += ["--data", str(colours), "--out", str(tmp_path / "run")]
+    with launched(str(tmp_path / "plans.py"), "train", *options) as processes:
+        try:
+            output, _nothing = processes.communicate(timeout=90)
+        finally:
+            processes.terminate()  # torchrun ends its own
+    assert processes.returncode == 0, output
+    state = checkpoint.load(tmp_path / "run" / "last.pt")
+    assert state.epoch == state.config.epochs
