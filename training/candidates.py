@@ -27,15 +27,13 @@ class Candidates:
     skipped: tuple[str, ...] = ()
 
 
-def find_candidates(
-    data: Path, classes: Sequence[str], recipe: Recipe, side: Side, as_prepared: bool = False
-) -> Candidates:
+def find_candidates(data: Path, classes: Sequence[str], recipe: Recipe, side: Side) -> Candidates:
     """Identify what lies in a folder, of its part `side` if it came divided; of one tree, all.
 
-    With `as_prepared` a prepared tree's parts are those that it was divided into. Raises DataError.
+    Raises DataError.
     """
     if (data / INDEX).is_file():
-        return _in_prepared(data, classes, recipe, side, as_prepared)
+        return _in_prepared(data, classes, recipe, side)
     samples = [sample for tree in trees_of(data, classes, side) for sample in tree.samples]
     reading = read_digests(samples, "identify")
     kept = [samples[place] for place in reading.places.tolist()]
@@ -48,15 +46,13 @@ def find_candidates(
     return Candidates([s.name for s in kept], labels, reading.digests, load, reading.skipped)
 
 
-def _in_prepared(
-    data: Path, classes: Sequence[str], recipe: Recipe, side: Side, as_prepared: bool
-) -> Candidates:
+def _in_prepared(data: Path, classes: Sequence[str], recipe: Recipe, side: Side) -> Candidates:
     pool, _mean, _covariance = open_prepared(data, recipe)
     if unknown := [repr(name) for name in pool.classes if name not in classes]:
         raise DataError(f"class {listed(unknown)} in {data} is not among those trained: {listed(classes)}")
     train, val = pool.sides()
     rows = {"train": train, "val": val, "all": pool.pictures.rows}
-    part = pool.pictures.part(rows["all" if pool.split and not as_prepared else side])
+    part = pool.pictures.part(rows["all" if pool.split else side])
     places = torch.tensor([classes.index(name) for name in pool.classes])
     part = replace(part, labels=places[part.labels])
     return Candidates(part.names, part.labels, part.digests, lambda chosen: (part.part(chosen), ()))

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from contract.manifest import Manifest
 from contract.recipe import Recipe
-from training import by_seed
 from training.candidates import Candidates, find_candidates, trees_of
 from training.checkpoint import Checkpoint
 from training.data import Split, load_pictures, read_digests
 from training.division import divide
-from training.folders import DataError, Sample, find_measured, printable, scan_known
+from training.folders import DataError, Sample, printable
 from training.measured_on import (
     OTHERS,
     PARTLY,
@@ -96,7 +95,7 @@ def load_held_out(data: Path, record: Record) -> Measured:
     if record.together is not None:
         return _load_together(data, record)
     if record.held_out is None:
-        return _load_by_seed(data, record)
+        return _load_unrecorded(data, record)
     found = find_candidates(data, record.classes, record.recipe, "val")
     held = match(found, record)
     if len(held) < len(record.held_out):
@@ -165,28 +164,14 @@ def _notes(wanted: int, missing: int, changed: int, new: int) -> tuple[str, ...]
     return tuple(lines)
 
 
-def _load_by_seed(data: Path, record: Record) -> Measured:
-    """Measure a run that records no photographs: its split is drawn again where that is possible."""
-    note = "the run does not record which photographs it held out; measured on "
-    if (data / INDEX).is_file():
-        found = find_candidates(data, record.classes, record.recipe, "val", as_prepared=True)
-        split, skipped = found.load(torch.arange(len(found.names)))
-        kind = UNKNOWN if record.run.get("split") else VALIDATION
-        return Measured(split, kind, (f"{note}what is validation here",), 0, skipped)
-    tree = scan_known(find_measured(data), record.classes)
-    drawn = by_seed.held_out(tree, data, record.run)
-    if drawn is None:
-        # What `train` has seen may be among it, unless both came divided; published networks' data did.
-        apart = not record.run.get("split") and (tree.root != data or data.resolve().name == "val")
-        kind = VALIDATION if apart or "images" not in record.run else UNKNOWN
-        samples, words = list(tree.samples), f"all {len(tree.samples):,} here"
-    else:
-        samples, as_many = drawn
-        kind, words = VALIDATION if as_many else UNKNOWN, f"{len(samples):,} drawn again by its seed"
-        words += "" if as_many else ", though it was trained on another number of photographs"
-    split, reading = load_pictures(samples, record.recipe, "val")
-    _require_some(data, split, reading.skipped)
-    return Measured(split, kind, (note + words,), 0, reading.skipped)
+def _load_unrecorded(data: Path, record: Record) -> Measured:
+    """Measure a published network, or a run of a version that recorded no photographs, on all there is."""
+    found = find_candidates(data, record.classes, record.recipe, "val")
+    split, skipped = found.load(torch.arange(len(found.names)))
+    _require_some(data, split, found.skipped + skipped)
+    kind = UNKNOWN if "images" in record.run else VALIDATION  # how many it was trained on here
+    note = f"the run does not record which photographs it held out; measured on all {len(split):,} here"
+    return Measured(split, kind, (note,), 0, found.skipped + skipped)
 
 
 def _load_together(data: Path, record: Record) -> Measured:
@@ -211,7 +196,7 @@ def load_some_training(data: Path, record: Record, count: int) -> Tensor:
     draw = Random(0)
     if (data / INDEX).is_file():
         unknown = record.held_out is None
-        found = find_candidates(data, record.classes, record.recipe, "train", as_prepared=unknown)
+        found = find_candidates(data, record.classes, record.recipe, "train")
         known = torch.isin(found.digests, record.trained_on) | unknown
         places = known.nonzero().flatten().tolist()
         chosen = torch.tensor(draw.sample(places, min(count, len(places))), dtype=torch.int64)
@@ -231,7 +216,6 @@ def _training_samples(data: Path, record: Record, draw: Random, count: int) -> l
     (tree,) = trees_of(data, record.classes, "train")
     samples = list(tree.samples)
     if record.held_out is None:
-        samples = by_seed.trained_on(tree, data, record.run)
         return draw.sample(samples, min(count, len(samples)))
     draw.shuffle(samples)
     chosen: list[Sample] = []

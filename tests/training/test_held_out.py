@@ -11,12 +11,11 @@ import torch
 
 from tests.pictures import draw_classes
 from tests.training.runs import train
-from training import by_seed, checkpoint, measured_on
+from training import checkpoint, measured_on
 from training.__main__ import main
 from training.checkpoint import Checkpoint, CheckpointError
 from training.config import Config
 from training.data import DataError
-from training.folders import scan_known
 from training.held_out import (
     Measured,
     Record,
@@ -276,32 +275,16 @@ def test_an_overview_counts_and_warns(tmp_path: Path) -> None:
     assert len(said) == 7
 
 
-def test_runs_that_record_nothing_are_measured_by_their_seed(photos: Path, tmp_path: Path) -> None:
-    """Files that are no pictures took part in the split; what is expected is what that program drew."""
-    for number in range(3):
-        (photos / "iris" / f"{number:03d}.png.json").write_text("{}")
-    (photos / "rose" / "a").mkdir()
-    shutil.copy(photos / "rose" / "000.png", photos / "rose" / "a" / "x.png")
+def test_what_records_nothing_is_measured_on_all_there_is(photos: Path, tmp_path: Path) -> None:
     state = Checkpoint(CONFIG, ("iris", "rose"), [0.0] * 3, [1.0] * 3, {})
-    state.provenance = {"data": "photos", "images": 15, "split": {"val_fraction": 0.3, "seed": 4}}
-    names, result = measured(photos, state)
-    assert result.kind == VALIDATION
-    assert (
-        measured(photos, replace(state, provenance={**state.provenance, "images": 30}))[1].kind == UNKNOWN
-    )
-    expected = {"iris/009.png", "iris/004.png", "iris/000.png"}
-    assert names == expected | {"rose/003.png", "rose/000.png", "rose/004.png"}
-    assert "the run does not record which photographs it held out" in result.notes[0]
-    trained = by_seed.trained_on(scan_known(photos, state.classes), photos, state.provenance)
-    assert (len(trained), names & {sample.name for sample in trained}) == (15, set())
-    _names, result = measured(photos.rename(tmp_path / "others"), state)
-    assert (len(result.split), result.kind) == (21, UNKNOWN)
-    assert result.notes[0].endswith("measured on all 21 here")
-    undivided = replace(state, provenance={"data": "photos", "images": 16, "split": None})
-    assert measured(tmp_path / "others", undivided)[1].kind == UNKNOWN, "it may be its train/"
-    ready = prepare(tmp_path / "others", tmp_path / "ready", CONFIG)
-    names, result = measured(tmp_path / "ready", state)
-    assert (names, result.kind) == (set(ready.val.names), UNKNOWN)
+    of_older = replace(state, provenance={"data": "photos", "images": 15, "split": None})
+    prepare(photos, tmp_path / "ready", CONFIG)
+    for folder in (photos, tmp_path / "ready"):
+        for run, kind in ((of_older, UNKNOWN), (state, VALIDATION)):
+            names, result = measured(folder, run)
+            assert (len(names), result.kind) == (20, kind)
+            assert result.notes[0].endswith("which photographs it held out; measured on all 20 here")
+    assert len(load_some_training(photos, record_of(of_older), 12)) == 12
 
 
 @pytest.mark.slow  # 15 s
