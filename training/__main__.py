@@ -27,6 +27,7 @@ import torch
 from contract.interval import with_interval
 from contract.limits import usable_cores
 from training import checkpoint
+from training.base import make_base
 from training.checkpoint import CheckpointError
 from training.choice import choose
 from training.cli import make_parser
@@ -230,6 +231,12 @@ def _figure1(options: argparse.Namespace) -> None:
     print(figure1(options.data, options.out, options.epochs, options.seed))
 
 
+def _base(options: argparse.Namespace) -> None:
+    made = make_base(options)
+    top1 = ", ".join(f"{name} {100 * value:.1f} %" for name, value in made["top1"].items())
+    print(f"{options.out}: {made['steps']:,} steps; top-1 on what is validation there: {top1}")
+
+
 COMMANDS = {
     "summary": _summary,
     "init": _init,
@@ -241,6 +248,7 @@ COMMANDS = {
     "inspect": _inspect,
     "verify": _verify,
     "report": _report,
+    "base": _base,
     "figure1": _figure1,
 }
 

@@ -136,6 +136,23 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     command.add_argument("source", type=Path, metavar="RUN", help="run folder or checkpoint")
     command.add_argument("--data", type=Path, help="the photographs (default: where they were in training)")
 
+    command = commands.add_parser("base", help="pre-train the base network on sets of small pictures")
+    command.add_argument(
+        "--data", type=Path, action="append", required=True, help="has train/ and val/; may be given again"
+    )
+    command.add_argument(
+        "--batches", type=_count, nargs="+", default=[384, 128], metavar="N",
+        help="pictures of each --data in a step (default 384 128)",
+    )  # fmt: skip
+    command.add_argument("--out", type=Path, required=True, help="the file .safetensors to write")
+    command.add_argument(
+        "--from", dest="start", metavar="RUN|FILE", help="a network as wide or wider (default: none)"
+    )
+    command.add_argument("--width", type=float, default=1.0, help="factor on every layer (default 1)")
+    command.add_argument("--epochs", type=_count, default=43, help="of the first --data (default 43)")
+    command.add_argument("--seed", type=_whole, default=0, help="of weights and order (default 0)")
+    _device_option(command)
+
     command = commands.add_parser("figure1", help="ReLU against tanh on CIFAR-10, the paper's Figure 1")
     command.add_argument("--data", type=Path, required=True, help="folder or zip with train/CLASS/IMAGE")
     command.add_argument("--out", type=Path, required=True, help="folder for figure1.svg and figure1.json")

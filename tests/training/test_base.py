@@ -1,13 +1,20 @@
 """The base network: the file that is shipped, and the program that makes such a file."""
 
 import re
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.training.runs import same, train
 from training import base, checkpoint
+from training.__main__ import main
+from training.model import AlexNet
+from training.narrow import narrowed
+from training.optim import update_average
+from training.signals import INTERRUPTED
 from training.weights import Start, read_start
 
 
@@ -33,9 +40,14 @@ def test_a_width_without_a_base_names_those_that_there_are(
     assert re.search(r"no base network of width 0.3; --width .*1\.0 has one", capsys.readouterr().err)
 
 
-def made(photographs: Path, out: Path, *options: str) -> Start:
+def make(photographs: Path, out: Path, *options: str) -> int:
     sets = ["--data", str(photographs), "--data", str(photographs), "--batches", "4", "2"]
-    base.main([*sets, "--out", str(out), "--width", "0.05", "--sizes", "0.5:64,1:96", *options])
+    return main(["base", *sets, "--out", str(out), "--width", "0.05", *options])
+
+
+def made(photographs: Path, out: Path, *options: str) -> Start:
+    assert make(photographs, out, *options) == 0
+    assert not out.with_suffix(".checkpoint").exists()
     return read_start(str(out), 0.05)
 
 
@@ -53,6 +65,48 @@ def test_equal_seeds_make_equal_bases(photographs: Path, tmp_path: Path) -> None
     ]
     assert same(dict(runs[0]), dict(runs[1]))
     assert not same(dict(runs[0]), dict(runs[2]))
+
+
+def test_an_interrupted_base_goes_on_to_the_same_weights(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "base.safetensors"
+    unbroken = made(photographs, tmp_path / "unbroken.safetensors", "--epochs", "2")
+
+    def average_and_stop(*of_step: Any) -> None:
+        update_average(*of_step)
+        if of_step[-1] == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(base, "update_average", average_and_stop)
+        assert make(photographs, out, "--epochs", "2") == INTERRUPTED
+    assert "stopped after step 2; the same command goes on" in capsys.readouterr().err
+    assert make(photographs, out, "--epochs", "3") == 1
+    assert "base.checkpoint is of a base network with other settings" in capsys.readouterr().err
+    assert same(dict(made(photographs, out, "--epochs", "2").weights), dict(unbroken.weights))
+    assert "goes on after step 2" in capsys.readouterr().out
+
+
+def test_a_narrow_base_begins_with_the_largest_kernels_of_a_wide_one(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = made(photographs, tmp_path / "wide.safetensors", "--epochs", "1", "--width", "0.1")
+    narrow = AlexNet(2, 0.05).state_dict()
+    weights = narrowed(wide.weights, narrow)
+    assert {k: v.shape for k, v in weights.items()} == {
+        k: v.shape for k, v in narrow.items() if k.startswith("conv")
+    }
+    norms = wide.weights["conv1.weight"].flatten(1).norm(dim=1)
+    of_half = len(narrow["conv1.bias"]) // 2
+    largest = [half.topk(of_half).values for half in norms.chunk(2)]
+    kept = weights["conv1.weight"].flatten(1).norm(dim=1)
+    torch.testing.assert_close(kept.sort().values, torch.cat(largest).sort().values)
+
+    assert make(photographs, tmp_path / "b.safetensors", "--from", str(tmp_path / "wide.safetensors")) == 0
+    options = ["--from", str(tmp_path / "wide.safetensors"), "--width", "0.2"]
+    assert make(photographs, tmp_path / "c.safetensors", *options) == 1
+    assert "is not this network, as wide as it or wider" in capsys.readouterr().err
 
 
 @pytest.mark.slow

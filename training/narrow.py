@@ -1,0 +1,34 @@
+"""Weights for a narrow network out of a wide one's: the kernels that weigh most."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+
+
+def narrowed(wide: Mapping[str, Tensor], narrow: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keep of each convolution in `wide` as many kernels as `narrow` has, those of the largest norms.
+
+    As many of the first half of the kernels as of the second, so that the paper's two groups stay what they
+    are. Kernels of fewer inputs are made larger, by the root of the ratio, for outputs of the same size.
+    -> weights and biases of the convolutions, in the shapes of `narrow`, which is at most as wide.
+    """
+    weights: dict[str, Tensor] = {}
+    inputs = torch.arange(3)  # the kernels kept of the layer before
+    for name in CONVOLUTIONS:
+        weight, bias = wide[f"{name}.weight"], wide[f"{name}.bias"]
+        count, per_kernel = narrow[f"{name}.weight"].shape[:2]
+        norms = weight.flatten(1).norm(dim=1).view(2, -1)
+        kept = norms.topk(count // 2).indices.sort().values + torch.tensor([[0], [len(bias) // 2]])
+        groups = len(inputs) // per_kernel
+        halves = [
+            weight[rows][:, columns % weight.shape[1]]
+            for rows, columns in zip(kept.flatten().chunk(groups), inputs.chunk(groups), strict=True)
+        ]
+        weights[f"{name}.weight"] = torch.cat(halves) * math.sqrt(weight.shape[1] / per_kernel)
+        weights[f"{name}.bias"] = bias[kept.flatten()]
+        inputs = kept.flatten()
+    return weights
