@@ -40,11 +40,12 @@ class Log:
         self._run = run
         if run is None:
             return
+        rows = [astuple(row) for row in read_log(run) if row.epoch <= epoch]
         partial = run / "metrics.partial"
         with partial.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(field.name for field in fields(EpochRow))
-            writer.writerows(astuple(row) for row in read_log(run) if row.epoch <= epoch)
+            writer.writerows(rows)
         partial.replace(run / "metrics.csv")  # on a full disk the old log stays
         self._events = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 

@@ -92,7 +92,8 @@ def choose(
             why = f"from scratch, as {photographs:,} photographs are enough for it"
         else:
             start = "base"
-            why = f"from the base network, as {photographs:,} photographs are few (else --from scratch)"
+            from_scratch = f"--from scratch would take {recipe_values('modern')['epochs']} epochs"
+            why = f"from the base network, as {photographs:,} photographs are few; {from_scratch}"
     chosen = recipe_values("modern" if start == "scratch" else "finetune")
     if start != "scratch" and scale is not None:
         chosen |= {"epochs": scale.epochs, "batch_size": scale.batch_size, "ema": scale.ema}
@@ -152,7 +153,7 @@ def describe(
     """Say in five lines what the run will be, why, and what more of it would cost."""
     config, parameters = state.config, sum(values.numel() for values in state.model.values())
     memory = ACTIVATION_BYTES * config.width * config.batch_size / 1e9
-    larger = f"; --width 1 has {1 / config.width**2:.0f} times the arithmetic" if config.width < 1 else ""
+    larger = f"; --width 1 takes about {1 / config.width**2:.0f} times as long" if config.width < 1 else ""
     because = f"which fit into {duration(limit)}" if limit else f"for {photographs:,} photographs"
     fitting = "" if limit else "; --time 10m would fit the epochs to 10 minutes"
     total = duration(config.epochs * epoch_seconds)

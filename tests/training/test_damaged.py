@@ -22,6 +22,7 @@ from training.choice import choose
 from training.distributed import Ranks
 from training.export import export
 from training.learner import Learner
+from training.log import Log
 from training.tensorfile import SUFFIX
 from training.weights import read_start, write_safetensors
 
@@ -268,3 +269,6 @@ def test_a_damaged_log_is_named(
     checkpoint.save(state, tmp_path / "last.pt")
     (tmp_path / "metrics.csv").write_bytes(log)
     assert "metrics.csv is damaged: " in refused(capsys, tmp_path, "report", tmp_path)
+    with pytest.raises(CheckpointError):
+        Log(tmp_path, 1, 1)
+    assert not (tmp_path / "metrics.partial").exists()
