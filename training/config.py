@@ -44,6 +44,7 @@ class Config:
     epochs: int = _of(90, "passes over the training images")
     batch_size: int = _of(128, "images per step")
     lr: float = _of(0.01, "learning rate at the start")
+    conv_lr: float = _of(1.0, "factor on the rate of the convolutions; 0: they stay as they are")
     optimizer: str = _of("sgd", "sgd (momentum 0.9, as in the paper) or adamw")
     schedule: str = _of(
         "plateau", "plateau: a tenth when validation stops improving, three times; or cosine to 0"
@@ -189,6 +190,7 @@ def _bad_values(values: Mapping[str, Any]) -> dict[str, str]:
         demand(key, 0 <= values[key] <= MAX_RATE, f"it must be 0 or more, at most {MAX_RATE:g}")
     for key in ("label_smoothing", "mix", "ema", "val_fraction"):
         demand(key, 0 <= values[key] < 1, "it must be 0 to below 1")
+    demand("conv_lr", 0 <= values["conv_lr"] <= 1, "it must be 0 to 1")
     demand("width", 0 < values["width"] <= 1, "it must be above 0 and at most 1")
     demand("image_size", 64 <= values["image_size"] <= 224, "it must be 64 to 224")
     demand("seed", 0 <= values["seed"] < 2**32, f"it must be 0 to {2**32 - 1}")

@@ -66,7 +66,7 @@ def launch(options: argparse.Namespace, given: dict[str, Any]) -> None:
         photographs, reason = len(dataset.train), ""
         if planned:
             (free,) = ranks.of_first(torch.tensor([_free_memory(ranks)], dtype=torch.float64)).tolist()
-            plan = choose(given, options.start, photographs, ranks, free)
+            plan = choose(given, options.start, dataset.train, ranks, free)
             config, reason = _with_shape_of(start, plan.config, given), plan.reason
             start = start or _start_of(plan.start, config.width)
         state, words = begin(config, dataset, options.out, run, start)

@@ -18,14 +18,15 @@ from training.signals import INTERRUPTED
 from training.weights import Start, read_start
 
 
-@pytest.mark.slow  # 15 s: a network of full width
+@pytest.mark.slow  # 20 s: large networks
+@pytest.mark.parametrize("width", [0.5, 1.0])
 def test_shipped_base_gives_a_run_its_convolutions(
-    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    width: float, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--width", "1", "--weight-init", "kaiming", "--lr", "1e-9", "--from", "base"]
+    options = ["--width", str(width), "--weight-init", "kaiming", "--lr", "1e-9", "--from", "base"]
     assert train(photographs, tmp_path / "run", *options) == 0
-    assert "starts from the base network of width 1.0; afresh: fc6, fc7, fc8" in capsys.readouterr().out
-    state, shipped = checkpoint.load(tmp_path / "run" / "last.pt"), read_start("base", 1.0)
+    assert f"the base network of width {width}; afresh: fc6, fc7, fc8" in capsys.readouterr().out
+    state, shipped = checkpoint.load(tmp_path / "run" / "last.pt"), read_start("base", width)
     assert {name.split(".")[0] for name in shipped.weights} == {f"conv{n}" for n in range(1, 6)}
     for name, weights in shipped.weights.items():
         torch.testing.assert_close(state.model[name], weights, atol=1e-6, rtol=0)

@@ -109,6 +109,28 @@ def test_sgd_keeps_its_velocity_when_the_rate_changes() -> None:
         torch.testing.assert_close(p.detach(), expected[name], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_convolutions_take_their_own_rate(optimizer: str) -> None:
+    torch.manual_seed(0)
+    moved = {}
+    for factor in (0.0, 0.1, 1.0):
+        model = AlexNet(2, 0.01, "kaiming")
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        own = make_optimizer(model, Config(optimizer=optimizer, conv_lr=factor, weight_decay=0.0))
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        own.step()  # at the rate of the settings
+        set_rate(own, 0.03)
+        own.step()
+        moved[factor] = {
+            name: float((before[name] - p.detach()).mean()) for name, p in model.named_parameters()
+        }
+    for name, whole in moved[1.0].items():
+        share = 0.1 if name.startswith("conv") else 1.0
+        assert moved[0.1][name] == pytest.approx(share * whole, rel=1e-3)
+        assert (moved[0.0][name] == 0) == name.startswith("conv")
+
+
 def test_adamw_decays_weights_and_spares_biases() -> None:
     model = AlexNet(2, 0.01)
     optimizer = make_optimizer(model, Config(optimizer="adamw", weight_decay=0.1, lr=0.5))

@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from training import checkpoint
 from training.__main__ import main
 from training.config import Config
+from training.data import Split
 from training.distributed import Ranks
 from training.plan import Plan, choose, fit_epochs
 from training.weights import base_widths
@@ -17,8 +20,19 @@ CPU = Ranks(torch.device("cpu"))
 MUCH = 64e9  # bytes of free memory
 
 
-def planned(photographs: int, start: str | None = None, ranks: Ranks = CPU, **given: Any) -> Plan:
-    return choose(given, start, photographs, ranks, MUCH)
+NOISE = torch.randint(256, (1, 256, 256, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def split_of(photographs: int, square: Tensor = NOISE) -> Split:
+    """So many times the same."""
+    rows = torch.zeros(photographs, dtype=torch.int64)
+    return Split(square, rows, rows, rows, ("",) * photographs)
+
+
+def planned(
+    photographs: int, start: str | None = None, ranks: Ranks = CPU, memory: float = MUCH, **given: Any
+) -> Plan:
+    return choose(given, start, split_of(photographs), ranks, memory)
 
 
 def test_few_photographs_start_from_the_base_network() -> None:
@@ -53,6 +67,18 @@ def test_where_no_base_network_fits_a_run_starts_from_nothing(
     assert plan.config.epochs == 90, "as the recipe modern has it"
 
 
+def test_convolutions_learn_slowly_from_pictures_without_fine_detail() -> None:
+    small = NOISE[:, :12, :12].permute(0, 3, 1, 2).float()
+    enlarged = F.interpolate(small, (256, 256), mode="bilinear").permute(0, 2, 3, 1).byte()
+    blurred = split_of(600, enlarged)
+    plan = choose({}, None, blurred, CPU, MUCH)
+    assert plan.config.conv_lr == 0.1
+    assert "show no more than 64 pixels would" in plan.reason
+    assert choose({"conv_lr": "0.5"}, None, blurred, CPU, MUCH).config.conv_lr == 0.5
+    assert choose({}, "scratch", blurred, CPU, MUCH).config.conv_lr == 1
+    assert planned(600).config.conv_lr == 1
+
+
 def test_what_is_given_stays() -> None:
     plan = planned(160, epochs="3", batch_size="7", lr="0.5")
     assert (plan.config.epochs, plan.config.batch_size, plan.config.lr) == (3, 7, 0.5)
@@ -66,8 +92,8 @@ def test_what_is_given_stays() -> None:
 def test_batches_shrink_until_they_fit_and_are_shared_evenly() -> None:
     large = planned(5_000).config.batch_size
     assert large == 128
-    assert choose({}, None, 5_000, CPU, 2.5e9).config.batch_size < large
-    assert choose({}, None, 5_000, CPU, 0).config.batch_size == 8, "it is tried"
+    assert planned(5_000, memory=2.5e9, width="1").config.batch_size < large
+    assert planned(5_000, memory=0).config.batch_size == 8, "it is tried"
     for world in (3, 6):
         assert planned(160, ranks=Ranks(torch.device("cpu"), 0, world)).config.batch_size % world == 0
 
