@@ -16,7 +16,7 @@ from training.candidates import Candidates, find_candidates, trees_of
 from training.checkpoint import Checkpoint
 from training.data import Split, load_pictures, read_digests
 from training.division import divide
-from training.folders import DataError, Sample, printable
+from training.folders import DataError, Sample, find_measured, printable
 from training.measured_on import (
     OTHERS,
     PARTLY,
@@ -169,7 +169,9 @@ def _load_unrecorded(data: Path, record: Record) -> Measured:
     found = find_candidates(data, record.classes, record.recipe, "val")
     split, skipped = found.load(torch.arange(len(found.names)))
     _require_some(data, split, found.skipped + skipped)
-    kind = UNKNOWN if "images" in record.run else VALIDATION  # how many it was trained on here
+    # A run of `train` says how many images it had; what it was given as val/ it was not trained on.
+    apart = not (data / INDEX).is_file() and not record.run.get("split") and find_measured(data) != data
+    kind = VALIDATION if apart or "images" not in record.run else UNKNOWN
     note = f"the run does not record which photographs it held out; measured on all {len(split):,} here"
     return Measured(split, kind, (note,), 0, found.skipped + skipped)
 

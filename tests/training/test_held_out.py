@@ -285,6 +285,8 @@ def test_what_records_nothing_is_measured_on_all_there_is(photos: Path, tmp_path
             assert (len(names), result.kind) == (20, kind)
             assert result.notes[0].endswith("which photographs it held out; measured on all 20 here")
     assert len(load_some_training(photos, record_of(of_older), 12)) == 12
+    shutil.copytree(photos, tmp_path / "divided" / "val")
+    assert measured(tmp_path / "divided", of_older)[1].kind == VALIDATION
 
 
 @pytest.mark.slow  # 15 s
