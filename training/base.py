@@ -39,6 +39,7 @@ from training.provenance import revision
 from training.saver import EVERY
 from training.signals import Interrupted, Signals, caught
 from training.small_pictures import PictureSet, load_sets
+from training.tensorfile import SUFFIX
 from training.weights import SHAPE, Start, read_start, write_safetensors
 
 SMALL: Final = 112  # pixels
@@ -180,6 +181,8 @@ def make_base(options: argparse.Namespace) -> dict[str, Any]:
     """
     if len(options.batches) != len(options.data):
         raise ConfigError(f"--batches has {len(options.batches)} numbers for {len(options.data)} --data")
+    if options.out.suffix != SUFFIX or not options.out.parent.is_dir():
+        raise ConfigError(f"--out is {options.out}; it must be NAME{SUFFIX} in a folder that exists")
     config = Config(
         epochs=options.epochs, batch_size=sum(options.batches), width=options.width, seed=options.seed,
         optimizer="adamw", lr=7e-4, weight_decay=0.05, clip_norm=2.0, label_smoothing=SMOOTHING, mix=0.1,

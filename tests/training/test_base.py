@@ -110,6 +110,27 @@ def test_a_narrow_base_begins_with_the_largest_kernels_of_a_wide_one(
     assert "is not this network, as wide as it or wider" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("out", "options", "said"),
+    [
+        ("b.pt", (), "it must be NAME.safetensors in a folder that exists"),
+        ("none/b.safetensors", (), "it must be NAME.safetensors in a folder that exists"),
+        ("b.safetensors", ("--batches", "4"), "--batches has 1 numbers for 2 --data"),
+        ("b.safetensors", ("--width", "2"), "width is 2.0; it must be above 0 and at most 1"),
+    ],
+)
+def test_what_is_wrong_is_said_before_it_trains(
+    out: str,
+    options: tuple[str, ...],
+    said: str,
+    photographs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert make(photographs, tmp_path / out, *options) == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_base_learns_to_tell_its_classes_apart(photographs: Path, tmp_path: Path) -> None:
     start = made(photographs, tmp_path / "base.safetensors", "--epochs", "100")
