@@ -12,7 +12,7 @@ from tests.training.runs import same, train
 from training import base, checkpoint
 from training.__main__ import main
 from training.model import AlexNet
-from training.narrow import narrowed
+from training.narrow import CONVOLUTIONS, narrowed
 from training.optim import update_average
 from training.signals import INTERRUPTED
 from training.weights import Start, read_start
@@ -89,21 +89,38 @@ def test_an_interrupted_base_goes_on_to_the_same_weights(
     assert "goes on after step 2" in capsys.readouterr().out
 
 
-def test_a_narrow_base_begins_with_the_largest_kernels_of_a_wide_one(
-    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wide = made(photographs, tmp_path / "wide.safetensors", "--epochs", "1", "--width", "0.1")
-    narrow = AlexNet(2, 0.05).state_dict()
-    weights = narrowed(wide.weights, narrow)
+def test_the_largest_kernels_of_each_half_are_kept_with_their_inputs() -> None:
+    wide, narrow = AlexNet(2, 0.1).state_dict(), AlexNet(2, 0.05).state_dict()
+    for name in CONVOLUTIONS:  # the later a kernel is, the larger; each weight says where it was
+        outputs, inputs = wide[f"{name}.weight"].shape[:2]
+        places = 1.0 + torch.arange(outputs)[:, None] + torch.arange(inputs) / 1000
+        wide[f"{name}.weight"] = places[:, :, None, None].expand_as(wide[f"{name}.weight"])
+        wide[f"{name}.bias"] = torch.arange(outputs) * 1.0
+    weights = narrowed(wide, narrow)
     assert {k: v.shape for k, v in weights.items()} == {
         k: v.shape for k, v in narrow.items() if k.startswith("conv")
     }
-    norms = wide.weights["conv1.weight"].flatten(1).norm(dim=1)
-    of_half = len(narrow["conv1.bias"]) // 2
-    largest = [half.topk(of_half).values for half in norms.chunk(2)]
-    kept = weights["conv1.weight"].flatten(1).norm(dim=1)
-    torch.testing.assert_close(kept.sort().values, torch.cat(largest).sort().values)
 
+    def kept(name: str) -> list[int]:
+        of, count = len(wide[f"{name}.bias"]) // 2, len(narrow[f"{name}.bias"]) // 2
+        return [*range(of - count, of), *range(2 * of - count, 2 * of)]
+
+    for name, before, groups in (("conv2", "conv1", 2), ("conv3", "conv2", 1), ("conv4", "conv3", 2)):
+        assert weights[f"{name}.bias"].tolist() == kept(name)
+        per_group = wide[f"{name}.weight"].shape[1]
+        of_half = len(kept(before)) // groups
+        for row, output in enumerate(kept(name)):
+            group = groups * row // len(kept(name))
+            inputs = kept(before)[group * of_half : (group + 1) * of_half]
+            expected = torch.tensor([1.0 + output + (place - group * per_group) / 1000 for place in inputs])
+            scale = (per_group / len(inputs)) ** 0.5
+            torch.testing.assert_close(weights[f"{name}.weight"][row, :, 0, 0], scale * expected)
+
+
+def test_a_base_begins_with_a_network_as_wide_or_wider(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(photographs, tmp_path / "wide.safetensors", "--epochs", "1", "--width", "0.1")
     assert make(photographs, tmp_path / "b.safetensors", "--from", str(tmp_path / "wide.safetensors")) == 0
     options = ["--from", str(tmp_path / "wide.safetensors"), "--width", "0.2"]
     assert make(photographs, tmp_path / "c.safetensors", *options) == 1
