@@ -13,6 +13,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     PlatformCollector,
     ProcessCollector,
     generate_latest,
@@ -47,7 +48,7 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         if METRICS_FOLDER in os.environ:
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+            registry.register(_Workers(None))  # type: ignore[no-untyped-call]
             # What is measured here goes into the folder, and what is told comes from there.
             registry = CollectorRegistry()
         else:
@@ -139,6 +140,23 @@ class Metrics:
             ended = time.monotonic()
             self._next = ended + 9 * (ended - began)
         return text
+
+
+class _Workers(MultiProcessCollector):
+    """Adds the workers' files up, without those that a starting worker has made and not filled yet, which
+    prometheus_client takes for damaged.
+    """
+
+    def collect(self) -> Iterable[Metric]:
+        files = [str(file) for file in Path(self._path).glob("*.db") if _filled(file)]
+        return self.merge(files)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _filled(file: Path) -> bool:
+    try:
+        return file.stat().st_size > 0
+    except FileNotFoundError:  # that of a worker that has ended
+        return False
 
 
 def _reserve(folder: Path) -> None:

@@ -53,12 +53,20 @@ def test_metrics_are_those_of_all_workers(server: Server) -> None:
     assert sum(1 for key in found if key.startswith("alexnet_model_info")) == 1
 
 
+def folder_of_metrics(server: Server) -> Path:
+    variables = Path(f"/proc/{children(server)[0]}/environ").read_bytes().decode().split("\0")
+    return Path(dict(line.split("=", 1) for line in variables if line)[METRICS_FOLDER])
+
+
+def test_a_file_of_metrics_that_a_worker_has_not_filled_yet_is_passed_over(server: Server) -> None:
+    (folder_of_metrics(server) / "counter_1.db").touch()
+    assert metrics(server)["alexnet_workers"] == 2
+
+
 def test_a_folder_of_metrics_that_another_run_left_is_not_used(
     server: Server, model_file: Path, tmp_path: Path
 ) -> None:
-    variables = Path(f"/proc/{children(server)[0]}/environ").read_bytes().decode().split("\0")
-    folder = dict(line.split("=", 1) for line in variables if line)[METRICS_FOLDER]
-    shutil.copytree(folder, tmp_path / "left")
+    shutil.copytree(folder_of_metrics(server), tmp_path / "left")
     for inherited in (tmp_path / "left", tmp_path / "none"):
         with serving(tmp_path / "log", model_file, **{METRICS_FOLDER: inherited}) as alone:
             assert metrics(alone)["alexnet_workers"] == 1
