@@ -25,16 +25,20 @@ from urllib.parse import urlsplit
 import uvloop
 
 from benchmarks.images import found
+from contract.picture import decode
+from contract.preprocess import centre_crop
+from contract.recipe import DEFAULT_RECIPE
 
-FORMS = ("bare", "multipart", "v2")  # v2: the Open Inference Protocol's JSON
+# v2: an image file in the Open Inference Protocol's JSON; pixels: a crop of it, behind the JSON
+FORMS = ("bare", "ten crops", "multipart", "v2", "pixels")
 MOST_CONNECTIONS = 1000  # in the open loop; a request due while all are busy counts as `unsent`
 # s that a connection may have been idle: of the server's own limit less what a request needs to arrive.
 REUSE = 0.8 * float(os.environ.get("KEEP_ALIVE_TIMEOUT_S") or 5)
 PATIENCE = 20.0  # s that requests under way at the end get; later ones count as `unanswered`
 
 
-def message(photo: bytes, form: str) -> tuple[str, str, bytes]:
-    """-> path, Content-Type and body, in one of FORMS."""
+def message(photo: bytes, form: str, model: str = "alexnet") -> tuple[str, dict[str, str], bytes]:
+    """-> path, headers and body, in one of FORMS; v2's path names the `model`."""
     if form == "multipart":
         edge = "----------------load"
         head = (
@@ -42,19 +46,31 @@ def message(photo: bytes, form: str) -> tuple[str, str, bytes]:
             f"Content-Type: image/jpeg\r\n\r\n"
         )
         body = head.encode() + photo + f"\r\n--{edge}--\r\n".encode()
-        return "/predict", f"multipart/form-data; boundary={edge}", body
+        return "/predict", {"Content-Type": f"multipart/form-data; boundary={edge}"}, body
     if form == "v2":
         data = [base64.b64encode(photo).decode()]
         tensor = {"name": "encoded", "shape": [1], "datatype": "BYTES", "data": data}
-        return "/v2/models/alexnet/infer", "application/json", json.dumps({"inputs": [tensor]}).encode()
-    return "/predict", "image/jpeg", photo
+        body = json.dumps({"inputs": [tensor]}).encode()
+        return f"/v2/models/{model}/infer", {"Content-Type": "application/json"}, body
+    if form == "pixels":
+        picture = decode(photo, DEFAULT_RECIPE, max_pixels=10**8)
+        crop = centre_crop(picture, DEFAULT_RECIPE)
+        images = {"name": "images", "shape": [1, *crop.shape], "datatype": "UINT8"}
+        head = json.dumps({"inputs": [images | {"parameters": {"binary_data_size": crop.nbytes}}]})
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Inference-Header-Content-Length": str(len(head)),
+        }
+        return f"/v2/models/{model}/infer", headers, head.encode() + crop.tobytes()
+    return "/predict?crops=10" if form == "ten crops" else "/predict", {"Content-Type": "image/jpeg"}, photo
 
 
-def request(photo: bytes, form: str) -> bytes:
+def request(photo: bytes, form: str, model: str) -> bytes:
     """A whole HTTP/1.1 request."""
-    path, kind, body = message(photo, form)
-    head = f"POST {path} HTTP/1.1\r\nHost: load\r\nContent-Type: {kind}\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    path, headers, body = message(photo, form, model)
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    head = f"POST {path} HTTP/1.1\r\nHost: load\r\nContent-Length: {len(body)}\r\n{''.join(lines)}\r\n"
+    return head.encode() + body
 
 
 class Connection(asyncio.Protocol):
@@ -233,9 +249,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--warm-up", type=float, default=2.0, help="s before anything is counted")
     parser.add_argument("--form", choices=FORMS, default="bare", help="of the body")
+    parser.add_argument("--model", default="alexnet", help="name in the path of v2")
     args = parser.parse_args()
     url = urlsplit(args.url)
-    payloads = [request(file.read_bytes(), args.form) for file in found(args.images)]
+    payloads = [request(file.read_bytes(), args.form, args.model) for file in found(args.images)]
 
     async def run() -> dict[str, Any]:
         load = Load(url.hostname or "127.0.0.1", url.port or 80, payloads, closed=not args.rate)

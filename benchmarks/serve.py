@@ -35,14 +35,22 @@ LONGER = 4  # turns of the open loop, and so many times fewer
 
 
 @contextmanager
-def server(model: Path, cores: set[int] | None = None) -> Iterator[tuple[str, int]]:
-    """On `cores` alone, if any are named. -> its address and process id; other settings are those of the
-    environment.
+def server(
+    model: Path, cores: set[int] | None = None, checkout: Path = Path()
+) -> Iterator[tuple[str, int]]:
+    """That of a `checkout`, on `cores` alone, if any are named. -> its address and process id; other
+    settings are those of the environment.
     """
-    environ = os.environ | {"MODEL": str(model), "PORT": "0", "DEVICE": "cpu", "LOG_FORMAT": "text"}
+    environ = os.environ | {
+        "MODEL": str(model.absolute()),
+        "PORT": "0",
+        "DEVICE": "cpu",
+        "LOG_FORMAT": "text",
+    }
     with subprocess.Popen(
         [sys.executable, "-m", "service"],
         env=environ,
+        cwd=checkout,
         stdout=subprocess.PIPE,
         text=True,
         preexec_fn=partial(os.sched_setaffinity, 0, cores) if cores else None,

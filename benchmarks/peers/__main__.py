@@ -95,9 +95,9 @@ def started(name: str, python: Path, model: Path, photo: Path) -> Iterator[tuple
 
 
 def answers(url: str, photo: Path, form: str) -> bool:
-    path, kind, body = message(photo.read_bytes(), form)
+    path, headers, body = message(photo.read_bytes(), form)
     try:
-        answer = httpx.post(url + path, timeout=30, content=body, headers={"Content-Type": kind})
+        answer = httpx.post(url + path, timeout=30, content=body, headers=headers)
     except httpx.TransportError:
         return False
     return answer.status_code == 200 and "predictions" in answer.text

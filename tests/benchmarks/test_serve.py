@@ -52,6 +52,21 @@ def test_the_server_under_load(tmp_path: Path) -> None:
         assert load["p50_ms"] <= load["p95_ms"] <= load["p99_ms"]
 
 
+@pytest.mark.slow
+def test_a_checkout_beside_itself(tmp_path: Path) -> None:
+    drawn(tmp_path, 2, SMALL)
+    given = ["--old", ROOT, "--images", tmp_path, "--json", tmp_path / "found.json"]
+    given += ["--form", "ten crops", "--connections", "2", "--seconds", "0.5", "--turns", "2"]
+    command = [sys.executable, "-m", "benchmarks.versions", *given]
+    subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found.keys() == {"2 connections", "70% of the best"}
+    for row in found.values():
+        new, old = row["new"], row["old"]
+        assert new["errors"] == old["errors"] == []
+        assert row["images_per_s"][0] == pytest.approx(new["images_per_s"] / old["images_per_s"])
+
+
 def test_drawn_photographs_are_as_large_as_real_ones(tmp_path: Path) -> None:
     (file,) = drawn(tmp_path, 1, SMALL)
     assert 90_000 < file.stat().st_size < 130_000
