@@ -5,70 +5,69 @@ HTTP and without a network, in turns, on the same pictures.
 """
 
 import argparse
-import asyncio
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.images import LARGE, SMALL, drawn
 from contract.limits import usable_cores
 from contract.recipe import DEFAULT_RECIPE
 from service.decode_processes import Processes
-from service.decode_threads import Threads
-from service.decoding import Decoder
+from service.decoding import Decoder, InThread, Watch
 from service.settings import Settings
 
 
-async def rate(decoder: Decoder, pictures: Sequence[bytes], seconds: float, callers: int) -> float:
-    """Images a second, with so many asking at once."""
-    end, done = time.perf_counter() + seconds, 0
+def rate(decoder: Decoder, pictures: Sequence[bytes], seconds: float, callers: int) -> float:
+    """Images a second, with so many threads asking at once."""
+    end = time.perf_counter() + seconds
 
-    async def ask(first: int) -> None:
-        nonlocal done
-        index = first
+    def ask(first: int) -> int:
+        done = 0
         while time.perf_counter() < end:
-            await decoder.decode(pictures[index % len(pictures)], DEFAULT_RECIPE, 1)
-            index += callers
+            decoder.decode(pictures[(first + done) % len(pictures)], DEFAULT_RECIPE, 1, True, Watch())
             done += 1
+        return done
 
     began = time.perf_counter()
-    await asyncio.gather(*(ask(first) for first in range(callers)))
+    with ThreadPoolExecutor(callers) as pool:
+        done = sum(pool.map(ask, range(callers)))
     return done / (time.perf_counter() - began)
 
 
-async def latency(decoder: Decoder, pictures: Sequence[bytes], seconds: float) -> list[float]:
+def latency(decoder: Decoder, pictures: Sequence[bytes], seconds: float) -> list[float]:
     """ms of each, one after the other."""
     took: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         began = time.perf_counter()
-        await decoder.decode(pictures[len(took) % len(pictures)], DEFAULT_RECIPE, 1)
+        decoder.decode(pictures[len(took) % len(pictures)], DEFAULT_RECIPE, 1, True, Watch())
         took.append(1000 * (time.perf_counter() - began))
     return took
 
 
-async def compare(pictures: Sequence[bytes], seconds: float, turns: int) -> None:
+def compare(pictures: Sequence[bytes], seconds: float, turns: int) -> None:
     cores, most = usable_cores(), Settings().max_pixels
     decoders: dict[str, Decoder] = {
-        "threads": Threads(cores, most, 5),
+        "threads": InThread(most),
         "processes": Processes(cores, most, 5),
     }
     rates: dict[str, list[float]] = {name: [] for name in decoders}
     alone: dict[str, list[float]] = {name: [] for name in decoders}
     for decoder in decoders.values():
-        await decoder.start()
+        decoder.start()
     for _turn in range(turns):
         for name, decoder in decoders.items():
-            rates[name].append(await rate(decoder, pictures, seconds, 4 * cores))
-            alone[name] += await latency(decoder, pictures, seconds)
+            rates[name].append(rate(decoder, pictures, seconds, cores))
+            alone[name] += latency(decoder, pictures, seconds)
     for name, decoder in decoders.items():
         middle = statistics.median(rates[name])
         spread = f"{min(rates[name]):.0f} to {max(rates[name]):.0f}"
         p50 = statistics.median(alone[name])
         print(f"  {name:10} {middle:7.1f} images/s ({spread}), alone p50 {p50:6.2f} ms")
-        await decoder.close()
+        decoder.close()
 
 
 def main() -> None:
@@ -81,7 +80,7 @@ def main() -> None:
             pictures = [path.read_bytes() for path in drawn(Path(folder), count, size)]
             kilobytes = sum(map(len, pictures)) // len(pictures) // 1000
             print(f"{size[0]}x{size[1]}, {kilobytes} KB, {usable_cores()} of each:")
-            asyncio.run(compare(pictures, options.seconds, options.turns))
+            compare(pictures, options.seconds, options.turns)
 
 
 if __name__ == "__main__":

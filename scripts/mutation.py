@@ -14,13 +14,13 @@ from tests.checkout import ROOT, clone
 
 FILES: Final = (
     *("contract/drawable.py", "contract/manifest.py", "contract/picture.py", "contract/preprocess.py"),
-    *("contract/recipe.py", "service/admission.py", "service/batcher.py"),
+    *("contract/recipe.py", "service/admission.py", "service/batches.py", "service/scheduler.py"),
 )
 TESTS: Final = (
     *("tests/contract/test_edges.py", "tests/contract/test_golden.py", "tests/contract/test_manifest.py"),
     *("tests/contract/test_preprocess_errors.py", "tests/contract/test_preprocess_parity.py"),
-    *("tests/service/test_admission.py", "tests/service/test_batcher.py"),
-    "tests/service/test_batcher_waiting.py",
+    *("tests/service/test_admission.py", "tests/service/test_batches.py"),
+    "tests/service/test_scheduler.py",
 )
 CONFIG: Final = f"""
 [tool.mutmut]

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -145,25 +144,3 @@ class Visit:
                 f"the request is of {self.images + images} images, crops and occlusions counted; {most} "
                 "are taken at once, send it in parts"
             )
-
-
-class PixelBudget:
-    """Pixels being decoded at once, over all threads: bounds the memory that strangers' pictures take."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = self._free = limit
-        self._changed = threading.Condition()
-        self._turn = threading.Lock()  # small pictures do not overtake a large one for ever
-
-    @contextmanager
-    def reserve(self, pixels: int) -> Iterator[None]:
-        """Waits until there is room; `pixels` must be at most the limit."""
-        with self._turn, self._changed:
-            self._changed.wait_for(lambda: pixels <= self._free)
-            self._free -= pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += pixels
-                self._changed.notify()

@@ -26,7 +26,7 @@ class Looked:
 async def look(
     engine: Engine, served: Served, data: bytes, outputs: tuple[str, ...], crops: int = 1
 ) -> Looked:
-    """Raises ImageError, BatcherClosed, or what the session raised."""
+    """Raises ImageError, SchedulerClosed, or what the session raised."""
     began = time.perf_counter()
     decoded, inferred = await engine.look(served, data, outputs, crops)
     waited = decoded.waited + inferred.waited

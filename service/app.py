@@ -15,9 +15,8 @@ from starlette.middleware.cors import CORSMiddleware
 from alexnet_client.schemas import Alive, Health, ModelInfo, ModelState
 from service import routes, v2
 from service.clients import Clients, networks
-from service.decoding import decoder_for
 from service.edge import Edge
-from service.engine import Engine, engine_of
+from service.engine import Engine, engine_of, scheduling
 from service.errors import UnknownModel, documented, install_handlers
 from service.exposition import format_for
 from service.filters import draw_kernels
@@ -43,17 +42,14 @@ def create_app(settings: Settings, found: list[Found], load: Load, threads: int)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        decoder = decoder_for(settings, threads, settings.request_timeout_s)
-        await decoder.start()
-        repository = Repository(settings, found, load, metrics)
-        found.clear()  # it would keep in memory what is replaced later
-        app.state.engine = engine = Engine(settings, repository, decoder, metrics)
-        engine.reload_wanted = app.state.reload_wanted
-        following = asyncio.create_task(follow(engine, keys, bool(settings.watch_model)))
-        yield
-        following.cancel()
-        await repository.close()
-        await decoder.close()
+        async with scheduling(settings, found, threads, metrics, settings.request_timeout_s) as scheduler:
+            repository = Repository(settings, found, load, metrics)
+            found.clear()  # it would keep in memory what is replaced later
+            app.state.engine = engine = Engine(settings, repository, scheduler, metrics)
+            engine.reload_wanted = app.state.reload_wanted
+            following = asyncio.create_task(follow(engine, keys, bool(settings.watch_model)))
+            yield
+            following.cancel()
 
     app = FastAPI(
         title="AlexNet",

@@ -2,20 +2,24 @@
 pictures (`python -m service.crops`, started by service/decode_processes.py).
 
 The process needs numpy and Pillow alone, so it is small and starts at once. It is asked on its standard
-input and answers on its standard output; both ways a line of JSON, then as many bytes as that says.
+input, a line of JSON and then as many bytes as that says, and answers on its standard output with a line of
+JSON, once the crops of a picture that could be decoded are in the memory that it shares.
 """
 
 import ctypes
 import json
+import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, Protocol
+from mmap import mmap
+from typing import Any, BinaryIO, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from contract.picture import Header, ImageError, InvalidImage, TooManyPixels, decode_pixels, read_header
 from contract.preprocess import Pixels, centre_crop, square, ten_crops
@@ -38,7 +42,7 @@ Reserve = Callable[[Header], AbstractContextManager[None]]
 @dataclass
 class Cropped:
     """The crops (224, 224, 3) uint8 of one picture. `width` and `height` are the file's, upright; the times
-    are of `time.perf_counter`, which all processes of a machine share. `answer` is given by a Then.
+    are of `time.perf_counter`, which all processes of a machine share.
     """
 
     crops: list[Pixels]
@@ -47,7 +51,6 @@ class Cropped:
     format: str
     began: float
     ended: float
-    answer: Any = None
     profile_ignored: str | None = None  # why its colours are taken as sRGB
 
 
@@ -56,17 +59,6 @@ class SlowPicture(Exception):
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-
-
-class Then(Hashable, Protocol):
-    """What a thread that has made crops does with them and with those of others, up to `worth` images at a
-    time: -> an answer for each. If it fails, they have none.
-    """
-
-    @property
-    def worth(self) -> int: ...
-
-    def __call__(self, made: list[Cropped]) -> Sequence[Any]: ...
 
 
 def estimated_seconds(header: Header) -> float:
@@ -113,18 +105,17 @@ def too_long(limit: float) -> InvalidImage:
     return InvalidImage(f"the image takes longer than {limit * 1000:g} ms to decode; send it smaller")
 
 
-def serve(asked: BinaryIO, answers: BinaryIO) -> None:
+def serve(asked: BinaryIO, answers: BinaryIO, shared: mmap) -> None:
     """Until `asked` ends."""
     answers.write(b"ready\n")
     answers.flush()
     while line := asked.readline():
         job = json.loads(line)
-        head, pixels = _answer(job, asked.read(job["bytes"]))
-        answers.write(json.dumps(head).encode() + b"\n" + pixels)
+        answers.write(json.dumps(_answer(job, asked.read(job["bytes"]), shared)).encode() + b"\n")
         answers.flush()
 
 
-def _answer(job: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+def _answer(job: dict[str, Any], data: bytes, shared: mmap) -> dict[str, Any]:
     def require_quick(header: Header) -> AbstractContextManager[None]:
         seconds = estimated_seconds(header)
         if seconds > SLOW_S and not job["slow"]:
@@ -134,17 +125,21 @@ def _answer(job: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
     try:
         made = decode_crops(data, RECIPES[job["recipe"]], job["max_pixels"], job["crops"], require_quick)
     except SlowPicture as slow:
-        return {"bytes": 0, "slow": slow.seconds}, b""
+        return {"slow": slow.seconds}
     except ImageError as error:
-        return {"bytes": 0, "error": type(error).__name__, "detail": str(error)}, b""
+        return {"error": type(error).__name__, "detail": str(error)}
     except MemoryError:
         detail = "decoding the image takes more memory than it may have; send it smaller"
-        return {"bytes": 0, "error": "InvalidImage", "detail": detail}, b""
-    pixels = np.stack(made.crops).tobytes()
-    shape = [len(made.crops), *made.crops[0].shape]
+        return {"error": "InvalidImage", "detail": detail}
+    np.stack(made.crops, out=shared_crops(shared, RECIPES[job["recipe"]], job["crops"]))
     kept = ("width", "height", "format", "began", "ended", "profile_ignored")
-    facts = {name: getattr(made, name) for name in kept}
-    return {"bytes": len(pixels), "shape": shape, "facts": facts}, pixels
+    return {name: getattr(made, name) for name in kept}
+
+
+def shared_crops(shared: mmap, recipe: Recipe, crops: int) -> NDArray[np.uint8]:
+    """(crops, recipe.crop, recipe.crop, 3) in the memory."""
+    shape = crops, recipe.crop, recipe.crop, 3
+    return np.frombuffer(shared, np.uint8, math.prod(shape)).reshape(shape)
 
 
 def main() -> None:
@@ -154,8 +149,9 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     drop_what_libraries_write()
     give_large_memory_back()
-    limit_memory(int(sys.argv[1]))
-    serve(sys.stdin.buffer, sys.stdout.buffer)
+    memory, shared = map(int, sys.argv[1:])
+    limit_memory(memory)
+    serve(sys.stdin.buffer, sys.stdout.buffer, mmap(shared, 0))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.preprocess import Pixels
-from service.batcher import WorkerLost
 from service.logs import log
+from service.scheduling_errors import WorkerLost
 from service.settings import Settings
 
 PROVIDER: Final = "CUDAExecutionProvider"

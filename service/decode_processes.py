@@ -1,23 +1,23 @@
 """Decoding in processes of their own, each limited in memory."""
 
-import asyncio
+import fcntl
 import json
-import math
 import os
+import socket
+import subprocess
 import sys
+import threading
 import time
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from mmap import PROT_READ, mmap
 from pathlib import Path
-from typing import Final, TypeVar
-
-import numpy as np
+from queue import SimpleQueue
+from typing import Any, Final
 
 from contract.picture import ImageError, InvalidImage, TooManyPixels, UnsupportedImage
-from contract.recipe import Recipe
-from service.crops import BYTES_PER_PIXEL, Cropped, SlowPicture, Then, too_long
+from contract.recipe import RECIPES, Recipe
+from service.crops import BYTES_PER_PIXEL, Cropped, SlowPicture, shared_crops, too_long
+from service.decoding import Watch
 from service.logs import log
-from service.slow import SlowWork
 from service.stdio import real_stderr
 
 # Of a process, beside the picture itself: its body twice, what profiles and parsers take.
@@ -25,233 +25,191 @@ _OVERHEAD: Final = 150_000_000
 _START_S: Final = 60.0
 _RESTART_S: Final = 1.0  # between attempts to start a process, when it does not start
 _PAUSE_S: Final = 0.1  # before a second attempt
-_DECODING: Final = "decoding"  # the name of tasks that may wait for a process
 _BROKEN: Final = "decoding the image ended the process that did it; it is broken"
+_SHARED: Final = 10 * 3 * max(recipe.crop for recipe in RECIPES.values()) ** 2  # bytes: ten crops
+_LINE: Final = 65536  # bytes of an answer, at most
 _ERRORS: Final = {kind.__name__: kind for kind in (UnsupportedImage, InvalidImage, TooManyPixels)}
-
-Kept = TypeVar("Kept")
 
 
 class _Ended(Exception):
-    """The process has ended before its answer."""
+    """The process has ended before its answer, or has said what it was not asked."""
 
 
-@dataclass(frozen=True)
-class _Job:
-    data: bytes
-    recipe: Recipe
-    crops: int
-    slow: bool  # it may take long
-
-
-class Processes:
-    """`timeout` in seconds, 0 for none. What takes longer, or ends two processes one after the other, is
-    answered with InvalidImage and they are replaced; the pictures beside it are in others. Pictures that
-    take long have all processes but one at most; those that would wait for more than `max_wait` s are
-    refused with Overloaded.
+class Process:
+    """Its standard input and output are one socket, and its crops are in memory that it shares: through the
+    socket they took half a millisecond of the kernel's time.
     """
 
-    def __init__(self, processes: int, max_pixels: int, timeout: float, max_wait: float = math.inf) -> None:
-        self._max_pixels = max_pixels
-        self._timeout = timeout
-        self._count = processes
-        slow = max(1, processes - 1)
-        self._slow_work, self._slow_turns = SlowWork(slow, max_wait), asyncio.Semaphore(slow)
-        self._memory = max_pixels * BYTES_PER_PIXEL + _OVERHEAD
-        self._idle: asyncio.Queue[asyncio.subprocess.Process] = asyncio.Queue()
-        self._running: set[asyncio.subprocess.Process] = set()
-        self._tasks: set[asyncio.Task[object]] = set()
-        self._none_since = time.perf_counter()
-        self._closing = False
-
-    @property
-    def waiting(self) -> int:
-        return 0
-
-    @property
-    def alive(self) -> bool:
-        return bool(self._running)
-
-    @property
-    def stuck_for(self) -> float:
-        return 0.0 if self._running else time.perf_counter() - self._none_since
-
-    async def start(self) -> None:
-        for process in await asyncio.gather(*(self._start() for _ in range(self._count))):
-            self._idle.put_nowait(process)
-
-    async def decode(self, data: bytes, recipe: Recipe, crops: int, _then: Then | None = None) -> Cropped:
-        # Awaited in tasks of their own: whoever asked may go away, and the process is in the middle of an
-        # answer. This frame does not hold them: an error would hold the frame, and both the picture, until
-        # the collector comes.
-        try:
-            return await asyncio.shield(self._begin(await self._free(), data, recipe, crops))
-        except SlowPicture as slow:
-            seconds = slow.seconds
-        with ExitStack() as undo:
-            self._slow_work.add(seconds)
-            undo.callback(self._slow_work.remove, seconds)
-            await self._slow_turns.acquire()
-            undo.callback(self._slow_turns.release)
-            process = await self._free()
-            done = undo.pop_all()  # not when whoever asked has gone, but when the process has ended
-        return await asyncio.shield(self._begin(process, data, recipe, crops, done))
-
-    def _begin(
-        self,
-        process: asyncio.subprocess.Process,
-        data: bytes,
-        recipe: Recipe,
-        crops: int,
-        slow: ExitStack | None = None,
-    ) -> "asyncio.Task[Cropped]":
-        """`slow` is closed at the end; without it the task may raise SlowPicture."""
-        job = _Job(data, recipe, crops, slow is not None)
-        task = self._keep(asyncio.create_task(self._decode(process, job), name=_DECODING))
-        if slow is not None:
-            task.add_done_callback(lambda _task: slow.close())
-        return task
-
-    async def close(self) -> None:
-        self._closing = True
-        for process in list(self._running):
-            self._kill(process)
-            await process.wait()
-        for task in self._tasks:
-            if task.get_name() == _DECODING:
-                task.cancel()  # it may wait for a process, and there are none any more
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def _free(self) -> asyncio.subprocess.Process:
-        """-> a process that has nothing to do. Those that have ended meanwhile are replaced."""
-        while _has_ended(process := await self._idle.get()):
-            self._replace(process)
-        return process
-
-    async def _decode(self, process: asyncio.subprocess.Process, job: _Job) -> Cropped:
-        with suppress(_Ended):
-            return await self._ask(process, job)
-        # It may have been killed while it was idle, or for the memory that others took; they end soon too.
-        await asyncio.sleep(_PAUSE_S)
-        with suppress(_Ended):
-            return await self._ask(await self._free(), job)
-        raise InvalidImage(_BROKEN)
-
-    async def _ask(self, process: asyncio.subprocess.Process, job: _Job) -> Cropped:
-        try:
-            async with asyncio.timeout(self._timeout or None):
-                made = await self._exchange(process, job)
-        except (ImageError, SlowPicture):
-            self._idle.put_nowait(process)
-            raise
-        except TimeoutError:
-            log.warning("a picture takes longer than DECODE_TIMEOUT_MS to decode; its process is replaced")
-            self._replace(process)
-            raise too_long(self._timeout) from None
-        except Exception as error:  # it has ended, or what it says is not what it was asked for
-            self._kill(process)
-            log.error("a process that decodes ended with %s and is replaced", await process.wait())
-            self._replace(process)
-            if isinstance(error, ConnectionError | asyncio.IncompleteReadError):
-                raise _Ended from None
-            raise InvalidImage(_BROKEN) from None
-        self._idle.put_nowait(process)
-        return made
-
-    async def _exchange(self, process: asyncio.subprocess.Process, job: _Job) -> Cropped:
-        """Raises ImageError, SlowPicture, and anything else when the process has ended or says what it was
-        not asked.
-        """
-        asked, answers = process.stdin, process.stdout
-        assert asked is not None
-        assert answers is not None
-        line = {
-            "bytes": len(job.data),
-            "recipe": job.recipe.id,
-            "max_pixels": self._max_pixels,
-            "crops": job.crops,
-            "slow": job.slow,
-        }
-        asked.write(json.dumps(line).encode() + b"\n")
-        asked.write(job.data)
-        await asked.drain()
-        head = json.loads(await answers.readuntil(b"\n"))
-        if "error" in head:
-            raise _ERRORS[head["error"]](head["detail"])
-        if "slow" in head:
-            raise SlowPicture(head["slow"])
-        if head["bytes"] != math.prod((job.crops, job.recipe.crop, job.recipe.crop, 3)):
-            raise ValueError("not as many pixels as the crops have")
-        pixels = await answers.readexactly(head["bytes"])
-        made = list(np.frombuffer(pixels, np.uint8).reshape(head["shape"]))
-        return Cropped(made, **head["facts"])
-
-    async def _start(self) -> asyncio.subprocess.Process:
+    def __init__(self, memory: int) -> None:
         root = Path(__file__).parents[1]
         environ = {
             name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "TZ") if name in os.environ
         }
         # Nothing here computes with BLAS, whose threads would take addresses and nothing else.
         environ |= {"PYTHONPATH": str(root), "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "service.crops", str(self._memory)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=real_stderr(),
-            env=environ,
-            limit=1 << 20,
-        )
-        assert process.stdout is not None
+        self._socket, its = socket.socketpair()
+        shared = os.memfd_create("crops", os.MFD_ALLOW_SEALING)
         try:
-            async with asyncio.timeout(_START_S):
-                ready = await process.stdout.readline()
-            if ready != b"ready\n":
-                raise OSError("a process for decoding does not start; what it wrote on stderr says why")
-        except BaseException:
-            self._kill(process)
-            raise
-        if self._closing:  # and those that run have been ended
-            self._kill(process)
-            await process.wait()
-        self._running.add(process)
-        return process
+            os.ftruncate(shared, _SHARED)
+            # What cannot be read any more would end the process that reads it.
+            fcntl.fcntl(shared, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+            self._shared = mmap(shared, _SHARED, prot=PROT_READ)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "service.crops", str(memory), str(shared)],
+                stdin=its.fileno(),
+                stdout=its.fileno(),
+                stderr=real_stderr(),
+                env=environ,
+                pass_fds=[shared],
+            )
+        finally:
+            its.close()
+            os.close(shared)
+        self.pid = self._process.pid
 
-    def _kill(self, process: asyncio.subprocess.Process) -> None:
-        if process.returncode is None:
+    def wait_until_ready(self) -> None:
+        """Raises OSError, of which TimeoutError is one."""
+        try:
+            if self._read_line(time.monotonic() + _START_S) != b"ready\n":
+                raise OSError
+        except (OSError, _Ended) as error:
+            self.kill()
+            raise OSError(
+                "a process for decoding does not start; what it wrote on stderr says why"
+            ) from error
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def kill(self) -> int:
+        """-> its exit code."""
+        self._process.kill()
+        code = self._process.wait()
+        self._socket.close()
+        return code
+
+    def decode(self, job: dict[str, Any], data: bytes, recipe: Recipe, timeout: float) -> Cropped:
+        """Raises ImageError, SlowPicture, and where it has ended then _Ended, and after `timeout` s
+        TimeoutError.
+        """
+        end = time.monotonic() + timeout
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.sendall(json.dumps(job).encode() + b"\n" + data)
+            said = json.loads(self._read_line(end))
+            if "error" in said:
+                raise _ERRORS[said["error"]](said["detail"])
+            if "slow" in said:
+                raise SlowPicture(said["slow"])
+            return Cropped(list(shared_crops(self._shared, recipe, job["crops"]).copy()), **said)
+        except (ImageError, SlowPicture):
+            raise
+        except Exception as error:  # it has ended, or says what it was not asked
+            self.kill()
+            if isinstance(error, TimeoutError):
+                raise
+            raise _Ended from None
+
+    def _read_line(self, end: float) -> bytes:
+        line = b""
+        while not line.endswith(b"\n"):
+            self._socket.settimeout(max(1e-3, end - time.monotonic()))
+            more = self._socket.recv(_LINE)
+            if not more or len(line) > _LINE:
+                raise _Ended
+            line += more
+        return line
+
+
+class Processes:
+    """`timeout` in seconds, 0 for none. What takes longer, or ends two processes one after the other, is
+    answered with InvalidImage, and they are replaced; the images beside it are in others.
+    """
+
+    def __init__(self, processes: int, max_pixels: int, timeout: float) -> None:
+        self._max_pixels = max_pixels
+        self._timeout = timeout or threading.TIMEOUT_MAX
+        self._count = processes
+        self._memory = max_pixels * BYTES_PER_PIXEL + _OVERHEAD
+        self._idle: SimpleQueue[Process | None] = SimpleQueue()
+        self._running: set[Process] = set()
+        self._none_since = time.perf_counter()
+        self._lost: SimpleQueue[bool] = SimpleQueue()
+        self._closing = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="decode_keeper", daemon=True)
+
+    @property
+    def stuck_for(self) -> float:
+        return 0.0 if self._running else time.perf_counter() - self._none_since
+
+    def start(self) -> None:
+        started = [Process(self._memory) for _number in range(self._count)]
+        for process in started:
+            self._take_in(process)
+        self._keeper.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._lost.put(False)
+        self._idle.put(None)
+        for process in self._running.copy():
             process.kill()
 
-    def _replace(self, process: asyncio.subprocess.Process) -> None:
-        self._kill(process)
+    def decode(self, data: bytes, recipe: Recipe, crops: int, slow: bool, watch: Watch) -> Cropped:
+        job = {"bytes": len(data), "recipe": recipe.id, "max_pixels": self._max_pixels}
+        job |= {"crops": crops, "slow": slow}
+        for pause in (_PAUSE_S, 0.0):
+            process = self._wait_for_one()
+            watch.began = time.perf_counter()
+            try:
+                return process.decode(job, data, recipe, self._timeout)
+            except TimeoutError:
+                log.warning("decoding a picture takes longer than DECODE_TIMEOUT_MS; its process is killed")
+                raise too_long(self._timeout) from None
+            except _Ended:
+                # It may have been killed for the memory that others took; they end soon too.
+                time.sleep(pause)
+            finally:
+                self._give_back(process)
+        raise InvalidImage(_BROKEN)
+
+    def _wait_for_one(self) -> Process:
+        """-> a process that has nothing to do."""
+        while True:
+            process = self._idle.get()
+            if process is None:
+                self._idle.put(None)
+                raise InvalidImage(_BROKEN)  # nobody waits for it any more
+            if not process.ended:
+                return process
+            self._give_back(process)  # it was killed while it was idle
+
+    def _give_back(self, process: Process) -> None:
+        if not process.ended:
+            self._idle.put(process)
+            return
+        log.error("a process that decodes ended with %s and is replaced", process.kill())
         self._running.discard(process)
         if not self._running:
             self._none_since = time.perf_counter()
-        if not self._closing:
-            self._keep(asyncio.create_task(self._start_another()))
+        self._lost.put(True)
 
-    async def _start_another(self) -> None:
-        while not self._closing:
-            try:
-                self._idle.put_nowait(await self._start())
-            except (OSError, TimeoutError) as error:
-                log.error("a process for decoding does not start, again in %g s: %s", _RESTART_S, error)
-                await asyncio.sleep(_RESTART_S)
-            else:
-                return
+    def _take_in(self, process: Process) -> None:
+        """Raises OSError."""
+        process.wait_until_ready()
+        self._running.add(process)
+        if self._closing.is_set():  # and those that run have been killed
+            process.kill()
+        self._idle.put(process)
 
-    def _keep(self, task: "asyncio.Task[Kept]") -> "asyncio.Task[Kept]":
-        """The loop holds tasks weakly; and a failure that nobody waits for is not one of the log's."""
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-        return task
-
-
-def _has_ended(process: asyncio.subprocess.Process) -> bool:
-    """Asks the kernel: the loop learns of it later."""
-    if process.returncode is not None:
-        return True
-    try:
-        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:
-        return True
+    def _keep(self) -> None:
+        """A process is killed with the thread that started it, so this one starts all."""
+        while self._lost.get():
+            while not self._closing.is_set():
+                try:
+                    self._take_in(Process(self._memory))
+                    break
+                except OSError as error:
+                    log.error("a process for decoding does not start, again in %g s: %s", _RESTART_S, error)
+                    self._closing.wait(_RESTART_S)

@@ -1,27 +1,29 @@
-"""A request's way once its body is there, which never turns back: a worker thread decodes and crops, and
-runs the batch; or -> queue -> a thread of the session's runs it.
-"""
+"""What the routes share while the application runs."""
 
-import asyncio
+import math
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from starlette.types import Scope
 
 from alexnet_client.schemas import ImageInfo
 from contract.preprocess import Pixels
-from contract.recipe import Recipe
 from service.admission import Admission
-from service.decoding import Decoder
+from service.batches import Answer
+from service.cuda import LANES, PROVIDER
+from service.decode_processes import Processes
+from service.decoding import Decoder, InThread
 from service.errors import NotReady
 from service.metrics import Metrics
+from service.model_loading import Found
 from service.repository import Repository
-from service.served import Here, Job, Served
-from service.session import Row, gpu_memory_used
+from service.scheduler import Scheduler
+from service.served import Served
+from service.session import Model, Row, gpu_memory_used
 from service.settings import Settings
-from service.traces import TRACED, span
+from service.traces import add_span
 
 
 def engine_of(scope: Scope) -> "Engine":
@@ -43,15 +45,12 @@ class Inferred:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The crops (224, 224, 3) uint8 of an image; `waited` for a thread and `took` in it, seconds; and what
-    the same thread has `inferred`, if it has.
-    """
+    """The crops (224, 224, 3) uint8 of an image; `waited` for a thread and `took` in it, seconds."""
 
     crops: list[Pixels]
     info: ImageInfo
     waited: float
     took: float
-    inferred: Inferred | None
 
 
 class Engine:
@@ -60,10 +59,10 @@ class Engine:
     """
 
     def __init__(
-        self, settings: Settings, repository: Repository, decoder: Decoder, metrics: Metrics
+        self, settings: Settings, repository: Repository, scheduler: Scheduler, metrics: Metrics
     ) -> None:
         self._settings = settings
-        self._decoder = decoder
+        self.scheduler = scheduler
         self.metrics = metrics
         self.repository = repository
         self.admission = Admission(
@@ -79,25 +78,23 @@ class Engine:
             "ready": self.ready,
             "inside_images": self.admission.inside,
             "inside_images_limit": self._settings.max_queue,
-            "queue_images": self._decoder.waiting
-            + sum(served.batcher.waiting for served in self.repository.served),
+            "queue_images": self.scheduler.waiting,
             "gpu_memory_bytes": gpu_memory_used(s.model.provider for s in self.repository.served),
         }
 
     @property
     def alive(self) -> bool:
-        """A model is served, and no batch fails to be run."""
-        batchers = [served.batcher for served in self.repository.served]
-        return bool(batchers) and all(batcher.alive for batcher in batchers)
+        """A model is served, and batches are run."""
+        return self.scheduler.alive and any(self.repository.served)
 
     @property
     def ready(self) -> bool:
-        return self.alive and self._decoder.alive and not self.draining
+        return self.alive and self.scheduler.decodes and not self.draining
 
     def require_ready(self) -> None:
         """Raises NotReady where an image would be better off elsewhere; here it may still be answered."""
         self.require_worker()
-        if not self._decoder.alive:
+        if not self.scheduler.decodes:
             raise NotReady(
                 "nothing is decoded: images that take longer than DECODE_TIMEOUT_MS hold every thread"
             )
@@ -114,54 +111,76 @@ class Engine:
     @property
     def stuck(self) -> bool:
         """Nothing is decoded or no batch runs any more, for longer than any request may take."""
-        limit = self._settings.request_timeout_s
-        if self._decoder.stuck_for > limit:
-            return True
-        batchers = [served.batcher for served in self.repository.served]
-        return any(not batcher.alive or batcher.running_for > limit for batcher in batchers)
+        return not self.scheduler.alive or self.scheduler.stuck_for > self._settings.request_timeout_s
 
     async def look(
         self, served: Served, data: bytes, outputs: tuple[str, ...], crops: int
     ) -> tuple[Decoded, Inferred]:
         """The bytes of an image file -> its central crop, or ten, and what the outputs say of each. Raises
-        ImageError, BatcherClosed, or what the session raised.
+        ImageError, Overloaded, SchedulerClosed, or what the session raised.
         """
-        recipe = served.model.manifest.recipe
-        here = served.here(outputs, self.admission.inside) if crops == 1 and not TRACED else None
-        with nullcontext() if here else served.batcher.expecting(crops):
-            decoded = await self._decode(data, recipe, crops, here)
-        return decoded, decoded.inferred or await self.infer(served, decoded.crops, outputs)
-
-    async def _decode(self, data: bytes, recipe: Recipe, crops: int, here: Here | None = None) -> Decoded:
-        """The bytes of an image file -> its central crop, or ten. Raises ImageError."""
-        asked, inferred = time.perf_counter(), None
-        with span("decode"):
-            made = await self._decoder.decode(data, recipe, crops, here)
-        took = made.ended - made.began
-        self.metrics.decode_seconds.observe(took)
-        if made.answer is not None:
-            inferred = Inferred([made.answer.result], made.answer.queued, made.answer.ran)
-            self.metrics.inference_seconds.observe(inferred.took)
+        asked = time.perf_counter()
+        answer = await self.scheduler.infer_image(served.model, data, crops, outputs)
+        made = answer.decoded
+        assert made is not None
+        self.metrics.decode_seconds.observe(made.ended - made.began)
+        add_span("decode", made.began, made.ended)
         info = ImageInfo(
             width=made.width,
             height=made.height,
             format=made.format,
             profile_ignored=made.profile_ignored,
         )
-        return Decoded(made.crops, info, made.began - asked, took, inferred)
+        decoded = Decoded(made.crops, info, made.began - asked, made.ended - made.began)
+        return decoded, self._inferred(answer, made.ended)
 
     async def infer(self, served: Served, crops: Sequence[Pixels], outputs: tuple[str, ...]) -> Inferred:
-        """May spread the crops over batches. Raises BatcherClosed, or what the session raised."""
-        began = time.perf_counter()
-        alone = len(crops) == self.admission.inside <= self._settings.max_batch
-        with span("inference"):
-            answers = await asyncio.gather(*(served.batcher.submit(Job(c, outputs, alone)) for c in crops))
-        waited = min(answer.queued for answer in answers)
-        took = time.perf_counter() - began - waited
+        """May spread the crops over batches. Raises SchedulerClosed, or what the session raised."""
+        asked = time.perf_counter()
+        return self._inferred(await self.scheduler.infer_crops(served.model, crops, outputs), asked)
+
+    def _inferred(self, answer: Answer, ready: float) -> Inferred:
+        took = answer.ended - answer.began
         self.metrics.inference_seconds.observe(took)
-        return Inferred([answer.result for answer in answers], waited, took)
+        add_span("inference", answer.began, answer.ended)
+        return Inferred(answer.rows, answer.began - ready, took)
 
     def count_image(self, waited: float) -> None:
         """One more is answered, after `waited` s for a thread and for its batch."""
         self.metrics.images.inc()
         self.metrics.queue_seconds.observe(waited)
+
+
+@asynccontextmanager
+async def scheduling(
+    settings: Settings, found: Sequence[Found], threads: int, metrics: Metrics, max_wait: float = math.inf
+) -> AsyncIterator[Scheduler]:
+    """A scheduler for the models `found`, in so many threads. Raises OSError."""
+    processes, timeout = settings.decode_processes, settings.decode_timeout_ms / 1000
+    decoder: Decoder = InThread(settings.max_pixels)
+    if processes:  # killed when an image takes too long; and what breaks one breaks no other
+        decoder = Processes(processes, settings.max_pixels, timeout)
+
+    def run(model: Model, batch: list[Pixels], outputs: tuple[str, ...], alone: bool) -> list[Row]:
+        metrics.batch_images.observe(len(batch))
+        return model.run(batch, outputs, alone)
+
+    runners = threads if processes else 0
+    if any(one.model and one.model.provider == PROVIDER for one in found):
+        runners = LANES
+    scheduler = Scheduler(
+        decoder,
+        run,
+        threads=processes or threads,
+        slow=max(1, processes - 1) if processes else threads,
+        runners=runners,
+        max_batch=settings.max_batch,
+        hold=settings.max_wait_ms / 1000,
+        timeout=0.0 if processes else timeout,
+        max_wait=max_wait,
+    )
+    scheduler.start()
+    try:
+        yield scheduler
+    finally:
+        await scheduler.close()

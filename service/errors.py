@@ -28,8 +28,8 @@ from starlette.exceptions import HTTPException
 
 from alexnet_client.schemas import Problem
 from contract.picture import InvalidImage, TooManyPixels, UnsupportedImage
-from service.batcher import BatcherClosed
 from service.fields import InvalidFields
+from service.scheduling_errors import SchedulerClosed
 from service.session import ModelError
 
 
@@ -97,7 +97,7 @@ STATUSES: Final[Mapping[type[Exception], tuple[int, str]]] = {
     ModelError: (422, "invalid_model"),
     Overloaded: (429, "overloaded"),
     NotReady: (503, "not_ready"),
-    BatcherClosed: (503, "not_ready"),
+    SchedulerClosed: (503, "not_ready"),
     DeadlineExceeded: (504, "deadline"),
 }
 ROUTING: Final = {404: "not_found", 405: "method_not_allowed"}

@@ -11,10 +11,14 @@ M_MMAP_THRESHOLD: Final = -3
 
 
 def give_large_memory_back() -> None:
-    """glibc learns to keep freed blocks of up to 32 MB, in every thread; pictures are made of 16 MB ones.
+    """Free blocks of a picture's size for the system, and keep those that the next picture takes.
+
+    glibc learns to keep freed blocks of up to 32 MB, in every thread; pictures are made of 16 MB ones.
     With a fixed threshold they go back to the system: 18 bytes a pixel held by four threads, not 60.
+    Smaller ones at the end of its heap went back as well: 0.5 ms of the kernel for each 500x375 pixels.
     """
     mallopt(M_MMAP_THRESHOLD, 8_000_000)
+    mallopt(M_TRIM_THRESHOLD, 4_000_000)
 
 
 def mallopt(option: int, value: int) -> None:

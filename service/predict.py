@@ -14,9 +14,8 @@ from contract.limits import usable_cores
 from contract.picture import ImageError
 from service.answers import classify
 from service.cuda import GpuOptions
-from service.decoding import decoder_for
 from service.default_model import configured, default_name, require_file
-from service.engine import Engine
+from service.engine import Engine, scheduling
 from service.errors import BodyTooLarge, InvalidRequest, described, problem_of
 from service.metrics import Metrics
 from service.model_files import normal, places
@@ -91,11 +90,9 @@ async def here(
 ) -> AsyncIterator[Ask]:
     """The engine that the service has, without a server around it. Raises Usage."""
     metrics = Metrics()
-    decoder = decoder_for(settings, settings.threads or usable_cores())
-    await decoder.start()
-    try:
+    async with scheduling(settings, found, settings.threads or usable_cores(), metrics) as scheduler:
         repository = Repository(settings, found, _load(settings), metrics)
-        engine = Engine(settings, repository, decoder, metrics)
+        engine = Engine(settings, repository, scheduler, metrics)
         served = next(repository.served)
         classes = len(served.model.manifest.classes)
         if (top_k or 1) > classes:
@@ -109,12 +106,7 @@ async def here(
             except FloatingPointError as error:
                 return described(500, "internal", str(error))
 
-        try:
-            yield ask
-        finally:
-            await repository.close()
-    finally:
-        await decoder.close()
+        yield ask
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ async def _retire(served: Served) -> None:
     """Once nobody uses it, gives its memory back, 50 MB for 14 MB of weights: it is held by cycles that
     the collector would come to after hours, and glibc keeps what is freed.
     """
-    await served.retire()
+    await served.wait_until_unused()
     del served
     await asyncio.to_thread(gc.collect)
     await asyncio.to_thread(trim)
@@ -90,10 +90,6 @@ class Repository(Catalog):
                 source.served, source.error, source.rival = None, UNLOADED, None
             self._arrange()
 
-    async def close(self) -> None:
-        for served in list(self.served):
-            await served.batcher.close()
-
     async def _look(self) -> tuple[list[Place], dict[Path, Stamp | None]]:
         """Look at the files; one that is gone is served on for now, and forgotten if it was not served."""
         known, hanging = set(self._sources), frozenset(self._loader.hanging)
@@ -147,7 +143,7 @@ class Repository(Catalog):
         if twin is not None:
             self._forget(twin)
         self._retire(source.served)
-        source.served = Served(found.model, self._settings, self._metrics, name, version)
+        source.served = Served(found.model, name, version)
 
     def _remove_gone(self, sources: Iterable[Source], looks: int) -> None:
         """Remove those that were missed at so many `looks` and whose place another can take.

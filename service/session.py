@@ -45,12 +45,12 @@ class Session(Protocol):
     def run(self, outputs: Sequence[str], feed: Mapping[str, Pixels]) -> Sequence[NDArray[np.float32]]: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
-    """A loaded model. `provider` is the one that the session really uses; `sha256` is the file's; `lanes`
-    is how many threads are to call `run` at a time, with batches of `worth` images where there are so many;
-    `whole` is the same network on every core, for a batch beside which there is nothing else to do, if it
-    gains by that; `kernels` are conv1's (N, 3, 11, 11), if it has any.
+    """A loaded model. `provider` is the one that the session really uses; `sha256` is the file's. Batches
+    of `worth` images are worth waiting for; `whole` is the same network on every core, for a
+    batch beside which there is nothing else to do, if it gains by that. `kernels` are conv1's
+    (N, 3, 11, 11), if it has any.
     """
 
     manifest: Manifest
@@ -58,7 +58,6 @@ class Model:
     card: str | None
     provider: str
     session: Session
-    lanes: int = 1
     worth: int = 1
     whole: Session | None = None
     kernels: NDArray[np.float32] | None = None
@@ -90,8 +89,8 @@ def load_model(
     """`device` is auto, cpu or cuda; the model has run when it is returned. `runtime` is ONNX Runtime.
     With auto, a GPU that is there and cannot be used is warned of. Raises ModelError.
 
-    On the CPU there is a lane of one thread for each of `threads`: such as wait for each other at the end
-    of every layer do less. Only what is alone gains by them, and only where the network is large: one of
+    On the CPU a batch is run by one thread, beside others: threads that wait for each other at the end of
+    every layer do less. Only what is alone gains by them, and only where the network is large: one of
     `small` bytes or more is loaded twice, the second time for all threads. The file's size decides, not a
     trial: what is measured at the start depends on what else the machine is doing then.
     """
@@ -131,7 +130,7 @@ def load_model(
             session = cuda.open_session(data, _options(threads), gpu, runtime)
             _forget_bytes(session)
             buckets = Buckets(session, manifest.recipe.crop, gpu.max_batch, runtime)
-            return _warmed(made(cuda.PROVIDER, buckets, cuda.LANES), path.name, buckets.sizes)
+            return _warmed(made(cuda.PROVIDER, buckets), path.name, buckets.sizes)
         except NoGpu as error:
             why_not = str(error)
         except (
@@ -142,7 +141,7 @@ def load_model(
             raise ModelError(f"DEVICE=cuda, but {why_not}; use DEVICE=auto or cpu for the CPU")
     session = on_cpu(1)
     whole = on_cpu(threads) if threads > 1 and len(data) >= small else None
-    model = _warmed(made(session.get_providers()[0], session, threads, WORTH, whole), path.name, [1])
+    model = _warmed(made(session.get_providers()[0], session, WORTH, whole), path.name, [1])
     if why_not is not None and has_gpu():
         log.warning("serving on the CPU: %s", why_not)
     return model

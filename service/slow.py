@@ -1,7 +1,6 @@
 """How much work on pictures that take long to decode may wait."""
 
 import math
-import threading
 
 from service.errors import Overloaded
 
@@ -15,17 +14,15 @@ class SlowWork:
     def __init__(self, workers: int, max_wait: float) -> None:
         self._workers = workers
         self._most = max_wait * workers
-        self._lock = threading.Lock()
         self.seconds = 0.0
 
-    def add(self, seconds: float) -> None:
-        """Raises Overloaded where there is too much already."""
-        with self._lock:
-            if self.seconds and self.seconds + seconds > self._most:
-                wait = math.ceil(self.seconds / self._workers)
-                raise Overloaded("too many pictures that take long to decode are waiting", wait)
-            self.seconds += seconds
+    def refusal(self, seconds: float) -> Overloaded | None:
+        """Count so many more, or return why there are too many already."""
+        if self.seconds and self.seconds + seconds > self._most:
+            wait = math.ceil(self.seconds / self._workers)
+            return Overloaded("too many pictures that take long to decode are waiting", wait)
+        self.seconds += seconds
+        return None
 
     def remove(self, seconds: float) -> None:
-        with self._lock:
-            self.seconds -= seconds
+        self.seconds -= seconds

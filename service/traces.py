@@ -6,7 +6,7 @@ The variables are OpenTelemetry's own (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE
 
 import os
 import threading
-from contextlib import AbstractContextManager, nullcontext
+import time
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -22,9 +22,12 @@ TRACED: Final = any(os.environ.get(name) for name in OTLP_ENDPOINTS)
 _tracer: Final = trace.get_tracer("alexnet")
 
 
-def span(name: str) -> AbstractContextManager[object]:
-    """A stage of the current request. Where nothing is traced even a span that is not kept has its cost."""
-    return _tracer.start_as_current_span(name) if TRACED else nullcontext()
+def add_span(name: str, began: float, ended: float) -> None:
+    """A stage of the current request, by `time.perf_counter`."""
+    if TRACED:  # else even a span that is not kept has its cost
+        to_epoch = time.time_ns() - time.perf_counter_ns()
+        start = to_epoch + round(began * 1e9)
+        _tracer.start_span(name, start_time=start).end(to_epoch + round(ended * 1e9))
 
 
 def trace_requests(app: FastAPI) -> None:

@@ -54,7 +54,7 @@ def served_of(request: Request, name: str, version: str | None = None) -> Served
         raise UnknownModel(f"version is {version[:40]!r}; versions are whole numbers from 1")
     engine = engine_of(request.scope)
     served = engine.repository.find(name, None if version is None else int(version))
-    if not served.batcher.alive:
+    if not engine.scheduler.alive:
         raise NotReady("the inference worker has ended; the server needs a restart")
     return served
 
@@ -115,7 +115,7 @@ def _read(body: bytes, header_length: str | None, served: Served, settings: Sett
 async def _answer(
     engine: Engine, served: Served, asked: InferRequest, began: float, visit: Visit
 ) -> Response:
-    """Raises Overloaded, ImageError, BatcherClosed, or what the session raised. `began` is of
+    """Raises Overloaded, ImageError, SchedulerClosed, or what the session raised. `began` is of
     `time.perf_counter`.
     """
     ((name, value),) = asked.inputs.items()

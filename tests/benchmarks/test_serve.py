@@ -55,10 +55,10 @@ def test_the_server_under_load(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_checkout_beside_itself(tmp_path: Path) -> None:
     drawn(tmp_path, 2, SMALL)
-    given = ["--old", ROOT, "--images", tmp_path, "--json", tmp_path / "found.json"]
+    given: list[str | Path] = ["--old", ROOT, "--images", tmp_path, "--json", tmp_path / "found.json"]
     given += ["--form", "ten crops", "--connections", "2", "--seconds", "0.5", "--turns", "2"]
-    command = [sys.executable, "-m", "benchmarks.versions", *given]
-    subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    command: list[str | Path] = [sys.executable, "-m", "benchmarks.versions", *given]
+    subprocess.run(command, cwd=ROOT, check=True)
     found = json.loads((tmp_path / "found.json").read_text())
     assert found.keys() == {"2 connections", "70% of the best"}
     for row in found.values():

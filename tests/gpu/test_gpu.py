@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 
 from contract.preprocess import Pixels
-from service.cuda import LANES, PROVIDER, Buckets, GpuOptions, cuda_library, memory_used
+from service.cuda import PROVIDER, Buckets, GpuOptions, cuda_library, memory_used
 from service.session import CPU, Model, ModelError, load_model
 from tests.service.images import encoded, noise
 from tests.service.server import ROOT, serving
@@ -39,7 +39,7 @@ def probabilities(model: Model, batch: Pixels) -> np.ndarray:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_it_answers_as_the_cpu_does(file: Path, search: str, tf32: bool) -> None:
     model = load_model(file, "cuda", 1, GpuOptions(8, search, tf32=tf32))
-    assert (model.provider, model.lanes) == (PROVIDER, LANES)
+    assert model.provider == PROVIDER
     batch = images(13)  # a full bucket, and one that is padded
     difference = np.abs(
         probabilities(model, batch) - probabilities(load_model(file, "cpu", 1), batch)

@@ -72,11 +72,7 @@ async def repository_of(load: Load = LOAD, **settings: Any) -> AsyncIterator[Rep
     """What a service with these settings has, without a server around it."""
     given = Settings(**settings)
     found = await asyncio.to_thread(read_all, given, load)
-    repository = Repository(given, found, load, Metrics())
-    try:
-        yield repository
-    finally:
-        await repository.close()
+    yield Repository(given, found, load, Metrics())
 
 
 def copied(model: Path, folder: Path, *files: str) -> Path:

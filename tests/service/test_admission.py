@@ -1,12 +1,11 @@
 """When to come back is told by the rate of the present, with a clock that the test moves."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from service.admission import Admission, PixelBudget, Visit
+from service.admission import Admission, Visit
 from service.errors import InvalidRequest, Overloaded
 
 
@@ -207,35 +206,6 @@ def test_what_is_announced_takes_no_place_until_it_comes() -> None:
         senders[0].receive(-60)
         senders[1].receive(100)
     with inside(admission, 100, 10):
-        pass
-
-
-def test_a_picture_may_take_all_the_pixels_at_once_and_again() -> None:
-    budget = PixelBudget(10)
-    for _pass in range(2):
-        with budget.reserve(10):
-            pass
-        with budget.reserve(4), budget.reserve(6):
-            pass
-
-
-def test_a_picture_waits_until_there_is_room_for_it() -> None:
-    budget = PixelBudget(10)
-    events: list[str] = []
-
-    def large() -> None:
-        with budget.reserve(5):
-            events.append("large")
-
-    thread = threading.Thread(target=large)
-    with budget.reserve(6):
-        thread.start()
-        while not (budget._turn.locked() or events):  # until it waits, or wrongly does not
-            pass
-        events.append("room")
-    thread.join()
-    assert events == ["room", "large"]
-    with budget.reserve(10):
         pass
 
 

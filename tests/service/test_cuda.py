@@ -17,7 +17,6 @@ import torch
 
 from contract.manifest import METADATA_KEY
 from contract.preprocess import Pixels
-from service.batcher import Batcher, BatcherClosed
 from service.cuda import (
     PROVIDER,
     Buckets,
@@ -28,9 +27,12 @@ from service.cuda import (
     memory_used,
     pin,
 )
-from service.session import CPU, ModelError, Row, load_model
+from service.scheduler import Scheduler
+from service.scheduling_errors import SchedulerClosed
+from service.session import CPU, Model, ModelError, Row, load_model
 from service.settings import Settings
 from tests.service.runtime import Runtime
+from tests.service.scheduled import Decoder
 from training.graph import build_graph
 from training.model import AlexNet
 
@@ -114,7 +116,7 @@ def test_a_model_on_the_gpu(model_file: Path) -> None:
     options = GpuOptions(6, "exhaustive", max_workspace=False, tf32=True, memory_bytes=10**9)
     model = load_model(model_file, "cuda", 2, options, runtime)
     (session,) = runtime.sessions
-    assert (model.provider, model.lanes) == (PROVIDER, 2)
+    assert (model.provider, model.worth) == (PROVIDER, 1)
     assert session.asked == (
         PROVIDER,
         {
@@ -272,27 +274,28 @@ def test_where_cuda_does_not_answer_it_is_done_without() -> None:
 
 
 def test_a_gpu_that_fails_later_ends_the_worker(model_file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Its batch and all that wait get BatcherClosed (503), the batcher is dead (not ready, and the process
-    ends), and the text says nothing of the machine.
+    """Its batch and all that wait get SchedulerClosed (503), nothing is run any more (not ready, and the
+    process ends), and the text says nothing of the machine.
     """
     runtime = Runtime()
     model = load_model(model_file, "cuda", 1, GpuOptions(2), runtime)
 
     async def test() -> None:
-        batcher: Batcher[Pixels, Row] = Batcher(model.run, 2, lanes=model.lanes)
-        assert (await batcher.submit(images(1)[0])).result["probabilities"].shape == (7,)
+        scheduler = Scheduler(Decoder(), Model.run, threads=1, runners=2, max_batch=2)
+        scheduler.start()
+        answer = await scheduler.infer_crops(model, list(images(1)), OUTPUTS)
+        assert answer.rows[0]["probabilities"].shape == (7,)
         runtime.broken = "run"
-        asked = [batcher.submit(image) for image in images(5)]
+        asked = [scheduler.infer_crops(model, list(images(1)), OUTPUTS) for _image in range(5)]
         found = await asyncio.gather(*asked, return_exceptions=True)
-        assert [(type(e), str(e)) for e in found[:2]] == [
-            (BatcherClosed, "the GPU failed; the server needs a restart")
-        ] * 2
-        assert {type(e) for e in found} == {BatcherClosed}
-        assert not batcher.alive
+        assert {(type(error), str(error)) for error in found} == {
+            (SchedulerClosed, "the GPU failed; the server needs a restart")
+        }
+        assert not scheduler.alive
         runtime.broken = ""
-        with pytest.raises(BatcherClosed):
-            await batcher.submit(images(1)[0])
-        await batcher.close()
+        with pytest.raises(SchedulerClosed):
+            await scheduler.infer_crops(model, list(images(1)), OUTPUTS)
+        await scheduler.close()
 
     with caplog.at_level(logging.ERROR):
         asyncio.run(asyncio.wait_for(test(), 30))

@@ -52,24 +52,20 @@ class Service:
     def predict(self, image: bytes = IMAGE, **headers: str) -> httpx.Response:
         return self.client.post("/predict", content=image, headers=headers)
 
-    @property
-    def batcher(self) -> Any:
-        return next(self.engine.repository.served).batcher
-
     def told(self, name: str) -> float:
         return metrics(cast(Server, self)).get(f"alexnet_{name}", 0)
 
 
 @contextmanager
-def running(model_file: Path, lanes: int = 1) -> Iterator[Service]:
+def running(model_file: Path, threads: int = 2) -> Iterator[Service]:
     sessions = []
 
     def load(path: Path) -> Model:
         model = load_model(path, device="cpu", threads=1)
         sessions.append(Session(model.session))
-        return replace(model, session=sessions[-1], lanes=lanes)
+        return replace(model, session=sessions[-1])
 
-    with inside(model_file, load, threads=2) as (client, _loop, engine):
+    with inside(model_file, load, threads) as (client, _loop, engine):
         service = Service(engine, sessions[0], client)
         assert service.predict().status_code == 200
         yield service
@@ -102,23 +98,11 @@ class Panic(BaseException):
     """As native code raises it, past `except Exception`."""
 
 
-def end_the_threads(service: Service) -> None:
-    service.batcher._threads.shutdown()
-
-
-def panic(service: Service) -> None:
-    service.session.fault = raising(Panic())
-
-
-@pytest.mark.parametrize(
-    ("end", "path"), [(end_the_threads, "/predict?crops=10"), (panic, "/predict")]
-)  # one crop that is alone needs no thread of a lane
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_a_thread_that_ends(
-    model_file: Path, lanes: int, end: Callable[[Service], None], path: str
-) -> None:
-    with running(model_file, lanes) as service:
-        end(service)
+@pytest.mark.parametrize("path", ["/predict", "/predict?crops=10"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_thread_that_ends(model_file: Path, threads: int, path: str) -> None:
+    with running(model_file, threads) as service:
+        service.session.fault = raising(Panic())
         with ThreadPoolExecutor(8) as pool:
             found = list(pool.map(lambda _n: service.client.post(path, content=IMAGE), range(8)))
         for answer in [*found, service.client.get("/health/ready"), service.client.get("/health")]:
@@ -130,7 +114,7 @@ def test_a_thread_that_ends(
             time.sleep(0.01)  # until it has been noticed: `python -m service` ends then
 
 
-def test_a_lane_that_hangs_leaves_the_others_working(model_file: Path) -> None:
+def test_a_thread_that_hangs_leaves_the_others_working(model_file: Path) -> None:
     opened, entered = threading.Event(), threading.Event()
 
     def hang_once(run: Callable[[], Any], _size: int) -> Any:
@@ -140,13 +124,13 @@ def test_a_lane_that_hangs_leaves_the_others_working(model_file: Path) -> None:
             assert opened.wait(20)
         return run()
 
-    with running(model_file, lanes=2) as service:
+    with running(model_file) as service:
         right = service.predict().json()["predictions"]
         service.session.fault = hang_once
         check(service.predict(encoded(noise(8)), **{"X-Request-Timeout-MS": "500"}), 504, "deadline")
         for _request in range(5):
-            assert service.predict().json()["predictions"] == right, "by the lane that is left"
-        assert service.batcher.running_for > 0
+            assert service.predict().json()["predictions"] == right, "by the thread that is left"
+        assert service.engine.scheduler.stuck_for > 0
         assert service.client.get("/health/ready").status_code == 200, "slow is not dead"
         opened.set()
         for _request in range(5):

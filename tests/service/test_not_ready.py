@@ -31,8 +31,7 @@ def check_not_ready(client: httpx.Client, engine: Engine) -> None:
 def test_a_dead_worker_is_503_and_not_ready_but_alive(model_file: Path) -> None:
     load = partial(load_model, device="cpu", threads=1)
     with inside(model_file, load, threads=1) as (client, loop, engine):
-        batcher = next(engine.repository.served).batcher
-        asyncio.run_coroutine_threadsafe(batcher.close(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(engine.scheduler.close(), loop).result(10)
         check_not_ready(client, engine)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.priority import BATCHES, DECODING, SLOW_DECODING, keep_to_core
+from service.priority import DECODING, SLOW_DECODING, keep_to_core
 from tests.service.images import plain
 from tests.service.server import serving
 
@@ -19,8 +19,7 @@ several_cores = pytest.mark.skipif(
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads have a priority on Linux alone")
 def test_threads_that_compute_give_way_to_the_event_loop(model_file: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "log", model_file, threads=THREADS) as server:
-        # one crop that is alone needs no lane
-        assert server.client.post("/predict?crops=10", content=plain(1)).status_code == 200
+        assert server.client.post("/predict", content=plain(1)).status_code == 200
         pid = server.process.pid
         found = {
             int(task.name): os.getpriority(os.PRIO_PROCESS, int(task.name))
@@ -29,9 +28,7 @@ def test_threads_that_compute_give_way_to_the_event_loop(model_file: Path, tmp_p
         ours = os.getpriority(os.PRIO_PROCESS, 0)
         assert found[pid] == ours
         lower = sorted(nice for nice in found.values() if nice > ours)
-        inference = 1  # the other lane's thread begins with a second batch
         wanted = [ours + DECODING] * THREADS + [ours + SLOW_DECODING] * THREADS
-        wanted += [ours + BATCHES] * inference
         assert lower == [min(19, nice) for nice in wanted]
 
 

@@ -222,6 +222,5 @@ def test_a_file_that_takes_too_long_to_load_holds_up_no_other(
         while repository.sources[1].error:
             with suppress(ModelError):
                 await repository.load("slow")
-        await repository.close()
 
     asyncio.run(asyncio.wait_for(try_out(), 60))

@@ -10,9 +10,9 @@ from service.session import SMALL, load_model
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_there_is_a_lane_of_one_thread_for_each_thread(model_file: Path, threads: int) -> None:
+def test_a_session_has_one_thread(model_file: Path, threads: int) -> None:
     model = load_model(model_file, "cpu", threads)
-    assert (model.lanes, threads_of(model.session), model.whole) == (threads, 1, None)
+    assert (threads_of(model.session), model.whole) == (1, None)
 
 
 def test_a_large_network_has_all_threads_for_what_is_alone(model_file: Path, tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_a_large_network_has_all_threads_for_what_is_alone(model_file: Path, tmp
     path = tmp_path / "large.onnx"
     onnx.save(large, path)
     model = load_model(path, "cpu", 3)
-    assert (model.lanes, threads_of(model.session), threads_of(model.whole)) == (3, 1, 3)
+    assert (threads_of(model.session), threads_of(model.whole)) == (1, 3)
     images = list(np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3), np.uint8))
     for row, alone in zip(model.run(images), model.run(images, alone=True), strict=True):
         np.testing.assert_allclose(row["probabilities"], alone["probabilities"], rtol=1e-4)

@@ -3,8 +3,6 @@
 import base64
 import json
 import tomllib
-from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from service.session import load_model
 from service.v2 import VERSION
 from tests.service.images import encoded, noise, plain
 from tests.service.infer import client_of, files, images, pixels, wanted
-from tests.service.inside import inside
 from tests.service.server import CLASSES, ROOT, Server
 
 OUTPUTS = ("probabilities", "fc7", "conv5")
@@ -140,26 +136,6 @@ def test_nobody_gets_the_answer_of_another(server: Server, session: ort.Inferenc
     assert distances.min() > 2e-5, "the images are too alike for this test to mean anything"
     best = answer.json()["predictions"][0]
     assert alone[0, best["index"]] == pytest.approx(best["probability"], abs=1e-5)
-
-
-def test_a_queue_is_told_of_images_of_either_protocol(
-    model_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    load = partial(load_model, device="cpu", threads=1)
-    with inside(model_file, load, threads=1, max_wait_ms=1) as (client, _loop, engine):
-        batcher = next(engine.repository.served).batcher
-        expecting, told = batcher.expecting, []
-
-        def overheard(images: int) -> AbstractContextManager[None]:
-            told.append(images)
-            return expecting(images)
-
-        monkeypatch.setattr(batcher, "expecting", overheard)
-        assert client.post("/predict?crops=10", content=plain(1)).status_code == 200
-        data = [base64.b64encode(plain(n)).decode() for n in range(3)]
-        tensor = {"name": "encoded", "shape": [3], "datatype": "BYTES", "data": data}
-        assert client.post("/v2/models/tiny/infer", json={"inputs": [tensor]}).status_code == 200
-    assert told == [10, 1, 1, 1]
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])

@@ -1,0 +1,40 @@
+"""The files that one image passes from its bytes to its answer are those that docs/serving.md draws."""
+
+import re
+import threading
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+from service.session import load_model
+from tests.service.images import encoded, noise
+from tests.service.inside import inside
+from tests.service.server import ROOT
+
+ROOMS = {ROOT / "service", ROOT / "contract"}
+
+
+def test_an_image_passes_the_files_that_are_drawn(model_file: Path) -> None:
+    passed: dict[FrameType, tuple[str, str]] = {}  # a coroutine that goes on has passed before
+
+    def note(frame: FrameType, event: str, _arg: object) -> None:
+        code = frame.f_code
+        if event == "call" and Path(code.co_filename).parent in ROOMS:
+            passed.setdefault(frame, (Path(code.co_filename).name, code.co_name))
+
+    threading.setprofile(note)  # of all threads that start from now on
+    try:
+        with inside(model_file, partial(load_model, device="cpu", threads=1), threads=1) as (
+            client,
+            *_rest,
+        ):
+            passed.clear()
+            client.post("/predict", content=encoded(noise(1))).raise_for_status()
+            walk = list(passed.values())
+    finally:
+        threading.setprofile(None)
+    begin, end = walk.index(("answers.py", "classify")), walk.index(("routes.py", "said"))
+    drawn = (ROOT / "docs/serving.md").read_text().split("## One way from bytes to an answer")[1]
+    files = set(re.findall(r"\w+\.py", drawn.split("```")[1]))
+    assert {file for file, _function in walk[begin:end]} == files
+    assert len(files) == 14
