@@ -27,8 +27,9 @@ class Answer:
 
 @dataclass(eq=False)
 class Request:
-    """An image, or crops: `left` are without a row, and have waited for a batch since `ready`. A thread
-    decodes the image while it has a `watch`; `slow` is how long that takes, estimated, if it is long.
+    """An image, or crops, that `came` then: `left` are without a row, and have waited for a batch since
+    `ready`. A thread decodes the image while it has a `watch`; `slow` is how long that takes, estimated, if
+    it is long.
     """
 
     model: Model
@@ -36,6 +37,7 @@ class Request:
     left: int
     answer: Answer
     future: "asyncio.Future[Answer]"
+    came: float
     data: bytes = b""
     slow: float = 0.0
     watch: Watch | None = None
@@ -100,6 +102,11 @@ class Batches:
         return max(0.0, min(oldest) + self._delay - self._clock()) if oldest else None
 
     @property
+    def came(self) -> float:
+        """When the first of those that wait did; infinite without crops."""
+        return min((ready[0].request.came for ready in self._ready.values()), default=math.inf)
+
+    @property
     def full(self) -> bool:
         """One of them is."""
         return any(len(ready) >= self._enough(ready[0].request.model) for ready in self._ready.values())
@@ -117,13 +124,14 @@ class Batches:
             alone = single and len(ready) == request.left == self.in_flight <= self._max_batch
             shared = single and not self._hold and not (alone and model.whole)
             most = min(self._max_batch, self._share) if shared else self._max_batch
+            del self._ready[model, outputs]
             crops: list[Crop] = []
             while ready and len(crops) < most:
                 crop = ready.popleft()
                 if not crop.request.future.done():
                     crops.append(crop)
-            if not ready:
-                del self._ready[model, outputs]
+            if ready:
+                self._ready[model, outputs] = ready  # behind those of other models
             if crops:
                 return Batch(model, outputs, crops, alone)
         return None

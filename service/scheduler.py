@@ -22,9 +22,8 @@ from service.session import Model, Row
 from service.slow import SlowWork
 
 DELAY: Final = 0.025  # s that a crop waits at most for a fuller batch, while there is more to decode
-Run = Callable[
-    [Model, list[Pixels], tuple[str, ...], bool], Sequence[Row]
-]  # the last: nothing is beside it
+# Model, crops, outputs, and whether nothing else is in flight.
+Run = Callable[[Model, list[Pixels], tuple[str, ...], bool], Sequence[Row]]
 
 
 @dataclass(eq=False)
@@ -143,7 +142,8 @@ class Scheduler:
         self, model: Model, outputs: tuple[str, ...], count: int, data: bytes, crops: Sequence[Pixels]
     ) -> Answer:
         loop = asyncio.get_running_loop()
-        request = Request(model, outputs, count, Answer([{}] * count), loop.create_future(), data)
+        answer, came = Answer([{}] * count), self._clock()
+        request = Request(model, outputs, count, answer, loop.create_future(), came, data)
         with self._lock:
             if self._closed is not None:
                 raise SchedulerClosed(self._closed)
@@ -205,11 +205,12 @@ class Scheduler:
             del work  # the next may be long in coming
 
     def _next(self, group: _Group) -> Request | Batch | None:
-        """-> an image to decode, or a batch to run, or the end."""
+        """-> a batch to run, or an image to decode, which waits for none that came later; or the end."""
         with self._lock:
             while self._closed is None:
                 idle = group.decodes and not group.images
-                if group.runs and (batch := self._batches.take(idle)):
+                first = not group.images or self._batches.came <= group.images[0].came
+                if group.runs and first and (batch := self._batches.take(idle)):
                     if self._batches:
                         group.changed.notify()
                     return batch

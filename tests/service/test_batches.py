@@ -18,7 +18,7 @@ class Waiting:
 
     def ask(self, crops: int, ready: bool = True) -> Request:
         model: Any = self.network
-        request = Request(model, ("p",), crops, Answer([{}] * crops), asyncio.Future(loop=_loop))
+        request = Request(model, ("p",), crops, Answer([{}] * crops), asyncio.Future(loop=_loop), self.now)
         self.batches.in_flight += crops
         if ready:
             self.batches.add(request, [pixels(0)] * crops)
@@ -93,6 +93,17 @@ def test_with_hold_until_it_is_full_or_held_for_so_long() -> None:
     assert waiting.take() == (4, False)
     waiting.now = FOREVER
     assert waiting.take() == (2, False)
+
+
+def test_one_model_does_not_keep_another_from_its_turn() -> None:
+    waiting = Waiting(max_batch=4)
+    first: Any = waiting.network
+    for _request in range(3):
+        waiting.ask(4)
+    waiting.network = Network()
+    waiting.ask(1)
+    batches = [waiting.batches.take(idle=True) for _batch in range(4)]
+    assert [batch and batch.model is first for batch in batches] == [True, False, True, True]
 
 
 def test_who_has_gone_is_left_out() -> None:

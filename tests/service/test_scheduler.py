@@ -128,6 +128,26 @@ def test_what_is_alone_takes_every_core_where_the_network_gains_by_it() -> None:
     run(test)
 
 
+def test_crops_that_keep_coming_leave_an_image_its_turn() -> None:
+    async def test() -> None:
+        gate = Gate(opened=False)
+        async with scheduled(Network(gate=gate), max_batch=2) as s:
+            running = s.crops(1)
+            await until(lambda: bool(gate.passed))
+            image = s.image(2)
+            await asyncio.sleep(0)
+            behind = [s.crops(n, n) for n in (3, 4, 5)]
+            await asyncio.sleep(0)
+            s.decoder.gates[b"2"] = held = Gate(opened=False)
+            gate.opened.set()
+            await until(lambda: bool(held.passed))
+            assert s.network.runs == [[1]], "it is decoded before what came after it is run"
+            held.opened.set()
+            await asyncio.gather(running, image, *behind)
+
+    run(test)
+
+
 def test_runners_run_what_the_others_decode() -> None:
     async def test() -> None:
         async with scheduled(threads=2, runners=1) as s:
