@@ -16,8 +16,11 @@ from tests.corpus import cases, corpus, sample
 from tests.service.images import encoded, noise
 from tests.service.server import Server, serving
 
-# Tracing makes Python four times as slow: scripts/coverage.
-MOST_S = 8.0 if "coverage" in sys.modules else 2.0
+QUICK_S = 0.5
+# What is not quick is counted in the time that this machine takes at the moment for a fixed piece of Python,
+# some 0.1 s. Tracing makes the server four times as slow: scripts/coverage.
+MOST_WORK = 80 if "coverage" in sys.modules else 20
+TRIES = 3  # on a busy machine the same work may take twice the time
 MOST_MEMORY = 512_000_000
 BOMBS = {
     *("bomb-gif-short-comments", "bomb-gif-frames", "bomb-png-ztxt-too-many", "bomb-png-exif"),
@@ -81,19 +84,33 @@ def attack(server: Server, pictures: Iterable[tuple[str, bytes]]) -> None:
         for name, data in pictures:
             reset_peak(server)
             asked = beside.submit(answer_to, neighbour, good)
-            began, spent = time.perf_counter(), processor_time(server)
-            answer = server.client.post("/predict", content=data)
-            wall, spent = time.perf_counter() - began, processor_time(server) - spent
-            # The smaller of the two: another's load on this machine is no fault of the server's.
-            slowest = max(slowest, (name, min(wall, spent)), key=lambda pair: pair[1])
+            answer, work = measured_post(server, data)
+            for _again in range(TRIES - 1):
+                if work > MOST_WORK:
+                    work = min(work, measured_post(server, data)[1])
+            slowest = max(slowest, (name, work), key=lambda pair: pair[1])
             largest = max(largest, (name, memory(server, "VmHWM") - idle), key=lambda pair: pair[1])
             statuses.add(answer.status_code)
             assert answer.status_code == 200 or 400 <= answer.status_code < 500, (name, answer.text)
             assert dict(asked.result()) == pytest.approx(dict(right), abs=1e-5), name
         print(f"slowest {slowest}, most memory {largest}, statuses {sorted(statuses)}")
-        assert slowest[1] <= MOST_S, slowest
+        assert slowest[1] <= MOST_WORK, slowest
         assert largest[1] <= MOST_MEMORY, largest
         assert server.client.get("/health").status_code == 200
+
+
+def measured_post(server: Server, data: bytes) -> tuple[httpx.Response, float]:
+    """The answer, and the work that it took; 0 for what is quick."""
+    began, spent = time.perf_counter(), processor_time(server)
+    answer = server.client.post("/predict", content=data)
+    # The smaller of the two: another's load on this machine is no fault of the server's.
+    seconds = min(time.perf_counter() - began, processor_time(server) - spent)
+    if seconds <= QUICK_S:
+        return answer, 0.0
+    began = time.process_time()
+    for _ in range(5_000_000):
+        pass
+    return answer, seconds / (time.process_time() - began)
 
 
 def answer_to(client: httpx.Client, data: bytes) -> list[tuple[str, float]]:
