@@ -16,9 +16,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from training import checkpoint
 from training.evaluate import evaluate, torch_classifier
-from training.held_out import load_held_out, record_of
+from training.run import checkpoint
+from training.run.held_out import load_held_out, record_of
 
 COMMON = (
     "--recipe paper --width 0.25 --image-size 112 --epochs 60 --batch-size 32 --schedule cosine --lr 0.01 "

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.images import LARGE, SMALL, drawn
+from benchmarks.support.images import LARGE, SMALL, drawn
 from contract.limits import usable_cores
 from contract.recipe import DEFAULT_RECIPE
-from service.decode_processes import Processes
-from service.decoding import Decoder, InThread, Watch
+from service.imaging.decoder import Decoder, InThread, Watch
+from service.imaging.process_decoder import Processes
 from service.settings import Settings
 
 

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.images import found
 from benchmarks.limit import crop_of
+from benchmarks.support.images import found
 from contract.limits import usable_cores
 from contract.preprocess import Pixels
-from service.explain import GRID, covered, occlusion_map
-from service.session import Model, load_model
+from service.inference.occlusion import GRID, covered, occlusion_map
+from service.models.session import Model, load_model
 
 CELLS, STEPS = 14, 14  # cells a side, and how many times as many more of them are covered
 

@@ -26,9 +26,11 @@ from onnx import TensorProto, helper
 
 from contract.manifest import METADATA_KEY, Manifest, Tensor
 from contract.recipe import DEFAULT_RECIPE
-from service import cuda, onnxfile
-from service.cuda import Buckets, GpuOptions
-from service.session import Model, ModelError, load_model
+from service.errors import ModelError
+from service.models import cuda
+from service.models import onnx_file as onnxfile
+from service.models.cuda import Buckets, GpuOptions
+from service.models.session import Model, load_model
 
 SIDE = 8192  # of the matrices
 NUMBERS = 1 << 27  # that are read and written to measure memory
@@ -156,7 +158,7 @@ def write(folder: Path) -> None:
     """fp32.onnx and fp16.onnx: what a network costs does not depend on what it has learnt."""
     import torch
 
-    from training.graph import OPSET, build_graph
+    from training.export.graph import OPSET, build_graph
     from training.model import AlexNet
 
     torch.manual_seed(0)

@@ -30,11 +30,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from benchmarks.machine import Watch
+from benchmarks.support.machine import Watch
 from contract.limits import usable_cores
-from training.graph import build_graph
+from training.export.graph import build_graph
+from training.export.quantize import calibrate, rounding_of
 from training.model import LRN_ALPHA, LRN_K, LRN_SIZE, AlexNet, layer_table, weighted_layers
-from training.quantize import calibrate, rounding_of
 
 MEAN, STD = [123.0, 117.0, 104.0], [1.0, 1.0, 1.0]
 BASE = "torch.onnx.export"

@@ -24,13 +24,13 @@ from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 
-from benchmarks.images import LARGE, SMALL, drawn, found
-from benchmarks.machine import STEAL_LIMIT, Watch
+from benchmarks.support.images import LARGE, SMALL, drawn, found
+from benchmarks.support.machine import STEAL_LIMIT, Watch
 from contract.limits import usable_cores
 from contract.picture import decode
 from contract.preprocess import Pixels, centre_crop
-from service.memory import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, mallopt
-from service.session import Model, load_model
+from service.host import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, mallopt
+from service.models.session import Model, load_model
 
 BATCHES = (1, 8, 16, 32)
 NO_LIMIT = 1 << 40  # pixels

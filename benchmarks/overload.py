@@ -2,7 +2,7 @@
 
     python -m benchmarks.overload --seconds 300 --json overload.json
 
-A real server and the load generator of benchmarks/load.py, both on this machine: the generator on its last
+A real server and the load generator of benchmarks/support/load.py, both on this machine: the generator on its last
 core, with HAProxy if that is asked for, and the server on the others, because what sends ten times what
 a server can do takes more than the server. That core has no rest all the while, the peak included: a core
 is slower beside one that computes, and that is no fault of the server's. First the peak, in closed loop;
@@ -25,11 +25,11 @@ from time import sleep
 from typing import Any
 
 from benchmarks.limit import photographs
-from benchmarks.load import MOST_CONNECTIONS
-from benchmarks.machine import busy
-from benchmarks.proxy import proxy
 from benchmarks.serve import load, server
-from benchmarks.vitals import Answered, Bar, Sample, Watcher, ask, flat, options, verdict
+from benchmarks.support.load import MOST_CONNECTIONS
+from benchmarks.support.machine import busy
+from benchmarks.support.proxy import proxy
+from benchmarks.support.vitals import Answered, Bar, Sample, Watcher, ask, flat, options, verdict
 
 CONNECTIONS = 32  # of the closed loop that finds the peak
 HEALTH_MS, REFUSED_MS = 100.0, 50.0

@@ -2,7 +2,7 @@
 
     python -m benchmarks.serve --model models/flowers17.onnx --images FOLDER
 
-A real server process, a real socket, and the load generator of benchmarks/load.py in a process of its own,
+A real server process, a real socket, and the load generator of benchmarks/support/load.py in a process of its own,
 on the same cores. Closed loop at several numbers of connections, then open loop at 70 % of the best rate
 and at 150 %, which is past saturation. Server and limit take turns of a second, because a machine that
 others use too changes its speed within seconds: a row is the mean of its turns, and `of limit` the ratio of
@@ -27,8 +27,8 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from benchmarks.limit import photographs
-from benchmarks.load import percentile
-from benchmarks.machine import STEAL_LIMIT, Watch, memory_mb
+from benchmarks.support.load import percentile
+from benchmarks.support.machine import STEAL_LIMIT, Watch, memory_mb
 
 ALONE = "1 connections"
 LONGER = 4  # turns of the open loop, and so many times fewer
@@ -66,8 +66,8 @@ def server(
 
 
 def load(url: str, images: Path, *options: object, attempts: int = 3) -> tuple[dict[str, Any], float]:
-    """-> what benchmarks/load.py printed, and the steal meanwhile, %."""
-    command = [sys.executable, "-m", "benchmarks.load", url, "--images", images, *options]
+    """-> what benchmarks/support/load.py printed, and the steal meanwhile, %."""
+    command = [sys.executable, "-m", "benchmarks.support.load", url, "--images", images, *options]
     for _attempt in range(attempts):
         with Watch() as watch:
             done = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE)

@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 from benchmarks.limit import photographs
 from benchmarks.serve import load, server
-from benchmarks.vitals import Bar, Sample, Watcher, ask, flat, look, not_grown, options, verdict
+from benchmarks.support.vitals import Bar, Sample, Watcher, ask, flat, look, not_grown, options, verdict
 
 CONNECTIONS = 32  # of the closed loop that finds the peak
 BAD_PER_S = 5.0

@@ -18,16 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.machine import STEAL_LIMIT, Watch
+from benchmarks.support.machine import STEAL_LIMIT, Watch
 from contract.limits import usable_cores
-from training.augment import colour_components
 from training.batches import Batch, augmented, load_ahead
 from training.config import Config
+from training.data.augment import colour_components
+from training.data.prepared import Dataset, prepare
 from training.distributed import Ranks
 from training.learner import Learner
 from training.model import LRN_ALPHA, LRN_K, LRN_SIZE, LocalResponseNorm
-from training.prepared import Dataset, prepare
-from training.start import begin
+from training.start.init_run import begin
 
 ROUNDS = 3  # of each kind, in turns: what disturbs the machine disturbs all
 

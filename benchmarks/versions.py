@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.load import FORMS, percentile
 from benchmarks.serve import load, server
+from benchmarks.support.load import FORMS, percentile
 
 
 def main() -> None:

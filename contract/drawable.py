@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageChops
 
-from contract import tiff_layout
 from contract.errors import InvalidImage
+from contract.formats import tiff_layout
 
 Box = tuple[int, int, int, int]
 

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from contract import bmp, guard, icc, isobmff, jpeg, png, tiff, tiff_layout, webp
 from contract.drawable import Box, drawable, whiten_around
 from contract.errors import ImageError, InvalidImage, TooManyPixels, UnsupportedImage
-from contract.formats import sniff
+from contract.formats import bmp, guard, icc, isobmff, jpeg, png, tiff, tiff_layout, webp
+from contract.formats.signatures import sniff
 from contract.recipe import Recipe
 
 __all__ = [

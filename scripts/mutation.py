@@ -10,17 +10,22 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.checkout import ROOT, clone
+from tests.support.checkout import ROOT, clone
 
 FILES: Final = (
     *("contract/drawable.py", "contract/manifest.py", "contract/picture.py", "contract/preprocess.py"),
-    *("contract/recipe.py", "service/admission.py", "service/batches.py", "service/scheduler.py"),
+    *(
+        "contract/recipe.py",
+        "service/inference/admission.py",
+        "service/inference/batches.py",
+        "service/inference/scheduler.py",
+    ),
 )
 TESTS: Final = (
     *("tests/contract/test_edges.py", "tests/contract/test_golden.py", "tests/contract/test_manifest.py"),
     *("tests/contract/test_preprocess_errors.py", "tests/contract/test_preprocess_parity.py"),
-    *("tests/service/test_admission.py", "tests/service/test_batches.py"),
-    "tests/service/test_scheduler.py",
+    *("tests/service/inference/test_admission.py", "tests/service/inference/test_batches.py"),
+    "tests/service/inference/test_scheduler.py",
 )
 CONFIG: Final = f"""
 [tool.mutmut]

@@ -1,34 +1,34 @@
 """python -m service: loads the models, warms them up, and serves. Settings come from the environment.
-`predict` is a command, service/cli.py; to other arguments it says what to write.
+`predict` is a command, service/cli/main.py; to other arguments it says what to write.
 
 Exit codes: 0 after SIGTERM or Ctrl-C, 1 if no model or the port cannot be used, the network hangs or the
 GPU fails, 2 for a bad setting.
 """
 
 import os
-import signal
 import sys
 import time
 from shlex import quote
 
-from service import inherited, terminal
+from service import inherited
+from service.server import signals
 
 
 def main() -> int:
     arguments = sys.argv[1:]
     serving = arguments[:1] in ([], ["serve"])
     if arguments[1:] if serving else arguments[0] != "predict":
-        from service.usage import explain
+        from service.cli.usage import explain
 
         return explain(arguments[serving:])
     inherited.remove(serving)
-    ready_for_signals(serving)
+    signals.exit_at_once(serving)
     if serving:
         from service import stdio
 
         stdio.open_missing()
     try:
-        from service.serve import exit_code
+        from service.server.run import exit_code
     except ModuleNotFoundError as error:
         script = "scripts/serve" if serving else "scripts/predict"
         print(f"error: {error.name} is not installed; {script} installs what is needed", file=sys.stderr)
@@ -41,44 +41,23 @@ def main() -> int:
     return exit_code(start if serving else command)
 
 
-def ready_for_signals(serves: bool) -> None:
-    """Set what ends this process until something else is set: the imports take a second, models more.
-
-    The first process of a container is not ended by a signal that it has no handler for; nor would it get
-    one that came before, if the image did not start it with these signals blocked.
-    """
-    stops = (signal.SIGTERM, signal.SIGINT)
-    if serves:
-        terminal.note()
-        signal.signal(signal.SIGHUP, lambda _number, _frame: terminal.is_closed() and os._exit(0))
-        for number in stops:
-            signal.signal(number, lambda _number, _frame: os._exit(0))  # nothing is under way yet
-    else:
-        # At once: a thread that waits for a pipe would hold up anything gentler.
-        for number in stops:
-            if os.getpid() == 1:
-                signal.signal(number, lambda number, _frame: os._exit(128 + number))
-            else:
-                signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)
-
-
 def command() -> int:
-    from service import cli
-    from service.memory import give_large_memory_back
+    from service.cli.main import main
+    from service.host import give_large_memory_back
 
     give_large_memory_back()
-    return cli.main(sys.argv[2:])
+    return main(sys.argv[2:])
 
 
 def start() -> int:
-    from service import logs, stdio
-    from service.default_model import require_file
-    from service.fd_limit import fit_connections
-    from service.listener import address_of, bound
-    from service.serve import serve
+    from service import stdio
+    from service.models.default_model import require_file
+    from service.observability import logs
+    from service.server.fd_limit import fit_connections
+    from service.server.listener import address_of, bound
+    from service.server.run import serve
+    from service.server.workers import supervise
     from service.settings import Settings
-    from service.workers import supervise
 
     started = time.monotonic()
     settings = Settings.from_environ()

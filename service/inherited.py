@@ -11,7 +11,7 @@ NOT_OURS: Final = (
     # prometheus_client would count the files there with this process's; WORKERS make a folder of their own.
     "PROMETHEUS_MULTIPROC_DIR",
     "prometheus_multiproc_dir",
-    # Packages that provide spans, metrics, logs and context; service/traces.py names its own.
+    # Packages that provide spans, metrics, logs and context; service/observability/traces.py names its own.
     *(
         f"OTEL_PYTHON_{what}"
         for what in ("TRACER_PROVIDER", "METER_PROVIDER", "LOGGER_PROVIDER", "CONTEXT")

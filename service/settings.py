@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Self
 
-from service.clients import networks
-from service.origins import read_origins
+from service.http.access.clients import networks
+from service.http.access.origins import read_origins
 
 MAX_DRAIN_S: Final = 86_400  # Python's waits overflow after 292 years, and the stop would never come
 

@@ -11,8 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from scripts.licences import normal
-from tests.checkout import ROOT, draw_photos, scripts_of
-from tests.service.server import serving
+from tests.support.checkout import ROOT, draw_photos, scripts_of
+from tests.support.serving.server import serving
 
 INSTALL = ("install", "-q", "--no-deps", "--no-index", "--no-build-isolation", "--no-compile", "--target")
 # Nothing of this suite's environment, nor of the folder it runs in, can be imported.

@@ -4,7 +4,7 @@ import re
 from dataclasses import fields
 
 from service.settings import Settings
-from tests.checkout import ROOT
+from tests.support.checkout import ROOT
 
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 EXAMPLE = dict(re.findall(r"^#([A-Z0-9_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.M))

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from tests.checkout import ROOT
+from tests.support.checkout import ROOT
 
 MADE = (
     *("data/daisy/1.jpg", "photos/train/daisy/1.jpg", "ready/train.bin", "runs/mine/best.pt"),
@@ -20,7 +20,12 @@ MADE = (
         "alexnet_client/alexnet_client.egg-info/PKG-INFO",
     ),
 )
-OURS = ("models/flowers17.onnx", "models/flowers17.md", "training/data.py", "alexnet_client/client.py")
+OURS = (
+    "models/flowers17.onnx",
+    "models/flowers17.md",
+    "training/data/images.py",
+    "alexnet_client/client.py",
+)
 
 
 def test_git_ignores_it() -> None:

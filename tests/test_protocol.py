@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.checkout import ROOT, commands
-from tests.service.images import encoded, noise
-from tests.service.server import Server, serving
+from tests.support.checkout import ROOT, commands
+from tests.support.serving.images import encoded, noise
+from tests.support.serving.server import Server, serving
 
 DOCUMENT = ROOT / "docs/protocol.md"
 

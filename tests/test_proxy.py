@@ -15,9 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.proxy import proxy
-from tests.checkout import ROOT, free_port, healthy
-from tests.service.server import COMMAND, environ
+from benchmarks.support.proxy import proxy
+from tests.support.checkout import ROOT, free_port, healthy
+from tests.support.serving.server import COMMAND, environ
 
 OF_ONE_ADDRESS = 2000
 

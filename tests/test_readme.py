@@ -8,10 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.checkout import ROOT, clone, commands, draw_photos, environ, free_port, scripts_of, serving
-from tests.training.theirs import TheirAlexNet
-from training.published import imagenet_classes
-from training.verify import read_model
+from tests.support.checkout import (
+    ROOT,
+    clone,
+    commands,
+    draw_photos,
+    environ,
+    free_port,
+    scripts_of,
+    serving,
+)
+from tests.support.torchvision_alexnet import TheirAlexNet
+from training.export.verify import read_model
+from training.start.published import imagenet_classes
 
 SERVE = "scripts/serve"
 ASK = "curl -F file=@photo.jpg http://127.0.0.1:8000/predict"
@@ -25,7 +34,7 @@ MAKE_KEY = (
     "print(key, hashlib.sha256(key.encode()).hexdigest())'"
 )
 PREDICT = "scripts/predict photo.jpg"
-INSTALL_CLIENT = "pip install ./alexnet_client"  # run in tests/test_client_package.py
+INSTALL_CLIENT = "pip install ./alexnet_client"  # run in tests/alexnet_client/test_package.py
 DOCKER = "docker compose up"  # run in tests/docker
 
 

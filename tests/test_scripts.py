@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkout import clone, environ
+from tests.support.checkout import clone, environ
 
 
 def refused(checkout: Path, script: str, **changes: str) -> str:

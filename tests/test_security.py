@@ -4,7 +4,7 @@ import re
 from dataclasses import fields
 
 from service.settings import Settings
-from tests.checkout import ROOT
+from tests.support.checkout import ROOT
 
 TEXT = (ROOT / "SECURITY.md").read_text()
 ROWS = [line.split("|") for line in TEXT.splitlines() if line.startswith("| ") and "`" in line]

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.checkout import ROOT
+from tests.support.checkout import ROOT
 
 PACKAGES = ("alexnet_client", "contract", "service", "training", "benchmarks", "scripts")
 MISTAKES = {

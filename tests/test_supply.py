@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 from scripts.audit import verdict
 from scripts.licences import BUNDLED, Package, licence_of, normal, refused
-from tests.checkout import ROOT, clone, environ
+from tests.support.checkout import ROOT, clone, environ
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = {path.stem: path.read_text() for path in (ROOT / "docker" / "requirements").glob("*.txt")}

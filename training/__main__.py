@@ -26,31 +26,31 @@ import torch
 
 from contract.interval import with_interval
 from contract.limits import usable_cores
-from training import checkpoint
-from training.base import make_base
-from training.checkpoint import CheckpointError
-from training.choice import choose
-from training.cli import make_parser
+from training.cli.launch import launch
+from training.cli.options import make_parser
+from training.cli.overview import counts, list_skipped, skipped_lines, warnings
 from training.config import Config, ConfigError, load_config
-from training.data import DataError
-from training.divergence import Diverged
-from training.download import DownloadError
+from training.data.folders import printable
+from training.data.images import DataError
+from training.data.measured_on import KEY as MEASURED_ON
+from training.data.measured_on import PLAIN
+from training.data.prepared import prepare
 from training.evaluate import evaluate, torch_classifier, worst_confusions
-from training.export import ExportError, export_chosen, model_path
-from training.figure1 import figure1
-from training.folders import printable
-from training.held_out import load_held_out, record_of
-from training.launch import launch
-from training.measured_on import KEY as MEASURED_ON
-from training.measured_on import PLAIN
+from training.export.export import ExportError, export_chosen, model_path
+from training.export.verify import manifest_text, read_model, verify
 from training.model import AlexNet, layer_table
-from training.overview import counts, list_skipped, skipped_lines, warnings
-from training.prepared import prepare
-from training.published import import_torchvision
-from training.report import report
-from training.signals import INTERRUPTED, Interrupted
-from training.start import write_untrained
-from training.verify import manifest_text, read_model, verify
+from training.report.figure1 import figure1
+from training.report.report import report
+from training.run import checkpoint
+from training.run.checkpoint import CheckpointError
+from training.run.choice import choose
+from training.run.divergence import Diverged
+from training.run.held_out import load_held_out, record_of
+from training.run.signals import INTERRUPTED, Interrupted
+from training.start.base import make_base
+from training.start.download import DownloadError
+from training.start.init_run import write_untrained
+from training.start.published import import_torchvision
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training import augment
 from training.config import Config, ConfigError
-from training.data import DataError, Split
+from training.data import augment
+from training.data.images import DataError, Split
 from training.distributed import Ranks
 from training.optim import AUGMENTATION, ORDER, generator_of
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.data import Split
+from training.data.images import Split
 from training.evaluate import Evaluation
 
 

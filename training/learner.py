@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training import checkpoint
 from training.batches import Batch, augmented
-from training.checkpoint import Checkpoint, CheckpointError
 from training.conforms import conforms
 from training.distributed import Ranks
 from training.evaluate import Classify, normalise, torch_classifier
 from training.optim import DROPOUT, make_optimizer, seed_of, set_rate, update_average
+from training.run import checkpoint
+from training.run.checkpoint import Checkpoint, CheckpointError
 
 AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

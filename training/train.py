@@ -7,20 +7,21 @@ from pathlib import Path
 import torch
 
 from contract.recipe import Recipe
-from training import augment, checkpoint
 from training.batches import batch_size_of, load_ahead
-from training.checkpoint import Checkpoint, CheckpointError
-from training.data import Split
+from training.data import augment
+from training.data.images import Split
+from training.data.prepared import Dataset
 from training.distributed import Ranks
-from training.divergence import LossWatch
 from training.evaluate import BATCH, Classify, Evaluation, judge, probabilities_of
 from training.learner import Learner
-from training.log import EpochRow, Log
 from training.optim import learning_rate, update_plateau
-from training.prepared import Dataset
-from training.progress import Progress
-from training.saver import Saver
-from training.signals import Interrupted, Signals
+from training.run import checkpoint
+from training.run.checkpoint import Checkpoint, CheckpointError
+from training.run.divergence import LossWatch
+from training.run.log import EpochRow, Log
+from training.run.progress import Progress
+from training.run.saver import Saver
+from training.run.signals import Interrupted, Signals
 
 
 def train(

@@ -30,9 +30,9 @@ from typing import Any
 import httpx
 
 from benchmarks.limit import photographs
-from benchmarks.load import message
-from benchmarks.machine import memory_mb
 from benchmarks.serve import load
+from benchmarks.support.load import message
+from benchmarks.support.machine import memory_mb
 
 REQUIREMENTS = {  # what one writes first needs no more than the service
     "plain": [],

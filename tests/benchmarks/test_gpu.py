@@ -8,13 +8,14 @@ import pytest
 
 from benchmarks import gpu
 from contract.manifest import METADATA_KEY, Manifest
-from service import onnxfile
-from service.cuda import GpuOptions
-from tests.service.runtime import Runtime
-from training.graph import build_graph
+from service.models import onnx_file as onnxfile
+from service.models.cuda import GpuOptions
+from tests.support.checkout import ROOT
+from tests.support.models.gpu_runtime import Runtime
+from training.export.graph import build_graph
 from training.model import AlexNet, Variant, layer_table
 
-SHIPPED = Path(__file__).parents[2] / "models" / "flowers17.onnx"
+SHIPPED = ROOT / "models" / "flowers17.onnx"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.images import SMALL, drawn
-from tests.service.server import ROOT
+from benchmarks.support.images import SMALL, drawn
+from tests.support.checkout import ROOT
 
 
 @pytest.mark.slow

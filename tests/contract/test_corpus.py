@@ -5,14 +5,14 @@ import warnings
 import numpy as np
 import pytest
 
-from contract import guard
+from contract.formats import guard
 from contract.picture import ImageError, InvalidImage, decode
 from contract.preprocess import centre_crop
 from contract.recipe import DEFAULT_RECIPE, TORCHVISION_RECIPE, Recipe
-from tests.contract.samples import SCENE
 from tests.corpus import cases, sample
 from tests.corpus.files import segment
-from tests.pictures import encode
+from tests.support.pictures import encode
+from tests.support.samples import SCENE
 
 LIMIT = 4_000_000
 NAMES = {case.name: case for case in cases()}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from contract.limits import available_memory, cpu_quota, memory_limit, usable_cores
-from tests.checkout import ROOT
+from tests.support.checkout import ROOT
 
 V2 = "30 23 0:26 {top} /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"
 V1_CPU = "33 32 0:29 {top} /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct"

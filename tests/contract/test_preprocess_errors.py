@@ -5,7 +5,6 @@ import struct
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +15,10 @@ from PIL import Image
 from contract.picture import ImageError, InvalidImage, TooManyPixels, UnsupportedImage, decode, sniff
 from contract.preprocess import centre_crop
 from contract.recipe import DEFAULT_RECIPE
-from tests.contract.samples import SCENE, samples
-from tests.pictures import encode, png, png_chunk, tiff
+from tests.support.checkout import ROOT
+from tests.support.pictures import encode, png, png_chunk, tiff
+from tests.support.samples import SCENE, samples
 
-ROOT = Path(__file__).parents[2]
 LIMIT = 1_000_000
 # Of every format, and of what has parsers of its own: profiles, EXIF, animation, alpha, libtiff.
 FUZZED = [

@@ -11,7 +11,6 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from tests.contract.samples import SCENE, samples
 from tests.corpus.case import Case
 from tests.corpus.files import (
     LONG,
@@ -24,7 +23,8 @@ from tests.corpus.files import (
     tiff_fields,
     tiff_of,
 )
-from tests.pictures import encode, png_chunk, swapped_profile
+from tests.support.pictures import encode, png_chunk, swapped_profile
+from tests.support.samples import SCENE, samples
 
 BIG = 7000  # x 7000 = 49 million pixels
 BODY = 19_900_000  # bytes, just below what a body may have by default

@@ -7,9 +7,9 @@ from functools import cache, partial
 import pillow_heif
 from PIL import Image
 
-from tests.contract.samples import SCENE, samples
 from tests.corpus.case import PIXELS, Case
-from tests.pictures import encode
+from tests.support.pictures import encode
+from tests.support.samples import SCENE, samples
 
 
 def cases() -> Iterator[Case]:

@@ -4,8 +4,8 @@ import random
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from tests.contract.samples import samples
 from tests.corpus.case import Case
+from tests.support.samples import samples
 
 CUTS = 14
 FLIPS = 16

@@ -8,10 +8,10 @@ from functools import partial
 
 from PIL import Image
 
-from tests.contract.samples import SCENE, samples
 from tests.corpus.case import Case
 from tests.corpus.files import gif_of, tiff_fields, tiff_of
-from tests.pictures import encode, png_chunk
+from tests.support.pictures import encode, png_chunk
+from tests.support.samples import SCENE, samples
 
 # Too large to be drawn, and just small enough to be allowed by default.
 _CLAIMS = (

@@ -6,9 +6,9 @@ from functools import partial
 
 from PIL import Image
 
-from tests.contract.samples import ALPHA, SCENE
 from tests.corpus.case import PIXELS, Case
-from tests.pictures import encode
+from tests.support.pictures import encode
+from tests.support.samples import ALPHA, SCENE
 
 _ORDER = (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
 _MANY = "groups of Huffman codes"

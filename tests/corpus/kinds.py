@@ -11,13 +11,13 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from tests.contract.samples import ALPHA, SCENE
 from tests.corpus.bitmaps import bmp_of, short_runs
-from tests.corpus.canvas import gif_on_canvas, webp_on_canvas
 from tests.corpus.case import PIXELS, Case
 from tests.corpus.files import png_of
-from tests.pictures import encode, png_chunk
-from tests.tiffs import tiff_of_layout
+from tests.support.canvas import gif_on_canvas, webp_on_canvas
+from tests.support.pictures import encode, png_chunk
+from tests.support.samples import ALPHA, SCENE
+from tests.support.tiffs import tiff_of_layout
 
 _RGB = np.asarray(SCENE)
 _GREY, _OPACITY = _RGB[..., 1:2], np.asarray(ALPHA)[..., None]

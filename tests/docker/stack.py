@@ -5,15 +5,13 @@ import json
 import os
 import subprocess
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
 from PIL import Image
 
-from tests.checkout import free_port
+from tests.support.checkout import ROOT, free_port
 
-ROOT = Path(__file__).parents[2]
 PROJECT = "alexnet-test"
 RED = (210, 50, 30)
 # All that is taken from the environment of the tests: how to reach the engine, and what to build from.

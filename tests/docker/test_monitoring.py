@@ -1,5 +1,5 @@
 """What a real Prometheus finds. Grafana's image is in no package registry; what can be known of its
-dashboard without it is in tests/service/test_monitoring.py.
+dashboard without it is in tests/service/observability/test_monitoring.py.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.docker.stack import Stack, photograph, top_label
-from tests.promql import alerts, queries
+from tests.support.promql import alerts, queries
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 

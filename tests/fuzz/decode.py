@@ -22,7 +22,7 @@ with atheris.instrument_imports(include=["PIL", "contract"]):
 
     from contract.picture import ImageError
     from contract.recipe import DEFAULT_RECIPE, TORCHVISION_RECIPE
-    from service.crops import decode_crops
+    from service.imaging.decode import decode_crops
 
 from tests.corpus import cases
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkout import ROOT
+from tests.support.checkout import ROOT
 
 pytest.importorskip("atheris", reason="the extra `fuzz` is not installed")
 

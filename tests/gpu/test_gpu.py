@@ -12,10 +12,12 @@ import onnxruntime as ort
 import pytest
 
 from contract.preprocess import Pixels
-from service.cuda import PROVIDER, Buckets, GpuOptions, cuda_library, memory_used
-from service.session import CPU, Model, ModelError, load_model
-from tests.service.images import encoded, noise
-from tests.service.server import ROOT, serving
+from service.errors import ModelError
+from service.models.cuda import PROVIDER, Buckets, GpuOptions, cuda_library, memory_used
+from service.models.session import CPU, Model, load_model
+from tests.support.checkout import ROOT
+from tests.support.serving.images import encoded, noise
+from tests.support.serving.server import serving
 
 pytestmark = pytest.mark.gpu
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 from playwright.sync_api import FilePayload, Page
 
 from tests.page.flowers import draw
-from tests.service.images import encoded
-from tests.service.server import Server
+from tests.support.serving.images import encoded
+from tests.support.serving.server import Server
 
 AXE: Final = (files("axe_playwright_python") / "axe.min.js").read_text()
 NARROW: Final = {"width": 360, "height": 740}

@@ -14,8 +14,9 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from tests.page.browser import chromium
 from tests.page.checks import KEY, LIMIT, WIDE, Start, ask
 from tests.page.flowers import FLOWERS, draw
-from tests.service.images import encoded
-from tests.service.server import ROOT, Server, serving
+from tests.support.checkout import ROOT
+from tests.support.serving.images import encoded
+from tests.support.serving.server import Server, serving
 
 MODEL: Final = ROOT / "models" / "flowers17.onnx"
 # What a card could try: markup, a script's address, a picture from elsewhere.

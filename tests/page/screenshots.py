@@ -14,8 +14,9 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.page.browser import chromium
 from tests.page.flowers import draw
-from tests.service.images import encoded
-from tests.service.server import ROOT, Server, serving
+from tests.support.checkout import ROOT
+from tests.support.serving.images import encoded
+from tests.support.serving.server import Server, serving
 
 DOCS = ROOT / "docs"
 LARGEST = 150_000  # bytes of a file that keeps all its colours

@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.page.checks import Start
-from tests.service.server import Server
+from tests.support.serving.server import Server
 
 # Of a million characters what takes time in the square of them is not drawn before `expect` gives up, and
 # what takes time in proportion is there in a second.

@@ -4,7 +4,8 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from tests.page.checks import Start
-from tests.service.server import ROOT, Server
+from tests.support.checkout import ROOT
+from tests.support.serving.server import Server
 
 
 def test_files_are_revalidated_and_under_a_strict_policy(site: Server) -> None:
@@ -12,7 +13,7 @@ def test_files_are_revalidated_and_under_a_strict_policy(site: Server) -> None:
     assert page.status_code == 200
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert 'name="max-body-bytes" content="20000000"' in page.text
-    names = [path.name for path in (ROOT / "service" / "static").iterdir()]
+    names = [path.name for path in (ROOT / "service" / "http" / "static").iterdir()]
     for path in ["/", "/docs", *(f"/static/{name}" for name in names if not name.endswith(".html"))]:
         response = site.client.get(path, headers={"Accept-Encoding": "identity"})
         assert response.status_code == 200, path

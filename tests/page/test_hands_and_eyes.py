@@ -10,7 +10,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from tests.page.checks import NARROW, Start, check_accessible
-from tests.service.server import Server
+from tests.support.serving.server import Server
 
 
 def test_narrow_with_touch(site: Server, start: Start, pictures: dict[str, Path]) -> None:

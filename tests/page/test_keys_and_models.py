@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.page.checks import KEY, LIMIT, Start, check_accessible, small
-from tests.service.server import Server
+from tests.support.serving.server import Server
 
 
 def test_a_key_is_asked_for_and_kept_in_the_tab(guarded: Server, start: Start) -> None:

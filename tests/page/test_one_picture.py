@@ -10,8 +10,9 @@ from playwright.sync_api import Route, expect
 
 from tests.page.checks import Start, ask, check_accessible, shown
 from tests.page.flowers import draw
-from tests.service.images import encoded
-from tests.service.server import ROOT, Server
+from tests.support.checkout import ROOT
+from tests.support.serving.images import encoded
+from tests.support.serving.server import Server
 
 LIMIT_OF_17 = "It chooses among 17 classes. A picture of anything else gets the nearest of them."
 
@@ -148,7 +149,7 @@ def test_an_example_is_a_picture_like_any_other(site: Server, start: Start) -> N
         with page.expect_request("**/predict"):
             page.get_by_role("button", name=f"A {example}").click()
         expect(page.locator(".file")).to_have_text(f"{example}.jpg")
-        best = ask(site, ROOT / "service" / "static" / f"{example}.jpg")["predictions"][0]["label"]
+        best = ask(site, ROOT / "service" / "http" / "static" / f"{example}.jpg")["predictions"][0]["label"]
         expect(page.locator("#answer")).to_have_text(shown(best))
         assert (best == example) == (example in classes)
 

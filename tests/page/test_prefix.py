@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.page.checks import Start
-from tests.service.server import Server
+from tests.support.serving.server import Server
 
 PREFIX: Final = "/models/alexnet"
 

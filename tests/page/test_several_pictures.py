@@ -12,9 +12,9 @@ import pytest
 from playwright.sync_api import Browser, FilePayload, Page, expect
 
 from alexnet_client.schemas import PredictAnswer, Problem
-from service.output import comma_separated
+from service.cli.output import comma_separated
 from tests.page.checks import Start, ask, check_accessible, shown, small
-from tests.service.server import Server
+from tests.support.serving.server import Server
 
 
 def test_several_pictures_make_a_grid(site: Server, start: Start, pictures: dict[str, Path]) -> None:

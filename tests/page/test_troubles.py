@@ -5,8 +5,8 @@ from pathlib import Path
 from playwright.sync_api import Route, expect
 
 from tests.page.checks import Start, check_accessible
-from tests.service.images import PNG_HEADER_OF_10_GIGAPIXELS
-from tests.service.server import Server
+from tests.support.serving.images import PNG_HEADER_OF_10_GIGAPIXELS
+from tests.support.serving.server import Server
 
 
 def test_a_corrupt_picture(site: Server, start: Start, pictures: dict[str, Path]) -> None:

@@ -9,15 +9,15 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from tests.service.images import encoded, noise
-from tests.service.infer import client_of
-from tests.service.models import write_model
-from tests.service.server import CLASSES, Server, serving
-from training import checkpoint
-from training.checkpoint import Checkpoint
+from tests.support.models.small_models import write_model
+from tests.support.serving.images import encoded, noise
+from tests.support.serving.server import CLASSES, Server, serving
+from tests.support.serving.triton import client_of
 from training.config import Config
-from training.export import export
+from training.export.export import export
 from training.model import AlexNet
+from training.run import checkpoint
+from training.run.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,9 @@ import pytest
 import service.client
 from alexnet_client import AsyncClient, Client, ClientError
 from alexnet_client.schemas import PredictAnswer, Problem
-from tests.service.images import encoded, noise
-from tests.service.server import ROOT, Server, serving
+from tests.support.checkout import ROOT
+from tests.support.serving.images import encoded, noise
+from tests.support.serving.server import Server, serving
 
 KINDS = pytest.mark.parametrize("kind", [Client, AsyncClient])
 Kind = type[Client] | type[AsyncClient]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.settings import Settings, SettingsError
-from tests.service.server import ROOT
+from tests.support.checkout import ROOT
 
 
 def test_an_empty_variable_counts_as_unset() -> None:

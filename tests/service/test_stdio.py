@@ -9,9 +9,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.checkout import free_port, healthy
-from tests.service.images import plain
-from tests.service.server import COMMAND, environ, serving
+from tests.support.checkout import free_port, healthy
+from tests.support.serving.images import plain
+from tests.support.serving.server import COMMAND, environ, serving
 
 
 def broken_fax(rows: int) -> bytes:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pictures import draw_classes
-from tests.training.runs import COLOURS
+from tests.support.pictures import draw_classes
+from tests.support.runs import COLOURS
 
 
 @pytest.fixture(scope="session")

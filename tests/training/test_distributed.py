@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.pictures import draw_classes
-from tests.training.runs import ROOT
-from training import checkpoint
+from tests.support.checkout import ROOT
+from tests.support.pictures import draw_classes
 from training.__main__ import main
+from training.run import checkpoint
 
 # 16 pictures in batches of 8: 2 steps an epoch. Without dropout the processes' draws are those of one.
 OPTIONS = [
@@ -122,7 +122,7 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(
 # One process is slower, and has less memory, than the other; what they plan is the same run.
 PLANS = """
 import sys, time
-from training import launch
+from training.cli.options import launch
 from training.__main__ import main
 from torch.distributed import get_rank
 

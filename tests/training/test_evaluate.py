@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from contract.recipe import DEFAULT_RECIPE
-from training.data import Split
+from training.data.images import Split
 from training.evaluate import Classify, evaluate, torch_classifier, worst_confusions
 from training.model import AlexNet
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from contract.recipe import DEFAULT_RECIPE
-from tests.pictures import draw_classes
-from tests.training.runs import train
-from training import checkpoint
+from tests.support.pictures import draw_classes
+from tests.support.runs import train
 from training.__main__ import main
-from training.choice import choose
 from training.config import load_config
-from training.data import load_pictures
-from training.folders import find_trees
+from training.data.folders import find_trees
+from training.data.images import load_pictures
+from training.run import checkpoint
+from training.run.choice import choose
 
 
 def test_two_colours_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,17 +10,17 @@ import torch
 from torch import nn
 
 from contract.recipe import DEFAULT_RECIPE
-from tests.training.runs import MEAN, trained
-from training import checkpoint
+from tests.support.runs import MEAN, trained
 from training.__main__ import main
-from training.augment import colour_components
-from training.checkpoint import Checkpoint
 from training.config import Config
+from training.data.augment import colour_components
 from training.evaluate import torch_classifier
-from training.export import ExportError, export
+from training.export.export import ExportError, export
+from training.export.parity import TOLERANCE
+from training.export.verify import read_model, restore_network
 from training.model import AlexNet, Variant, weighted_layers
-from training.parity import TOLERANCE
-from training.verify import read_model, restore_network
+from training.run import checkpoint
+from training.run.checkpoint import Checkpoint
 
 VARIANTS: list[dict[str, Any]] = [
     {},

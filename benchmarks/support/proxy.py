@@ -1,0 +1,49 @@
+"""HAProxy as docker/haproxy.cfg has it, in front of servers on the loopback."""
+
+import os
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from benchmarks.support.vitals import ask
+from service.settings import Settings
+
+CONFIG = Path(__file__).parents[2] / "docker" / "haproxy.cfg"
+
+
+@contextmanager
+def proxy(*servers: str, log: IO[str] | int = subprocess.DEVNULL) -> Iterator[str]:
+    """In front of the addresses `servers`; -> its own. Needs `haproxy` on the PATH."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = Settings.from_environ()
+    environ = {"TLS_FILE": "", "MAX_QUEUE": str(settings.max_queue), "WORKERS": str(settings.workers)}
+    replicas = [
+        f"server replica{n} {server.removeprefix('http://')}" for n, server in enumerate(servers, 1)
+    ]
+    config, address = CONFIG.read_text(), f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory() as folder:
+        for theirs, ours in {
+            "bind :8000\n": f"bind 127.0.0.1:{port}\n",
+            "bind 127.0.0.1:8001": f"bind {folder}/health",
+            "bind :8002": f"bind {folder}/metrics",
+            " resolvers docker init-addr none": "",
+            "server-template replica 16 service:8000": "\n    ".join(replicas),
+        }.items():
+            assert config.count(theirs) == 1, theirs
+            config = config.replace(theirs, ours)
+        file = Path(folder) / "haproxy.cfg"
+        file.write_text(config)
+        command = ["haproxy", "-db", "-f", str(file)]
+        with subprocess.Popen(command, env=os.environ | environ, stdout=log) as process:
+            try:
+                while ask(address, "GET", "/health").status != 200:
+                    if process.poll() is not None:
+                        raise SystemExit("error: haproxy did not start; it says why above")
+                yield address
+            finally:
+                process.terminate()

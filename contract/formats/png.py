@@ -1,0 +1,162 @@
+"""What a PNG says of its pixels and Pillow reads otherwise: the transparent colour, and gamma.
+
+By the PNG specification, third edition; where it leaves a choice, as Chromium and Firefox do.
+"""
+
+import io
+import struct
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image, ImageCms, ImageFile, PngImagePlugin
+
+from contract.formats.guard import Parts
+
+_DEPTHS: Final = {"1": 1, "L;2": 2, "L;4": 4, "L": 8, "RGB": 8, "I;16B": 16, "RGB;16B": 16}  # by raw mode
+_KEY16: Final = "transparency of 16 bits"
+# x and y of white, red, green and blue, as cHRM has them.
+_SRGB: Final = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+_D50: Final = np.array([0.9642, 1.0, 0.8249])
+_BRADFORD: Final = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
+
+
+def install() -> None:
+    """Once, for the process: chunks that are read in another way than Pillow's."""
+    stream: Any = PngImagePlugin.PngStream
+    stream.chunk_tRNS = _read_transparency
+    stream.chunk_cICP = _read_cicp
+
+
+def bytes_per_pixel(image: Image.Image, data: bytes) -> int:
+    """Bound what decoding takes: memory, or where that is dearer the time, 8 for each 3 bytes unpacked.
+
+    Raises ValueError where the header is not what comes first, as it has to; Pillow would look further on.
+    """
+    if data[12:16] != b"IHDR":
+        raise ValueError("it does not begin with its header")
+    bits = data[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(data[25], 4)
+    unpacked = bits // 3 * (2 if has_key16(image) else 1)
+    return max(8 if profile(image.info) is None else 12, unpacked)
+
+
+def _read_transparency(self: Any, _pos: int, length: int) -> bytes:
+    """tRNS, ignored where it is out of place, too short or too long."""
+    chunk = ImageFile._safe_read(self.fp, length)
+    if self.im_tile:  # behind the pixels
+        return chunk
+    if self.im_mode == "P":
+        if self.im_palette and length <= 256:
+            self.im_info["transparency"] = chunk
+        return chunk
+    depth = _DEPTHS.get(self.im_rawmode)
+    samples = 3 if self.im_mode == "RGB" else 1
+    if depth is None or length < 2 * samples:
+        return chunk
+    # Only the low bits count, and Pillow's pixels are of 8 bits where the file's have fewer.
+    scale = 255 // (2**depth - 1) if depth < 8 else 1
+    key = tuple((v & (2**depth - 1)) * scale for v in struct.unpack(f">{samples}H", chunk[: 2 * samples]))
+    if self.im_rawmode == "RGB;16B":
+        self.im_info[_KEY16] = key
+    else:
+        self.im_info["transparency"] = key if samples == 3 else key[0]
+    return chunk
+
+
+def _read_cicp(self: Any, _pos: int, length: int) -> bytes:
+    self.im_info["cicp"] = chunk = ImageFile._safe_read(self.fp, length)
+    return chunk
+
+
+def has_key16(image: Image.Image) -> bool:
+    """Whether a colour of 16 bits is transparent. The picture is then to be decoded twice."""
+    return _KEY16 in image.info
+
+
+def clear_key16(image: Image.Image, data: bytes) -> None:
+    """Make the transparent colour white, in place.
+
+    Pillow reads the upper bytes alone, so the lower ones of `data` are read as well.
+    """
+    lower: Any = Image.open(Parts(data, "PNG"), formats=["PNG"])
+    lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]
+    key = np.array(image.info[_KEY16])
+    rows = max(1, 1_000_000 // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        high, low = (np.asarray(part.crop(box)) for part in (image, lower))
+        clear = ((high == key >> 8) & (low == key & 255)).all(2)
+        image.paste("white", box, Image.fromarray(clear))
+
+
+def profile(info: dict[Any, Any]) -> bytes | None:
+    """Make an ICC profile of gAMA and cHRM, for RGB.
+
+    None where the colours are those of sRGB: without gAMA, near sRGB's gamma and primaries, and under the
+    chunks sRGB and cICP, which have precedence.
+    """
+    gamma = info.get("gamma", 0.0)
+    if gamma <= 0 or "srgb" in info or "cicp" in info:
+        return None
+    colours = info.get("chromaticity", _SRGB)
+    near = all(abs(x - y) < 0.005 for x, y in zip(colours, _SRGB, strict=True))
+    colorants = None if near else _colorants(colours)
+    if colorants is None:
+        if abs(2.2 * gamma - 1) <= 0.05:
+            return None
+        colorants = _colorants(_SRGB)
+    curve = b"para\0\0\0\0" + struct.pack(">HHi", 0, 0, round(65536 * min(1 / gamma, 32767)))
+    tags = {b"wtpt": _xyz(_D50), b"rTRC": curve, b"gTRC": curve, b"bTRC": curve}
+    return _icc(tags | {name: _xyz(colorants[:, n]) for n, name in enumerate(_XYZ)})
+
+
+def in_srgb(image: Image.Image, info: dict[Any, Any]) -> tuple[Image.Image, bytes | None]:
+    """Apply gAMA and cHRM where colours are mixed with what is behind them, as browsers do. -> the picture,
+    and the profile that is still to be applied.
+    """
+    made = profile(info)
+    if made is None or image.mode not in {"LA", "RGBA", "P"} or not image.has_transparency_data:
+        return image, made
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(made))
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), "RGBA", "RGBA")
+    except ImageCms.PyCMSError:  # a gamma beyond reason is ignored
+        return rgba, None
+    ImageCms.applyTransform(rgba, transform, inPlace=True)
+    return rgba, None
+
+
+_XYZ: Final = (b"rXYZ", b"gXYZ", b"bXYZ")
+
+
+def _colorants(chromaticity: tuple[float, ...]) -> Any:
+    """-> (3, 3) XYZ of red, green and blue in columns, adapted to D50; None where they span no space."""
+    points = np.reshape(chromaticity, (4, 2))
+    if points[:, 1].min() <= 0:
+        return None
+    xyz = np.stack([points[:, 0], points[:, 1], 1 - points.sum(1)]) / points[:, 1]
+    white, primaries = xyz[:, 0], xyz[:, 1:]
+    cone = _BRADFORD @ white
+    if abs(np.linalg.det(primaries)) < 1e-3 or np.abs(cone).min() < 1e-3:
+        return None
+    adapt = np.linalg.inv(_BRADFORD) @ np.diag(_BRADFORD @ _D50 / cone) @ _BRADFORD
+    colorants = adapt @ primaries * np.linalg.solve(primaries, white)
+    return colorants if np.abs(colorants).max() < 32767 else None
+
+
+def _xyz(values: Any) -> bytes:
+    return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(65536 * v) for v in values))
+
+
+def _icc(tags: dict[bytes, bytes]) -> bytes:
+    """A display profile, version 4 (ICC.1:2010). Every tag has a multiple of 4 bytes."""
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, tag in tags.items():
+        table += struct.pack(">4sII", name, 132 + 12 * len(tags) + len(body), len(tag))
+        body += tag
+    size = 128 + len(table) + len(body)
+    head = struct.pack(">I4sI4s4s4s12x4s", size, b"", 0x04200000, b"mntr", b"RGB ", b"XYZ ", b"acsp")
+    head = head.ljust(68, b"\0") + struct.pack(">3i", 63190, 65536, 54061)
+    return head.ljust(128, b"\0") + table + body

@@ -1,0 +1,1 @@
+"""HTTP: the application, its middleware and routes, and how errors are reported."""

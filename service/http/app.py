@@ -1,0 +1,86 @@
+"""The HTTP application: middleware, routes and OpenAPI description, around one engine."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+
+from fastapi import FastAPI, Response
+from starlette.middleware.cors import CORSMiddleware
+
+from service.http import images
+from service.http.access.clients import Clients, networks
+from service.http.access.hosts import Hosts
+from service.http.access.keys import Keys
+from service.http.access.origins import EXPOSED, read_origins
+from service.http.error_responses import install_handlers
+from service.http.middleware import Edge
+from service.http.page import page_routes
+from service.http.status import status_routes
+from service.http.v2 import routes as v2
+from service.inference.engine import running_engine
+from service.inference.watchdog import watch
+from service.models.repository import Repository
+from service.observability.metrics import Metrics
+from service.observability.traces import tracing_middleware
+from service.settings import Settings
+
+
+def create_app(settings: Settings, repository: Repository, metrics: Metrics, threads: int) -> FastAPI:
+    """Serve the models of `repository`, decoding and inferring in `threads` threads.
+
+    While it runs, `app.state.engine` is its engine; setting the event `app.state.reload` has the models and
+    the API keys read again. Raises SettingsError where a file of keys or traces cannot be used.
+    """
+    keys, reload = Keys(settings), asyncio.Event()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        timeout = settings.request_timeout_s
+        async with running_engine(settings, repository, threads, metrics, timeout) as engine:
+            app.state.engine = engine
+            watching = asyncio.create_task(watch(engine, reload, keys.read_again, settings.watch_model > 0))
+            yield
+            watching.cancel()
+
+    app = FastAPI(
+        title="AlexNet",
+        description="Image classification: which class a photograph shows, what it resembles, and why.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        openapi_url=None,  # below, made once
+        servers=[{"url": "."}],  # where the description is: a proxy may have taken a prefix off the path
+        docs_url=None,  # page.py has it, with assets from here
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # service/observability has ours
+    )
+    app.state.settings, app.state.keys, app.state.reload = settings, keys, reload
+    clients = Clients(networks(settings.trusted_proxies))
+    app.add_middleware(Edge, hosts=Hosts(settings), keys=keys, metrics=metrics, clients=clients)
+    if tracing := tracing_middleware():
+        middleware, options = tracing
+        app.add_middleware(middleware, **options)
+    if settings.cors_origins:  # outermost: a browser asks beforehand without a key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=read_origins(settings.cors_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
+    install_handlers(app)
+    app.include_router(images.router)  # first, because routes are tried in this order
+    app.include_router(v2.router)
+    app.include_router(page_routes(settings.max_body_bytes))
+    app.include_router(status_routes(metrics))
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def description() -> Response:
+        return Response(described(), media_type="application/json")
+
+    @cache
+    def described() -> bytes:
+        return json.dumps(app.openapi(), separators=(",", ":")).encode()
+
+    return app

@@ -1,0 +1,1 @@
+"""Request bodies: received, decompressed and parsed, within limits."""

@@ -1,0 +1,72 @@
+"""A process that only decodes, for images of untrusted clients: python -m service.imaging.decode_worker.
+
+It needs numpy and Pillow alone, so it is small and starts at once. `process_decoder` writes a line of JSON to
+its standard input and then as many bytes as that says; it answers on its standard output with a line of JSON,
+once the crops of an image that could be decoded are in the memory that both share.
+"""
+
+import ctypes
+import json
+import signal
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from mmap import mmap
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+
+from contract.errors import ImageError
+from contract.picture import Header
+from contract.recipe import RECIPES
+from service.host import give_large_memory_back, limit_memory
+from service.imaging.decode import SLOW_S, SlowPicture, decode_crops, estimated_seconds, shared_crops
+from service.stdio import drop_what_libraries_write
+
+PR_SET_PDEATHSIG: Final = 1  # of linux/prctl.h
+
+
+def serve(asked: BinaryIO, answers: BinaryIO, shared: mmap) -> None:
+    """Until `asked` ends."""
+    answers.write(b"ready\n")
+    answers.flush()
+    while line := asked.readline():
+        job = json.loads(line)
+        answers.write(json.dumps(_answer(job, asked.read(job["bytes"]), shared)).encode() + b"\n")
+        answers.flush()
+
+
+def _answer(job: dict[str, Any], data: bytes, shared: mmap) -> dict[str, Any]:
+    def require_quick(header: Header) -> AbstractContextManager[None]:
+        seconds = estimated_seconds(header)
+        if seconds > SLOW_S and not job["slow"]:
+            raise SlowPicture(seconds)
+        return nullcontext()
+
+    try:
+        made = decode_crops(data, RECIPES[job["recipe"]], job["max_pixels"], job["crops"], require_quick)
+    except SlowPicture as slow:
+        return {"slow": slow.seconds}
+    except ImageError as error:
+        return {"error": type(error).__name__, "detail": str(error)}
+    except MemoryError:
+        detail = "decoding the image takes more memory than it may have; send it smaller"
+        return {"error": "InvalidImage", "detail": detail}
+    np.stack(made.crops, out=shared_crops(shared, RECIPES[job["recipe"]], job["crops"]))
+    kept = ("width", "height", "format", "began", "ended", "profile_ignored")
+    return {name: getattr(made, name) for name in kept}
+
+
+def main() -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C in a terminal is for the service, which lets us finish
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    drop_what_libraries_write()
+    give_large_memory_back()
+    memory, shared = map(int, sys.argv[1:])
+    limit_memory(memory)
+    serve(sys.stdin.buffer, sys.stdout.buffer, mmap(shared, 0))
+
+
+if __name__ == "__main__":
+    main()

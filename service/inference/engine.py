@@ -1,0 +1,181 @@
+"""Runs inference for the routes and the command line: models, scheduler, admission, readiness."""
+
+import math
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from alexnet_client.schemas import ImageInfo
+from contract.preprocess import Pixels
+from service.errors import NotReady
+from service.imaging.decoder import Decoder, InThread
+from service.imaging.process_decoder import Processes
+from service.inference.admission import Admission
+from service.inference.batches import Answer
+from service.inference.scheduler import Scheduler
+from service.models.cuda import LANES, PROVIDER
+from service.models.repository import Repository
+from service.models.serving import Served
+from service.models.session import Model, Row, gpu_memory_used
+from service.observability.metrics import Metrics
+from service.observability.traces import add_span
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What the outputs say of each crop; `waited` until the first batch with one of them began, `took`
+    from then to the end of the last, seconds.
+    """
+
+    rows: list[Row]
+    waited: float
+    took: float
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The crops (224, 224, 3) uint8 of an image; `waited` for a thread and `took` in it, seconds."""
+
+    crops: list[Pixels]
+    info: ImageInfo
+    waited: float
+    took: float
+
+
+class Engine:
+    """Run inference on the event loop, and tell whether requests can be answered.
+
+    `draining`: the server is stopping. `failed`: no batch will ever be run again in this process.
+    """
+
+    def __init__(
+        self, settings: Settings, repository: Repository, scheduler: Scheduler, metrics: Metrics
+    ) -> None:
+        self._settings = settings
+        self.scheduler = scheduler
+        self.metrics = metrics
+        self.repository = repository
+        self.admission = Admission(
+            settings.max_queue, settings.max_queue_bytes, settings.max_queue_per_key or settings.max_queue
+        )
+        self.draining = False
+        self.failed = False
+        metrics.watch(self._gauges)
+
+    def _gauges(self) -> dict[str, float]:
+        return {
+            "ready": self.ready,
+            "inside_images": self.admission.inside,
+            "inside_images_limit": self._settings.max_queue,
+            "queue_images": self.scheduler.waiting,
+            "gpu_memory_bytes": gpu_memory_used(s.model.provider for s in self.repository.served),
+        }
+
+    @property
+    def alive(self) -> bool:
+        """A model is served, and batches are run."""
+        return self.scheduler.alive and any(self.repository.served)
+
+    @property
+    def ready(self) -> bool:
+        return self.alive and self.scheduler.decodes and not self.draining
+
+    def require_ready(self) -> None:
+        """Raises NotReady where an image would be better off elsewhere; here it may still be answered."""
+        self.require_worker()
+        if not self.scheduler.decodes:
+            raise NotReady(
+                "nothing is decoded: images that take longer than DECODE_TIMEOUT_MS hold every thread"
+            )
+        if self.draining:
+            raise NotReady("the server is stopping")
+
+    def require_worker(self) -> None:
+        """Raises NotReady where no image can be answered. A server that is stopping still answers."""
+        if not any(self.repository.served):
+            raise NotReady("no model is loaded")
+        if not self.alive:
+            raise NotReady("the inference worker has ended; the server needs a restart")
+
+    @property
+    def stuck(self) -> bool:
+        """Nothing is decoded or no batch runs any more, for longer than any request may take."""
+        return not self.scheduler.alive or self.scheduler.stuck_for > self._settings.request_timeout_s
+
+    async def look(
+        self, served: Served, data: bytes, outputs: tuple[str, ...], crops: int
+    ) -> tuple[Decoded, Inferred]:
+        """The bytes of an image file -> its central crop, or ten, and what the outputs say of each. Raises
+        ImageError, Overloaded, SchedulerClosed, or what the session raised.
+        """
+        asked = time.perf_counter()
+        answer = await self.scheduler.infer_image(served.model, data, crops, outputs)
+        made = answer.decoded
+        assert made is not None
+        self.metrics.decode_seconds.observe(made.ended - made.began)
+        add_span("decode", made.began, made.ended)
+        info = ImageInfo(
+            width=made.width,
+            height=made.height,
+            format=made.format,
+            profile_ignored=made.profile_ignored,
+        )
+        decoded = Decoded(made.crops, info, made.began - asked, made.ended - made.began)
+        return decoded, self._inferred(answer, made.ended)
+
+    async def infer(self, served: Served, crops: Sequence[Pixels], outputs: tuple[str, ...]) -> Inferred:
+        """May spread the crops over batches. Raises SchedulerClosed, or what the session raised."""
+        asked = time.perf_counter()
+        return self._inferred(await self.scheduler.infer_crops(served.model, crops, outputs), asked)
+
+    def _inferred(self, answer: Answer, ready: float) -> Inferred:
+        took = answer.ended - answer.began
+        self.metrics.inference_seconds.observe(took)
+        add_span("inference", answer.began, answer.ended)
+        return Inferred(answer.rows, answer.began - ready, took)
+
+    def count_image(self, waited: float) -> None:
+        """One more is answered, after `waited` s for a thread and for its batch."""
+        self.metrics.images.inc()
+        self.metrics.queue_seconds.observe(waited)
+
+
+@asynccontextmanager
+async def running_engine(
+    settings: Settings,
+    repository: Repository,
+    threads: int,
+    metrics: Metrics,
+    max_wait: float = math.inf,
+) -> AsyncIterator[Engine]:
+    """Start `threads` threads that decode and infer, and stop them at the end. Raises OSError."""
+    processes, timeout = settings.decode_processes, settings.decode_timeout_ms / 1000
+    decoder: Decoder = InThread(settings.max_pixels)
+    if processes:  # killed when an image takes too long; and what breaks one breaks no other
+        decoder = Processes(processes, settings.max_pixels, timeout)
+
+    def run(model: Model, batch: list[Pixels], outputs: tuple[str, ...], alone: bool) -> list[Row]:
+        metrics.batch_images.observe(len(batch))
+        return model.run(batch, outputs, alone)
+
+    runners = threads if processes else 0
+    if any(served.model.provider == PROVIDER for served in repository.served):
+        runners = LANES
+    scheduler = Scheduler(
+        decoder,
+        run,
+        threads=processes or threads,
+        slow=max(1, processes - 1) if processes else threads,
+        runners=runners,
+        max_batch=settings.max_batch,
+        hold=settings.max_wait_ms / 1000,
+        timeout=0.0 if processes else timeout,
+        max_wait=max_wait,
+    )
+    scheduler.start()
+    try:
+        yield Engine(settings, repository, scheduler, metrics)
+    finally:
+        await scheduler.close()

@@ -1,0 +1,60 @@
+"""Watches an engine beside its requests: reloads models and keys, and ends a process that hangs."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from service.inference.engine import Engine
+from service.observability.logs import log
+
+PERIOD_S: Final = 0.5
+
+
+async def watch(
+    engine: Engine, reload: asyncio.Event, reload_keys: Callable[[], None], watch_files: bool
+) -> None:
+    """Look every PERIOD_S, until the engine has failed.
+
+    When `reload` is set, read the keys and every model again; with `watch_files`, also models whose files
+    are new or have changed. The repository refuses a file that is half written, and reads it once it has
+    changed again. A hang is noticed while a model is being loaded, too.
+    """
+    refreshing: asyncio.Task[None] | None = None
+    everything = False
+    try:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(reload.wait(), PERIOD_S)
+            engine.metrics.refresh()
+            if engine.stuck:
+                _end(engine)
+                return
+            if reload.is_set():
+                reload.clear()
+                everything = True
+                await asyncio.to_thread(reload_keys)
+            if (everything or watch_files) and (refreshing is None or refreshing.done()):
+                refreshing = asyncio.create_task(_refresh(engine, changed_only=not everything))
+                everything = False
+    finally:
+        if refreshing is not None:
+            refreshing.cancel()
+
+
+async def _refresh(engine: Engine, changed_only: bool) -> None:
+    try:
+        await engine.repository.refresh(changed_only)
+    except Exception:  # a folder that vanishes as it is listed: the next refresh may succeed
+        log.exception("the models could not be looked at")
+
+
+def _end(engine: Engine) -> None:
+    """End the process at once if a thread hangs in native code, which nothing else ends."""
+    log.critical(
+        "the network or the decoder does not answer any more; the process ends, to be started again"
+    )
+    if engine.alive:
+        os._exit(1)
+    engine.failed = True

@@ -1,0 +1,34 @@
+"""A model that is served, until its last request is answered."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+
+from alexnet_client.schemas import ModelName
+from service.models.session import Model
+
+
+class Served:
+    """A model under the name and version that it is asked for by."""
+
+    def __init__(self, model: Model, name: str, version: int) -> None:
+        self.model = model
+        self.name = ModelName(name=name, version=version, sha256=model.sha256)
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    @contextmanager
+    def use(self) -> Iterator[Self]:
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield self
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def wait_until_unused(self) -> None:
+        await self._unused.wait()

@@ -1,0 +1,176 @@
+"""The scans of a JPEG, counted up to its own end, whatever lies behind it or looks like it."""
+
+import io
+import random
+import struct
+import zipfile
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contract.formats import jpeg
+from contract.picture import InvalidImage, decode, decode_pixels, read_header
+from contract.recipe import DEFAULT_RECIPE
+from tests.corpus.files import progressive, segment
+from tests.support.pictures import Array, encode, orientation_tag
+from tests.support.samples import SCENE, samples
+
+BASELINE, PROGRESSIVE = encode(SCENE, "JPEG"), encode(SCENE, "JPEG", progressive=True)
+RESTARTS = encode(SCENE, "JPEG", progressive=True, restart_marker_rows=1)
+FAKE_END = b"\xff\xd9"
+SCAN = b"\xff\xda"
+
+
+def film() -> bytes:
+    return b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + struct.pack(">I", 4 << 20) + b"mdat" + noise()
+
+
+def noise() -> bytes:
+    return random.Random(1).randbytes(4 << 20)
+
+
+def archive() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("scans", SCAN * 5000)
+    return buffer.getvalue()
+
+
+BEHIND: dict[str, Callable[[], bytes]] = {
+    "nothing": lambda: b"",
+    "a film": film,
+    "noise": noise,
+    "an archive": archive,
+    "another picture": lambda: PROGRESSIVE,
+    "scans": lambda: SCAN * 5000,
+    "a bomb": lambda: progressive(640, 480, 5000),
+    "segments": lambda: segment(0xFE, b"c") * 6000,
+}
+
+
+def pixels(data: bytes) -> Array:
+    return np.asarray(decode(data, DEFAULT_RECIPE, 10**8).image)
+
+
+def count(data: bytes) -> int:
+    """Exactly, which is done only for pictures that are refused or slowed down without it."""
+    return jpeg._walked(data)
+
+
+def places_of_scans(data: bytes) -> list[int]:
+    return [at for marker, at in jpeg._markers(data) if marker == 0xDA]
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+@pytest.mark.parametrize(
+    "still", [BASELINE, PROGRESSIVE, RESTARTS], ids=["baseline", "progressive", "restarts"]
+)
+def test_what_lies_behind_a_picture_changes_nothing(still: bytes, behind: str) -> None:
+    data = still + BEHIND[behind]()
+    assert np.array_equal(pixels(data), pixels(still))
+    assert read_header(data, DEFAULT_RECIPE, 10**8).bytes == read_header(still, DEFAULT_RECIPE, 10**8).bytes
+
+
+def test_a_film_behind_a_photograph_of_12_million_pixels() -> None:
+    still = encode(SCENE.resize((4000, 3000)), "JPEG", quality=40)
+    data = still + film() * 3
+    assert data.count(SCAN) > 20
+    assert np.array_equal(pixels(data), pixels(still))
+
+
+FAKES = {
+    "in a comment": segment(0xFE, FAKE_END * 9 + SCAN * 5000),
+    "in a profile": segment(0xE2, b"ICC_PROFILE\0\1\2" + FAKE_END + SCAN * 5000),
+    "in a thumbnail": segment(0xE1, orientation_tag(1) + BASELINE[:9000] + FAKE_END),
+    "behind fill bytes": b"\xff" * 9 + segment(0xFE, FAKE_END),
+    "in tables": segment(0xDB, b"\0" + b"\xff\xd9" * 32),
+    "by a number of lines": segment(0xDC, b"\xff\xd9"),
+}
+
+
+@pytest.mark.parametrize("fake", FAKES)
+@pytest.mark.parametrize("still", [PROGRESSIVE, RESTARTS], ids=["plain", "restarts"])
+def test_an_end_within_a_segment_is_none(still: bytes, fake: str) -> None:
+    """In front of each scan, and the decoder still finds them all."""
+    scans = places_of_scans(still)
+    assert count(still) == len(scans) == 10
+    for at in scans if fake != "in tables" else scans[1:]:
+        data = still[:at] + FAKES[fake] + still[at:]
+        assert count(data) == 10
+        assert np.array_equal(pixels(data), pixels(still))
+
+
+@pytest.mark.parametrize("end", [FAKE_END, b"\xff" * 5 + b"\xd9", b"\0\1\2\xff\0" + FAKE_END])
+def test_an_end_between_scans_is_the_decoder_s_end(end: bytes) -> None:
+    """It shows what came before, and what is behind is neither read nor counted."""
+    for index, at in enumerate(places_of_scans(PROGRESSIVE)[1:], 1):
+        data = PROGRESSIVE[:at] + end + PROGRESSIVE[at:] + SCAN * 5000
+        assert count(data) == index
+        assert np.array_equal(pixels(data), pixels(PROGRESSIVE[:at] + FAKE_END))
+
+
+@pytest.mark.parametrize("fake", FAKES)
+def test_scans_cannot_be_hidden_behind_an_end_that_is_none(fake: str) -> None:
+    bomb = progressive(640, 480, 5000)
+    first, second = places_of_scans(bomb)[:2]
+    for at in (first, second):
+        data = bomb[:at] + FAKES[fake] + bomb[at:]
+        with pytest.raises(InvalidImage, match="5001 scans are too many for 307200 pixels"):
+            read_header(data, DEFAULT_RECIPE, 10**8)
+
+
+def test_from_an_odd_place_on_everything_counts() -> None:
+    """A marker that libjpeg knows no length of, or more segments than a picture has."""
+    at = places_of_scans(PROGRESSIVE)[5]
+    for odd in (b"\xff\x02", b"\xff\xd8", b"\xff\xf0", segment(0xFE, b"c") * 6000):
+        assert count(PROGRESSIVE[:at] + odd + FAKE_END + PROGRESSIVE[at:]) == 10
+
+
+def test_scans_are_those_of_a_reader_that_goes_byte_by_byte() -> None:
+    draw = random.Random(1)
+    for _time in range(3000):
+        tail = bytes(draw.choices(b"\xff\xff\xda\xd9\xd0\0\1\xfe", k=draw.randrange(40)))
+        data = b"\xff\xd8" + tail
+        assert count(data) == plain_count(data), data
+
+
+def plain_count(data: bytes) -> int:
+    """The same byte by byte."""
+    found, at = 0, 2
+    while at + 1 < len(data):
+        code = data[at + 1]
+        if data[at] != 0xFF or code in {0, 1, 0xFF, *range(0xD0, 0xD8)}:
+            at += 1
+        elif code == 0xD9:
+            return found
+        else:
+            found += code == 0xDA
+            at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+    return found
+
+
+def test_of_several_pictures_the_first_counts() -> None:
+    data = samples()["jpeg-mpo"].data
+    header = read_header(data, DEFAULT_RECIPE, 10**8)
+    assert header.bytes == 8 * SCENE.width * SCENE.height
+    assert np.array_equal(np.asarray(decode_pixels(header).image), pixels(data))
+
+
+@pytest.mark.parametrize("kind", ["progressive", "first scan of one component"])
+def test_a_single_scan_may_hold_coefficients(kind: str) -> None:
+    data = progressive(640, 480, 0, components=1 if kind == "progressive" else 3)
+    second = [*places_of_scans(data), 0, 0][1]
+    if kind != "progressive":  # as a baseline picture, which breaks off
+        data = data[:second].replace(b"\xff\xc2", b"\xff\xc0") + FAKE_END
+    layers = 1 if kind == "progressive" else 3
+    header = read_header(data, DEFAULT_RECIPE, 10**8)
+    assert header.bytes == (8 + 2 * layers) * 640 * 480
+
+
+def test_pictures_of_telephones_are_within_the_default() -> None:
+    for width, height in ((8160, 6144), (9248, 6936)):
+        for options in ({}, {"progressive": True}):
+            data = encode(Image.new("L", (width, height), 90), "JPEG", quality=30, **options)
+            assert read_header(data, DEFAULT_RECIPE, 67_000_000).bytes < 6 * 67_000_000

@@ -1,0 +1,138 @@
+"""More than one image in a request, ten crops of one, features, through a real server."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from contract.picture import decode
+from contract.preprocess import centre_crop, square, ten_crops
+from contract.recipe import DEFAULT_RECIPE
+from tests.support.serving.images import encoded, noise, plain
+from tests.support.serving.raw_http import half_sent
+from tests.support.serving.responses import by_index, check
+from tests.support.serving.server import Server, metrics, serving
+
+PHOTOS = [encoded(noise(seed)) for seed in range(3)]
+
+
+def run(model_file: Path, pixels: Any, output: str) -> Any:
+    session = ort.InferenceSession(str(model_file), providers=["CPUExecutionProvider"])
+    return session.run([output], {"images": pixels})[0]
+
+
+def files(*contents: bytes) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("file", (f"{number}.jpg", data)) for number, data in enumerate(contents)]
+
+
+def test_each_image_has_its_own_answer_or_problem_in_order(server: Server) -> None:
+    mixed = [PHOTOS[0], b"no image", PHOTOS[1], PHOTOS[2][:500], b""]
+    answer = server.client.post("/predict", files=files(*mixed))
+    assert answer.status_code == 200
+    results = answer.json()["results"]
+    for place in (0, 2):
+        alone = server.client.post("/predict", content=mixed[place]).json()
+        assert by_index(results[place]) == pytest.approx(by_index(alone), abs=1e-6)
+    assert [results[place]["code"] for place in (1, 3, 4)] == [
+        "unsupported_image",
+        "invalid_image",
+        "unsupported_image",
+    ]
+    assert results[1].keys() == {"file", "type", "title", "status", "detail", "code"}
+    assert [result["file"] for result in results] == [f"{number}.jpg" for number in range(5)]
+
+
+def test_a_failing_batch_fails_the_request_and_leaves_nobody_inside(
+    fragile_model: Path, tmp_path: Path
+) -> None:
+    """Nor do its other images go on by themselves, uncounted: they would have been answered by the next."""
+    with serving(tmp_path / "log", fragile_model, max_batch=1) as server:
+        failing = files(plain(250), *[plain(5)] * 199)
+        check(server.client.post("/predict", files=failing), 500, "internal")
+        assert metrics(server)["alexnet_inside_images"] == 0
+        assert len(server.client.post("/predict", files=files(plain(5), plain(6))).json()["results"]) == 2
+        assert metrics(server)["alexnet_images_total"] < 100
+
+
+def test_json_with_base64(server: Server) -> None:
+    texts = [base64.b64encode(data).decode() for data in PHOTOS]
+    one = server.client.post("/predict", json={"image": texts[0]}).json()
+    many = server.client.post("/predict", json={"images": texts[:1]}).json()
+    alone = server.client.post("/predict", content=PHOTOS[0]).json()
+    assert one["predictions"] == many["results"][0]["predictions"] == alone["predictions"]
+    assert len(server.client.post("/predict", json={"images": texts}).json()["results"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"{", "JSON"),
+        (b"[" * 100_000, "JSON"),
+        (b"[" + b"[]," * 1_000_000, "values"),
+        (b"[]", "must be an object"),
+        (b"{}", "must be"),
+        (b'{"image": "aGVsbG8=", "images": []}', "must be"),
+        (b'{"image": 5}', "`image`"),
+        (b'{"images": []}', "`images`"),
+        (b'{"images": ["aGVsbG8=", null]}', "`images`"),
+        (b'{"image": "not base64!"}', "not base64"),
+        (b'{"image": ""}', "empty"),
+    ],
+)
+def test_json_that_cannot_be_used(server: Server, body: bytes, said: str) -> None:
+    answer = server.client.post("/predict", content=body, headers={"Content-Type": "application/json"})
+    check(answer, 422, "invalid_request", said)
+
+
+def test_ten_crops_are_the_mean_of_their_softmax(server: Server, model_file: Path) -> None:
+    pixels = ten_crops(square(decode(PHOTOS[0], DEFAULT_RECIPE, 10**8), DEFAULT_RECIPE), DEFAULT_RECIPE)
+    wanted = run(model_file, pixels, "probabilities").mean(axis=0)
+    answer = server.client.post("/predict", params={"crops": 10, "top_k": 7}, content=PHOTOS[0]).json()
+    assert by_index(answer) == pytest.approx(wanted.tolist(), abs=1e-6)
+    one = server.client.post("/predict", params={"top_k": 7}, content=PHOTOS[0]).json()
+    assert by_index(answer) != pytest.approx(by_index(one), abs=1e-6)
+    check(server.client.post("/predict?crops=5", content=PHOTOS[0]), 422, "invalid_request", "crops")
+
+
+def test_features_are_fc7(server: Server, model_file: Path) -> None:
+    crop = centre_crop(decode(PHOTOS[1], DEFAULT_RECIPE, 10**8), DEFAULT_RECIPE)
+    wanted = run(model_file, crop[None], "fc7")[0]
+    answer = server.client.post("/embed", content=PHOTOS[1]).json()
+    assert answer.keys() == {"embedding", "model", "image", "timing_ms"}
+    assert answer["embedding"] == pytest.approx(wanted.tolist(), abs=1e-5)
+
+    raw = server.client.post("/embed?format=raw&normalize=true", files=files(PHOTOS[1], PHOTOS[2]))
+    assert raw.headers["content-type"] == "application/octet-stream"
+    vectors = np.frombuffer(raw.content, "<f4").reshape(2, -1)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1], abs=1e-5)
+    assert vectors[0] == pytest.approx(wanted / np.linalg.norm(wanted), abs=1e-5)
+    check(
+        server.client.post("/embed?format=raw", files=files(PHOTOS[1], b"x")),
+        422,
+        "invalid_request",
+        "image 2",
+    )
+
+
+def test_every_image_and_crop_counts(model_file: Path, tmp_path: Path) -> None:
+    """Against MAX_QUEUE, and what can never fit is told so at once."""
+    with serving(tmp_path / "log", model_file, max_queue=9) as server:
+        assert server.client.post("/predict", files=files(*PHOTOS)).status_code == 200
+        check(server.client.post("/predict?crops=10", content=PHOTOS[0]), 422, "invalid_request", "10", "9")
+        check(server.client.post("/predict", files=files(*[PHOTOS[0]] * 10)), 422, "invalid_request", "9")
+        check(server.client.post("/explain", content=PHOTOS[0]), 422, "invalid_request", "50", "9")
+        assert server.client.post("/predict", content=PHOTOS[0]).status_code == 200
+
+
+def test_a_client_that_hangs_up_is_not_worked_for(fragile_model: Path, tmp_path: Path) -> None:
+    """Its request ends where it is, here in the wait for a body, and is counted as gone."""
+    with serving(tmp_path / "log", fragile_model, max_queue=1) as server:
+        with half_sent(server, plain(1)):
+            pass
+        while 'route="/predict",status="499"} 1.0' not in server.client.get("/metrics").text:
+            pass
+        assert server.client.post("/predict", content=plain(1)).status_code == 200
+        assert server.log == ""

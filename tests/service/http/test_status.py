@@ -1,0 +1,48 @@
+"""When the inference worker has ended, everybody is told so."""
+
+import asyncio
+import time
+from functools import partial
+from pathlib import Path
+
+import httpx
+
+from service.inference.engine import Engine
+from service.models.cuda import PROVIDER, GpuOptions
+from service.models.session import load_model
+from tests.support.models.gpu_runtime import Runtime
+from tests.support.serving.images import plain
+from tests.support.serving.in_process import serving_in_process
+from tests.support.serving.responses import check
+
+
+def check_not_ready(client: httpx.Client, engine: Engine) -> None:
+    for response in (
+        client.post("/predict", content=plain(1)),
+        client.get("/health"),
+        client.get("/health/ready"),
+    ):
+        check(response, 503, "not_ready")
+    assert client.get("/health/live").status_code == 200
+    while not engine.failed:
+        time.sleep(0.01)  # until it has been noticed: `python -m service` ends then
+
+
+def test_a_dead_worker_is_503_and_not_ready_but_alive(model_file: Path) -> None:
+    load = partial(load_model, device="cpu", threads=1)
+    with serving_in_process(model_file, load, threads=1) as running:
+        asyncio.run_coroutine_threadsafe(running.engine.scheduler.close(), running.loop).result(10)
+        check_not_ready(running.client, running.engine)
+
+
+def test_a_gpu_that_fails_is_503_and_not_ready_but_alive(model_file: Path) -> None:
+    """The process does not go on by the CPU: it would be slow, and say that it is not. It ends, and what
+    DEVICE means is decided anew when a supervisor starts it again.
+    """
+    runtime = Runtime()
+    load = partial(load_model, device="auto", threads=1, gpu=GpuOptions(4), runtime=runtime)
+    with serving_in_process(model_file, load, threads=1) as running:
+        assert running.client.get("/health").json()["provider"] == PROVIDER
+        runtime.broken = "run"
+        check(running.client.post("/predict", content=plain(1)), 503, "not_ready")
+        check_not_ready(running.client, running.engine)

@@ -1,0 +1,77 @@
+"""The Open Inference Protocol's answers, without a server."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.http.v2.request import Output
+from service.http.v2.response import build_response
+from tests.support.serving.tensors import MAP, PROBABILITIES, prefixed
+
+LABELS = ("ash", "box:wood", "cedar", "elm\u00e9")
+
+
+def read(body: bytes, length: int | None) -> tuple[dict[str, Any], bytes]:
+    size = len(body) if length is None else length
+    return json.loads(body[:size]), body[size:]
+
+
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@given(
+    st.lists(st.lists(FLOATS, min_size=6, max_size=6), min_size=1, max_size=3), st.booleans(), st.booleans()
+)
+def test_answers_arrive_as_they_were_computed(values: list[list[float]], binary: bool, mixed: bool) -> None:
+    rows = [
+        {"conv5": np.array(v, np.float32).reshape(2, 3), "probabilities": np.array(v[:4], np.float32)}
+        for v in values
+    ]
+    outputs = (Output(MAP, binary), Output(PROBABILITIES, binary ^ mixed))
+    head, tail = read(*build_response({"id": "\u00e9"}, outputs, rows, LABELS))
+    assert head["id"] == "\u00e9"
+    assert [entry["shape"] for entry in head["outputs"]] == [[len(rows), 2, 3], [len(rows), 4]]
+    for entry in head["outputs"]:
+        assert entry["datatype"] == "FP32"
+        expected = np.stack([row[entry["name"]] for row in rows])
+        if "data" in entry:
+            found = np.array(entry["data"], np.float32).reshape(entry["shape"])
+        else:
+            size = entry["parameters"]["binary_data_size"]
+            found, tail = np.frombuffer(tail[:size], "<f4").reshape(entry["shape"]), tail[size:]
+        assert np.array_equal(found, expected)
+    assert tail == b""
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_classification_is_value_index_label(binary: bool) -> None:
+    rows = [
+        {"probabilities": np.array([0.25, 0.5, 1e-7, 0.25], np.float32)},
+        {"probabilities": np.array([0, 0.1, 0.2, 0.7], np.float32)},
+    ]
+    body, length = build_response({}, (Output(PROBABILITIES, binary, 2),), rows, LABELS)
+    head, tail = read(body, length)
+    (entry,) = head["outputs"]
+    assert (entry["name"], entry["datatype"], entry["shape"]) == ("probabilities", "BYTES", [2, 2])
+    strings = ["0.5:1:box:wood", "0.25:0:ash", "0.7:3:elm\u00e9", "0.2:2:cedar"]
+    if binary:
+        assert tail == prefixed(*(string.encode() for string in strings))
+        assert entry["parameters"] == {"binary_data_size": len(tail)}
+    else:
+        assert entry["data"] == strings
+        assert (tail, length) == (b"", None)
+
+
+def test_classification_of_a_map_has_no_labels() -> None:
+    rows = [{"conv5": np.array([[1, 5, 3], [2, 4, 0]], np.float32)}]
+    head, _tail = read(*build_response({}, (Output(MAP, False, 2),), rows, LABELS))
+    assert head["outputs"][0]["data"] == ["5.0:1", "4.0:4"]
+
+
+def test_infinity_is_no_json() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        build_response({}, (Output(MAP, False),), [{"conv5": np.full((2, 3), np.inf, np.float32)}], LABELS)

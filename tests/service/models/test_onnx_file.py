@@ -1,0 +1,248 @@
+"""The reader of model files, against the package onnx, and what it refuses."""
+
+import itertools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from service.errors import ModelError
+from service.models import onnx_file as onnxfile
+from service.models.onnx_file import OPERATORS, read
+from service.models.session import load_model
+from tests.support.models.graphs import SHIPPED, compare, small, varint
+from training.export.graph import PRECISIONS, Rounding, build_graph
+from training.model import AlexNet, Variant, weighted_layers
+
+
+def networks() -> list[onnx.ModelProto]:
+    """Every graph that training can write: architecture, switches, precision, layers in 8 bits or not."""
+    found = []
+    switches = itertools.product(
+        ("paper", "one-tower", "torchvision"),
+        ("relu", "tanh"),
+        (True, False),
+        ("overlapping", "plain"),
+        PRECISIONS,
+        (True, False),
+    )
+    for arch, activation, lrn, pooling, precision, integer in switches:
+        if integer and (precision != "int8" or activation != "relu"):
+            continue
+        try:
+            variant = Variant(arch, activation, lrn, pooling)
+        except ValueError:
+            continue
+        network = AlexNet(5, 0.02, variant=variant)
+        rounding = Rounding()
+        if integer:
+            names = [name for name, _layer in weighted_layers(network)]
+            points = ["centred", *names, "conv1.norm", "conv2.norm"]
+            rounding = Rounding(frozenset(names), {p: 1.0 for p in points if p != "fc8"})
+        found.append(build_graph(network, [1.0] * 3, [1.0] * 3, precision, rounding))
+    assert len(found) > 20
+    return found
+
+
+def test_every_network_of_ours_is_let_in_and_no_operator_more() -> None:
+    graphs, used = networks(), set()
+    for graph in graphs:
+        file = read(graph.SerializeToString())
+        onnxfile.check(file)
+        compare(file, graph)
+        used |= file.operators
+    assert used == OPERATORS
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_weights_are_read_as_the_package_reads_them(precision: str) -> None:
+    graph = build_graph(AlexNet(5, 0.02), [1.0] * 3, [1.0] * 3, precision)
+    file, checked = read(graph.SerializeToString()), 0
+    for tensor in graph.graph.initializer:
+        values = file.initializers[tensor.name].values()
+        np.testing.assert_array_equal(values, numpy_helper.to_array(tensor))
+        assert values.dtype == numpy_helper.to_array(tensor).dtype
+        checked += 1
+    assert checked > 8
+
+
+def test_the_shipped_model() -> None:
+    file = read(SHIPPED.read_bytes())
+    onnxfile.check(file)
+    compare(file, onnx.load(SHIPPED))
+
+
+@pytest.mark.parametrize(
+    "kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.INT32, TensorProto.INT64]
+)
+def test_values_that_are_not_raw(kind: int) -> None:
+    """Other exporters write them into fields of their type, and protobuf packs those or does not."""
+    packed = helper.make_tensor("t", kind, [2, 3], [0, 1, -2, 3, -128, 127])
+    assert not packed.raw_data
+    expected = numpy_helper.to_array(packed)
+    unpacked = b"".join(_unpacked(packed))
+    for data in (packed.SerializeToString(), unpacked):
+        tensor = onnxfile._Reader().tensor(memoryview(data))
+        np.testing.assert_array_equal(tensor.values(), expected)
+
+
+def _unpacked(tensor: TensorProto) -> list[bytes]:
+    rest = TensorProto(dims=tensor.dims, data_type=tensor.data_type, name=tensor.name)
+    one_by_one = [bytes([4 << 3 | 5]) + np.float32(v).tobytes() for v in tensor.float_data]
+    numbers = [bytes([5 << 3]) + varint(v % 2**64) for v in tensor.int32_data]
+    longer = [bytes([7 << 3]) + varint(v % 2**64) for v in tensor.int64_data]
+    return [rest.SerializeToString(), *one_by_one, *numbers, *longer]
+
+
+def _external(model: onnx.ModelProto) -> None:
+    tensor = model.graph.initializer[0]
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    tensor.ClearField("raw_data")
+
+
+def _external_in_a_node(model: onnx.ModelProto) -> None:
+    tensor = TensorProto(name="t", data_type=1, data_location=TensorProto.EXTERNAL)
+    model.graph.node.append(helper.make_node("Constant", [], ["c"], value=tensor))
+
+
+def _loop(model: onnx.ModelProto) -> None:
+    body = helper.make_graph([helper.make_node("Identity", ["a"], ["b"])], "body", [], [])
+    model.graph.node.append(helper.make_node("Loop", ["a"], ["z"], body=body))
+
+
+def _graphs(model: onnx.ModelProto) -> None:
+    body = helper.make_graph([helper.make_node("Identity", ["a"], ["b"])], "body", [], [])
+    model.graph.node[0].attribute.append(helper.make_attribute("bodies", [body]))
+
+
+def _function(model: onnx.ModelProto) -> None:
+    nodes = [helper.make_node("Identity", ["a"], ["b"])]
+    imports = [helper.make_opsetid("", 17)]
+    model.functions.append(helper.make_function("ours", "Mine", ["a"], ["b"], nodes, imports))
+
+
+def _sparse(model: onnx.ModelProto) -> None:
+    model.graph.sparse_initializer.add()
+
+
+def _training(model: onnx.ModelProto) -> None:
+    model.training_info.add()
+
+
+def _opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 21
+
+
+def _no_opset(model: onnx.ModelProto) -> None:
+    del model.opset_import[:]
+
+
+def _second_opset(model: onnx.ModelProto) -> None:
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+
+def _operator(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("TfIdfVectorizer", ["a"], ["z"]))
+
+
+def _foreign(model: onnx.ModelProto) -> None:
+    """An operator's name that is ours, in a domain that is not."""
+    model.graph.node.append(helper.make_node("Conv", ["a"], ["z"], domain="com.example"))
+
+
+def _twice(model: onnx.ModelProto) -> None:
+    model.metadata_props.append(model.metadata_props[0])
+
+
+def _same_tensor(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(model.graph.initializer[0])
+
+
+def _said_shape(model: onnx.ModelProto) -> None:
+    model.graph.value_info.append(helper.make_tensor_value_info("pixels", 1, [1]))
+
+
+def _attribute_twice(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "Conv")
+    node.attribute.append(node.attribute[0])
+
+
+def _many_pads(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "Conv")
+    next(a for a in node.attribute if a.name == "pads").ints.extend([0] * 100)
+
+
+def _no_graph(model: onnx.ModelProto) -> None:
+    model.ClearField("graph")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_external, "a tensor in another file"),
+        (_external_in_a_node, "a tensor in another file"),
+        (_loop, "a graph inside a node"),
+        (_graphs, "a graph inside a node"),
+        (_function, "functions or a graph for training"),
+        (_training, "functions or a graph for training"),
+        (_sparse, "sparse tensors"),
+        (_opset, "is of opset ai.onnx 21; only 17 and 18 are served"),
+        (_no_opset, "is of opset none"),
+        (_second_opset, "is of opset ai.onnx 17, com.microsoft 1"),
+        (_operator, "operators that no exported network has: TfIdfVectorizer"),
+        (_foreign, "operators that no exported network has: com.example:Conv"),
+        (_twice, "the metadata alexnet twice"),
+        (_same_tensor, "the tensor mean.shape twice"),
+        (_said_shape, "says shapes of values inside the graph"),
+        (_attribute_twice, "the attribute .* twice in a node"),
+        (_many_pads, "too many numbers in the attribute pads"),
+        (_no_graph, "has no graph"),
+    ],
+)
+def test_what_is_never_let_in(
+    model_file: Path, tmp_path: Path, change: Callable[[onnx.ModelProto], None], reason: str
+) -> None:
+    model = onnx.load(model_file)
+    change(model)
+    path = tmp_path / "other.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=rf"^other\.onnx .*{reason}"):
+        load_model(path, "cpu", 1)
+
+
+def test_opset_18_is_let_in() -> None:
+    model = small()
+    model.opset_import[0].version = 18
+    onnxfile.check(read(model.SerializeToString()))
+
+
+def test_the_outputs_are_read() -> None:
+    assert read(SHIPPED.read_bytes()).outputs == ["probabilities", "fc7", "conv5"]
+
+
+def test_a_file_that_looks_like_the_runtime_s_own_format_is_read_as_onnx(
+    model_file: Path, tmp_path: Path
+) -> None:
+    """ORTM at byte 4 makes ONNX Runtime take bytes for its own format, which nothing here has checked."""
+    model = onnx.load(model_file)
+    model.ClearField("ir_version")
+    model.ClearField("producer_name")
+    rest = model.SerializeToString()
+    path = tmp_path / "both.onnx"
+    path.write_bytes(bytes([2 << 3 | 2, 6]) + b"..ORTM" + bytes([1 << 3, 8]) + rest)
+    assert path.read_bytes()[4:8] == b"ORTM"
+    assert load_model(path, "cpu", 1).manifest.version == 3
+
+
+def test_a_file_that_is_too_large_is_not_read(model_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "large.onnx"
+    shutil.copy(model_file, path)
+    with path.open("r+b") as file:
+        file.truncate(2**31 + 1)  # takes no room on the disk
+    with pytest.raises(ModelError, match=r"2,147,483,649 bytes, 2,147,483,647 are allowed"):
+        load_model(path, "cpu", 1)

@@ -1,0 +1,150 @@
+"""Errors of model files that have passed: with WATCH_MODEL=1 the next look finds it."""
+
+import shutil
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.errors import NotReady, UnreadableModel
+from service.models.repository import Repository
+from service.models.session import Model
+from tests.support.models.small_models import LOAD, copied, errors, numbered, trying
+
+
+@pytest.fixture
+def folder(model_file: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Make MODELS of copies of one file, whose manifest says version 3."""
+    return partial(copied, model_file, tmp_path / "models")
+
+
+def away_and_back(file: Path, _model: Path) -> tuple[Callable[[], object], Callable[[], object]]:
+    aside = file.with_name("aside")
+    return lambda: file.rename(aside), lambda: aside.rename(file)
+
+
+def bad_and_the_same_again(file: Path, model: Path) -> tuple[Callable[[], object], Callable[[], object]]:
+    return lambda: file.write_bytes(b"bad"), lambda: shutil.copy(model, file)
+
+
+def a_link_elsewhere_and_back(file: Path, model: Path) -> tuple[Callable[[], object], Callable[[], object]]:
+    bad = file.with_name("bad")
+    bad.write_bytes(b"bad")
+    file.unlink()
+    file.symlink_to(model)
+
+    def point(target: Path) -> None:
+        file.with_name("link").symlink_to(target)
+        file.with_name("link").rename(file)
+
+    return lambda: point(bad), lambda: point(model)
+
+
+@pytest.mark.parametrize("change", [away_and_back, bad_and_the_same_again, a_link_elsewhere_and_back])
+@pytest.mark.parametrize("setting", ["model", "models"])
+def test_an_error_ends_with_its_cause(
+    folder: Callable[..., Path], model_file: Path, setting: str, change: Any
+) -> None:
+    models = folder("a.onnx")
+    harm, mend = change(models / "a.onnx", model_file)
+
+    async def steps(repository: Repository) -> None:
+        harm()
+        await repository.refresh(changed_only=True)
+        assert errors(repository) != [(repository.find().name.name, 3, None)]
+        mend()
+        await repository.refresh(changed_only=True)
+        assert errors(repository) == [(repository.find().name.name, 3, None)]
+
+    trying(steps, **{setting: models / "a.onnx" if setting == "model" else models})
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(
+    folder: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing of the file changes when its disk answers again."""
+    models, broken = folder("a.onnx", "b.onnx"), threading.Event()
+    broken.set()
+
+    def load(path: Path) -> Model:
+        if path.stem == "b" and broken.is_set():
+            raise UnreadableModel("b.onnx cannot be read: Input/output error")
+        return LOAD(path)
+
+    async def steps(repository: Repository) -> None:
+        for _look in range(3):
+            await repository.refresh(changed_only=True)
+            with pytest.raises(NotReady, match=r"Input/output error; the models here, for \?model=, are a"):
+                repository.find("b")
+        assert caplog.text.count("Input/output error") == 1
+        broken.clear()
+        await repository.refresh(changed_only=True)
+        assert errors(repository) == [("a", 3, None), ("b", 3, None)]
+
+    trying(steps, models=models, load=load)
+
+
+def test_a_link_that_led_nowhere_is_tried_again(folder: Callable[..., Path], model_file: Path) -> None:
+    """As what the rights forbid, which root never meets, it is there and cannot be opened."""
+    models, target = folder("a.onnx"), Path("target")
+    (models / target).symlink_to(target)
+    (models / "b.onnx").symlink_to(target)
+
+    async def steps(repository: Repository) -> None:
+        assert "Too many levels of symbolic links" in str(repository.sources[1].error)
+        (models / target).unlink()
+        shutil.copy(model_file, models / target)
+        await repository.refresh(changed_only=True)
+        assert errors(repository) == [("a", 3, None), ("b", 3, None)]
+
+    trying(steps, models=models)
+
+
+@pytest.mark.parametrize("gone", ["moved", "renumbered", "damaged"])
+def test_a_name_is_free_when_its_twin_has_gone(
+    folder: Callable[..., Path], model_file: Path, gone: str
+) -> None:
+    models = folder("a.onnx", "a/3/model.onnx")
+
+    async def steps(repository: Repository) -> None:
+        assert [error for *_name, error in errors(repository)] == [None, "a version 3 is a.onnx already"]
+        if gone == "moved":
+            (models / "a.onnx").rename(models / "b.onnx")
+        elif gone == "renumbered":
+            numbered(model_file, models / "a.onnx", 5)
+        else:
+            (models / "a.onnx").write_bytes(b"bad")
+        await repository.refresh(changed_only=True)
+        assert repository.find("a", 3).name.version == 3
+        assert next(s for s in repository.sources if s.place.version == 3).error is None
+
+    trying(steps, models=models)
+
+
+def test_a_disk_that_hung_is_tried_again(
+    folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.models.loading.LOAD_TIMEOUT_S", 0.1)
+    models, going_on, hung = folder("a.onnx"), threading.Event(), threading.Event()
+
+    def load(path: Path) -> Model:
+        if path.stem == "b" and not going_on.is_set():
+            hung.set()
+            assert going_on.wait(60)
+        return LOAD(path)
+
+    async def steps(repository: Repository) -> None:
+        folder("b.onnx")
+        await repository.refresh(changed_only=True)
+        assert hung.is_set()
+        assert "takes more than" in str(repository.sources[1].error)
+        going_on.set()
+        monkeypatch.undo()
+        while repository.sources[1].error is not None:
+            await repository.refresh(changed_only=True)
+        assert repository.find("b").name.version == 3
+
+    trying(steps, models=models, load=load)

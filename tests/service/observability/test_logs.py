@@ -1,0 +1,81 @@
+"""What strangers write cannot move a terminal's cursor, begin a line of its own, or fill the log."""
+
+import json
+import logging
+import socket
+import subprocess
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from service.observability.logs import MOST_TEXT, JsonFormatter, TextFormatter
+from tests.support.serving.raw_http import PATIENCE_S, request
+from tests.support.serving.server import COMMAND, environ
+
+ODD = "\x00\x07\x08\x1b\r\x7f\x80\x9b\u061c\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069\ufeff\ud800"
+
+
+def record(message: str, error: BaseException | None = None) -> logging.LogRecord:
+    info = None if error is None else (type(error), error, error.__traceback__)
+    return logging.LogRecord("alexnet", logging.ERROR, "", 0, message, (), info)
+
+
+def test_odd_characters_are_escaped() -> None:
+    plain, line = TextFormatter().format(record(f"a{ODD}ü\nERROR b")), JsonFormatter().format(record(ODD))
+    for character in ODD:
+        assert character not in plain
+        assert character not in line
+    assert plain.startswith("ERROR a\\u0000\\u0007")
+    assert "ü" in plain
+    assert "\n" not in plain
+    assert json.loads(line)["message"] == ODD
+
+
+def test_a_traceback_has_its_lines_and_none_looks_like_an_entry() -> None:
+    try:
+        raise ValueError(f"a\nERROR b{ODD}")
+    except ValueError as error:
+        text, line = (kind.format(record("m", error)) for kind in (TextFormatter(), JsonFormatter()))
+    first, *others = text.split("\n")
+    assert first == "ERROR m"
+    assert len(others) > 3
+    assert all(other.startswith("  ") for other in others)
+    assert not [character for character in ODD if character in text]
+    assert json.loads(line)["exception"].endswith(f"ValueError: a\nERROR b{ODD}")
+
+
+@pytest.mark.parametrize("kind", [TextFormatter, JsonFormatter])
+def test_lines_are_bounded(kind: type[logging.Formatter]) -> None:
+    try:
+        raise ValueError("b" * 1_000_000)
+    except ValueError as error:
+        text = kind().format(record("a" * 1_000_000, error))
+    assert 2 * MOST_TEXT < len(text) < 3 * MOST_TEXT
+
+
+def test_a_path_is_escaped_and_cut(model_file: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    paths = ["/" + quote(character, errors="surrogatepass") for character in ODD] + ["/" + "a" * 50_000]
+    settings = environ(model=model_file, log_format="json")
+    with (
+        log.open("w") as out,
+        subprocess.Popen(COMMAND, env=settings, stdout=out, stderr=subprocess.STDOUT) as process,
+    ):
+        try:
+            while " on http://" not in log.read_text():
+                assert process.poll() is None
+            port = int(log.read_text().split("127.0.0.1:")[1].split()[0])
+            for path in paths:
+                with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
+                    connection.sendall(request("GET", path))
+                    assert connection.recv(20).startswith(b"HTTP/1.1 404")
+        finally:
+            process.terminate()
+            process.wait(20)
+    lines = log.read_bytes().splitlines()
+    assert len(lines) > len(paths)
+    assert all(len(line) < 1500 for line in lines)
+    for line in lines:
+        json.loads(line)
+        assert not [character for character in ODD if character.encode("utf-8", "surrogatepass") in line]

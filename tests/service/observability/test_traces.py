@@ -1,0 +1,146 @@
+"""Traces reach a collector, a real one in what it reads: OTLP over HTTP, in protobuf."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.support.serving.images import plain
+from tests.support.serving.server import refused, serving
+
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+@contextmanager
+def collector(wait_s: float = 0.0) -> Iterator[tuple[str, list[Any], dict[str, str]]]:
+    """-> its address, the spans that it has got, and the attributes of what they come from."""
+    spans: list[Any] = []
+    source: dict[str, str] = {}
+    ended = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            assert self.path == "/v1/traces"
+            request = ExportTraceServiceRequest.FromString(body)
+            ended.wait(wait_s)
+            for resource in request.resource_spans:
+                source.update({a.key: a.value.string_value for a in resource.resource.attributes})
+                for scope in resource.scope_spans:
+                    spans.extend(scope.spans)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", spans, source
+        finally:
+            ended.set()
+            server.shutdown()
+            thread.join()
+
+
+def test_a_request_and_its_stages_are_one_trace(model_file: Path, tmp_path: Path) -> None:
+    with collector() as (address, spans, _source):
+        limits = {"otel_exporter_otlp_endpoint": address, "otel_bsp_schedule_delay": 100}
+        with serving(tmp_path / "log", model_file, **limits) as server:
+            headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+            assert server.client.post("/predict", content=plain(5), headers=headers).status_code == 200
+            assert server.client.get("/health").status_code == 200
+        # The service has ended, and sent what it had.
+        found = {span.name: span for span in spans}
+        assert found.keys() == {"POST /predict", "decode", "inference"}
+        request = found["POST /predict"]
+        assert (request.trace_id.hex(), request.parent_span_id.hex()) == (TRACE, PARENT)
+        for stage in ("decode", "inference"):
+            assert found[stage].parent_span_id == request.span_id
+            assert found[stage].start_time_unix_nano <= found[stage].end_time_unix_nano
+        assert server.log == ""
+
+
+def test_without_a_collector_nothing_is_loaded_or_sent(model_file: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "log", model_file) as server:
+        maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+        assert server.client.post("/predict", content=plain(5)).status_code == 200
+        assert "google/_upb" not in maps, "protobuf belongs to the exporter"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("OTEL_PROPAGATORS", "b3", "Propagator b3 not found"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "1", "less than or equal to max_queue_size"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "x", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "127.0.0.1:4318", "is '127.0.0.1:4318'; it must be a URL"),
+    ],
+)
+def test_a_bad_variable_of_opentelemetry_is_named(
+    variable: str, value: str, reason: str, model_file: Path
+) -> None:
+    variables = {"otel_exporter_otlp_endpoint": "http://127.0.0.1:1", variable.lower(): value}
+    code, error = refused(model=model_file, port=0, **variables)
+    assert (code, reason in error, "OTEL_" in error) == (2, True, True), error
+
+
+def test_without_a_collector_variables_of_other_programs_do_not_matter(
+    model_file: Path, tmp_path: Path
+) -> None:
+    others = {"otel_propagators": "b3", "otel_python_tracer_provider": "x", "otel_python_context": "x"}
+    with serving(tmp_path / "log", model_file, **others) as server:
+        assert server.client.post("/predict", content=plain(5)).status_code == 200
+    assert server.log == ""
+
+
+@pytest.mark.parametrize(
+    ("attributes", "service", "name"),
+    [
+        ("service.name=roses,team=a%20b", "", "roses"),
+        ("service.name=roses,team=a%20b", "bulbs", "bulbs"),
+        ("team=a%20b", "", "alexnet"),
+    ],
+)
+def test_the_service_has_the_name_that_the_variables_give_it(
+    attributes: str, service: str, name: str, model_file: Path, tmp_path: Path
+) -> None:
+    variables = {"otel_resource_attributes": attributes, "otel_service_name": service}
+    with collector() as (address, _spans, source):
+        with serving(
+            tmp_path / "log", model_file, otel_exporter_otlp_endpoint=address, **variables
+        ) as server:
+            assert server.client.get("/models").status_code == 200
+        assert (source["service.name"], source["team"]) == (name, "a b")
+
+
+@pytest.mark.parametrize(
+    ("kind", "workers"), [("hangs", 1), ("hangs", 2), ("refuses", 1), ("has no address", 1), ("is slow", 1)]
+)
+def test_a_collector_that_takes_no_spans_does_not_hold_up_the_stop(
+    kind: str, workers: int, model_file: Path, tmp_path: Path
+) -> None:
+    """Each span is a batch of its own, so that there are many to wait for."""
+    with socket.create_server(("127.0.0.1", 0)) as hole, collector(wait_s=60) as (slow, *_):
+        address = {
+            "hangs": f"http://127.0.0.1:{hole.getsockname()[1]}",
+            "refuses": "http://127.0.0.1:1",
+            "has no address": "http://collector.invalid:4318",
+            "is slow": slow,
+        }[kind]
+        limits = {"otel_exporter_otlp_endpoint": address, "otel_bsp_max_export_batch_size": 1}
+        settings = {"drain_timeout_s": 1, "workers": workers, "threads": 1, **limits}
+        with serving(tmp_path / "log", model_file, **settings) as server:
+            for _request in range(5):
+                assert server.client.post("/predict", content=plain(5)).status_code == 200
+            server.process.terminate()
+            assert server.process.wait(60) == 0, server.log
+            assert "hangs" not in server.log

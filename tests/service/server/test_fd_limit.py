@@ -1,0 +1,54 @@
+"""A low limit of open files: fewer connections are taken, and the others are answered."""
+
+import socket
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.checkout import free_port, healthy
+from tests.support.serving.raw_http import PATIENCE_S
+from tests.support.serving.server import COMMAND, environ
+
+
+def limited(files: int) -> list[str]:
+    return ["bash", "-c", f'ulimit -n {files} && exec "$@"', "-", *COMMAND]
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_idle_connections_beyond_it_hold_nobody_up(model_file: Path, tmp_path: Path, workers: int) -> None:
+    port, log = free_port(), tmp_path / "log"
+    settings = {
+        "model": model_file,
+        "port": port,
+        "workers": workers,
+        "threads": 1,
+        "header_timeout_s": 600,
+    }
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(limited(200), env=environ(**settings), stderr=errors) as process,
+        ExitStack() as stack,
+    ):
+        stack.callback(process.terminate)
+        while not healthy(port):
+            assert process.poll() is None, log.read_text()
+        for _idle in range(300 * workers):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE_S))
+        for _request in range(5):
+            answer = httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=PATIENCE_S)
+            assert answer.status_code == 200
+    assert process.returncode == 0
+    assert log.read_text().count("MAX_CONNECTIONS is 1000, and 72 are taken") == 1
+
+
+def test_too_low_a_limit_is_refused(model_file: Path) -> None:
+    done = subprocess.run(
+        limited(64), env=environ(model=model_file), capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(
+        "error: MAX_CONNECTIONS is 1000: that takes 1128 open files, and with the 64"
+    )

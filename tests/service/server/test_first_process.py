@@ -1,0 +1,89 @@
+"""The first process of a container: it is not ended by a signal that it has no handler for."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.checkout import ROOT
+from tests.support.serving.server import environ
+
+STARTS_S = 60.0
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux") or os.getuid() != 0, reason="only root makes such processes"
+)
+
+
+@contextmanager
+def first(image: str, *arguments: str, **settings: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """An image's command as process 1, and its number here; Python has been started, and no more."""
+    entry = re.search(r"^ENTRYPOINT (.*)$", (ROOT / f"docker/{image}.Dockerfile").read_text(), re.M)
+    assert entry is not None
+    python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with subprocess.Popen(
+        ["unshare", "--pid", "--fork", "--kill-child", *json.loads(entry[1]), *arguments],
+        env=environ(path=python, **settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            while not (number := children.read_text().strip()):
+                assert process.poll() is None
+            while "python" not in Path(f"/proc/{number}/comm").read_text():
+                assert process.poll() is None
+            yield process, int(number)
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("image", "arguments", "code"),
+    [
+        ("service", (), {signal.SIGTERM: 0, signal.SIGINT: 0}),
+        ("service", ("predict", "."), {signal.SIGTERM: 143, signal.SIGINT: 130}),
+        ("training", ("summary",), {signal.SIGTERM: 130, signal.SIGINT: 130}),
+    ],
+)
+def test_a_signal_while_python_starts_is_not_lost(
+    image: str, arguments: tuple[str, ...], code: dict[signal.Signals, int], number: signal.Signals
+) -> None:
+    with first(image, *arguments) as (process, pid):
+        os.kill(pid, number)
+        said, _ = process.communicate(timeout=STARTS_S)
+        assert (process.returncode, said) == (code[number], "")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_while_models_are_loaded_is_not_lost(model_file: Path, workers: int) -> None:
+    settings = {"model": model_file, "log_format": "json", "workers": workers, "decode_processes": 1}
+    with first("service", **settings) as (process, pid):
+        assert process.stdout is not None
+        assert any("loading and warming" in line for line in process.stdout)
+        os.kill(pid, signal.SIGTERM)
+        process.communicate(timeout=STARTS_S)
+        assert process.returncode == 0
+
+
+def test_a_signal_before_training_has_begun_is_not_lost(tmp_path: Path) -> None:
+    """A pipe that nobody writes into is what it waits for."""
+    recipe = tmp_path / "recipe.toml"
+    os.mkfifo(recipe)
+    options = ("--recipe", str(recipe), "--data", str(tmp_path), "--out", str(tmp_path / "out"))
+    with first("training", "train", *options) as (process, pid):
+        with recipe.open("w"):  # once it opens it too, all is imported
+            while "pipe_read" not in Path(f"/proc/{pid}/wchan").read_text():
+                assert process.poll() is None
+            os.kill(pid, signal.SIGTERM)
+            said, _ = process.communicate(timeout=STARTS_S)
+        assert (process.returncode, said) == (130, "interrupted before there was anything to save\n")

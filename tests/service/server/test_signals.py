@@ -1,0 +1,105 @@
+"""SIGHUP: a reload, and the end where the terminal that the server was started at has been closed."""
+
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.checkout import free_port
+from tests.support.models.small_models import numbered
+from tests.support.serving.server import COMMAND, environ
+
+PATIENCE_S = 60.0
+
+
+class AtTerminal:
+    """A server whose session has a terminal of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], terminal: int, file: Path, port: int) -> None:
+        self.process, self.file = process, file
+        self._terminal, self._address = terminal, f"http://127.0.0.1:{port}/health"
+
+    def wait_for(self, version: int) -> None:
+        while True:
+            assert self.process.poll() is None
+            with suppress(httpx.TransportError):
+                models = httpx.get(self._address, timeout=PATIENCE_S).json().get("models", [{}])
+                if models[-1].get("version") == version:
+                    return
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        os.close(self._terminal)
+
+
+@contextmanager
+def at_terminal(model: Path, folder: Path, *before: str, **settings: object) -> Iterator[AtTerminal]:
+    terminal, theirs = pty.openpty()
+    port = free_port()
+    file = numbered(model, folder / "model.onnx", 1)
+    with subprocess.Popen(
+        [*before, *COMMAND],
+        env=environ(model=file, port=port, threads=1, **settings),
+        cwd=folder,  # where nohup writes
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as process:
+        os.close(theirs)
+        try:
+            yield AtTerminal(process, terminal, file, port)
+        finally:
+            process.terminate()
+            try:
+                process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_reloads_and_a_closed_terminal_ends(
+    model_file: Path, tmp_path: Path, workers: int
+) -> None:
+    """The first as `docker compose kill -s HUP` sends it to a container that has a terminal."""
+    with at_terminal(model_file, tmp_path, workers=workers) as server:
+        server.wait_for(version=1)
+        numbered(model_file, server.file, 2)
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for(version=2)
+        server.close()
+        assert server.process.wait(PATIENCE_S) == 0
+
+
+def test_a_terminal_that_is_closed_while_the_server_starts_ends_it(
+    model_file: Path, tmp_path: Path
+) -> None:
+    with at_terminal(model_file, tmp_path) as server:
+        handler = f"{1 << (signal.SIGHUP - 1):x}"
+        status = Path(f"/proc/{server.process.pid}/status")
+        while int(status.read_text().split("SigCgt:")[1].split()[0], 16) & int(handler, 16) == 0:
+            assert server.process.poll() is None
+        server.close()
+        assert server.process.wait(PATIENCE_S) == 0
+
+
+def test_with_nohup_it_outlives_the_terminal_and_reloads(model_file: Path, tmp_path: Path) -> None:
+    """The parent hands the signal on to workers, for whom the terminal has been closed too."""
+    with at_terminal(model_file, tmp_path, "nohup", workers=2) as server:
+        server.wait_for(version=1)
+        server.close()
+        numbered(model_file, server.file, 2)
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for(version=2)
+        server.process.terminate()
+        assert server.process.wait(PATIENCE_S) == 0

@@ -1,0 +1,201 @@
+"""Several processes on one port: they share the requests, add their metrics up, and are replaced."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.observability.metrics import METRICS_FOLDER
+from service.server.listener import bound, listen
+from service.server.workers import gpu_for
+from tests.support.models.small_models import numbered
+from tests.support.serving.images import plain
+from tests.support.serving.server import COMMAND, Server, environ, metrics, refused, serving
+
+
+@pytest.fixture
+def server(model_file: Path, tmp_path: Path) -> Iterator[Server]:
+    file = numbered(model_file, tmp_path / "model.onnx", 3)
+    with serving(tmp_path / "log", file, workers=2, threads=1) as running:
+        yield running
+
+
+def children(server: Server) -> list[int]:
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True, check=False
+    )
+    return [int(pid) for pid in listed.stdout.split()]
+
+
+def ask(server: Server) -> int:
+    """On a connection of its own, so that any worker may take it."""
+    answer = httpx.post(server.address + "/predict", content=plain(9), timeout=30)
+    return int(answer.json()["model"]["version"])
+
+
+def test_metrics_are_those_of_all_workers(server: Server) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _n: ask(server), range(40))) == {3}
+    while (found := metrics(server))["alexnet_inside_images"] > 0:
+        pass  # each worker says what it knows twice a second
+    assert found["alexnet_images_total"] == 40
+    assert found["alexnet_requests_total,route=/predict,status=200"] == 40
+    assert found["alexnet_workers"] == 2
+    assert found["alexnet_inside_images_limit"] == 512
+    assert found["alexnet_ready"] == 1
+    assert sum(1 for key in found if key.startswith("alexnet_model_info")) == 1
+
+
+def folder_of_metrics(server: Server) -> Path:
+    variables = Path(f"/proc/{children(server)[0]}/environ").read_bytes().decode().split("\0")
+    return Path(dict(line.split("=", 1) for line in variables if line)[METRICS_FOLDER])
+
+
+def test_a_file_of_metrics_that_a_worker_has_not_filled_yet_is_passed_over(server: Server) -> None:
+    (folder_of_metrics(server) / "counter_1.db").touch()
+    assert metrics(server)["alexnet_workers"] == 2
+
+
+def test_a_folder_of_metrics_that_another_run_left_is_not_used(
+    server: Server, model_file: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder_of_metrics(server), tmp_path / "left")
+    for inherited in (tmp_path / "left", tmp_path / "none"):
+        with serving(tmp_path / "log", model_file, **{METRICS_FOLDER: inherited}) as alone:
+            assert metrics(alone)["alexnet_workers"] == 1
+
+
+def test_one_that_dies_is_replaced(server: Server) -> None:
+    first = children(server)
+    assert len(first) == 2
+    os.kill(first[0], signal.SIGKILL)
+    while len(now := children(server)) < 2 or first[0] in now:
+        pass
+    assert first[1] in now
+    while metrics(server)["alexnet_workers"] != 2:
+        pass
+    assert ask(server) == 3
+    assert "ended with -9" in server.log
+
+
+def test_copies_of_a_listener_do_not_make_it_block() -> None:
+    with bound("127.0.0.1", 0) as listener:
+        listen(listener, 5)
+        listener.dup().close()
+        assert not os.get_blocking(listener.fileno())
+
+
+def listener_blocks(server: Server) -> bool:
+    """As all processes that have it open see it."""
+    inodes = [line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines() if " 0A " in line]
+    for opened in Path(f"/proc/{server.process.pid}/fd").iterdir():
+        if str(opened.readlink()).removeprefix("socket:[").removesuffix("]") in inodes:
+            facts = Path(f"/proc/{server.process.pid}/fdinfo/{opened.name}").read_text()
+            return not int(facts.split("flags:")[1].split()[0], 8) & os.O_NONBLOCK
+    return False
+
+
+def wait_for_workers(server: Server) -> None:
+    while metrics(server)["alexnet_workers"] != 2:
+        pass
+
+
+def test_a_worker_that_starts_does_not_stop_the_other(server: Server) -> None:
+    for _time in range(2):
+        dead, healthy = children(server)
+        os.kill(dead, signal.SIGKILL)
+        while len(children(server)) < 2 or dead in children(server):
+            pass
+        with ThreadPoolExecutor(1) as pool:
+            started = pool.submit(wait_for_workers, server)
+            while not started.done():
+                assert not listener_blocks(server)
+            started.result()
+        assert [ask(server) for _request in range(20)] == [3] * 20
+        assert healthy in children(server)
+
+
+def test_a_worker_that_is_stopped_is_replaced(model_file: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "log", model_file, workers=2, threads=1, request_timeout_s=1) as server:
+        stopped, healthy = children(server)
+        os.kill(stopped, signal.SIGSTOP)
+        while stopped in children(server) or len(children(server)) < 2:
+            pass
+        assert healthy in children(server)
+        assert "worker 0 has not answered for 5 s and is killed" in server.log
+        assert ask(server) == 3
+
+
+def test_a_worker_that_is_stopped_does_not_hold_up_the_end(model_file: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "log", model_file, workers=2, threads=1, drain_timeout_s=1) as server:
+        pids = children(server)
+        os.kill(pids[1], signal.SIGSTOP)
+        server.process.terminate()
+        assert server.process.wait(30) == 1
+        assert "worker 1 does not stop and is killed" in server.log
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_reload_reaches_all_and_a_stop_ends_all(server: Server, model_file: Path, tmp_path: Path) -> None:
+    numbered(model_file, tmp_path / "model.onnx", 4)
+    server.process.send_signal(signal.SIGHUP)
+    seen: list[int] = []
+    while seen[-20:] != [4] * 20:
+        seen.append(ask(server))
+    pids = children(server)
+    server.process.terminate()
+    assert server.process.wait(20) == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_models_are_not_loaded_in_one_of_them_alone(model_file: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "admins"
+    keys.write_text(hashlib.sha256(b"root").hexdigest())
+    with serving(tmp_path / "log", model_file, workers=2, threads=1, admin_keys_file=keys) as server:
+        for command in ("load", "unload"):
+            answer = server.client.post(
+                f"/v2/repository/models/tiny/{command}", headers={"Authorization": "Bearer root"}
+            )
+            assert answer.status_code == 400
+            assert "SIGHUP" in answer.json()["error"]
+
+
+def test_workers_do_not_outlive_their_parent(server: Server) -> None:
+    pids = children(server)
+    server.process.kill()
+    server.process.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        pass
+
+
+def test_a_model_that_cannot_be_served_ends_it(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"no model")
+    done = subprocess.run(
+        COMMAND,
+        env=environ(model=file, workers=2),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0].startswith("error: model.onnx")
+
+
+def test_on_gpus_they_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert [gpu_for(n)["CUDA_VISIBLE_DEVICES"] for n in range(4)] == ["3", "5", "3", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpu_for(0) == {}
+
+
+def test_none_at_all(model_file: Path) -> None:
+    assert refused(model=model_file, workers=0) == (2, "error: WORKERS is 0; it must be 1 or more\n")

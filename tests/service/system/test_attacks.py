@@ -1,0 +1,316 @@
+"""Bad HTTP on real sockets: it is answered by its 4xx or cut off within a bound, and meanwhile the server
+is alive and right. A witness asks all the time; how it fared is checked at the end.
+"""
+
+import gzip
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.checkout import ROOT
+from tests.support.serving.bystander import IMAGE, LIMITS, witnessed
+from tests.support.serving.images import plain
+from tests.support.serving.raw_http import (
+    GET,
+    LIVE,
+    POST,
+    answers,
+    connect,
+    descriptors,
+    exchange,
+    request,
+    rest_of,
+    send,
+    wait_until_inside,
+)
+from tests.support.serving.responses import check
+from tests.support.serving.server import Server, serving
+
+
+@pytest.fixture(scope="module")
+def server(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with witnessed(tmp_path_factory.mktemp("log") / "stderr", model_file, **LIMITS) as running:
+        yield running
+
+
+BAD_REQUESTS = {
+    "a length twice": POST + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+    "two lengths": POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    "a list of lengths": POST + b"Content-Length: 5, 5\r\n\r\nhello",
+    "a negative length": POST + b"Content-Length: -5\r\n\r\nhello",
+    "a signed length": POST + b"Content-Length: +5\r\n\r\nhello",
+    "a length in hex": POST + b"Content-Length: 0x5\r\n\r\nhello",
+    "a length of 80 bits": POST + b"Content-Length: 999999999999999999999999\r\n\r\nhello",
+    "a length and chunks": POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks and a length": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "two encodings": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+    "an unknown encoding": POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "a chunk's size is no number": POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
+    "a chunk's size is negative": POST + b"Transfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n",
+    "a chunk's size of 80 bits": POST + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffffff\r\nhello",
+    "a chunk is longer than its size": POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhello\r\n0\r\n\r\n",
+    "a folded header": GET + b"A: b\r\n c\r\n\r\n",
+    "a space before the colon": GET + b"A : b\r\n\r\n",
+    "a control character": GET + b"A: \x01\r\n\r\n",
+    "line feeds alone": b"GET /health/live HTTP/1.1\nHost: x\n\n",
+    "NUL in the path": b"GET /static/\0 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "bytes in the path": b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+    "no path": b"GET http://x HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a tunnel": b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),
+}
+
+
+@pytest.mark.parametrize("sent", BAD_REQUESTS.values(), ids=BAD_REQUESTS)
+def test_what_contradicts_itself_is_400_and_the_end(server: Server, sent: bytes) -> None:
+    (answer,) = exchange(server, sent)
+    check(answer, 400, "invalid_request")
+    assert answer.headers["connection"] == "close"
+
+
+ENDLESS = {
+    "a path": b"GET /" + b"a" * 600_000,
+    "a query": b"GET /?" + b"a=b&" * 150_000,
+    "a header": GET + b"A: " + b"b" * 600_000,
+    "headers": GET + b"A: b\r\n" * 100_000,
+    "headers that come at once": GET + b"A: b\r\n" * 5_000 + b"\r\n",
+    "tiny headers": GET + b"a:b\r\n" * 101,
+    "tiny headers that end": GET + b"a:b\r\n" * 100 + b"\r\n",
+    "tiny trailers": POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n" + b"a:b\r\n" * 200,
+    "line ends": b"\r\n" * 50_000,
+    "a chunk's extension": POST + b"Transfer-Encoding: chunked\r\n\r\n5;" + b"x" * 400_000,
+    "a trailer": POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: " + b"b" * 400_000,
+    "trailers": POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n" + b"A: b\r\n" * 100_000,
+}
+
+
+@pytest.mark.parametrize("sent", ENDLESS.values(), ids=ENDLESS)
+def test_without_end(server: Server, sent: bytes) -> None:
+    found = exchange(server, sent)
+    assert [answer.status_code for answer in found] in ([431], [])  # a reset may overtake the answer
+    for answer in found:
+        check(answer, 431, "too_large", "20000")
+
+
+SLOW = {
+    "a request line": ([b"GET /health"], 408),
+    "headers": ([GET, b"A: b\r\n", b"A: b\r\n", b"A: b\r\n"], 408),
+    "a second request": ([LIVE, GET], 408),
+    "a body": ([POST + b"Content-Length: 100\r\n\r\n", b"x", b"x"], 408),
+    "a body in a form": (
+        [
+            POST + b"Content-Length: 999\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n",
+            b"--b\r\n",
+        ],
+        408,
+    ),
+    "chunks": ([POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n", b"1\r\nx\r\n"], 408),
+    "a chunk of exabytes": (
+        [POST + b"Transfer-Encoding: chunked\r\n\r\n", b"7fffffffffffffff\r\nhello"],
+        408,
+    ),
+    "a command": ([request("POST", "/v2/repository/index", close=False)[:-2] + b"A: b"], 408),
+    "nothing at all": ([], None),
+    "nothing more": ([LIVE], 200),
+    "line ends after a request": ([LIVE, b"\r\n"], 200),
+    "a body that nobody asked for": ([GET + b"Content-Length: 100\r\n\r\n", b"x"], 200),
+}
+
+
+@pytest.mark.parametrize(("parts", "status"), SLOW.values(), ids=SLOW)
+def test_slow(
+    server: Server, parts: list[bytes], status: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(server) as connection:
+        for part in parts:
+            send(connection, part)
+            time.sleep(0.2)  # the attack itself; each byte is early enough, all together are not
+        found = answers(rest_of(connection))
+    assert (found[-1].status_code if found else None) == status
+    if status == 408:
+        check(found[-1], 408, "timeout", "1 s")
+
+
+@pytest.mark.parametrize("path", ["/predict", "/nothing"])
+def test_chunks_that_never_end(server: Server, path: str) -> None:
+    """Refused by size, and after that read for a while so that the client can see its answer."""
+    with connect(server) as connection:
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        )
+        chunk = b"10000\r\n" + bytes(65536) + b"\r\n"
+        sent = 0
+        try:
+            while sent < 1_000_000_000:
+                connection.sendall(chunk)
+                sent += len(chunk)
+        except OSError:
+            pass
+        assert sent < 200_000_000
+
+
+PATHS = [
+    "/static/../settings.py",
+    "/static/%2e%2e/settings.py",
+    "/static/..%2fsettings.py",
+    "/static/%2e%2e%2fsettings.py",
+    "/static/..%5csettings.py",
+    "/static/%2fetc%2fpasswd",
+    "/static//app.js",
+    "/static/%00",
+    "/static/app.js%00",
+    "/static/app.js/",
+    "//health/live",
+    "/health//live",
+    "/%2e/health/live",
+    "/models/%2e%2e/filters.png",
+    "/models/..%2f..%2fetc/filters.png",
+    "/v2/models/..%2f..%2fetc%2fpasswd",
+    "/v2/models/%2e%2e",
+    "/v2/models/tiny%00",
+    "/v2/models/%ff%fe",
+    "/v2/models/tiny/versions/..%2f3",
+    "/v2/models/tiny/versions/" + "9" * 1000,
+    "/v2/models/" + "a" * 15_000,
+    "/" + "../" * 5000,
+    "/" + "a" * 15_000,
+]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path[:40])
+def test_paths(server: Server, path: str) -> None:
+    (answer,) = exchange(server, request("GET", path))
+    assert answer.status_code == 404, answer.text
+    assert len(answer.content) < 1000, "not all of the path is said back"
+    for inside in ("Settings", "root:", "Traceback", str(ROOT)):
+        assert inside not in answer.text
+
+
+@pytest.mark.parametrize("host", ["[", "a]b[:99999", "", "x" * 10_000, "%00", "{", "a b"])
+def test_hosts(server: Server, host: str) -> None:
+    (answer,) = exchange(server, request("GET", "/nothing", Host=host))
+    assert answer.status_code in {400, 404}
+
+
+def form(*parts: bytes) -> dict[str, Any]:
+    body = b"".join(b"--b\r\n" + part + b"\r\n" for part in parts) + b"--b--\r\n"
+    return {"content": body, "headers": {"Content-Type": "multipart/form-data; boundary=b"}}
+
+
+def part(head: bytes, body: bytes = b"x") -> bytes:
+    return b"Content-Disposition: form-data; " + head + b"\r\n\r\n" + body
+
+
+FILE = b'name="file"; filename="x"'
+BODIES = {
+    "a megabyte of fields": form(*[part(b'name="a"', bytes(1000))] * 1000),
+    "a field of a megabyte": form(part(b'name="a"', bytes(1_500_000))),
+    "a megabyte of a part's header": form(part(b'name="' + b"a" * 1_000_000 + b'"')),
+    "a megabyte of a part's headers": form(b"A: b\r\n" * 170_000 + part(FILE)),
+    "thousands of files": form(*[part(FILE)] * 10_000),
+    "a boundary without end": {
+        "content": b"x",
+        "headers": {"Content-Type": "multipart/form-data; boundary=" + "b" * 10_000},
+    },
+    "only line ends": {"content": b"\r\n" * 700_000, "headers": form()["headers"]},
+    "lists in lists": {"content": b"[" * 100 + b"]" * 100},
+    "lists in lists without end": {"content": b"[" * 900_000},
+    "objects in objects": {"content": b'{"image":' * 100 + b"1" + b"}" * 100},
+    "a hundred thousand levels": {"content": b'{"image":' * 100_000 + b"1" + b"}" * 100_000},
+    "a number of a megabyte": {"content": b'{"image": ' + b"9" * 1_000_000 + b"}"},
+    "numbers without end": {"content": b'{"image": [' + b"1," * 950_000},
+    "strings without end": {"content": b'{"image": [' + b'"a",' * 400_000},
+    "objects without end": {"content": b'{"image": [' + b"{}," * 400_000},
+    "half a character": {"content": b'{"image": "\xff"}'},
+    "half a pair": {"content": b'{"image": "\\ud800"}'},
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_bodies(server: Server, body: dict[str, Any]) -> None:
+    as_json = {"headers": {"Content-Type": "application/json"}}
+    check(server.client.post("/predict", **(as_json | body)), 422, "invalid_request")
+
+
+def tensor(shape: list[int], size: object, rest: bytes, header: str | None = None) -> dict[str, Any]:
+    entry = {
+        "name": "images",
+        "datatype": "UINT8",
+        "shape": shape,
+        "parameters": {"binary_data_size": size},
+    }
+    head = json.dumps({"inputs": [entry]}).encode()
+    length = str(len(head)) if header is None else header
+    return {"content": head + rest, "headers": {"Inference-Header-Content-Length": length}}
+
+
+ONE = 224 * 224 * 3
+LIES = {
+    "more than there is": tensor([1, 224, 224, 3], ONE, bytes(100)),
+    "exabytes": tensor([1, 224, 224, 3], 1 << 62, bytes(100)),
+    "negative": tensor([1, 224, 224, 3], -1, bytes(100)),
+    "a fraction": tensor([1, 224, 224, 3], ONE / 7, bytes(100)),
+    "text": tensor([1, 224, 224, 3], str(ONE), bytes(ONE)),
+    "true": tensor([1, 224, 224, 3], True, bytes(ONE)),
+    "less than the shape": tensor([2, 224, 224, 3], ONE, bytes(ONE)),
+    "more than the shape": tensor([1, 224, 224, 3], ONE + 1, bytes(ONE + 1)),
+    "bytes behind it": tensor([1, 224, 224, 3], ONE, bytes(ONE + 1)),
+    "a batch of billions": tensor([1 << 40, 224, 224, 3], ONE, bytes(ONE)),
+    "a negative batch": tensor([-1, 224, 224, 3], ONE, bytes(ONE)),
+    "no batch": tensor([0, 224, 224, 3], 0, b""),
+    "headers past the body": tensor([1, 224, 224, 3], ONE, bytes(ONE), "99999999"),
+    "headers of negative length": tensor([1, 224, 224, 3], ONE, bytes(ONE), "-1"),
+    "headers cut short": tensor([1, 224, 224, 3], ONE, bytes(ONE), "10"),
+}
+
+
+@pytest.mark.parametrize("body", LIES.values(), ids=LIES)
+def test_tensors_whose_sizes_lie(server: Server, body: dict[str, Any]) -> None:
+    answer = server.client.post("/v2/models/tiny/infer", **body)
+    assert answer.status_code == 400, answer.text
+    assert answer.json().keys() == {"error"}
+
+
+def test_a_body_that_unpacks_without_end(server: Server) -> None:
+    bomb = gzip.compress(bytes(300_000_000), 9)
+    assert len(bomb) < 400_000
+    headers = {"Content-Encoding": "gzip"}
+    assert server.client.post("/v2/models/tiny/infer", content=bomb, headers=headers).status_code == 413
+
+
+def test_a_query_without_end_and_expectations(server: Server) -> None:
+    (answer,) = exchange(server, request("POST", "/predict?" + "top_k=1&" * 2000, IMAGE))
+    assert answer.status_code == 200
+    first, answer = exchange(server, request("POST", "/predict", IMAGE, Expect="100-continue"))
+    assert (first.status_code, answer.status_code) == (100, 200)
+    old = request("POST", "/predict", IMAGE, Expect="100-continue").replace(b"HTTP/1.1", b"HTTP/1.0")
+    assert [answer.status_code for answer in exchange(server, old)] == [200]  # HTTP/1.0 knows no 100
+    (answer,) = exchange(server, request("POST", "/predict", IMAGE, Expect="nonsense"))
+    assert answer.status_code == 200
+    refused = request("POST", "/predict", b"", Expect="100-continue", Content_Length="3000000")
+    (answer,) = exchange(server, refused)  # it is told so instead of being asked for the body
+    check(answer, 413, "too_large")
+
+
+def test_it_is_as_before_when_they_have_gone(model_file: Path, tmp_path: Path) -> None:
+    """A hundred attackers at once, each with another attack: no descriptor is kept, nobody is inside."""
+    attacks = [*BAD_REQUESTS.values(), *ENDLESS.values(), *(b"".join(parts) for parts, _ in SLOW.values())]
+    with serving(tmp_path / "log", model_file, **LIMITS) as server:
+        server.client.post("/predict", content=plain(1))
+        before = descriptors(server)
+        waiting = [threading.Thread(target=exchange, args=(server, sent)) for sent in attacks * 2]
+        for thread in waiting:
+            thread.start()
+        for thread in waiting:
+            thread.join()
+        wait_until_inside(server, 0)
+        deadline = time.monotonic() + 20
+        while descriptors(server) > before:
+            assert time.monotonic() < deadline
+        assert server.client.post("/predict", content=plain(1)).status_code == 200

@@ -1,0 +1,298 @@
+"""What breaks around the service: the model's file, the log, the disk, the clock."""
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from service.models.discovery import Place
+from service.models.loading import read
+from service.models.session import Model, load_model
+from service.observability import logs
+from tests.support.checkout import ROOT
+from tests.support.models.small_models import numbered
+from tests.support.serving.images import encoded, noise
+from tests.support.serving.responses import check
+from tests.support.serving.server import COMMAND, Server, environ, metrics, serving
+
+IMAGE = encoded(noise(3))
+
+
+def other_weights(model: Path, target: Path) -> Path:
+    """Other answers from a file of the same size."""
+    loaded = onnx.load(model)
+    for tensor in loaded.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size > 1000:
+            tensor.raw_data = np.ascontiguousarray(values[::-1]).tobytes()
+    onnx.save(loaded, target)
+    return target
+
+
+def test_files_that_are_half_written_gone_or_swapped(model_file: Path, tmp_path: Path) -> None:
+    """Whatever a reload meets, an answer is that of one whole file, which it names."""
+    ours, theirs = tmp_path / "ours.onnx", other_weights(model_file, tmp_path / "theirs.onnx")
+    shutil.copy(model_file, ours)
+    file = tmp_path / "served.onnx"
+    shutil.copy(ours, file)
+    right = {}
+    for one in (ours, theirs):
+        with serving(tmp_path / "log", one, threads=1) as server:
+            answer = server.client.post("/predict", content=IMAGE).json()
+            right[answer["model"]["sha256"]] = answer["predictions"]
+    assert len({json.dumps(found) for found in right.values()}) == 2
+
+    ended = threading.Event()
+    seen: list[str] = []
+    with serving(tmp_path / "log", file, threads=1) as server:
+
+        def ask() -> None:
+            with httpx.Client(base_url=server.address, timeout=30) as client:
+                while not ended.is_set():
+                    answer = client.post("/predict", content=IMAGE)
+                    assert answer.status_code == 200, answer.text
+                    found = answer.json()
+                    assert found["predictions"] == right[found["model"]["sha256"]]
+                    seen.append(found["model"]["sha256"])
+
+        with ThreadPoolExecutor(2) as pool:
+            asking = [pool.submit(ask) for _ in range(2)]
+            try:
+                for turn in range(2):
+                    whole = (theirs if turn % 2 == 0 else ours).read_bytes()
+                    for cut in (0, 100, len(whole) // 2, len(whole) - 1):
+                        file.write_bytes(whole[:cut])  # as cp does
+                        server.process.send_signal(signal.SIGHUP)
+                        wait(lambda: reload_error(server) is not None, asking)
+                    file.unlink()
+                    server.process.send_signal(signal.SIGHUP)
+                    wait(lambda: "no model file" in str(reload_error(server)), asking)
+                    shutil.copy(theirs if turn % 2 == 0 else ours, tmp_path / "new")
+                    (tmp_path / "new").replace(file)
+                    server.process.send_signal(signal.SIGHUP)
+                    wait(lambda: reload_error(server) is None, asking)
+            finally:
+                ended.set()
+            for asked in asking:
+                asked.result()
+        assert set(seen) == set(right), "both were served, and nothing else"
+        assert "Traceback" not in server.log
+
+
+def reload_error(server: Server) -> object:
+    answer = server.client.get("/health")
+    assert answer.status_code == 200
+    return answer.json()["reload_error"]
+
+
+def wait(until: Callable[[], bool], asking: list[Any]) -> None:
+    while not until():
+        for one in asking:
+            if one.done():
+                one.result()
+
+
+def test_a_file_that_is_written_to_while_it_is_read(model_file: Path, tmp_path: Path) -> None:
+    """Part of one model and part of another would load, and answer nonsense."""
+    file = tmp_path / "model.onnx"
+    shutil.copy(model_file, file)
+
+    def load(path: Path) -> Model:
+        model = load_model(path, device="cpu", threads=1)
+        with path.open("r+b") as opened:
+            opened.seek(1000)
+            opened.write(b"x")
+        return model
+
+    found = read(Place(file), load)
+    assert found.model is None
+    assert "written to while it was read" in str(found.error)
+
+    def replaced(path: Path) -> Model:
+        model = load_model(path, device="cpu", threads=1)
+        numbered(model_file, path, 9)
+        return model
+
+    shutil.copy(model_file, file)
+    assert read(Place(file), replaced).model is not None, "another file in its place is another file"
+
+
+def test_a_log_that_cannot_be_written(model_file: Path, tmp_path: Path) -> None:
+    """The disk is full: nobody notices but those who look for the lines."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with (
+        Path("/dev/full").open("w") as full,
+        subprocess.Popen(
+            COMMAND, env=environ(model=model_file, port=port, log_format="json"), stdout=full, stderr=full
+        ) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
+    ):
+        try:
+            while process.poll() is None:
+                try:
+                    client.get("/health/live")
+                    break
+                except httpx.ConnectError:
+                    pass
+            for _request in range(5):
+                assert client.post("/predict", content=IMAGE).status_code == 200
+            check(client.post("/predict", content=b"x"), 415, "unsupported_image")
+        finally:
+            process.terminate()
+        assert process.wait(20) == 0
+
+
+def test_a_log_that_nobody_reads(model_file: Path, tmp_path: Path) -> None:
+    """A reader that has stopped is no reason to stop."""
+    with serving(tmp_path / "log", model_file, log_format="json") as server:
+        pipe = server.process.stdout
+        assert pipe is not None
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
+        for _request in range(60):  # 150 bytes each
+            assert server.client.get("/health/live").status_code == 200
+        server.process.terminate()
+        assert server.process.wait(20) == 0, "nor to stay"
+
+
+def written(handler: logs.Handler) -> None:
+    while handler._lines:
+        handler.flush()
+
+
+def test_lines_that_are_lost_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "WAITING", 5)
+    reads, writes = os.pipe()
+    fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, 4096)
+    handler = logs.Handler(writes)
+    monkeypatch.setattr(logs.log, "handlers", [handler])
+    monkeypatch.setattr(logs.log, "propagate", False)
+    for number in range(30):
+        logs.log.warning("line %d %s", number, "x" * 5000)
+    with os.fdopen(reads) as pipe, ThreadPoolExecutor(1) as pool:
+        said = pool.submit(pipe.readlines)
+        written(handler)
+        logs.log.warning("heard again")
+        written(handler)
+        os.close(writes)
+        *lines, last = said.result()
+    assert last == "heard again\n"
+    lost = [int(line.split()[0]) for line in lines if line.endswith("were not read\n")]
+    assert sum(lost) > 0
+    assert len(lines) - len(lost) + sum(lost) == 30
+
+
+def test_a_mistake_in_what_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    handler = logs.Handler(sys.stdout.fileno())
+    handler.handle(logging.makeLogRecord({"msg": "%d", "args": ("no number",)}))
+    handler.handle(logging.makeLogRecord({"msg": "%d", "args": (1,)}))
+    out, errors = capfd.readouterr()
+    assert out == "1\n"
+    assert "Logging error" in errors
+
+
+def test_workers_without_a_folder_for_their_metrics(model_file: Path, tmp_path: Path) -> None:
+    small = f"mount -t tmpfs -o size=1m none {tmp_path} && exec {sys.executable} -m service"
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", small],
+        env={
+            "MODEL": str(model_file),
+            "PORT": "0",
+            "DEVICE": "cpu",
+            "WORKERS": "2",
+            "TMPDIR": str(tmp_path),
+        }
+        | {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("no file system of its own can be had here")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: WORKERS is 2; their metrics need 1000000 bytes each")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_disk_that_fills_up_under_the_metrics(model_file: Path, tmp_path: Path) -> None:
+    """Their files are mapped into memory: a page without room would kill the worker that writes to it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    small = f"mount -t tmpfs -o size=4m none {folder} && exec {sys.executable} -m service"
+    process = subprocess.Popen(
+        ["unshare", "-rm", "sh", "-c", small],
+        env={"MODEL": str(model_file), "PORT": "0", "DEVICE": "cpu", "WORKERS": "2", "TMPDIR": str(folder)}
+        | {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin"},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        line = process.stdout.readline()
+        if " on http://" not in line:
+            pytest.skip("no file system of its own can be had here: " + process.stderr.read())
+        address = line.split(" on ")[1].split()[0]
+        try:
+            disk = Path(f"/proc/{process.pid}/root{folder}/rest")
+            with pytest.raises(OSError, match="No space left"):
+                disk.write_bytes(bytes(5_000_000))
+            with ThreadPoolExecutor(4) as pool:  # so many explanations are fewer images than MAX_QUEUE
+                paths = ["/predict", "/predict?top_k=0", "/embed", "/explain", "/v2/models/tiny/infer"] * 8
+                found = list(
+                    pool.map(lambda path: httpx.post(address + path, content=IMAGE, timeout=20), paths)
+                )
+            assert [answer.status_code for answer in found] == [200, 422, 200, 200, 400] * 8
+            told = httpx.get(address + "/metrics", timeout=20).text
+            assert 'alexnet_requests_total{route="/predict",status="200"} 8.0' in told
+            assert "alexnet_workers 2.0" in told
+        finally:
+            process.terminate()
+        assert process.wait(20) == 0
+        assert process.stderr.read() == "", "nobody has ended"
+
+
+def test_a_clock_that_jumps(model_file: Path, tmp_path: Path) -> None:
+    """By days, to and fro, at each look at it: no duration is taken from it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import random, time\n"
+        "real = time.time\n"
+        "time.time = lambda: real() + random.choice((-1, 1)) * 86400 * random.random()\n"
+        "open(__file__ + '.done', 'w').close()\n"
+    )
+    path = f"{tmp_path}:{ROOT}"
+    with serving(tmp_path / "log", model_file, pythonpath=path, max_queue=12) as server:
+        with ThreadPoolExecutor(16) as pool:
+            found = list(pool.map(lambda _n: server.client.post("/predict", content=IMAGE), range(64)))
+        assert {answer.status_code for answer in found} <= {200, 429}
+        for answer in found:
+            if answer.status_code == 200:
+                assert 0 <= answer.json()["timing_ms"]["total"] < 20_000
+            else:
+                assert 1 <= int(answer.headers["retry-after"]) <= 60
+        late = server.client.post("/predict?crops=10", content=IMAGE, headers={"X-Request-Timeout-MS": "1"})
+        check(late, 504, "deadline")
+        assert 0 < metrics(server)["alexnet_request_seconds_sum,route=/predict"] < 60 * 64
+        server.process.terminate()
+        assert server.process.wait(20) == 0
+        assert (tmp_path / "sitecustomize.py.done").exists()

@@ -1,0 +1,234 @@
+"""What breaks inside: the session and its threads. No request hangs, none gets a wrong answer, and
+readiness and metrics say what is true.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from service.inference.engine import Engine
+from service.models.session import Model, load_model
+from tests.support.serving.images import encoded, noise, plain
+from tests.support.serving.in_process import serving_in_process
+from tests.support.serving.responses import check
+from tests.support.serving.server import CLASSES, Server, metrics, serving
+
+IMAGE = encoded(noise(3))
+
+
+class Session:
+    """A real one, until `fault` is set: that is called in its place, with the real run and its batch."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.fault: Callable[..., Any] | None = None
+
+    def run(self, outputs: Any, feed: Any) -> Any:
+        if self.fault is None:
+            return self._real.run(outputs, feed)
+        return self.fault(lambda: self._real.run(outputs, feed), len(feed["images"]))
+
+
+@dataclass
+class Service:
+    """In this process, so that what is inside can be broken."""
+
+    engine: Engine
+    session: Session
+    client: httpx.Client
+
+    def predict(self, image: bytes = IMAGE, **headers: str) -> httpx.Response:
+        return self.client.post("/predict", content=image, headers=headers)
+
+    def told(self, name: str) -> float:
+        return metrics(cast(Server, self)).get(f"alexnet_{name}", 0)
+
+
+@contextmanager
+def running(model_file: Path, threads: int = 2) -> Iterator[Service]:
+    sessions = []
+
+    def load(path: Path) -> Model:
+        model = load_model(path, device="cpu", threads=1)
+        sessions.append(Session(model.session))
+        return replace(model, session=sessions[-1])
+
+    with serving_in_process(model_file, load, threads) as running:
+        service = Service(running.engine, sessions[0], running.client)
+        assert service.predict().status_code == 200
+        yield service
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def fault(_run: Callable[[], Any], _size: int) -> Any:
+        raise error
+
+    return fault
+
+
+@pytest.mark.parametrize("error", [RuntimeError("secret"), MemoryError(), OSError(28, "secret")], ids=repr)
+def test_a_run_that_raises_fails_its_batch_alone(model_file: Path, error: Exception) -> None:
+    with running(model_file) as service:
+        right = service.predict().json()["predictions"]
+        service.session.fault = raising(error)
+        answer = service.predict()
+        check(answer, 500, "internal")
+        assert "secret" not in answer.text
+        service.session.fault = None
+        assert service.predict().json()["predictions"] == right
+        assert service.client.get("/health/ready").status_code == 200
+        assert service.told("requests_total,route=/predict,status=500") == 1
+        assert service.told("images_total") == 3
+        assert service.told("inside_images") == 0
+
+
+class Panic(BaseException):
+    """As native code raises it, past `except Exception`."""
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict?crops=10"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_thread_that_ends(model_file: Path, threads: int, path: str) -> None:
+    with running(model_file, threads) as service:
+        service.session.fault = raising(Panic())
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _n: service.client.post(path, content=IMAGE), range(8)))
+        for answer in [*found, service.client.get("/health/ready"), service.client.get("/health")]:
+            check(answer, 503, "not_ready")
+        assert service.client.get("/v2/health/ready").status_code == 503
+        assert service.client.get("/health/live").status_code == 200
+        assert service.told("ready") == 0
+        while not service.engine.failed:
+            time.sleep(0.01)  # until it has been noticed: `python -m service` ends then
+
+
+def test_a_thread_that_hangs_leaves_the_others_working(model_file: Path) -> None:
+    opened, entered = threading.Event(), threading.Event()
+
+    def hang_once(run: Callable[[], Any], _size: int) -> Any:
+        first = not entered.is_set()
+        entered.set()
+        if first:
+            assert opened.wait(20)
+        return run()
+
+    with running(model_file) as service:
+        right = service.predict().json()["predictions"]
+        service.session.fault = hang_once
+        check(service.predict(encoded(noise(8)), **{"X-Request-Timeout-MS": "500"}), 504, "deadline")
+        for _request in range(5):
+            assert service.predict().json()["predictions"] == right, "by the thread that is left"
+        assert service.engine.scheduler.stuck_for > 0
+        assert service.client.get("/health/ready").status_code == 200, "slow is not dead"
+        opened.set()
+        for _request in range(5):
+            assert service.predict().json()["predictions"] == right, "not what came late"
+        assert service.told("requests_total,route=/predict,status=504") == 1
+
+
+def nan_everywhere(run: Callable[[], Any], _size: int) -> Any:
+    return [np.full_like(values, np.nan) for values in run()]
+
+
+def infinity_in_one(run: Callable[[], Any], _size: int) -> Any:
+    found = [values.copy() for values in run()]
+    found[0][0, 1] = np.inf
+    return found
+
+
+def a_row_less(run: Callable[[], Any], _size: int) -> Any:
+    return [values[1:] for values in run()]
+
+
+def a_row_more(run: Callable[[], Any], _size: int) -> Any:
+    return [np.concatenate([values, values[:1]]) for values in run()]
+
+
+@pytest.mark.parametrize("fault", [nan_everywhere, infinity_in_one, a_row_less, a_row_more])
+def test_what_cannot_be_an_answer_is_none(model_file: Path, fault: Callable[..., Any]) -> None:
+    with running(model_file) as service:
+        right = service.predict().json()["predictions"]
+        service.session.fault = fault
+        for path in ("/predict", "/predict?crops=10", "/embed", "/explain", "/v2/models/tiny/infer"):
+            data = json.dumps(V2) if path.startswith("/v2") else IMAGE
+            answer = service.client.post(path, content=data)
+            assert answer.status_code == 500, path
+            assert "NaN" not in answer.text
+        service.session.fault = None
+        assert service.predict().json()["predictions"] == right
+
+
+V2 = {
+    "inputs": [
+        {"name": "images", "shape": [1, 224, 224, 3], "datatype": "UINT8", "data": [7] * (224 * 224 * 3)}
+    ]
+}
+
+
+@pytest.fixture(params=["fewer", "more"])
+def miscounting(request: pytest.FixtureRequest, model_file: Path, tmp_path: Path) -> Path:
+    """A real model with as many rows as images for one image, and fewer or more of them for several."""
+    model = onnx.load(model_file)
+    graph = model.graph
+    last = next(node for node in graph.node if "probabilities" in node.output)
+    last.output[list(last.output).index("probabilities")] = "whole"
+    classes = len(CLASSES)
+    constants = {
+        "row": [1, -1],
+        "rows": [-1, classes],
+        "down": [-1, 1, classes],
+        "across": [1, -1, classes],
+    }
+    graph.initializer.extend(
+        numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()
+    )
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "nothing"))
+    if request.param == "fewer":
+        graph.node.append(helper.make_node("Reshape", ["whole", "row"], ["probabilities"]))
+    else:  # each row as often as there are images: its product with the ones of all the others
+        graph.node.extend(
+            [
+                helper.make_node("Pow", ["whole", "nothing"], ["ones"]),
+                helper.make_node("Reshape", ["whole", "down"], ["whole.down"]),
+                helper.make_node("Reshape", ["ones", "across"], ["ones.across"]),
+                helper.make_node("Mul", ["whole.down", "ones.across"], ["pairs"]),
+                helper.make_node("Reshape", ["pairs", "rows"], ["probabilities"]),
+            ]
+        )
+    path = tmp_path / "tiny.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def test_a_model_that_miscounts_gives_nobody_anothers_answer(
+    miscounting: Path, model_file: Path, server: Server, tmp_path: Path
+) -> None:
+    right = server.client.post("/predict", content=IMAGE).json()["predictions"]
+    with serving(tmp_path / "log", miscounting, threads=1) as wrong:
+        assert wrong.client.post("/predict", content=IMAGE).json()["predictions"] == right, (
+            "alone it is sound"
+        )
+        check(wrong.client.post("/predict?crops=10", content=IMAGE), 500, "internal")
+        with ThreadPoolExecutor(8) as pool:
+            images = [IMAGE if n % 2 else plain(n) for n in range(32)]
+            found = list(pool.map(lambda image: wrong.client.post("/predict", content=image), images))
+        assert {answer.status_code for answer in found} <= {200, 500}
+        for answer in found[1::2]:
+            if answer.status_code == 200:
+                assert answer.json()["predictions"][0]["label"] == right[0]["label"]
+        assert "rows for" in wrong.log
+        assert wrong.client.get("/health/ready").status_code == 200
+        bad = metrics(wrong)["alexnet_requests_total,route=/predict,status=500"]
+        assert bad == 1 + sum(answer.status_code == 500 for answer in found)

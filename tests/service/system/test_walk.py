@@ -1,0 +1,41 @@
+"""The files that one image passes from its bytes to its answer are those that docs/serving.md draws."""
+
+import re
+import threading
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+from service.models.session import load_model
+from tests.support.checkout import ROOT
+from tests.support.serving.images import encoded, noise
+from tests.support.serving.in_process import serving_in_process
+
+ROOMS = ("service/", "contract/")
+
+
+def test_an_image_passes_the_files_that_are_drawn(model_file: Path) -> None:
+    passed: dict[FrameType, tuple[str, str]] = {}  # a coroutine that goes on has passed before
+
+    def note(frame: FrameType, event: str, _arg: object) -> None:
+        code = frame.f_code
+        file = code.co_filename.removeprefix(f"{ROOT}/")
+        if event == "call" and file.startswith(ROOMS):
+            passed.setdefault(frame, (file, code.co_name))
+
+    threading.setprofile(note)  # of all threads that start from now on
+    try:
+        with serving_in_process(
+            model_file, partial(load_model, device="cpu", threads=1), threads=1
+        ) as running:
+            passed.clear()
+            running.client.post("/predict", content=encoded(noise(1))).raise_for_status()
+            walk = list(passed.values())
+    finally:
+        threading.setprofile(None)
+    begin = walk.index(("service/inference/tasks.py", "classify"))
+    end = walk.index(("service/http/images.py", "said"))
+    drawn = (ROOT / "docs/serving.md").read_text().split("## One way from bytes to an answer")[1]
+    files = set(re.findall(r"[\w/]+\.py", drawn.split("```")[1]))
+    assert {file for file, _function in walk[begin:end]} == files
+    assert len(files) == 14

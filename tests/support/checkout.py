@@ -1,0 +1,96 @@
+"""A copy of this checkout, as a newcomer's clone would be, and running its scripts."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+
+
+def clone(target: Path) -> Path:
+    """Every file that git would commit, and nothing that was built."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    return target
+
+
+def commands(document: Path) -> list[str]:
+    """The lines of the sh blocks of a Markdown file."""
+    return [line for block in _blocks(document, "sh") for line in block.splitlines()]
+
+
+def scripts_of(document: Path) -> list[str]:
+    """The python blocks of a Markdown file."""
+    return _blocks(document, "python")
+
+
+def _blocks(document: Path, language: str) -> list[str]:
+    blocks: list[str] = re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), re.M | re.S)
+    return blocks
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def environ(**changes: str) -> dict[str, str]:
+    # Without CI, because ONNX Runtime's telemetry, whose absence is tested, keeps still where that is set.
+    left_out = {"CI", "HOST", "PORT", "MODEL", "PYTHONPATH"}
+    kept = {k: v for k, v in os.environ.items() if k not in left_out}
+    return {**kept, "DEVICE": "cpu", **changes}
+
+
+@contextmanager
+def serving(command: str, cwd: Path, env: dict[str, str], seconds: float) -> Iterator[str]:
+    """Runs a command that serves on env["PORT"]; yields what it had printed when it was healthy."""
+    printed = cwd / "printed"
+    with (
+        printed.open("w") as output,
+        subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=cwd, env=env, stdout=output) as process,
+    ):
+        try:
+            deadline = time.monotonic() + seconds
+            while not healthy(int(env["PORT"])):
+                assert process.poll() is None, f"{command} ended with {process.returncode}"
+                assert time.monotonic() < deadline, f"{command} does not serve after {seconds} s"
+                time.sleep(0.05)
+            yield printed.read_text()
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+
+
+def healthy(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def draw_photos(folder: Path, classes: tuple[str, ...], count: int) -> None:
+    """`count` JPEG files for each class, which differ in colour."""
+    for index, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            colour = tuple(60 + 15 * number if channel == index % 3 else 40 for channel in range(3))
+            Image.new("RGB", (280, 260), colour).save(folder / name / f"{number}.jpg")

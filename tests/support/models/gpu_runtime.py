@@ -1,0 +1,95 @@
+"""The module onnxruntime on a machine with a GPU, for those without: its CPU session in the dress of a CUDA
+session. Bindings, copies and results are real; only the device's name is changed on the way in.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import onnxruntime as ort
+
+from contract.preprocess import Pixels
+from service.models.cuda import PROVIDER
+from service.models.session import CPU
+
+FAILURE = "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=secret ; file=x.cc"
+
+
+class Session:
+    """As onnxruntime.InferenceSession; `ran` are the batches that were run, `bound` the outputs."""
+
+    def __init__(self, gpu: "Runtime", data: bytes, options: Any, providers: Any, **rest: Any) -> None:
+        self._gpu, self.asked = gpu, providers[0]
+        assert self.asked == CPU or rest == {"enable_fallback": 0}, "it would go on by the CPU, unasked"
+        if gpu.broken == "session" and self.asked != CPU:
+            raise RuntimeError(FAILURE)
+        self._real = ort.InferenceSession(data, options, providers=[CPU])
+        self.ran: list[Pixels] = []
+        self.bound: list[str] = []
+        gpu.sessions.append(self)
+
+    def get_providers(self) -> list[str]:
+        return [CPU] if self.asked == CPU or self._gpu.broken == "silently" else [PROVIDER, CPU]
+
+    def get_outputs(self) -> Any:
+        return self._real.get_outputs()
+
+    def run(self, *arguments: Any) -> Any:
+        assert self.asked == CPU, "a CUDA session is run by its bindings"
+        return self._real.run(*arguments)
+
+    def io_binding(self) -> Any:
+        real = self._real.io_binding()
+        self.bound = []
+
+        def bind_ortvalue_input(name: str, value: Any) -> None:
+            real.bind_ortvalue_input(name, value)
+            binding.taken = value
+
+        def bind_output(name: str) -> None:
+            real.bind_output(name)
+            self.bound.append(name)
+
+        binding = SimpleNamespace(
+            real=real,
+            taken=None,
+            bind_ortvalue_input=bind_ortvalue_input,
+            bind_output=bind_output,
+            bind_ortvalue_output=real.bind_ortvalue_output,
+            copy_outputs_to_cpu=real.copy_outputs_to_cpu,
+        )
+        return binding
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        if self._gpu.broken == "run":
+            raise RuntimeError(FAILURE)
+        self.ran.append(binding.taken.numpy())
+        self._real.run_with_iobinding(binding.real)
+
+
+class Runtime(SimpleNamespace):
+    """As the module onnxruntime with a GPU, of which something may be `broken`."""
+
+    def __init__(self, broken: str = "") -> None:
+        self.broken = broken
+        self.sessions: list[Session] = []
+        self.inputs: list[ort.OrtValue] = []
+        self.cuda_version = "13.0"
+        self.OrtValue = SimpleNamespace(ortvalue_from_shape_and_type=self._allocate)
+
+    def InferenceSession(self, *arguments: Any, **options: Any) -> Session:  # noqa: N802
+        return Session(self, *arguments, **options)
+
+    def get_available_providers(self) -> list[str]:
+        return [CPU] if self.broken == "wheel" else [PROVIDER, CPU]
+
+    def set_default_logger_severity(self, severity: int) -> None:
+        assert severity == 3
+
+    def preload_dlls(self) -> None:
+        if self.broken == "libraries":
+            print("Failed to load libcublas.so.13")
+
+    def _allocate(self, shape: list[int], kind: Any, device: str, number: int) -> Any:
+        assert (device, number) == ("cuda", 0)
+        self.inputs.append(ort.OrtValue.ortvalue_from_shape_and_type(shape, kind))
+        return self.inputs[-1]

@@ -1,0 +1,63 @@
+"""ONNX files as the package onnx reads them, and a small one with everything in it."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from service.models.onnx_file import OnnxFile
+from tests.support.checkout import ROOT
+
+SHIPPED = ROOT / "models" / "flowers17.onnx"
+
+
+def kinds(graph: onnx.GraphProto) -> set[str]:
+    return {f"{n.domain}:{n.op_type}" if n.domain not in {"", "ai.onnx"} else n.op_type for n in graph.node}
+
+
+def compare(file: OnnxFile, model: onnx.ModelProto) -> None:
+    """What was read is what the package reads, and there is nothing in it that is not let in."""
+    assert file.operators == kinds(model.graph)
+    assert file.opsets == {o.domain.replace("ai.onnx", ""): o.version for o in model.opset_import}
+    assert file.metadata == {e.key: e.value for e in model.metadata_props}
+    assert {n: t.shape for n, t in file.initializers.items()} == {
+        t.name: list(t.dims) for t in model.graph.initializer
+    }
+    attributes = [a for node in model.graph.node for a in node.attribute]
+    assert not any(a.HasField("g") or a.graphs or a.HasField("sparse_tensor") for a in attributes)
+    assert not [*model.functions, *model.training_info, *model.graph.sparse_initializer]
+    tensors = [
+        *model.graph.initializer,
+        *(a.t for a in attributes),
+        *(t for a in attributes for t in a.tensors),
+    ]
+    assert not any(t.data_location == TensorProto.EXTERNAL or t.external_data for t in tensors)
+
+
+def small() -> onnx.ModelProto:
+    """A few hundred bytes with a field of every kind that is looked at."""
+    value = helper.make_tensor("value", TensorProto.FLOAT, [2], [1, 2])
+    nodes = [
+        helper.make_node("Conv", ["x", "conv1.weight"], ["y"], kernel_shape=[3, 3], auto_pad="VALID"),
+        helper.make_node("Cast", ["y"], ["z"], to=1),
+        helper.make_node("Add", ["z", "w"], ["a"], domain="", some=value, scale=0.5),
+    ]
+    stored = [
+        numpy_helper.from_array(np.arange(54, dtype=np.float16).reshape(2, 3, 3, 3), "conv1.weight"),
+        helper.make_tensor("w", TensorProto.INT8, [3], [1, -2, 3]),
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [], [], stored),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    model.metadata_props.add(key="alexnet", value="{}")
+    model.metadata_props.add(key="other", value="ä")
+    return model
+
+
+def varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 0x7F:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*found, value])

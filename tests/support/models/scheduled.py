@@ -1,0 +1,158 @@
+"""A scheduler whose decoder and whose network stand still until a test says so."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from contract.preprocess import Pixels
+from contract.recipe import DEFAULT_RECIPE, Recipe
+from service.imaging.decode import Cropped
+from service.imaging.decoder import Watch
+from service.inference.batches import Answer
+from service.inference.scheduler import Scheduler
+
+FOREVER = 1000.0  # s, longer than a test may take
+
+
+class Gate:
+    """Whoever passes waits until it is opened; `passed` are those who have come so far."""
+
+    def __init__(self, opened: bool = True) -> None:
+        self.passed: list[Any] = []
+        self.opened = threading.Event()
+        if opened:
+            self.opened.set()
+
+    def let(self, who: Any) -> None:
+        self.passed.append(who)
+        assert self.opened.wait(20)
+
+
+class Decoder:
+    """An image is its name, and each of its crops a pixel of its number. `gates` and `raised`, what it
+    raises first, are by name; `error` is raised for all.
+    """
+
+    stuck_for: float = 0.0
+    begins: float = 0.0  # when decoding does, by the watch
+
+    def __init__(self) -> None:
+        self.gates: dict[bytes, Gate] = {}
+        self.raised: dict[bytes, list[BaseException]] = {}
+        self.error: BaseException | None = None
+        self.threads: list[str] = []
+        self.slow: list[bytes] = []
+
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def decode(self, data: bytes, recipe: Recipe, crops: int, slow: bool, watch: Watch) -> Cropped:
+        assert recipe is DEFAULT_RECIPE
+        self.slow += [data] if slow else []
+        watch.began = self.begins
+        self.threads.append(threading.current_thread().name)
+        if data in self.gates:
+            self.gates[data].let(data)
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+        if self.raised.get(data):
+            raise self.raised[data].pop(0)
+        now = time.perf_counter()
+        return Cropped([pixels(int(data))] * crops, 1, 1, "JPEG", now, now)
+
+
+@dataclass(eq=False)
+class Network:
+    """Says ten times the pixel. `runs`: the pixels of each batch, `alone`: those that were."""
+
+    worth: int = 8
+    whole: object = None
+    gate: Gate = field(default_factory=Gate)
+    runs: list[list[int]] = field(default_factory=list)
+    alone: list[list[int]] = field(default_factory=list)
+    threads: list[str] = field(default_factory=list)
+    outputs: list[tuple[str, ...]] = field(default_factory=list)
+    raises: BaseException | None = None
+    manifest: Any = field(default_factory=lambda: SimpleNamespace(recipe=DEFAULT_RECIPE))
+
+    def run(self, batch: list[Pixels], outputs: tuple[str, ...], alone: bool) -> list[Any]:
+        shown = [int(crop[0, 0, 0]) for crop in batch]
+        self.runs.append(shown)
+        self.alone += [shown] if alone else []
+        self.threads.append(threading.current_thread().name)
+        self.outputs.append(outputs)
+        self.gate.let(shown)
+        if self.raises is not None:
+            raise self.raises
+        return [{"p": np.array([number * 10])} for number in shown]
+
+
+def pixels(number: int) -> Pixels:
+    return np.full((1, 1, 3), number, np.uint8)
+
+
+def said(answer: Answer) -> list[int]:
+    return [int(row["p"][0]) for row in answer.rows]
+
+
+@dataclass
+class Scheduled:
+    scheduler: Scheduler
+    decoder: Decoder
+    network: Network
+
+    def image(
+        self, number: int, crops: int = 1, network: Network | None = None, outputs: tuple[str, ...] = ("p",)
+    ) -> "asyncio.Task[Answer]":
+        model: Any = network or self.network
+        data = str(number).encode()
+        return asyncio.create_task(self.scheduler.infer_image(model, data, crops, outputs))
+
+    def crops(self, *numbers: int) -> "asyncio.Task[Answer]":
+        model: Any = self.network
+        return asyncio.create_task(
+            self.scheduler.infer_crops(model, [pixels(number) for number in numbers], ("p",))
+        )
+
+    async def held(self, number: int = 0) -> "asyncio.Task[Answer]":
+        """The thread decodes an image, until `let_go`."""
+        self.decoder.gates[str(number).encode()] = gate = Gate(opened=False)
+        task = self.image(number)
+        await until(lambda: bool(gate.passed))
+        return task
+
+    def let_go(self, number: int = 0) -> None:
+        self.decoder.gates[str(number).encode()].opened.set()
+
+
+@asynccontextmanager
+async def scheduled(network: Network | None = None, **settings: Any) -> AsyncIterator[Scheduled]:
+    """By default one thread, which waits for ever for a fuller batch while there is more to decode."""
+    decoder, network = Decoder(), network or Network()
+
+    def run(model: Any, batch: Any, outputs: Any, alone: bool) -> Any:
+        return model.run(batch, outputs, alone)
+
+    scheduler = Scheduler(decoder, run, **{"threads": 1, "delay": FOREVER} | settings)
+    scheduler.start()
+    try:
+        yield Scheduled(scheduler, decoder, network)
+    finally:
+        await scheduler.close()
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 30))
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():  # noqa: ASYNC110 - it is the loop that is watched
+        await asyncio.sleep(0)

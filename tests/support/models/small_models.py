@@ -1,0 +1,98 @@
+"""Small model files out of a handful of nodes, made on the fly, and a repository of such."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from contract.manifest import METADATA_KEY, Manifest, Tensor
+from contract.recipe import DEFAULT_RECIPE
+from service.models.loading import Load, read_all
+from service.models.repository import Repository
+from service.models.session import load_model
+from service.observability.metrics import Metrics
+from service.settings import Settings
+
+LOAD: Final[Load] = partial(load_model, device="cpu", threads=1)
+
+
+def write_model(
+    path: Path, classes: Sequence[str], nodes: list[NodeProto], stored: Mapping[str, Any]
+) -> Path:
+    """`nodes` lead from `images` (N, 224, 224, 3) uint8 to `probabilities` (N, classes); `stored` has
+    their constants by name. The model has the file's name, and version 1.
+    """
+    count = len(classes)
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 224, 224, 3])
+    output = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", count])
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, path.stem, [images], [output], constants),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    manifest = Manifest(
+        name=path.stem,
+        version=1,
+        architecture={},
+        classes=tuple(classes),
+        recipe=DEFAULT_RECIPE,
+        mean=(128, 128, 128),
+        std=(1, 1, 1),
+        opset=17,
+        precision="fp32",
+        inputs=(Tensor("images", "uint8", (None, 224, 224, 3), "pixels"),),
+        outputs=(Tensor("probabilities", "float32", (None, count), "of each class"),),
+    )
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, manifest.to_json()
+    onnx.save(model, path)
+    return path
+
+
+def numbered(model: Path, target: Path, version: int) -> Path:
+    """The same model with another version, put in its place in one step."""
+    loaded = onnx.load(model)
+    (entry,) = (entry for entry in loaded.metadata_props if entry.key == METADATA_KEY)
+    entry.value = entry.value.replace('"version": 3', f'"version": {version}')
+    partial = target.with_suffix(".new")
+    onnx.save(loaded, partial)
+    return partial.replace(target)
+
+
+@asynccontextmanager
+async def repository_of(load: Load = LOAD, **settings: Any) -> AsyncIterator[Repository]:
+    """What a service with these settings has, without a server around it."""
+    given = Settings(**settings)
+    found = await asyncio.to_thread(read_all, given, load)
+    yield Repository(given, found, load, Metrics())
+
+
+def copied(model: Path, folder: Path, *files: str) -> Path:
+    """Put copies of a model into a folder, as each of `files`."""
+    folder.mkdir(exist_ok=True)
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(model, folder / file)
+    return folder
+
+
+def trying(steps: Callable[[Repository], Coroutine[Any, Any, None]], **settings: Any) -> None:
+    """Run the steps on a repository of these settings, and end them after a minute."""
+
+    async def run() -> None:
+        async with repository_of(**settings) as repository:
+            await steps(repository)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def errors(repository: Repository) -> list[tuple[str, int | None, str | None]]:
+    return [(source.name, source.version, source.error) for source in repository.sources]

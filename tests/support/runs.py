@@ -1,0 +1,77 @@
+"""Runs to train and checkpoints to look at, within this process or in one of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.support.checkout import ROOT
+from training.__main__ import main
+from training.config import Config
+from training.model import AlexNet, weighted_layers
+from training.run import checkpoint
+from training.run.checkpoint import Checkpoint
+
+CLASSES = ("blue", "green", "orange", "white")
+MEAN = [120.5, 110.25, 99.0]
+COLOURS = {"blue": (40, 60, 200), "orange": (220, 130, 30), "white": (225, 225, 220)}
+TINY = [
+    *("--recipe", "paper", "--width", "0.05", "--epochs", "1", "--batch-size", "4", "--device", "cpu"),
+    *("--lr", "0.001"),
+]
+
+
+def python(*arguments: object) -> subprocess.Popen[str]:
+    """A process of its own in the checkout, with its output line by line."""
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def trained(
+    path: Path, weight_init: str = "kaiming", image_size: int = 224, seed: int = 0, **variant: Any
+) -> Path:
+    """A checkpoint whose answers differ from image to image."""
+    config = Config(width=0.08, weight_init=weight_init, image_size=image_size, epochs=4, **variant)
+    torch.manual_seed(seed)
+    model = AlexNet(len(CLASSES), config.width, weight_init, image_size, config.variant)
+    for name, layer in weighted_layers(model):
+        if name != "conv1" and weight_init == "paper":
+            layer.weight.data *= 6  # so few units need more to be heard beside biases of 1
+    torch.nn.init.normal_(model.fc8.weight, std=0.5 if weight_init == "kaiming" else 0.03)
+    state = Checkpoint(config, CLASSES, MEAN, [config.std] * 3, model.state_dict(), epoch=3, step=99)
+    state.metrics = {"images": 40, "top1": 0.75, "top5": 1.0}
+    state.provenance = {"data": "colours", "seconds": 12.5}
+    checkpoint.save(state, path)
+    return path
+
+
+def images(count: int, seed: int = 0) -> torch.Tensor:
+    """Blurred noise, so that the answers differ."""
+    draw = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 6, 6, generator=draw) * 255
+    pixels = torch.nn.functional.interpolate(coarse, size=(224, 224), mode="bilinear")
+    return pixels.permute(0, 2, 3, 1).round().to(torch.uint8).contiguous()
+
+
+def train(data: Path, out: Path, *options: str) -> int:
+    return main(["train", "--data", str(data), "--out", str(out), *TINY, *options])
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    """Equality of nested records that hold tensors, to the last bit."""
+    if isinstance(ours, torch.Tensor):
+        return torch.equal(ours, theirs)
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(same(v, theirs[k]) for k, v in ours.items())
+    if isinstance(ours, list | tuple):
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    return bool(ours == theirs)

@@ -1,0 +1,320 @@
+"""The exported file: equal to the checkpoint at every batch size, complete, or not written at all."""
+
+from copy import deepcopy
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import numpy_helper
+
+from contract.manifest import METADATA_KEY, Manifest
+from contract.recipe import DEFAULT_RECIPE
+from tests.support.runs import CLASSES, MEAN, images, python, trained
+from training.__main__ import main
+from training.data.folders import scan_known
+from training.data.images import load_pictures
+from training.evaluate import evaluate, torch_classifier
+from training.export.export import ExportError, export
+from training.export.graph import IR_VERSION, PRECISIONS, WEIGHT_LEVELS, build_graph
+from training.export.parity import BATCHES, TOLERANCE, classifier_of
+from training.model import AlexNet, weighted_layers
+from training.run import checkpoint
+
+# Of a probability, between a file and torch with the weights that the file holds: what computing in
+# less than float32 makes of these networks.
+CLOSE = {"fp32": TOLERANCE, "fp16": 2e-3}
+# Of a probability, between an image alone and the same in a batch: other shapes, another order of sums.
+BATCH_TOLERANCE = 1e-5
+
+
+@pytest.fixture(
+    scope="module",
+    params=[*(("kaiming", precision) for precision in PRECISIONS), ("paper", "fp32")],
+    ids="-".join,
+)
+def exported(
+    request: pytest.FixtureRequest, photographs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """-> the checkpoint and the file."""
+    init, precision = request.param
+    run = trained(tmp_path_factory.mktemp(init) / "best.pt", init)
+    out = tmp_path_factory.mktemp("models") / f"colours-{precision}.onnx"
+    export(run, out, precision, version=3, data=None if precision == "fp32" else photographs)
+    return run, out
+
+
+def precision_of(file: Path) -> str:
+    return file.stem.removeprefix("colours-")
+
+
+def session_of(path: Path) -> ort.InferenceSession:
+    return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def stored_weights(path: Path) -> dict[str, np.ndarray]:
+    """layer -> its weights as the file holds them, widened by hand."""
+    tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    weights = {}
+    for layer in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"):
+        name = f"{layer}.weight"
+        if precision_of(path) == "int8":
+            levels = tensors[f"{name}.int8"]
+            assert levels.dtype == np.int8
+            scale = tensors[f"{name}.scale"].reshape(-1, *[1] * (levels.ndim - 1))
+            weights[layer] = levels.astype(np.float32) * scale
+        else:
+            assert tensors[name].dtype == {"fp32": np.float32, "fp16": np.float16}[precision_of(path)]
+            weights[layer] = tensors[name].astype(np.float32)
+    return weights
+
+
+def rounded_model(run: Path, file: Path) -> AlexNet:
+    """The checkpoint's network with the weights that the file holds; conv1's hold the deviation too."""
+    state = checkpoint.load(run)
+    model = checkpoint.restore_model(state)
+    for name, layer in weighted_layers(model):
+        factor = state.config.std if name == "conv1" else 1.0
+        layer.weight.data = torch.from_numpy(stored_weights(file)[name] * np.float32(factor))
+    return model
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 32])
+def test_the_file_answers_as_torch_does(exported: tuple[Path, Path], count: int) -> None:
+    run, file = exported
+    if precision_of(file) == "int8":
+        return  # rounds activations too: test_quantize has a torch that does
+    std = checkpoint.load(run).config.std
+    reference = torch_classifier(rounded_model(run, file), MEAN, [std] * 3)
+    crops = images(count)
+    expected, found = reference(crops), classifier_of(onnx.load(file))(crops)
+    assert found.shape == (count, 4)
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().max() <= CLOSE[precision_of(file)]
+    torch.testing.assert_close(found.sum(1), torch.ones(count))
+    if count == 32:
+        # or equality would show nothing
+        assert (found.amax(0) - found.amin(0)).max() > max(1e-2, 3 * CLOSE[precision_of(file)])
+
+
+def test_weights_are_rounded_by_no_more_than_their_format_rounds(exported: tuple[Path, Path]) -> None:
+    run, file = exported
+    state = checkpoint.load(run)
+    kind = precision_of(file)
+    for name, layer in weighted_layers(checkpoint.restore_model(state)):
+        assert layer.weight is not None
+        values = layer.weight.detach().numpy() / (state.config.std if name == "conv1" else 1.0)
+        error = np.abs(stored_weights(file)[name] - values)
+        axes = tuple(range(1, values.ndim))
+        bound = {
+            "fp32": np.abs(values) * 2.0**-23,
+            "fp16": np.maximum(np.abs(values) * 2.0**-11, 2.0**-25),
+            "int8": np.abs(values).max(axes, keepdims=True) / (2 * WEIGHT_LEVELS) * 1.001,
+        }[kind]
+        assert (error <= bound).all(), name
+        if kind != "fp32":
+            assert error.max() > 0, name
+
+
+def test_a_batch_answers_as_its_images_alone_do(exported: tuple[Path, Path]) -> None:
+    classify, crops = classifier_of(onnx.load(exported[1])), images(32)
+    together = classify(crops)
+    alone = torch.cat([classify(crops[i : i + 1]) for i in range(32)])
+    assert (together - alone).abs().max() <= BATCH_TOLERANCE
+
+
+def test_the_graph_is_one_file_of_opset_17_with_a_dynamic_batch(exported: tuple[Path, Path]) -> None:
+    _run, file = exported
+    model = onnx.load(file, load_external_data=False)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
+    assert model.ir_version == IR_VERSION == 8
+    assert not any(t.external_data for t in model.graph.initializer)
+    assert list(file.parent.iterdir()) == [file]
+    (taken,) = model.graph.input
+    assert taken.name == "images"
+    assert taken.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    batch, *rest = taken.type.tensor_type.shape.dim
+    assert batch.dim_param == "N"
+    assert [d.dim_value for d in rest] == [224, 224, 3]
+    given = {o.name: o.type.tensor_type for o in model.graph.output}
+    assert next(iter(given)) == "probabilities"
+    for tensor in given.values():
+        assert tensor.elem_type == onnx.TensorProto.FLOAT
+        assert tensor.shape.dim[0].dim_param == "N"
+    shapes = {output.name: output.shape for output in session_of(file).get_outputs()}
+    assert shapes == {"probabilities": ["N", 4], "fc7": ["N", 328], "conv5": ["N", 20, 13, 13]}
+
+
+def test_fc7_and_conv5_are_what_their_names_say(exported: tuple[Path, Path]) -> None:
+    run, file = exported
+    if precision_of(file) == "int8":
+        return
+    model = rounded_model(run, file).eval()
+    hidden: dict[str, torch.Tensor] = {}
+    model.conv5.register_forward_hook(lambda _layer, _inputs, output: hidden.update(conv5=output.relu()))
+    model.fc8.register_forward_pre_hook(lambda _layer, inputs: hidden.update(fc7=inputs[0]))
+    torch_classifier(model, MEAN, checkpoint.load(run).std)(images(2))
+    for name, expected in hidden.items():
+        (found,) = session_of(file).run([name], {"images": images(2).numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), expected.contiguous(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_manifest_inside_is_the_run_s(exported: tuple[Path, Path]) -> None:
+    run, file = exported
+    (entry,) = onnx.load(file).metadata_props
+    assert entry.key == METADATA_KEY
+    manifest, state = Manifest.from_json(entry.value), checkpoint.load(run)
+    assert (manifest.name, manifest.version) == (file.stem, 3)
+    assert manifest.precision == precision_of(file)
+    assert manifest.classes == CLASSES
+    assert manifest.recipe == DEFAULT_RECIPE
+    assert list(manifest.mean) == MEAN
+    assert manifest.std == (state.config.std,) * 3
+    assert manifest.architecture["width"] == 0.08
+    assert manifest.training["config"] == asdict(state.config)
+    assert manifest.training["epochs"] == 3
+    assert manifest.training["data"] == "colours"
+    measured = [(m.images, m.crops) for m in manifest.metrics]
+    if manifest.precision == "fp32":
+        assert measured == [(40, 1)]
+        assert (manifest.metrics[0].top1, manifest.metrics[0].top5) == (0.75, 1.0)
+    else:
+        assert measured == [(6, 1), (6, 10)]
+    parity = manifest.parity
+    assert parity["batches"] == [1, 2, 3, 32, 257] == list(BATCHES)
+    assert (parity["on"], parity["images"]) == (
+        "noise" if manifest.precision == "fp32" else "photographs",
+        257,
+    )
+    for pair in ("file_torch64", "file_torch32", "torch32_torch64"):
+        assert 0 < parity[pair]["mean"] < parity[pair]["largest"]
+        assert 0.9 < parity[pair]["agreement"] <= 1
+    assert parity["torch32_torch64"]["largest"] <= TOLERANCE == 1e-5
+    assert (parity["file_torch64"]["largest"] <= TOLERANCE) == (manifest.precision == "fp32")
+    assert manifest.opset == 17
+
+
+def test_with_data_the_file_itself_is_measured(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained(tmp_path / "best.pt")
+    out = tmp_path / "models" / "colours.onnx"
+    out.parent.mkdir()
+    arguments = ["export", str(run), "--out", str(out), "--data", str(photographs), "--precision", "int8"]
+    assert main(arguments) == 0
+    assert "4 classes, int8" in capsys.readouterr().out
+    (entry,) = onnx.load(out).metadata_props
+    one, ten = Manifest.from_json(entry.value).metrics
+    split, _reading = load_pictures(scan_known(photographs / "val", CLASSES).samples, DEFAULT_RECIPE, "val")
+    for metrics, crops in ((one, 1), (ten, 10)):
+        expected = evaluate(classifier_of(onnx.load(out)), split, DEFAULT_RECIPE, crops)
+        assert (metrics.images, metrics.crops) == (6, crops)
+        assert (metrics.top1, metrics.top5) == (expected.top1, expected.top5)
+
+
+@pytest.mark.parametrize("old", [b"the old file", None])
+def test_a_diverged_checkpoint_leaves_no_file_and_keeps_the_old_one(
+    old: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = trained(tmp_path / "best.pt"), tmp_path / "models" / "colours.onnx"
+    out.parent.mkdir()
+    if old is not None:
+        out.write_bytes(old)
+    state = checkpoint.load(run)
+    dict(state.model)["fc7.weight"][3, 5] = torch.nan
+    checkpoint.save(state, run)
+    assert main(["export", str(run), "--out", str(out)]) == 1
+    assert "best.pt holds NaN or infinity: it diverged" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == (
+        {} if old is None else {"colours.onnx": old}
+    )
+
+
+def test_one_wrong_weight_in_the_graph_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands between a wrong graph and its name: a builder with a mistake is caught."""
+
+    def mistaken(model: AlexNet, *rest: Any) -> onnx.ModelProto:
+        model = deepcopy(model)
+        with torch.no_grad():
+            model.conv3.weight[0, 0, 1, 1] += 0.5
+        return build_graph(model, *rest)
+
+    run = trained(tmp_path / "best.pt")
+    export(run, tmp_path / "net.onnx")
+    right = (tmp_path / "net.onnx").read_bytes()
+    monkeypatch.setattr("training.export.export.build_graph", mistaken)
+    with pytest.raises(ExportError, match=r"net\.onnx is not written: its probabilities differ"):
+        export(run, tmp_path / "net.onnx")
+    assert (tmp_path / "net.onnx").read_bytes() == right
+
+
+def test_a_name_that_cannot_be_served_leaves_no_file(tmp_path: Path) -> None:
+    run = trained(tmp_path / "best.pt")
+    (tmp_path / "models").mkdir()
+    with pytest.raises(ExportError, match="name is 'My Model'"):
+        export(run, tmp_path / "models" / "My Model.onnx", data=tmp_path / "not looked at yet")
+    with pytest.raises(ExportError, match="version is 0"):
+        export(run, tmp_path / "models" / "mine.onnx", version=0)
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_network_of_smaller_images_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained(tmp_path / "best.pt", image_size=112)
+    assert main(["export", str(run), "--out", str(tmp_path / "small.onnx")]) == 1
+    said = capsys.readouterr().err
+    assert "image_size 112" in said
+    assert "--from" in said
+    assert not (tmp_path / "small.onnx").exists()
+
+
+def test_what_cannot_be_written_is_told_before_the_long_part(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained(tmp_path / "best.pt")
+    (tmp_path / "file").write_bytes(b"")
+    out = tmp_path / "file" / "x.onnx"
+    assert main(["export", str(run), "--out", str(out), "--data", "not looked at yet"]) == 1
+    assert f"{out} cannot be written: Not a directory" in capsys.readouterr().err
+    assert main(["export", str(run), "--out", str(tmp_path / "made" / "for" / "x.onnx")]) == 0
+    assert (tmp_path / "made" / "for" / "x.onnx").is_file()
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
+    """In a process that may write no file beyond 100 kB, as a disk that fills up in the middle."""
+    run, out = trained(tmp_path / "best.pt"), tmp_path / "net.onnx"
+    out.write_bytes(b"the old file")
+    limited = (
+        "import resource, signal, sys; from training.__main__ import main;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); sys.exit(main())"
+    )
+    process = python("-c", limited, "export", run, "--out", out)
+    _out, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"error: {out} cannot be written: File too large" in said
+    assert out.read_bytes() == b"the old file"
+    assert {path.name for path in tmp_path.iterdir()} == {"best.pt", "net.onnx"}
+
+
+def test_a_checkpoint_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained(tmp_path / "best.pt")
+    whole = run.read_bytes()
+    state = checkpoint.load(run)
+    for content, said in (
+        (whole[: len(whole) // 2], "is not a readable checkpoint"),
+        (b"", "is not a readable checkpoint"),
+    ):
+        run.write_bytes(content)
+        assert main(["export", str(run), "--out", str(tmp_path / "net.onnx")]) == 1
+        assert f"{run} {said}" in capsys.readouterr().err
+    checkpoint.save(replace(state, config=replace(state.config, arch="torchvision")), run)
+    assert main(["export", str(run), "--out", str(tmp_path / "net.onnx")]) == 1
+    assert "the weights are not of the network that they are said to be" in capsys.readouterr().err
+    assert not (tmp_path / "net.onnx").exists()

@@ -1,0 +1,138 @@
+"""A checkpoint comes back as it was, is replaced whole or not at all, and says so when it is none."""
+
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.checkout import ROOT
+from training.config import Config
+from training.model import AlexNet
+from training.run import checkpoint
+from training.run.checkpoint import Checkpoint, CheckpointError
+
+
+def a_checkpoint(seed: int = 0) -> Checkpoint:
+    config = Config(width=0.02, epochs=3)
+    torch.manual_seed(seed)
+    model = AlexNet(3, config.width)
+    return Checkpoint(
+        config,
+        ("a", "b", "ç"),
+        [1.5, 2.5, 3.5],
+        [58.0, 57.0, 59.0],
+        model.state_dict(),
+        step=7,
+        epoch=1,
+        metrics={"images": 4, "top1": 0.5, "top5": 1.0},
+        schedule={"top1": 0.5, "waited": 2},
+        provenance={"data": "flowers"},
+    )
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    state = a_checkpoint()
+    checkpoint.save(state, tmp_path / "last.pt")
+    again = checkpoint.load(tmp_path / "last.pt")
+    assert set(again.model) == set(state.model)
+    assert all(torch.equal(again.model[k], v) for k, v in state.model.items())
+    again.model = state.model
+    assert again == state
+    model = checkpoint.restore_model(again)
+    assert all(torch.equal(v, state.model[k]) for k, v in model.state_dict().items())
+
+
+def test_it_loads_without_unpickling_code(tmp_path: Path) -> None:
+    checkpoint.save(a_checkpoint(), tmp_path / "last.pt")
+    record = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert record["config"] == asdict(Config(width=0.02, epochs=3))
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.9, 0.999])
+def test_a_cut_off_file_is_named(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(a_checkpoint(), path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(CheckpointError, match=r"last\.pt is not a readable checkpoint: \S") as error:
+        checkpoint.load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_other_files_and_missing_ones_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"none\.pt does not exist"):
+        checkpoint.load(tmp_path / "none.pt")
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"text\.pt is not a readable checkpoint") as error:
+        checkpoint.load(tmp_path / "text.pt")
+    assert "weights_only" not in str(
+        error.value
+    )  # no remedy, though torch names it: it runs the file's code
+    torch.save({"state_dict": {}}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"other\.pt holds no run of this program.*`import`"):
+        checkpoint.load(tmp_path / "other.pt")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "code.pt")
+    with pytest.raises(CheckpointError, match=r"code\.pt is not a readable checkpoint"):
+        checkpoint.load(tmp_path / "code.pt")
+
+
+def test_a_setting_of_another_version_is_named(tmp_path: Path) -> None:
+    checkpoint.save(a_checkpoint(), tmp_path / "last.pt")
+    record = torch.load(tmp_path / "last.pt", weights_only=True)
+    record["config"]["colour_space"] = "lab"
+    torch.save(record, tmp_path / "last.pt")
+    with pytest.raises(
+        CheckpointError, match=r"last\.pt: a newer version of this program wrote it, with 'colour_space'"
+    ):
+        checkpoint.load(tmp_path / "last.pt")
+
+
+# The disk's end, as a limit on the size of any file that this process writes: half of the checkpoint.
+SAVE_WITH_A_LIMIT = """
+import resource, sys
+from pathlib import Path
+from training.run import checkpoint
+
+path = Path(sys.argv[1])
+state = checkpoint.load(path)
+state.step = 8
+limit = path.stat().st_size // 2
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    checkpoint.save(state, path)
+except checkpoint.CheckpointError as error:
+    print(error)
+"""
+
+
+def test_a_failing_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(a_checkpoint(), path)
+    before = path.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", SAVE_WITH_A_LIMIT, path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{path} cannot be written: File too large" in done.stdout
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    assert checkpoint.load(path).step == 7
+
+
+def test_the_best_is_written_before_the_last(tmp_path: Path) -> None:
+    """A crash in between leaves a last.pt from which the run comes to the same best.pt again."""
+    state = a_checkpoint()
+    checkpoint.save_step(state, tmp_path, keep=2, best=True)
+    (tmp_path / "last.pt.partial").mkdir()  # and so the second of the two cannot be written
+    state.step = 8
+    with pytest.raises(OSError, match=r"last\.pt\.partial"):
+        checkpoint.save_step(state, tmp_path, keep=2, best=True)
+    assert checkpoint.load(tmp_path / "best.pt").step == 8
+    assert checkpoint.load(tmp_path / "last.pt").step == 7

@@ -1,0 +1,336 @@
+"""Measured is what the run held out, found by content, and what differs from it is said."""
+
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.pictures import draw_classes
+from tests.support.runs import train
+from training.__main__ import main
+from training.cli.overview import overview, warnings
+from training.config import Config
+from training.data import measured_on
+from training.data.images import DataError
+from training.data.measured_on import (
+    OTHERS,
+    PARTLY,
+    TRAINING,
+    UNKNOWN,
+    VALIDATION,
+    digest_of_all,
+    read_measured_on,
+)
+from training.data.prepared import Dataset, load_dataset, prepare
+from training.export.verify import read_model
+from training.run import checkpoint
+from training.run.checkpoint import Checkpoint, CheckpointError
+from training.run.held_out import (
+    Measured,
+    Record,
+    load_held_out,
+    load_some_training,
+    record_of,
+)
+from training.run.provenance import run_provenance
+from training.start.record import (
+    earlier_of,
+    earlier_of_file,
+    earlier_of_itself,
+    record_photographs,
+    require_same_photographs,
+)
+from training.start.weights import read_start
+
+COLOURS = {"iris": (60, 40, 200), "rose": (200, 30, 50)}
+CONFIG = Config(val_fraction=0.3)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """One tree: 2 classes of 10 pictures, of which 3 each are held out."""
+    return draw_classes(tmp_path / "photos", COLOURS, 10, size=16)
+
+
+def run_on(dataset: Dataset) -> Checkpoint:
+    """What training on it would record."""
+    state = Checkpoint(CONFIG, dataset.classes, [0.0] * 3, [1.0] * 3, {})
+    state.provenance = run_provenance(dataset)
+    record_photographs(state, dataset)
+    return state
+
+
+def measured(data: Path, state: Checkpoint) -> tuple[set[str], Measured]:
+    result = load_held_out(data, record_of(state))
+    for name, label in zip(result.split.names, result.split.labels.tolist(), strict=True):
+        assert name.split("/")[0] == state.classes[label]
+    return set(result.split.names), result
+
+
+def test_exactly_the_run_s_photographs_are_measured_wherever_they_are(photos: Path, tmp_path: Path) -> None:
+    state = run_on(load_dataset(photos, CONFIG))
+    held = set(state.held_out["names"])
+    assert len(held) == 6
+    checkpoint.save(state, tmp_path / "run.pt")  # what is recorded survives it
+    state = checkpoint.load(tmp_path / "run.pt")
+    moved = photos.rename(tmp_path / "moved")
+    for path in moved.glob("*/*"):
+        path.with_name(f"{path.name}.json").write_text("{}")
+    names, result = measured(moved, state)
+    assert (names, result.kind, result.notes, result.lacking) == (held, VALIDATION, (), 0)
+    prepare(moved, tmp_path / "ready", Config(seed=9))  # whose own split is another
+    assert measured(tmp_path / "ready", state)[0] == held
+    shutil.copytree(moved / "iris", moved / "iris" / "again")
+    assert measured(moved, state)[0] == held, "copies are measured no more often than they were held out"
+
+
+def test_what_is_missing_changed_or_new_is_counted(photos: Path) -> None:
+    state = run_on(load_dataset(photos, CONFIG))
+    first, second, *rest = state.held_out["names"]
+    (photos / first).unlink()
+    (photos / second).write_bytes((photos / second).read_bytes() + b"edited")
+    draw_classes(photos, COLOURS, 2, size=16, first=20)
+    names, result = measured(photos, state)
+    assert (names, result.lacking) == (set(rest), 2)
+    assert result.notes == (
+        "of 6 held-out photographs 1 missing, 1 changed (same name, other content); "
+        "measured on the other 4",
+        "5 new since the training, or unreadable then, are not measured",
+    )
+
+
+def test_without_held_out_ones_others_are_measured_and_training_ones_only_by_name(
+    photos: Path, tmp_path: Path
+) -> None:
+    state = run_on(load_dataset(photos, CONFIG))
+    others = draw_classes(tmp_path / "elsewhere" / "photos", COLOURS, 4, size=16, first=50)
+    trained = next(
+        p for p in sorted(photos.glob("iris/*")) if f"iris/{p.name}" not in state.held_out["names"]
+    )
+    shutil.copy(trained, others / "iris" / "seen.png")
+    names, result = measured(others, state)
+    assert (len(names), "iris/seen.png" in names, result.kind) == (8, False, OTHERS)
+    note = "none of the run's 6 held-out photographs; measured on 8 others, 1 training photographs left out"
+    assert result.notes == (note,)
+    for name in state.held_out["names"]:
+        (photos / name).unlink()
+    names, result = measured(photos, state)
+    assert (len(names), result.kind) == (14, TRAINING)
+    assert "measured on training photographs" in result.notes[0]
+    assert len(load_some_training(photos, record_of(state), 256)) == 14
+    (others / "iris" / "seen.png").unlink()
+    with pytest.raises(DataError, match="holds none of the photographs that the run was trained on"):
+        load_some_training(others, record_of(state), 256)
+
+
+def test_a_file_names_its_photographs_by_digest_wherever_they_are(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = load_dataset(photos, CONFIG)
+    said = measured_on.measured_on(dataset.val.digests, ["a note"])
+    found, together = read_measured_on({"measured_on": said})
+    assert found is not None
+    assert (sorted(dataset.val.digests.tolist()), together) == (found.tolist(), None)
+    assert "iris" not in str(said)
+    assert torch.equal(earlier_of_file({"measured_on": said}, "a.onnx").held_out, found)
+    # As the training part of another tree, beside a val/ without any of them.
+    (tmp_path / "divided").mkdir()
+    data = photos.rename(tmp_path / "divided" / "train")
+    draw_classes(tmp_path / "divided" / "val", COLOURS, 2, size=16, first=70)
+    none = torch.empty(0, dtype=torch.int64)
+    run = {"split": dataset.split}
+    record = Record(dataset.classes, CONFIG.recipe, run, found, none)
+    result = load_held_out(tmp_path / "divided", record)
+    assert (set(result.split.names), result.lacking, result.notes) == (set(dataset.val.names), 0, ())
+    monkeypatch.setattr(measured_on, "MAX_DIGESTS", 5)
+    digest = measured_on.measured_on(dataset.val.digests)["digest_of_all"]
+    assert digest == digest_of_all(found)
+    large = Record(dataset.classes, CONFIG.recipe, run, None, none, together=digest)
+    assert set(load_held_out(data, large).split.names) == set(dataset.val.names)
+    (data / dataset.val.names[0]).unlink()
+    with pytest.raises(DataError, match="does not hold exactly the photographs that its accuracy"):
+        load_held_out(data, large)
+    with pytest.raises(DataError, match=r"training.measured_on is damaged"):
+        read_measured_on({"measured_on": {**said, "photographs": 7}})
+
+
+def test_a_run_goes_on_with_the_same_photographs_alone(photos: Path, tmp_path: Path) -> None:
+    state = run_on(load_dataset(photos, CONFIG))
+    itself = earlier_of_itself(state, photos)
+
+    def refused() -> str:
+        with pytest.raises(CheckpointError, match=r"begun with other photographs.*--from") as raised:
+            require_same_photographs(state, load_dataset(photos, CONFIG, earlier=itself), photos)
+        return str(raised.value)
+
+    (photos / "notes.txt").write_text("no picture")
+    (photos / "iris" / "broken.png").write_bytes(b"no picture")
+    require_same_photographs(state, load_dataset(photos, CONFIG, earlier=itself), photos)
+    one = photos / next(n for n in load_dataset(photos, CONFIG).train.names if n.startswith("iris"))
+    one.rename(photos / "iris" / "zzz.png")
+    assert "the same ones under other names or in other classes" in refused()
+    (photos / "iris" / "zzz.png").rename(photos / "rose" / "zzz.png")
+    assert "under other names or in other classes" in refused()
+    (photos / "rose" / "zzz.png").rename(one)
+    kept = photos / state.held_out["names"][0]
+    content = kept.read_bytes()
+    kept.unlink()
+    assert f"1 removed (such as {state.held_out['names'][0]})" in refused()
+    kept.write_bytes(content + b"edited")
+    assert f"1 changed (such as {state.held_out['names'][0]})" in refused()
+    kept.write_bytes(content)
+    draw_classes(photos, {"rose": (9, 9, 9)}, 2, size=16, first=30)
+    assert "2 added (such as rose/030.png)" in refused().replace("031", "030")
+
+
+def test_a_run_from_another_keeps_its_photographs_apart(photos: Path, tmp_path: Path) -> None:
+    state = run_on(load_dataset(photos, CONFIG))
+    held = set(state.held_out["names"])
+    draw_classes(photos, COLOURS, 4, size=16, first=20)
+    earlier = earlier_of(state, "runs/first")
+    prepare(photos, tmp_path / "ready", Config(seed=8))
+    datasets = [
+        load_dataset(folder, Config(seed=8), earlier=earlier) for folder in (photos, tmp_path / "ready")
+    ]
+    for dataset in datasets:
+        assert held <= set(dataset.val.names)
+        assert not torch.isin(dataset.val.digests, state.trained_on).any()
+        assert dataset.warnings == ()
+    assert torch.equal(datasets[0].mean, datasets[1].mean)
+    third = run_on(datasets[0])
+    assert torch.equal(third.trained_before, state.trained_on)
+    divided = tmp_path / "divided"
+    shutil.copytree(photos, divided / "train")
+    (divided / "val" / "iris").mkdir(parents=True)
+    for path in sorted((divided / "train" / "iris").iterdir())[:10]:
+        path.rename(divided / "val" / "iris" / path.name)
+    dataset = load_dataset(divided, CONFIG, earlier=earlier)
+    assert "7 of 10 validation photographs are among those that runs/first was trained on" in overview(
+        dataset
+    )
+    seen = run_on(dataset)
+    result = measured(divided, seen)[1]
+    assert (result.kind, len(result.split)) == (PARTLY, 10)
+    assert result.notes == ("7 of 10 held-out photographs were trained on, here or before",)
+    unknown = earlier_of(Checkpoint(CONFIG, (), [], [], {}, provenance={"images": 5}), "runs/old")
+    dataset = load_dataset(divided, CONFIG, earlier=unknown)
+    assert "runs/old does not record" in overview(dataset)
+    second = run_on(dataset)
+    assert measured(divided, second)[1].kind == UNKNOWN
+    dataset = load_dataset(divided, CONFIG, earlier=earlier_of(second, "runs/second"))
+    assert measured(divided, run_on(dataset))[1].kind == UNKNOWN, "nor does a run from that one"
+    file = earlier_of_file({"measured_on": measured_on.measured_on(dataset.val.digests)}, "a.onnx")
+    dataset = load_dataset(divided, CONFIG, earlier=file)
+    assert dataset.warnings == (), "a file's validation photographs were not trained on"
+    assert measured(divided, run_on(dataset))[1].kind == VALIDATION
+
+
+def test_held_out_photographs_are_found_in_train_too(photos: Path, tmp_path: Path) -> None:
+    """Somebody has divided the tree by hand since, and it holds what the run held out on both sides."""
+    state = run_on(load_dataset(photos, CONFIG))
+    divided = tmp_path / "divided"
+    shutil.copytree(photos, divided / "train")
+    (divided / "val" / "iris").mkdir(parents=True)
+    one = next(name for name in state.held_out["names"] if name.startswith("iris"))
+    (divided / "train" / one).rename(divided / "val" / one)
+    prepare(divided, tmp_path / "ready", CONFIG)
+    for folder in (divided, tmp_path / "ready"):
+        names, result = measured(folder, state)
+        assert (names, result.kind, result.notes) == (set(state.held_out["names"]), VALIDATION, ())
+
+
+def test_an_overview_counts_and_warns(tmp_path: Path) -> None:
+    data = draw_classes(tmp_path / "train", {f"kind{n:02d}": (n, n, n) for n in range(31)}, 1, size=16)
+    draw_classes(data, {"many": (9, 9, 9), "Many": (8, 8, 8)}, 20, size=16)
+    shutil.copytree(data / "many", tmp_path / "val" / "many")
+    shutil.copy(data / "many" / "000.png", data / "kind00" / "copy.png")
+    for number in range(12):
+        (data / "many" / f"bad{number}.png").write_bytes(b"no picture")
+    dataset = load_dataset(tmp_path, Config(image_size=64))
+    text = overview(dataset)
+    lines = text.splitlines()
+    assert lines[0].split() == ["class", "train", "validation"]
+    assert lines[1].split() == ["Many", "20", "0"]
+    assert lines[31] == "and 3 more classes, 22 and 20"
+    assert [line.startswith("skipped ") for line in lines[32:43]] == [True] * 11
+    assert lines[42] == "skipped 2 more that cannot be read"
+    assert lines[43] == "72 images to train on, 20 to validate on, 33 classes, 12 skipped"
+    said = list(warnings(dataset))
+    for number, words in enumerate(
+        (
+            "classes whose names differ in case alone: Many, many",
+            "no validation photographs of Many, kind00, kind01, kind02, kind03, kind04, kind05, kind06, "
+            "kind07, kind08 and 22 more",
+            "fewer than 10 pictures of kind00 (2), kind01 (1)",
+            "20 pictures to train on of Many and 1 of kind01",
+            "20 of 20 validation photographs are copies of training photographs",
+            "1 pictures lie in more than one class each",
+            "12 of 104 pictures cannot be read, such as ",
+        )
+    ):
+        assert words in said[number]
+    assert len(said) == 7
+
+
+def test_what_records_nothing_is_measured_on_all_there_is(photos: Path, tmp_path: Path) -> None:
+    state = Checkpoint(CONFIG, ("iris", "rose"), [0.0] * 3, [1.0] * 3, {})
+    of_older = replace(state, provenance={"data": "photos", "images": 15, "split": None})
+    prepare(photos, tmp_path / "ready", CONFIG)
+    for folder in (photos, tmp_path / "ready"):
+        for run, kind in ((of_older, UNKNOWN), (state, VALIDATION)):
+            names, result = measured(folder, run)
+            assert (len(names), result.kind) == (20, kind)
+            assert result.notes[0].endswith("which photographs it held out; measured on all 20 here")
+    assert len(load_some_training(photos, record_of(of_older), 12)) == 12
+    shutil.copytree(photos, tmp_path / "divided" / "val")
+    assert measured(tmp_path / "divided", of_older)[1].kind == VALIDATION
+
+
+@pytest.mark.slow  # 15 s
+def test_every_command_says_what_it_measured(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*command: str | Path, code: int = 0) -> str:
+        assert main([str(word) for word in command]) == code
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    run, model = tmp_path / "run", tmp_path / "model.onnx"
+    assert train(photos, run, "--val-fraction", "0.3") == 0
+    text = capsys.readouterr().out
+    assert re.search(r"class +train +validation\niris +7 +3\nrose +7 +3\n14 images to train on, 6 to", text)
+    data = photos.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    evaluation: list[str | Path] = ["evaluate", run, "--device", "cpu", "--data"]
+    assert "6 images, 1 crop(s) each, 0 skipped\n" in said(*evaluation, data)
+    said("export", run, "--out", model, "--data", data)
+    _model, manifest = read_model(model)
+    assert manifest.metrics[0].data == "caf\\xe9 (validation)"
+    inspected = said("inspect", model)
+    assert "measured_on photographs 6, notes []" in inspected
+    assert manifest.training["measured_on"]["digests"] not in inspected
+    held = checkpoint.load(run / "last.pt").held_out["names"]
+    (data / held[0]).unlink()
+    refused = said("verify", model, "--data", data, code=1)
+    assert "was measured on 6 photographs, of which 1 are missing or changed" in refused
+    assert "note: of 6 held-out photographs 1 missing; measured on the other 5" in said(
+        "report", run, "--data", data
+    )
+    for name in held[1:]:
+        (data / name).unlink()
+    lines = said(*evaluation, data).splitlines()
+    assert all("training photographs" in line for line in lines if re.search(r"\d%|images", line))
+    said("export", run, "--out", model, "--data", data)
+    assert "3 images" not in (text := said("verify", model, "--data", data))
+    assert text.count("images (training photographs): top-1") == 2
+    start = read_start(str(model), 0.05)
+    assert earlier_of_file(start.provenance, "it").held_out.tolist() == [], "what it saw is not held out"
+    assert "cannot be read: Is a directory; name a file of" in said("verify", run, "--data", data, code=1)
+    gone = said("report", run, code=1)
+    assert "which is gone; add --data DIR, where it is now" in gone
+    assert gone == said("train", "--resume", "--out", run, code=1)
+    assert train(data, tmp_path / os.fsdecode(b"run\xe9")) == 1
+    assert "run\\xe9, which is no UTF-8" in capsys.readouterr().err

@@ -1,0 +1,129 @@
+"""A download over a real socket: broken off, taken up again, another file than expected, no network."""
+
+import hashlib
+import socket
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from training.start.download import DownloadError, download
+
+DATA = bytes(range(256)) * 20_000  # 5 MB
+SHA256 = hashlib.sha256(DATA).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Sends at most `most` bytes of DATA per answer; with `ranges` it goes on where it is asked to. It
+    says how much there is, unless it is not `telling`.
+    """
+
+    def __init__(self, most: int, ranges: bool, telling: bool = True) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.most, self.ranges, self.telling = most, ranges, telling
+        self.asked: list[str | None] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/weights.pth"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        asked = self.headers["Range"]
+        self.server.asked.append(asked)
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.server.ranges else 0
+        if start >= len(DATA):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        if self.server.telling:
+            self.send_header("Content-Length", str(len(DATA) - start))
+        self.end_headers()
+        self.wfile.write(DATA[start : start + self.server.most])  # and hangs up
+
+    def log_message(self, *_words: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with Server(*request.param) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("server", [(2_000_000, True)], indirect=True)
+def test_it_goes_on_where_it_broke_off(server: Server, tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "weights.pth"
+    download(server.url, target, SHA256, pause_s=0)
+    assert target.read_bytes() == DATA
+    assert server.asked == [None, "bytes=2000000-", "bytes=4000000-"]
+    assert [path.name for path in target.parent.iterdir()] == ["weights.pth"]
+
+
+@pytest.mark.parametrize("server", [(10**7, True)], indirect=True)
+def test_what_an_earlier_run_has_fetched_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+    for fetched in (3_000_000, len(DATA)):
+        (tmp_path / "weights.pth.partial").write_bytes(DATA[:fetched])
+        download(server.url, tmp_path / "weights.pth", SHA256, pause_s=0)
+        assert (tmp_path / "weights.pth").read_bytes() == DATA
+    assert server.asked == ["bytes=3000000-", f"bytes={len(DATA)}-"]
+
+
+@pytest.mark.parametrize("server", [(10**7, True)], indirect=True)
+def test_the_beginning_of_another_file_is_thrown_away(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth.partial").write_bytes(b"another" * 100_000)
+    download(server.url, tmp_path / "weights.pth", SHA256, pause_s=0)
+    assert (tmp_path / "weights.pth").read_bytes() == DATA
+    assert server.asked == ["bytes=700000-", None]
+
+
+@pytest.mark.parametrize("server", [(10**7, False)], indirect=True)
+def test_a_server_that_knows_no_ranges_begins_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth.partial").write_bytes(DATA[:3_000_000])
+    download(server.url, tmp_path / "weights.pth", SHA256, pause_s=0)
+    assert (tmp_path / "weights.pth").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("server", [(10**7, False, False)], indirect=True)
+def test_a_server_that_says_no_length_is_believed_by_the_sum(server: Server, tmp_path: Path) -> None:
+    download(server.url, tmp_path / "weights.pth", SHA256, pause_s=0)
+    assert (tmp_path / "weights.pth").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("server", [(2_000_000, False)], indirect=True)
+def test_a_download_that_never_ends_is_given_up(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=r"the connection broke off; fetch it elsewhere and put it at"):
+        download(server.url, tmp_path / "weights.pth", SHA256, pause_s=0)
+    assert not (tmp_path / "weights.pth").exists()
+
+
+@pytest.mark.parametrize("server", [(10**7, True)], indirect=True)
+def test_another_file_is_not_kept(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=f"has SHA-256 {SHA256}, not 0+: it is another file"):
+        download(server.url, tmp_path / "weights.pth", "0" * 64, pause_s=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_network_it_says_where_to_put_the_file(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/weights.pth"
+        with pytest.raises(
+            DownloadError, match=rf"{url} cannot be fetched.*refused.*put it at .*weights.pth"
+        ):
+            download(url, tmp_path / "weights.pth", SHA256, pause_s=0)
+
+
+def test_what_is_no_url_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=r"'weights.pth' is neither a file here nor an http"):
+        download("weights.pth", tmp_path / "weights.pth", SHA256)

@@ -1,0 +1,135 @@
+"""The command `train`: from its options to a run that trains."""
+
+import argparse
+import os
+import time
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from contract.limits import available_memory, usable_cores
+from training.batches import batch_size_of, require_whole_pieces
+from training.cli.advice import next_command, run_folder
+from training.cli.checks import path_problems
+from training.cli.overview import overview
+from training.cli.plan import choose, describe, fit_epochs, measure
+from training.config import Config, ConfigError, configure, override, recipe_values
+from training.data.images import DataError
+from training.data.prepared import load_dataset
+from training.distributed import Ranks, joined
+from training.run.checkpoint import Checkpoint
+from training.run.lock import locked_for_all
+from training.run.resume import agreed, resumed
+from training.run.signals import caught
+from training.start.init_run import begin, require_shape
+from training.start.record import earlier_run, require_plain_path, trained_in
+from training.start.weights import Start, read_start
+from training.train import train
+
+
+def launch(options: argparse.Namespace, given: dict[str, Any]) -> None:
+    """Train as the options say; `given` are the settings of Config among them.
+
+    Raises ConfigError, DataError, CheckpointError, Diverged, or Interrupted.
+    """
+    started = time.monotonic()
+    run = resumed(options.out) if options.resume and options.out else None
+    if run is not None:
+        options.data = options.data or trained_in(run, options.out)
+    options.out = options.out or (run_folder(options.data) if options.data else None)
+    config = _settings_of(options, given, run)
+    with (
+        joined(options.device) as ranks,
+        locked_for_all(options.out, ranks) as release,
+        caught(release) as signals,
+    ):
+        say = print if ranks.first else _nothing
+        if run is not None and (warning := agreed(run.config, config, options.out)):
+            say(warning)
+        if options.resume and run is None:
+            say(f"there is no run in {options.out} yet, so a new one begins")
+        require_plain_path(options.out)
+        planned = run is None and options.recipe is None
+        if not planned or "batch_size" in given:
+            require_whole_pieces(config, ranks)
+        start = None if run else _start_of(options.start, config.width)
+        config = _with_shape_of(start, config, given)
+        if start is not None:
+            require_shape(config, start)
+        earlier = earlier_run(options.out, run, start)
+        dataset = load_dataset(options.data, config, options.workers, earlier)
+        if options.classes not in {None, len(dataset.classes)}:
+            count = len(dataset.classes)
+            raise DataError(f"--classes is {options.classes}, and {options.data} has {count} class folders")
+        say(overview(dataset))
+        photographs, reason = len(dataset.train), ""
+        if planned:
+            (free,) = ranks.of_first(torch.tensor([_free_memory(ranks)], dtype=torch.float64)).tolist()
+            plan = choose(given, options.start, dataset.train, ranks, free)
+            config, reason = _with_shape_of(start, plan.config, given), plan.reason
+            start = start or _start_of(plan.start, config.width)
+        state, words = begin(config, dataset, options.out, run, start)
+        state.data = str(options.data.resolve())
+        workers = options.workers or usable_cores()
+        if reason or options.time:
+            batch_size = batch_size_of(config, photographs, ranks)
+            pace = measure(state, dataset, batch_size, ranks, workers)
+            seconds = pace.epoch(photographs // batch_size, len(dataset.val))
+            if options.time:
+                spent = torch.tensor([time.monotonic() - started], dtype=torch.float64)
+                left = options.time - ranks.of_first(spent).item()
+                config = state.config = fit_epochs(config, left, seconds)
+            say(describe(state, reason or words, photographs, seconds, options.time, ranks))
+        say(words)
+        train(state, dataset, options.out, ranks, signals, workers=workers, keep=options.keep)
+        say(f"now: {next_command(config, options.data, options.out)}")
+
+
+def _settings_of(options: argparse.Namespace, given: dict[str, Any], run: Checkpoint | None) -> Config:
+    """The settings of the run that goes on, or of a new one, as far as they are known before it is planned.
+
+    Raises ConfigError or DataError with a line for everything that is wrong with them or with the folders.
+    """
+    base = {} if run is None else asdict(run.config)
+    start = None if run else options.start  # a run that goes on has started
+    problems = path_problems(options.data, options.out, start, options.resume)
+    if options.time and options.resume:
+        problems.append("--time is for a new run; --epochs gives the one in --out more")
+    bad, recipe = [], {}
+    try:
+        recipe = recipe_values(options.recipe)
+    except ConfigError as error:
+        bad.append(str(error))
+    try:
+        config = configure({**base, **recipe}, given)
+    except ConfigError as error:
+        bad.append(str(error))
+    if bad:
+        raise ConfigError("\n".join([*bad, *problems]))
+    if problems:
+        raise DataError("\n".join(problems))
+    return config
+
+
+def _start_of(name: str | None, width: float) -> Start | None:
+    """Read what --from names; None if it is not said, or scratch."""
+    return None if name in {None, "scratch"} else read_start(name, width)
+
+
+def _with_shape_of(start: Start | None, config: Config, given: dict[str, Any]) -> Config:
+    """Take the network that the weights fit; what was given otherwise is refused when they are taken."""
+    if start is None:
+        return config
+    return override(config, {key: value for key, value in start.shape.items() if key not in given})
+
+
+def _nothing(*_words: object) -> None:
+    """What the processes other than the first say."""
+
+
+def _free_memory(ranks: Ranks) -> float:
+    """Of the device, in bytes, for each process of this host."""
+    if ranks.device.type == "cuda":
+        return float(torch.cuda.mem_get_info(ranks.device)[0])
+    return available_memory() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -1,0 +1,193 @@
+"""Choose a run's settings from its photographs and its machine, and say what was chosen and why.
+
+What the command line gives stays as given; the rest is chosen. The number of epochs follows from the
+photographs alone, so that a command means the same run on every machine; `fit_epochs` makes it fit a time.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+
+from contract.limits import usable_cores
+from training.batches import load_ahead
+from training.config import Config, configure, recipe_values
+from training.data.images import Split
+from training.data.prepared import Dataset
+from training.distributed import Ranks
+from training.evaluate import evaluate
+from training.learner import Learner
+from training.model import AlexNet
+from training.run.checkpoint import Checkpoint
+from training.run.progress import duration
+from training.start.weights import SHAPE, base_widths
+
+MEASURED_STEPS: Final = 3  # the first, which allocates and compiles, does not count
+MEASURED_PHOTOGRAPHS: Final = 50  # of the validation
+# Of a parameter: weight, gradient, AdamW's two moments, average, and a copy while it is saved.
+STATE_BYTES: Final = 24
+ACTIVATION_BYTES: Final = 11e6  # of a photograph in a step at width 1; 9.6 to 10.5 MB measured on a CPU
+RESERVE: Final = 0.95  # of the time that is left: steps of a busy machine vary, and checkpoints are written
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What suits sets of at most `photographs` when a run starts from the base network."""
+
+    photographs: float
+    epochs: int
+    batch_size: int
+    ema: float
+
+
+SCALES: Final = (
+    Scale(400, epochs=60, batch_size=32, ema=0.99),
+    Scale(1_200, epochs=150, batch_size=64, ema=0.995),
+    Scale(4_000, epochs=60, batch_size=64, ema=0.995),
+    Scale(40_000, epochs=30, batch_size=128, ema=0.998),
+    Scale(200_000, epochs=15, batch_size=128, ema=0.999),
+)
+
+# Of pictures that show no more than the base network's own, which are of 64 pixels, its convolutions know
+# all there is: they learn at a tenth of the rate. CIFAR-10, 60 a class: 57 for 53 %; flowers17 loses.
+BASE_PIXELS: Final = 64
+BLURRED: Final = 0.02  # of the variance is finer: Tiny ImageNet 0.013, CIFAR-10 0.002, flowers17 0.05
+CONV_LR: Final = 0.1
+_SOME: Final = 200  # pictures, to tell
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`start` is a value of --from, and `reason` says in words where the run starts and why."""
+
+    config: Config
+    start: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a step, and of validating one photograph."""
+
+    step: float
+    validation: float
+
+    def epoch(self, steps: int, validated: int) -> float:
+        return steps * self.step + validated * self.validation
+
+
+def choose(
+    given: Mapping[str, Any], start: str | None, photographs: Split, ranks: Ranks, free_bytes: float
+) -> Plan:
+    """Choose every setting that isn't among `given`, and where to start unless `start` says it.
+
+    `photographs` are those to train on; `free_bytes` is the memory of the device. Raises ConfigError.
+    """
+    widths, asked, count = base_widths(), configure({}, given), len(photographs)
+    unlike = [key for key in SHAPE if key != "width" and getattr(asked, key) != getattr(Config(), key)]
+    scale = next((scale for scale in SCALES if count <= scale.photographs), None)
+    why = "as --from says"
+    if start is None:
+        start = "scratch"
+        if unlike:
+            why = f"from scratch, as there is no base network of {unlike[0]} {getattr(asked, unlike[0])}"
+        elif "width" in given and asked.width not in widths:
+            why = f"from scratch, as there is no base network of width {asked.width}"
+        elif scale is None:
+            why = f"from scratch, as {count:,} photographs are enough for it"
+        else:
+            start = "base"
+            from_scratch = f"--from scratch would take {recipe_values('modern')['epochs']} epochs"
+            why = f"from the base network, as {count:,} photographs are few; {from_scratch}"
+    chosen = recipe_values("modern" if start == "scratch" else "finetune")
+    if start != "scratch" and scale is not None:
+        chosen |= {"epochs": scale.epochs, "batch_size": scale.batch_size, "ema": scale.ema}
+    if start == "base":
+        # The whole network takes a GPU; a CPU gets the smallest that has a base.
+        chosen["width"] = max(widths) if ranks.device.type == "cuda" else min(widths)
+        if "conv_lr" not in given and fine_detail(photographs) < BLURRED:
+            chosen["conv_lr"] = CONV_LR
+            why += f"; the photographs show no more than {BASE_PIXELS} pixels would: --conv-lr {CONV_LR}"
+    config = configure(chosen, given)
+    if "warmup_epochs" not in given:
+        config = replace(config, warmup_epochs=min(config.warmup_epochs, config.epochs / 4))
+    if "batch_size" not in given:
+        config = replace(config, batch_size=_fitting_batch(config, ranks, free_bytes))
+    return Plan(config, start, why)
+
+
+def fine_detail(photographs: Split) -> float:
+    """-> the mean share of a picture's variance that is lost in `BASE_PIXELS` pixels, of some pictures."""
+    step = max(1, len(photographs) // _SOME)
+    squares = photographs.squares(torch.arange(0, len(photographs), step)[:_SOME])
+    pixels = squares.permute(0, 3, 1, 2).float()
+    coarse = F.interpolate(pixels, (BASE_PIXELS,) * 2, mode="area")
+    lost = (pixels - F.interpolate(coarse, pixels.shape[2:], mode="bilinear")).square().mean((1, 2, 3))
+    return float((lost / pixels.var((1, 2, 3)).clamp(min=1)).mean())
+
+
+def _fitting_batch(config: Config, ranks: Ranks, free_bytes: float) -> int:
+    """The batch size, halved while its activations don't fit into memory, in whole pieces."""
+    with torch.device("meta"):
+        model = AlexNet(1000, config.width, image_size=config.image_size, variant=config.variant)
+    parameters = sum(values.numel() for values in model.parameters())
+    pieces = ranks.world * config.accumulate
+    room = (free_bytes - STATE_BYTES * parameters) / (ACTIVATION_BYTES * config.width) * pieces
+    size = config.batch_size
+    while size > max(room, 8):
+        size //= 2
+    return max(1, math.ceil(size / pieces)) * pieces
+
+
+def measure(state: Checkpoint, dataset: Dataset, batch_size: int, ranks: Ranks, workers: int) -> Pace:
+    """Measure steps and a validation on a copy of the network; `state` stays as it is."""
+    learner, seconds = Learner(state, torch.zeros(3, 3), ranks), []
+    batches = load_ahead(dataset.train, state.config, batch_size, range(MEASURED_STEPS), ranks, workers)
+    for step in range(MEASURED_STEPS):
+        started = time.monotonic()
+        learner.step(batches, step, 0.0)
+        seconds.append(time.monotonic() - started)
+    some = dataset.val.part(slice(MEASURED_PHOTOGRAPHS))
+    started = time.monotonic()
+    evaluate(learner.classifier(), some, state.recipe)
+    validation = (time.monotonic() - started) / len(some) / ranks.world
+    return Pace(*ranks.of_first(torch.tensor([fmean(seconds[1:]), validation])).tolist())
+
+
+def fit_epochs(config: Config, seconds: float, epoch_seconds: float) -> Config:
+    """As many epochs as fit into `seconds`, one at least, of which a quarter at most is warm-up."""
+    epochs = max(1, int(RESERVE * seconds / epoch_seconds))
+    return replace(config, epochs=epochs, warmup_epochs=min(config.warmup_epochs, epochs / 4))
+
+
+def describe(
+    state: Checkpoint,
+    reason: str,
+    photographs: int,
+    epoch_seconds: float,
+    limit: float | None,
+    ranks: Ranks,
+) -> str:
+    """Say in five lines what the run will be, why, and what more of it would cost."""
+    config, parameters = state.config, sum(values.numel() for values in state.model.values())
+    memory = ACTIVATION_BYTES * config.width * config.batch_size / 1e9
+    larger = f"; --width 1 takes about {1 / config.width**2:.0f} times as long" if config.width < 1 else ""
+    because = f"which fit into {duration(limit)}" if limit else f"for {photographs:,} photographs"
+    fitting = "" if limit else "; --time 10m would fit the epochs to 10 minutes"
+    total = duration(config.epochs * epoch_seconds)
+    device = f"{ranks.world} GPU" if ranks.device.type == "cuda" else f"the CPU, {usable_cores()} cores"
+    return "\n".join(
+        [
+            f"start    {reason}",
+            f"network  width {config.width:g}, {parameters:,} parameters{larger}",
+            f"images   {config.image_size} pixels, {config.batch_size} a step; "
+            f"twice as many take {memory:.1f} GB more (--batch-size)",
+            f"epochs   {config.epochs}, {because}; each more takes {duration(epoch_seconds)} (--epochs)",
+            f"time     about {total} on {device}, as measured now{fitting}",
+        ]
+    )

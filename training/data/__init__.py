@@ -1,0 +1,1 @@
+"""Photographs: found, divided into training and validation sets, decoded, augmented."""

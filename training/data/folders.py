@@ -1,0 +1,249 @@
+"""The files to train on: which folders are classes, which files pictures, how the tree is divided."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from contract.formats.signatures import SIGNATURE_BYTES, SUFFIXES, sniff
+from contract.manifest import CONTROL
+
+MAX_LISTED: Final = 10  # of the same kind of fault, in a message
+# What operating systems and network drives leave beside pictures: copies and thumbnails of them.
+_SYSTEM: Final = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
+_TRAIN: Final = re.compile(r"train(ing)?([ _-]?(set|data|images))?", re.IGNORECASE)
+_VAL: Final = re.compile(
+    r"(val|valid|validation|test|testing|dev|eval|evaluation)([ _-]?(set|data|images))?", re.IGNORECASE
+)
+
+
+class DataError(ValueError):
+    """The folder cannot be trained on; the message names what is missing and where."""
+
+
+class Sample(NamedTuple):
+    """A picture's file, the index of its class, and its name: CLASS/FILE, printable."""
+
+    path: Path
+    label: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The class folders of `root`: `samples` are the files that are to be pictures, class by class and
+    sorted within, with labels by the place in `classes`; `others` the files that are none, likewise.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    others: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the class folders lie: in `train` and `val`, or in `train` alone where nothing is divided."""
+
+    train: Path
+    val: Path | None
+    warnings: tuple[str, ...] = ()
+
+
+def find_parts(data: Path) -> Parts:
+    """Tell a tree that has train/ and val/ from one tree of classes. Raises DataError if it is neither.
+
+    A folder named as a part of a set is one where it holds folders; where it holds pictures, it is a class.
+    """
+    names = folders_of(data)
+    parts = _parts_among(data, names)
+    if "train" in parts and "val" in names:
+        unused = [f"{name}/" for name in names if name not in {"train", "val"}]
+        words = f"only train/ and val/ are used; not {listed(unused)}"
+        return Parts(data / "train", data / "val", (words,) if unused else ())
+    if parts:
+        raise DataError(f"{printable(data)} has {_advice(data, parts)}")
+    return Parts(data, None)
+
+
+def find_trees(data: Path) -> tuple[Parts, list[Tree]]:
+    """List one tree, or train/ and val/ in this order. Raises DataError."""
+    parts = find_parts(data)
+    classes = class_names(parts.train)
+    trees = [scan(parts.train, classes, classes)]
+    if parts.val is not None:
+        trees.append(scan_known(parts.val, classes))
+    inner = [name for name in classes if any(map(looks_like_split, folders_of(parts.train / name)))]
+    if inner:
+        words = f"{listed(inner)}: class folders with parts of a data set in them, which are taken together"
+        parts = replace(parts, warnings=(*parts.warnings, words))
+    return parts, trees
+
+
+def find_measured(data: Path) -> Path:
+    """Return the folder whose classes are to be measured: `data`/val where there is one, else `data`.
+
+    Raises DataError.
+    """
+    parts = _parts_among(data, folders_of(data))
+    if "val" in parts:
+        return data / "val"
+    if parts:
+        raise DataError(f"{printable(data)} has {_advice(data, parts)}")
+    return data
+
+
+def _parts_among(data: Path, names: Sequence[str]) -> list[str]:
+    """Return the folders that are parts of a divided set: they hold classes and not pictures."""
+    below = {name: set(folders_of(data / name)) for name in names if looks_like_split(name)}
+    return [
+        name
+        for name, classes in below.items()
+        if classes
+        and (
+            not any(_is_picture(path) for path in _files(data / name, deep=False))
+            or any(classes & others for other, others in below.items() if other != name)
+        )
+    ]
+
+
+def _advice(data: Path, parts: Sequence[str]) -> str:
+    """Say what is wrong with the names of `parts`, none of which is train/ beside a val/."""
+    train = next((name for name in ("train", *parts) if name in parts and _TRAIN.fullmatch(name)), None)
+    val = next((name for name in ("val", *parts) if name in parts and _VAL.fullmatch(name)), None)
+    renamed = [f"{old} to {new}" for old, new in ((train, "train"), (val, "val")) if old and old != new]
+    if train and val:
+        found = f"{train}/ and {val}/, both with class folders: rename {' and '.join(renamed)}"
+        return f"{found}, or pass one of them itself to split it"
+    if train:
+        return f"{train}/ but no val/; add one, or pass {train}/ itself to split it"
+    return f"{val}/ but no train/ beside it; add one, or pass {val}/ itself, or move its class folders up"
+
+
+def looks_like_split(name: str) -> bool:
+    """Tell whether people call a part of a data set so, as Train, valid or test_set, and not a class."""
+    return bool(_TRAIN.fullmatch(name) or _VAL.fullmatch(name))
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """Return the folders below `root`, sorted, hidden ones left out; DataError if fewer than two."""
+    names = folders_of(root)
+    if len(names) < 2:
+        words = f"{printable(root)} has {len(names)} class folders; at least two are needed"
+        if len(names) == 1 and (inner := folders_of(root / names[0])):
+            words += f". {printable(names[0])}/ has {len(inner)} folders: did you mean to pass that one?"
+        if not names and (loose := sum(map(_is_picture, _files(root, deep=False)))):
+            words += f". {loose} pictures lie in it directly: put those of each class into a folder"
+        raise DataError(words)
+    require_plain(root, names)
+    return names
+
+
+def require_plain(root: Path, names: Iterable[str]) -> None:
+    """Raise DataError for names that no model file can hold: they are the classes' names."""
+    bad = [printable(name) for name in names if CONTROL.search(name)]
+    if bad:
+        raise DataError(
+            f"{printable(root)} has class folders whose names are no UTF-8 or hold control characters: "
+            f"{listed(bad)}; rename them"
+        )
+
+
+def scan(root: Path, names: Sequence[str], classes: Sequence[str]) -> Tree:
+    """List the files of the class folders `names`, labelled by place in `classes`, or raise DataError."""
+    samples: list[Sample] = []
+    others: list[Sample] = []
+    for name in names:
+        for path in _files(root / name):
+            sample = Sample(path, classes.index(name), printable(path.relative_to(root)))
+            (samples if _is_picture(path) else others).append(sample)
+    return Tree(root, tuple(classes), tuple(samples), tuple(others))
+
+
+def scan_known(root: Path, classes: Sequence[str]) -> Tree:
+    """List what can be measured in `root`, folders matched to `classes` by name, or raise DataError."""
+    plain = {unicodedata.normalize("NFC", name): name for name in classes}
+    names = {name: plain.get(unicodedata.normalize("NFC", name)) for name in folders_of(root)}
+    if not names:
+        raise DataError(
+            f"{printable(root)} has no class folders; expected one with a folder of images per class"
+        )
+    if unknown := [printable(name) for name, known in names.items() if known is None]:
+        kind = "class" if len(unknown) == 1 else "classes"
+        verb = "is" if len(unknown) == 1 else "are"
+        raise DataError(
+            f"{kind} {listed(map(repr, unknown))} in {printable(root)} {verb} not among those trained: "
+            f"{listed(classes)}"
+        )
+    tree = scan(root, list(names), list(names))
+    places = [classes.index(known) for known in names.values() if known is not None]
+    samples, others = (
+        tuple(sample._replace(label=places[sample.label]) for sample in part)
+        for part in (tree.samples, tree.others)
+    )
+    return Tree(root, tuple(classes), samples, others)
+
+
+def folders_of(root: Path) -> tuple[str, ...]:
+    """Return the names of the folders in `root`, sorted, without hidden ones, or raise DataError."""
+    if not root.is_dir():
+        raise DataError(f"{printable(root)} is no folder; expected one with a folder of images per class")
+    try:
+        return tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not _hidden(p.name)))
+    except OSError as error:
+        raise DataError(f"{printable(root)} cannot be read: {error.strerror or error}") from None
+
+
+def _files(folder: Path, deep: bool = True) -> Iterator[Path]:
+    """Yield the files below `folder`, sorted, without hidden ones and devices. Raises DataError."""
+
+    def fail(error: OSError) -> None:
+        raise DataError(f"{printable(error.filename)} cannot be read: {error.strerror or error}")
+
+    found: list[Path] = []
+    for place, below, names in os.walk(folder, onerror=fail):
+        below[:] = [name for name in below if deep and not _hidden(name)]
+        found += [Path(place, name) for name in names if not _hidden(name)]
+    # A link to nothing stays: it is a picture that cannot be read.
+    yield from (path for path in sorted(found) if path.is_file() or not path.exists())
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in _SYSTEM
+
+
+def _is_picture(path: Path) -> bool:
+    """Tell by the name, else by the first bytes, whether a file is to be a picture."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return sniff(file.read(SIGNATURE_BYTES)) is not None
+    except OSError:
+        return False
+
+
+def printable(name: str | os.PathLike[str]) -> str:
+    """Escape what a terminal, a log or JSON cannot show: bytes that are no UTF-8, control characters."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    escaped = CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    return unicodedata.normalize("NFC", escaped)
+
+
+def listed(words: Iterable[str], most: int = MAX_LISTED) -> str:
+    """Join at most `most` words by commas and say how many more there are."""
+    every = list(words)
+    more = f" and {len(every) - most:,} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
+
+
+def by_suffix(names: Iterable[str]) -> str:
+    """Count files by the ends of their names: "50 .json, 1 without a suffix"."""
+    counts: dict[str, int] = {}
+    for name in names:
+        suffix = Path(name).suffix.lower() or "without a suffix"
+        counts[suffix] = counts.get(suffix, 0) + 1
+    return listed(f"{count:,} {suffix}" for suffix, count in sorted(counts.items(), key=lambda c: -c[1]))

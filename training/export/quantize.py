@@ -1,0 +1,96 @@
+"""Which layers of a trained network can compute in 8 bits, and in steps of what."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.export.graph import PIXELS, Rounding, build_graph
+from training.export.parity import classifier_of, difference
+from training.model import AlexNet, LocalResponseNorm, weighted_layers
+
+IMAGES: Final = 256  # of the training set, to see how large activations become
+BINS: Final = 2048
+BATCH: Final = 16
+
+Histogram = NDArray[np.int64]
+
+
+def quantise(
+    model: AlexNet,
+    mean: Sequence[float],
+    std: Sequence[float],
+    crops: Tensor,
+    passes: Callable[[onnx.ModelProto], bool],
+) -> tuple[onnx.ModelProto, list[str]] | None:
+    """-> the int8 graph that `passes` and the layers that it computes in float32, or None.
+
+    `crops` (N, 224, 224, 3) uint8 are of the training set. At first all layers are in 8 bits; while the
+    graph does not pass, the one that alone changes the probabilities most goes back to float32.
+    """
+    steps = calibrate(model, mean, std, crops)
+    layers = [name for name, _layer in weighted_layers(model)]
+
+    def graph_of(integer: Sequence[str]) -> onnx.ModelProto:
+        return build_graph(model, mean, std, "int8", rounding_of(model, integer, steps))
+
+    if passes(graph := graph_of(layers)):
+        return graph, []
+    shown = crops[:64]
+    whole = classifier_of(graph_of([]))(shown)
+    moved = {name: difference(classifier_of(graph_of([name]))(shown), whole).mean for name in layers}
+    layers.sort(key=lambda name: moved[name])
+    floating = []
+    while layers:
+        floating.append(layers.pop())
+        if passes(graph := graph_of(layers)):
+            return graph, floating
+    return None
+
+
+def rounding_of(model: AlexNet, integer: Sequence[str], steps: dict[str, float]) -> Rounding:
+    """What the layers `integer` take and give is rounded; what fc8 gives, never."""
+    points, point = {}, PIXELS
+    for name, _layer in weighted_layers(model):
+        points[name] = [point, name]
+        norm = {"conv1": model.norm1, "conv2": model.norm2}.get(name)
+        point = f"{name}.norm" if isinstance(norm, LocalResponseNorm) else name
+    needed = {point for name in integer for point in points[name]} - {"fc8"}
+    return Rounding(frozenset(integer), {point: steps[point] for point in needed})
+
+
+def calibrate(
+    model: AlexNet, mean: Sequence[float], std: Sequence[float], crops: Tensor
+) -> dict[str, float]:
+    """point -> how much one of its 255 levels is, so that the mean square of the rounding is least."""
+    steps = {PIXELS: (max(mean) + 255 - min(mean)) / 255}
+    graph = build_graph(model, mean, std, "fp32")
+    tensors = {
+        node.output[0]: node.output[0].removesuffix(".activation")
+        for node in graph.graph.node
+        if node.output[0].endswith((".activation", ".norm"))
+    }
+    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
+    session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    batches = [part.numpy() for part in torch.split(crops, BATCH)]
+    tops = np.max([[v.max() for v in session.run(list(tensors), {"images": b})] for b in batches], axis=0)
+    counts = np.zeros((len(tensors), BINS), np.int64)
+    for batch in batches:
+        for place, values in enumerate(session.run(list(tensors), {"images": batch})):
+            positive = values[values > 0]
+            counts[place] += np.histogram(positive, BINS, (0, max(tops[place], 1e-6)))[0]
+    for place, point in enumerate(tensors.values()):
+        steps[point] = _best_step(counts[place], max(float(tops[place]), 1e-6))
+    return steps
+
+
+def _best_step(counts: Histogram, top: float) -> float:
+    centres = (np.arange(BINS) + 0.5) * top / BINS
+    steps = top / 255 * np.linspace(0.2, 1, 81)
+    rounded = np.minimum(np.rint(centres / steps[:, None]), 255) * steps[:, None]
+    return float(steps[np.argmin(((rounded - centres) ** 2) @ counts)])

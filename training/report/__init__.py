@@ -1,0 +1,1 @@
+"""Reports about runs: an HTML page, its plots, and the paper's Figure 1."""

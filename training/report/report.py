@@ -1,0 +1,177 @@
+"""One HTML page about a run: how it went, what the network is good at, and where it is wrong.
+
+The page is one file that loads nothing: curves are SVG, pictures data URIs.
+"""
+
+from base64 import b64encode
+from dataclasses import asdict
+from html import escape
+from math import isfinite
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from contract.interval import with_interval
+from contract.kernels import kernels_picture
+from training.data.folders import printable
+from training.data.images import Split
+from training.evaluate import (
+    Evaluation,
+    judge,
+    probabilities_of,
+    torch_classifier,
+    worst_confusions,
+)
+from training.report.plots import Line, encoded, line_chart
+from training.run import checkpoint
+from training.run.checkpoint import Checkpoint
+from training.run.choice import choose
+from training.run.held_out import load_held_out, record_of
+from training.run.log import read_log
+from training.start.record import trained_in
+
+MISTAKES = 24  # that are shown
+LEGIBLE = 60  # classes whose confusion fits into a table
+THUMBNAIL = 128  # pixels of a side
+BLUE, ORANGE = "#4a90d9", "#d9772a"
+STYLE = """
+:root { color-scheme: light dark; --line: #8886; --soft: #8882 }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+h1, h2 { line-height: 1.2 } svg, img { max-width: 100%; height: auto }
+.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: 1rem }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+td, th { padding: .15rem .5rem; text-align: right; border-bottom: 1px solid var(--line) }
+th { text-align: left; font-weight: normal }
+.confusion td { padding: .1rem .35rem; border: 1px solid var(--soft) }
+.mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); gap: .8rem }
+figure, dd { margin: 0 } figcaption { font-size: .85rem } dl { columns: 3 12rem } dt { opacity: .7 }
+"""
+
+
+def report(run: Path, data: Path | None = None) -> tuple[Path, tuple[str, ...]]:
+    """Write `run`/report.html about the checkpoint that `choose` takes.
+
+    Its validation photographs are looked for where the run was trained, or in `data`. -> the path, and
+    notes on what was measured. Raises CheckpointError or DataError.
+    """
+    choice = choose(run)
+    state = choice.state
+    if data is None:
+        data = trained_in(state, run)
+    measured = load_held_out(data, record_of(state))
+    split = measured.split
+    model = checkpoint.restore_model(state)
+    probabilities = probabilities_of(torch_classifier(model, state.mean, state.std), split, state.recipe)
+    result = judge(probabilities, split.labels)
+    title = printable(f"{run.resolve().name}: AlexNet on {state.provenance.get('data', data.name)}")
+    page = [
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<style>{STYLE}</style><h1>{escape(title)}</h1>",
+        f"<p>After epoch {state.epoch} of {state.config.epochs}, on {result.images} photographs "
+        f"({measured.kind}): top-1 <strong>{with_interval(result.top1, result.images)}</strong>, "
+        f"top-5 {100 * result.top5:.1f} %.</p><p>{escape(choice.path.name)}: {escape(choice.words)}.</p>",
+        *(f"<p>Note: {escape(note)}.</p>" for note in measured.notes),
+        _curves(run),
+        "<h2>What the first layer looks for</h2><p>The kernels of conv1, each stretched to the whole range "
+        "of brightness (the paper's Figure 3).</p>",
+        _image(kernels_picture(model.conv1.weight.detach().cpu().numpy()), "PNG", "kernels of conv1"),
+        _classes(result, state.classes, measured.kind),
+        _confusion(result, state.classes),
+        _mistakes(probabilities, split, state.classes),
+        _settings(state),
+        "</html>",
+    ]
+    path = run / "report.html" if run.is_dir() else run.with_suffix(".html")
+    path.write_text("\n".join(page) + "\n", encoding="utf-8")
+    return path, measured.notes
+
+
+def _curves(run: Path) -> str:
+    rows = read_log(run if run.is_dir() else run.parent)
+    if not rows:
+        return "<p>Nothing has been logged.</p>"
+
+    def points(key: str) -> list[tuple[float, float]]:
+        """Those that are numbers: a run may have diverged, and older logs have no val_loss."""
+        return [(row.epoch, getattr(row, key)) for row in rows if isfinite(getattr(row, key))]
+
+    training, validation = points("loss"), points("val_loss")
+    highest = max((loss for _epoch, loss in training + validation), default=1.0) or 1.0
+    losses = [Line("loss, training", BLUE, training)]
+    if validation:
+        losses.append(Line("loss, validation", ORANGE, validation))
+    lines = [
+        Line("top-5 accuracy, validation", BLUE, points("top5")),
+        Line("top-1 accuracy, validation", ORANGE, points("top1")),
+    ]
+    left = line_chart(losses, "epoch", highest, percent=False)
+    right = line_chart(lines, "epoch", 1, percent=True)
+    return f'<h2>How it went</h2><div class="curves"><div>{left}</div><div>{right}</div></div>'
+
+
+def _classes(result: Evaluation, classes: tuple[str, ...], kind: str) -> str:
+    counts, right = result.confusion.sum(1).tolist(), result.confusion.diagonal().tolist()
+    order = sorted(range(len(classes)), key=lambda i: right[i] / max(counts[i], 1))
+    rows = "".join(
+        f"<tr><th>{escape(classes[i])}<td>{right[i]} of {counts[i]}<td>{right[i] / counts[i]:.0%}"
+        for i in order
+        if counts[i]
+    )
+    return f"<h2>Class by class, the hardest first</h2><p>Of the {kind}.</p><table>{rows}</table>"
+
+
+def _confusion(result: Evaluation, classes: tuple[str, ...]) -> str:
+    """Rows are what the photographs show, columns what was answered; a picture where they are many."""
+    title = "<h2>What is taken for what</h2><p>A row for each class, a column for each answer.</p>"
+    shares = result.confusion / result.confusion.sum(1, keepdim=True).clamp(min=1)
+    if len(classes) > LEGIBLE:
+        levels = (255 * (1 - shares)).round().to(torch.uint8)
+        picture = _image(Image.fromarray(levels.numpy()), "PNG", "confusion of the classes")
+        worst = "".join(f"<li>{escape(line)}" for line in worst_confusions(result.confusion, classes, 30))
+        return f"{title}{picture}<ol>{worst}</ol>"
+    rows = []
+    for index, (counts, row) in enumerate(zip(result.confusion.tolist(), shares.tolist(), strict=True)):
+        cells = "".join(
+            f'<td title="{escape(classes[index])} taken for {escape(name)}" '
+            f'style="background:rgb(74 144 217 / {share:.2f})">{count or ""}'
+            for name, count, share in zip(classes, counts, row, strict=True)
+        )
+        rows.append(f"<tr><th>{index + 1}. {escape(classes[index])}{cells}")
+    head = "".join(f"<td>{i + 1}" for i in range(len(classes)))
+    table = f'<table class="confusion"><tr><th>{head}{"".join(rows)}</table>'
+    return f'{title}<div class="wide">{table}</div>'
+
+
+def _mistakes(probabilities: Tensor, split: Split, classes: tuple[str, ...]) -> str:
+    """Those of which the network was surest."""
+    sure, given = probabilities.max(1)
+    sure = torch.where(given == split.labels, -1, sure)
+    figures = []
+    for index in sure.argsort(descending=True, stable=True)[:MISTAKES].tolist():
+        if sure[index] < 0:
+            break
+        picture = Image.fromarray(split.squares(torch.tensor([index]))[0].numpy()).resize(
+            (THUMBNAIL, THUMBNAIL)
+        )
+        true, said = classes[int(split.labels[index])], classes[int(given[index])]
+        image = _image(picture, "JPEG", f"{true} taken for {said}")
+        words = f"{escape(true)}, taken for <strong>{escape(said)}</strong> with {sure[index]:.0%}"
+        figures.append(f"<figure>{image}<figcaption>{words}</figcaption></figure>")
+    return f'<h2>The worst mistakes</h2><div class="mistakes">{"".join(figures) or "None."}</div>'
+
+
+def _settings(state: Checkpoint) -> str:
+    values = {
+        **asdict(state.config),
+        **{k: v for k, v in state.provenance.items() if not isinstance(v, dict)},
+    }
+    rows = "".join(f"<dt>{escape(key)}<dd>{escape(str(value))}" for key, value in values.items())
+    return f"<h2>Settings and origin</h2><dl>{rows}</dl>"
+
+
+def _image(picture: Image.Image, kind: str, words: str) -> str:
+    data = b64encode(encoded(picture, kind)).decode()
+    return f'<img alt="{escape(words)}" src="data:image/{kind.lower()};base64,{data}">'

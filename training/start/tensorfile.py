@@ -1,0 +1,73 @@
+"""Tensors by name out of files that others write: torch's pickles and safetensors, however nested."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors
+import torch
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+from training.messages import abbreviated
+from training.run.checkpoint import CheckpointError, read_record
+
+SUFFIX: Final = ".safetensors"
+# Under which training programs keep the network's state dict beside the optimiser's and other things.
+_NESTS: Final = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
+_LAYERS: Final = {"features", "classifier", *(f"conv{n}" for n in range(1, 6)), "fc6", "fc7", "fc8"}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read every tensor of a .safetensors or torch file by its name. Raises CheckpointError."""
+    if path.suffix.lower() == SUFFIX:
+        return plain(read_safetensors(path)[0], path)
+    return plain(read_record(path), path)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """-> the tensors and the metadata. Raises CheckpointError."""
+    try:
+        # Not mapped: pages of a file that is replaced meanwhile would change, or be gone.
+        tensors = load_tensors(path.read_bytes())
+        with safetensors.safe_open(path, framework="pt") as file:
+            return tensors, dict(file.metadata() or {})
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # SafetensorError, and what torch makes of dtypes and shapes
+        raise CheckpointError(f"{path} is no sound safetensors file: {abbreviated(error)}") from error
+
+
+def plain(record: Any, path: Path) -> dict[str, Tensor]:
+    """Take the state dict out of what it is nested in, and off its names what all have in front.
+
+    Raises CheckpointError if there is anything else than tensors of floats.
+    """
+    while isinstance(record, Mapping):
+        inner = next((record[key] for key in _NESTS if isinstance(record.get(key), Mapping)), None)
+        if inner is None:
+            break
+        record = inner
+    if not isinstance(record, Mapping):
+        raise CheckpointError(f"{path} holds {type(record).__name__}, not a state dict")
+    tensors = {name: value for name, value in record.items() if isinstance(value, Tensor)}
+    odd = [name for name in record if name not in tensors or not isinstance(name, str)]
+    if odd or not tensors:
+        words = f"{abbreviated(repr(odd[0]), 60)} is no tensor" if odd else "it is empty"
+        raise CheckpointError(f"{path} is no state dict: {words}")
+    for name, value in tensors.items():
+        if not value.is_floating_point() or value.layout != torch.strided or not value.dim():
+            found = f"{value.dtype}, {value.dim()} dimensions"
+            raise CheckpointError(f"{path}: {abbreviated(name, 60)} holds no weights, but {found}")
+    return _without_prefix(tensors)
+
+
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take "module.", "model.", "_orig_mod." and their like off, as far as all names begin with them."""
+    while len(first := {name.split(".")[0] for name in tensors}) == 1 and not first & _LAYERS:
+        if not all("." in name for name in tensors):
+            break
+        tensors = {name.split(".", 1)[1]: value for name, value in tensors.items()}
+    return tensors
