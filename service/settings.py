@@ -1,288 +1,298 @@
-"""Every limit of the service: its environment variable (the field's name in capitals), unit, default
-and how to choose it. Read once, in `__main__`, and handed down.
+"""Define every setting of the service; docs, `.env.example` and compose are generated from it.
+
+A setting is an environment variable: the field's name in capitals. They are read once, in `__main__`, and
+passed down. After a change run `scripts/check --fix`. The order is that of the documentation; `GROUPS` in
+scripts/settings.py names the first setting of each group.
 """
 
-import ipaddress
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Literal, Self, get_args
 
-from service.http.access.clients import networks
-from service.http.access.origins import read_origins
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
-MAX_DRAIN_S: Final = 86_400  # Python's waits overflow after 292 years, and the stop would never come
+from service.parsers import parse_host, parse_networks, parse_origins
+
+MAX_DRAIN_S: Final = 86_400  # Python's waits overflow after 292 years, and the server would never stop
 
 
 class SettingsError(ValueError):
-    """A variable with a value that cannot be used; the message names it."""
+    """Report a setting that cannot be used, in one sentence with its name, value and remedy."""
 
 
-def _of(default: Any, meaning: str, low: float = 0, high: float = float("inf")) -> Any:
-    return field(default=default, metadata={"help": meaning, "low": low, "high": high})
+class Settings(BaseModel):
+    """Hold the settings of one process; invalid values raise SettingsError in `from_environ`."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-_CHOICES: Final = {
-    "device": ("auto", "cpu", "cuda"),
-    "cudnn_search": ("heuristic", "exhaustive", "default"),
-    "log_format": ("text", "json"),
-}
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address or host name to listen on, without port. 0.0.0.0 for all IPv4 addresses, as "
+        "in a container; :: for IPv6 as well.",
+    )
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="TCP port. 0 picks a free one and prints it."
+    )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="File with one SHA-256 (hex) of an API key per line. Everything but the page and the "
+        "health checks then requires `Authorization: Bearer KEY`. Re-read on SIGHUP. Unset: no keys.",
+    )
+    admin_keys_file: Path | None = Field(
+        default=None,
+        description="The same for keys that may also load and unload models. They are valid everywhere "
+        "else too.",
+    )
+    cors_origins: str = Field(
+        default="",
+        description="Comma-separated origins whose pages may call the service from a browser, such as "
+        "https://example.org (no path). * allows all.",
+    )
+    allowed_hosts: str = Field(
+        default="",
+        description="Comma-separated host names accepted in the Host header, without ports; * accepts all. "
+        "Others get 400, which prevents DNS rebinding; addresses are always accepted. Unset: all, but on a "
+        "loopback HOST only localhost, HOST and names without a dot.",
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="Comma-separated addresses or networks of proxies whose X-Forwarded-For is used as the "
+        "client address in the log. Unset: none.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="text: warnings and errors on stderr. json: one object per line on stdout, also for "
+        "every request except health checks answered 200.",
+    )
 
+    models: Path = Field(
+        default=Path(__file__).parents[1] / "models",
+        description="Folder of the models to serve: NAME.onnx, or NAME/VERSION/model.onnx for several "
+        "versions of a model.",
+    )
+    model: Path | None = Field(
+        default=None, description="A single model file to serve. MODELS and DEFAULT_MODEL are then ignored."
+    )
+    default_model: str = Field(
+        default="",
+        description="Name of the model for requests that name none. It stays the default for as long as it "
+        "is served. Unset: the only model, else flowers17, else such requests get 422.",
+    )
+    watch_model: bool = Field(
+        default=False,
+        description="1: load model files that are new or replaced and switch to them between batches, as "
+        "SIGHUP does. A file that fails to load changes nothing and is reported in /health.",
+    )
 
-@dataclass(frozen=True)
-class Settings:
-    host: str = _of(
-        "127.0.0.1",
-        "address or name to listen on, without port; 0.0.0.0 for all of IPv4, as in a container, :: for "
-        "those of IPv6 too",
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="auto, cpu or cuda. cuda refuses to start without a working GPU; auto falls back to "
+        "the CPU and, if there is a GPU, logs why.",
     )
-    port: int = _of(8000, "TCP port; 0 takes a free one and prints it", 0, 65535)
-    models: Path = _of(
-        Path(__file__).parents[1] / "models",
-        "folder of the models that are served: NAME.onnx, and NAME/VERSION/model.onnx for versions side by "
-        "side",
+    cudnn_search: Literal["heuristic", "exhaustive", "default"] = Field(
+        default="heuristic",
+        description="How cuDNN selects convolution algorithms on a GPU: heuristic, exhaustive (tries all; "
+        "slower start) or default (one for all; mostly slow).",
     )
-    model: Path | None = _of(None, "one model file, to serve it alone; MODELS is not looked at then")
-    default_model: str = _of(
-        "",
-        "name of the model that answers where a request names none. Unset: the only one, else flowers17, "
-        "else such requests get 422; the one at the start stays it while it is served. Not looked at with "
-        "MODEL",
+    cudnn_max_workspace: bool = Field(
+        default=True,
+        description="1: cuDNN algorithms may use any amount of GPU memory. 0: little, so fewer algorithms "
+        "are available.",
     )
-    watch_model: int = _of(
-        0,
-        "1: when a model file is new or replaced, it is loaded beside the old one and takes over between "
-        "batches, as on SIGHUP; a bad file changes nothing and is named in /health",
-        0,
-        1,
+    tf32: bool = Field(
+        default=False,
+        description="1: the GPU multiplies float32 with 10-bit mantissas (TF32), which is faster. 0: "
+        "results match the CPU's.",
     )
-    device: str = _of(
-        "auto",
-        "auto, cpu or cuda; cuda refuses to start without a GPU that works, auto falls back to the "
-        "CPU and, where there is a GPU, says why",
+    gpu_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Bytes of GPU memory for the weights and activations of each model; CUDA and cuDNN use "
+        "some more. 0: no limit.",
     )
-    cudnn_search: str = _of(
-        "heuristic",
-        "how cuDNN chooses algorithms on a GPU: heuristic, exhaustive (tries them all, longer to start) or "
-        "default (one for everything, mostly slow)",
+
+    workers: int = Field(
+        default=1,
+        ge=1,
+        description="Processes sharing the port, each with its own models and limits. One per GPU; more if "
+        "one cannot keep a GPU busy.",
     )
-    cudnn_max_workspace: int = _of(
-        1, "1: those algorithms may take as much GPU memory as they like; 0: little, so fewer can", 0, 1
+    threads: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="Threads per worker for decoding, and for inference. 0: the cores available to the "
+        "process, divided among the workers.",
     )
-    tf32: int = _of(
-        0,
-        "1: a GPU rounds the factors in float32 networks to 10 bits, which is faster; 0: it answers as the "
-        "CPU does",
-        0,
-        1,
+    pin_cores: bool = Field(
+        default=True,
+        description="1: each decoding thread stays on one core if there is a core for each. 0: the kernel "
+        "schedules them; faster where other programs share the machine. Linux only.",
     )
-    gpu_memory_bytes: int = _of(
-        0,
-        "bytes of GPU memory for each model's weights and activations; 0: no limit. CUDA and cuDNN take "
-        "some beside it",
+    decode_processes: int = Field(
+        default=0,
+        ge=0,
+        description="Processes per worker for decoding (Linux only), each limited in memory and restarted "
+        "when an image crashes it. One per core if images come from untrusted clients. 0: decode in "
+        "threads.",
     )
-    api_keys_file: Path | None = _of(
-        None,
-        "file with one SHA-256 (hex) of an API key per line; then everything but the page and health needs "
-        "`Authorization: Bearer KEY`. Read again on SIGHUP. Unset: no keys",
+
+    max_batch: int = Field(
+        default=32, ge=1, description="Maximum images per batch. More helps GPUs and costs memory."
     )
-    admin_keys_file: Path | None = _of(
-        None, "the same for those who may load and unload models; their keys open everything else too"
+    max_wait_ms: float = Field(
+        default=0.0,
+        ge=0,
+        le=60_000,
+        description="Milliseconds to wait for a full batch. 0: run a batch as soon as a thread is idle. "
+        "Raise it only if a benchmark gains from it.",
     )
-    cors_origins: str = _of(
-        "",
-        "origins whose pages may ask from a browser, such as https://example.org, with commas, without a "
-        "path; * for all",
+    max_queue: int = Field(
+        default=256,
+        ge=1,
+        description="Maximum images in flight, counted once their body has arrived. Each crop, and each "
+        "occlusion of /explain, counts as one. Beyond it: 429.",
     )
-    allowed_hosts: str = _of(
-        "",
-        "host names that are answered, with commas, without ports; * for all. Others get 400, because a "
-        "page from elsewhere may have its name point here (DNS rebinding); addresses are always answered. "
-        "Unset: all, but where HOST is the loopback localhost, HOST and names without a dot",
+    max_queue_per_key: int = Field(
+        default=0,
+        ge=0,
+        description="Maximum images in flight per API key. Set it if clients are unrelated. 0: MAX_QUEUE.",
     )
-    trusted_proxies: str = _of(
-        "",
-        "addresses or networks of proxies, with commas, whose X-Forwarded-For says for the log who the "
-        "client is. Unset: none",
+
+    max_body_bytes: int = Field(
+        default=20_000_000,
+        ge=1000,
+        description="Bytes of one request body: the largest photograph you expect.",
     )
-    log_format: str = _of(
-        "text",
-        "text: warnings and errors on stderr, for people; json: those and every request on stdout but "
-        "health that is 200, an object a line",
+    max_queue_bytes: int = Field(
+        default=500_000_000,
+        ge=1000,
+        validate_default=True,
+        description="Bytes of all request bodies in memory, counted as they arrive; at least "
+        "MAX_BODY_BYTES. Beyond it: 429. Responses not yet read by their clients may take a quarter of it "
+        "in addition.",
     )
-    max_batch: int = _of(
-        32, "images that one run of the network takes at most; larger helps GPUs, costs memory", 1
+    max_pixels: int = Field(
+        default=67_000_000,
+        ge=1000,
+        description="Pixels of one image: the largest photograph you expect. All images being decoded "
+        "share 6 bytes for each. A JPEG may have all of these pixels, most other formats three quarters.",
     )
-    max_wait_ms: float = _of(
-        0.0,
-        "ms to wait for a batch to fill when the network is idle, beside 25 at most for images that are "
-        "being decoded; 0 unless a benchmark of yours gains",
-        0,
-        60_000,
+    decode_timeout_ms: float = Field(
+        default=10_000.0,
+        ge=0,
+        description="Milliseconds to decode one image; then 422. A thread keeps decoding afterwards; only "
+        "a process (DECODE_PROCESSES) is killed. 0: no limit.",
     )
-    max_queue: int = _of(
-        256,
-        "images admitted at once, crops and occlusions counted, from when their body is there; more are "
-        "answered 429",
-        1,
+    body_timeout_s: float = Field(
+        default=20.0,
+        ge=0.01,
+        description="Seconds to receive a request body. Extended while at least 16 KiB/s arrive on average "
+        "without a pause of that length.",
     )
-    max_queue_per_key: int = _of(
-        0, "images of them that one API key may have; 0: all. Set it where clients do not know each other"
+    request_timeout_s: float = Field(
+        default=30.0,
+        ge=0.01,
+        description="Seconds from the arrival of a body to its response; then 504, and no inference is run "
+        "for it.",
     )
-    max_body_bytes: int = _of(
-        20_000_000, "bytes of one request's body; the largest photograph you expect", 1000
+
+    max_connections: int = Field(
+        default=1000,
+        ge=1,
+        description="Maximum open connections, about 10 KB each. Beyond it a new connection replaces the "
+        "one that has waited longest for a request; if all have one, it gets 503.",
     )
-    max_queue_bytes: int = _of(
-        500_000_000,
-        "bytes of all bodies in memory at once, as they come; more are answered 429. MAX_BODY_BYTES must "
-        "fit. Answers that wait to be read take a quarter of it besides",
-        1000,
+    max_header_bytes: int = Field(
+        default=65_536,
+        ge=1000,
+        description="Bytes of a request line and its headers (at most 100, each counted with 32 more), and "
+        "of its trailers. Beyond it: 431.",
     )
-    max_pixels: int = _of(
-        67_000_000,
-        "pixels of one image, by its header; the largest photograph you expect. Images that are decoded at "
-        "once take 6 bytes for each of them together: a JPEG may have them all, other formats fewer, most "
-        "three quarters of them",
-        1000,
+    header_timeout_s: float = Field(
+        default=10.0,
+        ge=0.01,
+        description="Seconds from the first byte of a request to the end of its headers, and to the first "
+        "byte on a new connection.",
     )
-    decode_timeout_ms: float = _of(
-        10_000.0,
-        "ms that decoding one image may take; then 422. 0: no limit. Only a process can be ended: in a "
-        "thread, decoding goes on",
+    keep_alive_timeout_s: float = Field(
+        default=5.0,
+        ge=0.01,
+        description="Seconds that an idle connection stays open after a response. Raise it if clients "
+        "pause between requests.",
     )
-    decode_processes: int = _of(
-        0,
-        "processes for decoding, on Linux alone, each limited in memory and replaced when an image breaks "
-        "it; 0: in threads. As many as there are cores, where strangers send images; each of WORKERS has "
-        "its own",
+    write_timeout_s: float = Field(
+        default=30.0,
+        ge=0.01,
+        description="Seconds for a client to read its response, or at least 16 KiB per second of it; then "
+        "the connection is closed.",
     )
-    max_connections: int = _of(
-        1000,
-        "connections at once, each some 10 KB; past it a new one takes the place of the one that waited "
-        "longest for a request, and is answered 503 where all have one",
-        1,
+
+    drain_delay_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=MAX_DRAIN_S,
+        description="Seconds after SIGTERM in which connections are still accepted while /health/ready "
+        "returns 503. Behind a load balancer: slightly more than it takes to notice.",
     )
-    max_header_bytes: int = _of(
-        65_536,
-        "bytes of a request's line and headers, 100 of them at most and each with 32 more, and of its "
-        "trailers",
-        1000,
+    drain_timeout_s: int = Field(
+        default=20,
+        ge=1,
+        le=MAX_DRAIN_S,
+        description="Seconds for requests in flight to finish after DRAIN_DELAY_S. Keep the sum of both "
+        "below the container's stop grace period.",
     )
-    header_timeout_s: float = _of(
-        10.0,
-        "s from a request's first byte to the end of its headers, and for a new connection's first",
-        0.01,
-    )
-    keep_alive_timeout_s: float = _of(
-        5.0,
-        "s that a connection stays open after an answer; more where clients pause between requests",
-        0.01,
-    )
-    write_timeout_s: float = _of(
-        30.0,
-        "s in which a client has to read its answer, or 16 KiB of it in each of them; then it is cut off",
-        0.01,
-    )
-    body_timeout_s: float = _of(
-        20.0,
-        "s for a request's body to arrive; it may take longer while 16 KiB come in each second on average "
-        "and no pause is as long",
-        0.01,
-    )
-    request_timeout_s: float = _of(
-        30.0,
-        "s from a body's arrival to its answer; then 504, and no inference is spent on it",
-        0.01,
-    )
-    drain_delay_s: float = _of(
-        0.0,
-        "s after SIGTERM in which connections are still taken while /health/ready says 503; behind a "
-        "balancer, a little more than it needs to see that",
-        0,
-        MAX_DRAIN_S,
-    )
-    drain_timeout_s: int = _of(
-        20,
-        "s that requests under way get after that; both together below the container's stop grace period",
-        1,
-        MAX_DRAIN_S,
-    )
-    threads: int = _of(
-        0,
-        "threads each for decoding and for the network, in each worker; 0: the cores that this process may "
-        "use, shared among the workers",
-        0,
-        1024,
-    )
-    workers: int = _of(
-        1,
-        "processes on one port, each with models and limits of its own; one for each GPU, more where one "
-        "cannot feed it",
-        1,
-    )
+
+    @field_validator("host", "trusted_proxies", "cors_origins")
+    @classmethod
+    def _check_text(cls, value: str, info: ValidationInfo) -> str:
+        parsers = {"host": parse_host, "trusted_proxies": parse_networks, "cors_origins": parse_origins}
+        parsers[info.field_name or ""](value)
+        return value
+
+    @field_validator("max_queue_bytes")
+    @classmethod
+    def _check_body_fits(cls, value: int, info: ValidationInfo) -> int:
+        if value < (body := info.data.get("max_body_bytes", 0)):
+            raise ValueError(f"is {value}; it must be at least MAX_BODY_BYTES, {body}")
+        return value
+
+    @field_validator("decode_processes")
+    @classmethod
+    def _check_platform(cls, value: int) -> int:
+        if value and sys.platform != "linux":  # their limits need /proc and prctl
+            raise ValueError(f"is {value}; only Linux has them: use 0")
+        return value
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Empty variables count as unset. Raises SettingsError."""
-        values: dict[str, Any] = {}
-        for entry in fields(cls):
-            name, text = entry.name.upper(), environ.get(entry.name.upper(), "")
-            if text:
-                values[entry.name] = _parse(name, text, entry.default, entry.metadata)
-        for key, allowed in _CHOICES.items():
-            if values.get(key, allowed[0]) not in allowed:
-                choices = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
-                raise SettingsError(f"{key.upper()} is {values[key]!r}; use {choices}")
-        settings = cls(**values)
-        if not _is_host(settings.host):
-            raise SettingsError(
-                f"HOST is {settings.host!r}; it must be an address or a name alone, such as 127.0.0.1 or "
-                "::1, without scheme, brackets or port, which is PORT"
-            )
-        if settings.max_queue_bytes < settings.max_body_bytes:
-            raise SettingsError(
-                f"MAX_QUEUE_BYTES is {settings.max_queue_bytes}; it must be at least MAX_BODY_BYTES, "
-                f"{settings.max_body_bytes}"
-            )
+        """Read the variables; empty ones count as unset. Raises SettingsError."""
+        values = {name: text for name in cls.model_fields if (text := environ.get(name.upper()))}
+        for name, text in values.items():  # pydantic would take yes, on, true and more
+            if cls.model_fields[name].annotation is bool and text not in {"0", "1"}:
+                raise SettingsError(f"{name.upper()} is {text!r}; it must be 0 or 1")
         try:
-            networks(settings.trusted_proxies)
-        except ValueError as error:
-            raise SettingsError(
-                f"TRUSTED_PROXIES is {settings.trusted_proxies!r}; it must be addresses or networks such "
-                f"as 10.0.0.0/8, with commas: {error}"
-            ) from None
-        if settings.decode_processes and sys.platform != "linux":  # limits by /proc and prctl
-            raise SettingsError(
-                f"DECODE_PROCESSES is {settings.decode_processes}; only Linux has them: use 0"
-            )
-        try:
-            read_origins(settings.cors_origins)
-        except ValueError as error:
-            raise SettingsError(f"CORS_ORIGINS {error}") from None
-        return settings
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0])
+            raise SettingsError(f"{name.upper()} {_explain(first, cls.model_fields[name])}") from None
 
 
-def _is_host(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return not set(text) & set(" /:[]@")
-    return True
-
-
-def _parse(name: str, text: str, default: Any, limits: Mapping[str, Any]) -> Any:
-    if not isinstance(default, int | float):
-        return text if isinstance(default, str) else Path(text)
-    kind = type(default)
-    try:
-        value = kind(text)
-    except ValueError:
-        whole = "a whole number" if kind is int else "a number"
-        raise SettingsError(f"{name} is {text!r}; it must be {whole}") from None
-    if not limits["low"] <= value <= limits["high"]:
-        low, high = limits["low"], limits["high"]
-        bounds = f"{low} or more" if high == float("inf") else f"{low} to {high}"
-        raise SettingsError(f"{name} is {text}; it must be {bounds}")
-    return value
+def _explain(error: ErrorDetails, field: FieldInfo) -> str:
+    """Say what the value is and what it must be."""
+    text = error["input"]
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    if error["type"] in {"greater_than_equal", "less_than_equal"}:
+        limits = {k: getattr(m, k) for m in field.metadata for k in ("ge", "le") if hasattr(m, k)}
+        upper = f"to {limits['le']}" if "le" in limits else "or more"
+        return f"is {text}; it must be {limits['ge']} {upper}"
+    if error["type"] == "literal_error":
+        *others, last = get_args(field.annotation)
+        return f"is {text!r}; use {', '.join(others)} or {last}"
+    return f"is {text!r}; it must be {'a whole number' if field.annotation is int else 'a number'}"

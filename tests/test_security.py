@@ -1,7 +1,6 @@
 """SECURITY.md names files as proof: they are there, and so are the settings."""
 
 import re
-from dataclasses import fields
 
 from service.settings import Settings
 from tests.support.checkout import ROOT
@@ -30,7 +29,7 @@ def test_every_file_that_stops_somebody_is_there() -> None:
 
 
 def test_every_setting_is_one() -> None:
-    known = {field.name.upper() for field in fields(Settings)} | {"TLS_FILE", "EXTRAS"}
+    known = {name.upper() for name in Settings.model_fields} | {"TLS_FILE", "EXTRAS"}
     named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+|EXTRAS)\b", TEXT))
     assert named, TEXT
     assert named <= known

@@ -95,6 +95,13 @@ def test_no_rule_is_switched_off_for_a_whole_file() -> None:
             assert not re.search(r"ruff: *noqa|flake8: *noqa|mypy: *ignore-errors", file.read_text()), file
 
 
+def test_the_check_looks_at_every_generated_file() -> None:
+    command = ["git", "grep", "-lF", "[[[" + "end]]]"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    (line,) = re.findall(r"^generated=\((.*)\)$", (ROOT / "scripts/check").read_text(), re.M)
+    assert set(line.split()) == set(listed.stdout.split())
+
+
 def test_the_check_types_every_package() -> None:
     (line,) = (x for x in (ROOT / "scripts/check").read_text().splitlines() if "/mypy" in x)
     assert {*PACKAGES, "tests"} <= set(re.findall(r"\w+", line))

@@ -4,7 +4,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -50,9 +49,9 @@ def find_models(settings: Settings, model: str | None) -> list[Found]:
     if model is not None and _names_a_file(model):
         if not Path(model).exists():
             raise Usage(f"there is no model file {model}")
-        settings = replace(settings, model=Path(model))
+        settings = settings.model_copy(update={"model": Path(model)})
     elif model is not None:
-        settings, model = replace(settings, model=None), normal(model)
+        settings, model = settings.model_copy(update={"model": None}), normal(model)
     else:
         require_file(settings)
     wanted = places(settings)

@@ -4,16 +4,15 @@ Nothing here needs a package, so that scripts/serve can say it before anything i
 """
 
 import os
+import re
 import shlex
 import sys
-import textwrap
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
-from service.settings import Settings
+from service.cli.settings_help import SETTINGS, SWITCHES
 
 PICTURES: Final = (
     ".avif",
@@ -28,8 +27,7 @@ PICTURES: Final = (
     ".tiff",
     ".webp",
 )
-NAMES: Final = frozenset(each.name.upper() for each in fields(Settings)) | {"EXTRAS"}
-SWITCHES: Final = {each.name.upper() for each in fields(Settings) if each.metadata["high"] == 1}
+NAMES: Final = {*re.findall(r"^  ([A-Z0-9_]+)$", SETTINGS, re.M), "EXTRAS"}
 SHORT: Final = {"P": "PORT"}  # as -p, which many servers have
 
 HELP: Final = """usage: [NAME=VALUE ...] {serve}
@@ -43,8 +41,7 @@ settings are environment variables.
 To answer about picture files, without a server or by one: {predict} photo.jpg (--help has more)
 
 settings:
-{settings}
-"""
+{settings}"""
 
 
 def typed(default: str) -> str:
@@ -57,7 +54,7 @@ def explain(arguments: Sequence[str]) -> int:
     serve = typed("python -m service")
     predict = serve.removesuffix("serve") + "predict" if serve.endswith("/serve") else f"{serve} predict"
     if {"-h", "--help"} & set(arguments) or list(arguments) == ["help"]:
-        print(HELP.format(serve=serve, predict=predict, settings=_settings()), end="")
+        print(HELP.format(serve=serve, predict=predict, settings=SETTINGS), end="")
         return 0
     print(f"error: {_meant(deque(arguments), serve, predict)}", file=sys.stderr)
     return 2
@@ -112,12 +109,3 @@ def _is_for_predict(argument: str) -> bool:
     path = Path(argument)
     folder = path.is_dir() and not any(path.glob("*.onnx")) and not any(path.glob("*/*/*.onnx"))
     return argument == "predict" or path.suffix.lower() in PICTURES or folder
-
-
-def _settings() -> str:
-    rows = []
-    for each in fields(Settings):
-        default = "models" if each.name == "models" else each.default
-        meaning = each.metadata["help"] + ("" if default is None else f" (default {default})")
-        rows += [f"  {each.name.upper()}", textwrap.indent(textwrap.fill(meaning, 90), "      ")]
-    return "\n".join(rows)

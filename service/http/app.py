@@ -10,10 +10,10 @@ from fastapi import FastAPI, Response
 from starlette.middleware.cors import CORSMiddleware
 
 from service.http import images
-from service.http.access.clients import Clients, networks
+from service.http.access.clients import Clients
 from service.http.access.hosts import Hosts
 from service.http.access.keys import Keys
-from service.http.access.origins import EXPOSED, read_origins
+from service.http.access.origins import EXPOSED
 from service.http.error_responses import install_handlers
 from service.http.middleware import Edge
 from service.http.page import page_routes
@@ -24,6 +24,7 @@ from service.inference.watchdog import watch
 from service.models.repository import Repository
 from service.observability.metrics import Metrics
 from service.observability.traces import tracing_middleware
+from service.parsers import parse_networks, parse_origins
 from service.settings import Settings
 
 
@@ -40,7 +41,7 @@ def create_app(settings: Settings, repository: Repository, metrics: Metrics, thr
         timeout = settings.request_timeout_s
         async with running_engine(settings, repository, threads, metrics, timeout) as engine:
             app.state.engine = engine
-            watching = asyncio.create_task(watch(engine, reload, keys.read_again, settings.watch_model > 0))
+            watching = asyncio.create_task(watch(engine, reload, keys.read_again, settings.watch_model))
             yield
             watching.cancel()
 
@@ -56,7 +57,7 @@ def create_app(settings: Settings, repository: Repository, metrics: Metrics, thr
         telemetry={"tracing": False, "metrics": False, "logs": False},  # service/observability has ours
     )
     app.state.settings, app.state.keys, app.state.reload = settings, keys, reload
-    clients = Clients(networks(settings.trusted_proxies))
+    clients = Clients(parse_networks(settings.trusted_proxies))
     app.add_middleware(Edge, hosts=Hosts(settings), keys=keys, metrics=metrics, clients=clients)
     if tracing := tracing_middleware():
         middleware, options = tracing
@@ -64,7 +65,7 @@ def create_app(settings: Settings, repository: Repository, metrics: Metrics, thr
     if settings.cors_origins:  # outermost: a browser asks beforehand without a key
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=read_origins(settings.cors_origins),
+            allow_origins=parse_origins(settings.cors_origins),
             allow_methods=["*"],
             allow_headers=["*"],
             expose_headers=EXPOSED,

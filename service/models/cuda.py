@@ -52,8 +52,8 @@ class GpuOptions:
         return cls(
             settings.max_batch,
             settings.cudnn_search,
-            bool(settings.cudnn_max_workspace),
-            bool(settings.tf32),
+            settings.cudnn_max_workspace,
+            settings.tf32,
             settings.gpu_memory_bytes,
         )
 

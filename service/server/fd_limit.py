@@ -1,7 +1,6 @@
 """Open files: the connections that the process's limit has room for."""
 
 import resource
-from dataclasses import replace
 from typing import Final
 
 from service.observability.logs import log
@@ -41,4 +40,4 @@ def fit_connections(settings: Settings) -> Settings:
         allowed,
         REMEDY,
     )
-    return replace(settings, max_connections=allowed - others)
+    return settings.model_copy(update={"max_connections": allowed - others})

@@ -14,9 +14,10 @@ from starlette.types import Scope
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from service.http.access.origins import allowing, read_origins
+from service.http.access.origins import allowing
 from service.http.error_responses import problem_response
 from service.http.scope import cancel_on_disconnect
+from service.parsers import parse_origins
 from service.server.head_timer import LAST_LOOK_S, HeadTimer
 from service.server.http1 import Http1Protocol
 from service.server.unread import Unread
@@ -47,7 +48,7 @@ class Connections:
     waiting: "OrderedDict[Protocol, None]" = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
-        self.origins = read_origins(self.settings.cors_origins)
+        self.origins = parse_origins(self.settings.cors_origins)
         self.unread = Unread(self.settings.write_timeout_s, self.settings.max_queue_bytes // 4)
 
 

@@ -6,25 +6,12 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from service.parsers import Network
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 MAX_FORWARDED: Final = 2000  # characters of X-Forwarded-For, from the end: proxies add to it there
 # An address with a port, which some proxies write: 192.0.2.1:80, [2001:db8::1]:80.
 _WITH_PORT: Final = re.compile(r"\[([^]]*)\](?::\d+)?|([^:]*):\d+")
-
-
-def networks(text: str) -> tuple[Network, ...]:
-    """Parse addresses and networks, with commas. Raises ValueError."""
-    return tuple(_network(part.strip()) for part in text.split(",") if part.strip())
-
-
-def _network(text: str) -> Network:
-    """Parse one; IPv4 that is written as IPv6 becomes IPv4, as the addresses that are compared with it."""
-    network = ipaddress.ip_network(text, strict=False)
-    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
-    if mapped is None or network.prefixlen < 96:
-        return network
-    return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
 
 
 class Clients:

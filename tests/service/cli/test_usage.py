@@ -116,7 +116,7 @@ def test_help(arguments: list[str]) -> None:
     assert "environment variables" in done.stdout
     assert "python -m service predict photo.jpg" in done.stdout
     names = [line.strip() for line in done.stdout.split("settings:\n")[1].splitlines()]
-    assert {name.upper() for name in Settings.__dataclass_fields__} <= set(names)
+    assert {name.upper() for name in Settings.model_fields} <= set(names)
 
 
 def test_without_the_packages_it_names_the_script_that_installs_them() -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.http.access.clients import Clients, networks
+from service.http.access.clients import Clients
 from service.observability.logs import REQUEST_ID, TextFormatter
+from service.parsers import parse_networks
 from service.settings import Settings, SettingsError
 from tests.support.checkout import free_port, healthy
 from tests.support.serving.server import COMMAND, environ
 
-TRUSTED = networks("127.0.0.1, 10.0.0.0/8,fd00::/8")
+TRUSTED = parse_networks("127.0.0.1, 10.0.0.0/8,fd00::/8")
 
 
 @pytest.mark.parametrize(
@@ -50,12 +51,12 @@ def test_the_last_address_that_no_trusted_proxy_has_counts(
 @pytest.mark.parametrize("text", ["::ffff:10.1.1.1", "::ffff:10.0.0.0/104", "::/0, 0.0.0.0/0"])
 def test_ipv4_proxies_may_be_written_as_ipv6(text: str) -> None:
     headers = [(b"x-forwarded-for", b"198.51.100.1")]
-    assert Clients(networks(text)).address("10.1.1.1", headers) == "198.51.100.1"
+    assert Clients(parse_networks(text)).address("10.1.1.1", headers) == "198.51.100.1"
 
 
 def test_without_trusted_proxies_nobody_is_believed() -> None:
     headers = [(b"x-forwarded-for", b"198.51.100.1")]
-    assert Clients(networks("")).address("127.0.0.1", headers) == "127.0.0.1"
+    assert Clients(parse_networks("")).address("127.0.0.1", headers) == "127.0.0.1"
 
 
 @pytest.mark.parametrize("text", ["proxy", "10.0.0.0/33", "10.0.0.1:80", "*"])

@@ -7,7 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.http.access.origins import EXPOSED, read_origins
+from service.http.access.origins import EXPOSED
+from service.parsers import parse_origins
 from service.settings import Settings, SettingsError
 from tests.support.serving.images import plain
 from tests.support.serving.raw_http import GET, POST, exchange, request
@@ -156,7 +157,7 @@ NEVER = {
 
 @pytest.mark.parametrize(("text", "origins"), LISTS.items())
 def test_lists_of_origins(text: str, origins: tuple[str, ...]) -> None:
-    assert read_origins(text) == origins
+    assert parse_origins(text) == origins
     Settings.from_environ({"CORS_ORIGINS": text})
 
 
