@@ -2,7 +2,7 @@
 
     python -m benchmarks.overload --seconds 300 --json overload.json
 
-A real server and the load generator of benchmarks/support/load.py, both on this machine: the generator on its last
+A real server and the load generator in support/load.py, both on this machine: the generator on its last
 core, with HAProxy if that is asked for, and the server on the others, because what sends ten times what
 a server can do takes more than the server. That core has no rest all the while, the peak included: a core
 is slower beside one that computes, and that is no fault of the server's. First the peak, in closed loop;

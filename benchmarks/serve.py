@@ -2,7 +2,7 @@
 
     python -m benchmarks.serve --model models/flowers17.onnx --images FOLDER
 
-A real server process, a real socket, and the load generator of benchmarks/support/load.py in a process of its own,
+A real server process, a real socket, and the load generator in support/load.py in a process of its own,
 on the same cores. Closed loop at several numbers of connections, then open loop at 70 % of the best rate
 and at 150 %, which is past saturation. Server and limit take turns of a second, because a machine that
 others use too changes its speed within seconds: a row is the mean of its turns, and `of limit` the ratio of

@@ -1,13 +1,21 @@
-"""What a process takes of the machine's memory."""
+"""What a process takes of its machine: memory, priorities of threads, and cores."""
 
 import ctypes
 import gc
+import os
 import resource
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 M_TRIM_THRESHOLD: Final = -1  # of glibc's malloc.h
 M_MMAP_THRESHOLD: Final = -3
+# Decoding holds the interpreter now and then: for what takes the core from it then, the event loop waits
+# too. 60 s at 10 times the peak, twice each, refusals (p99): 165 and 65 ms with 5 for both, 19 and 30 so.
+DECODING: Final = 5
+SLOW_DECODING: Final = 7  # not much lower: beside other programs it would hardly be done at all
+BATCHES: Final = 10
 
 
 def give_large_memory_back() -> None:
@@ -62,3 +70,23 @@ def limit_memory(more: int) -> None:
         (resource.RLIMIT_NOFILE, 16),
     ):
         resource.setrlimit(kind, (limit, limit))
+
+
+def give_way(nice: int) -> None:
+    """Lowers the priority of the calling thread. Where every core computes, the event loop waits for its
+    turn like everybody: each refusal and each /health behind a batch.
+    """
+    if sys.platform == "linux":  # elsewhere a priority is a whole process's
+        with suppress(OSError):  # a sandbox may not let us; then it is as it was
+            os.nice(nice)
+
+
+def keep_to_core(number: int, threads: int) -> None:
+    """The calling thread is one of so many that compute, and stays on one core where each can have its own.
+    The scheduler leaves two on a core for milliseconds while another core is at rest.
+    """
+    if sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) == threads:  # not where a quota leaves fewer: others would choose the same ones
+            with suppress(OSError):
+                os.sched_setaffinity(0, {cores[number]})

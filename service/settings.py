@@ -130,8 +130,8 @@ class Settings(BaseModel):
     )
     pin_cores: bool = Field(
         default=True,
-        description="1: each decoding thread stays on one core if there is a core for each. 0: the kernel "
-        "schedules them; faster where other programs share the machine. Linux only.",
+        description="1: each decoding thread stays on one core if there is a core for each (Linux only). "
+        "0: the kernel schedules them, which lowers latency where other programs share the machine.",
     )
     decode_processes: int = Field(
         default=0,

@@ -64,8 +64,9 @@ SETTINGS: Final = """\
       Threads per worker for decoding, and for inference. 0: the cores available to the process,
       divided among the workers. (default 0)
   PIN_CORES
-      1: each decoding thread stays on one core if there is a core for each. 0: the kernel
-      schedules them; faster where other programs share the machine. Linux only. (default 1)
+      1: each decoding thread stays on one core if there is a core for each (Linux only). 0: the
+      kernel schedules them, which lowers latency where other programs share the machine.
+      (default 1)
   DECODE_PROCESSES
       Processes per worker for decoding (Linux only), each limited in memory and restarted when
       an image crashes it. One per core if images come from untrusted clients. 0: decode in

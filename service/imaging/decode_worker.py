@@ -1,8 +1,8 @@
 """A process that only decodes, for images of untrusted clients: python -m service.imaging.decode_worker.
 
-It needs numpy and Pillow alone, so it is small and starts at once. `process_decoder` writes a line of JSON to
-its standard input and then as many bytes as that says; it answers on its standard output with a line of JSON,
-once the crops of an image that could be decoded are in the memory that both share.
+It needs numpy and Pillow alone, so it is small and starts at once. `process_decoder` writes a line of JSON
+to its standard input and then as many bytes as that says. It answers on its standard output with a line of
+JSON, once the crops of an image that could be decoded are in the memory that both share.
 """
 
 import ctypes

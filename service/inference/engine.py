@@ -173,6 +173,7 @@ async def running_engine(
         hold=settings.max_wait_ms / 1000,
         timeout=0.0 if processes else timeout,
         max_wait=max_wait,
+        pin_cores=settings.pin_cores,
     )
     scheduler.start()
     try:

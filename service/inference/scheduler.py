@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from contract.preprocess import Pixels
 from service.errors import SchedulerClosed, WorkerLost
+from service.host import BATCHES, DECODING, SLOW_DECODING, give_way, keep_to_core
 from service.imaging.decode import SlowPicture, too_long
 from service.imaging.decoder import Decoder, Watch
 from service.inference.batches import Answer, Batch, Batches, Request
 from service.inference.slow_work import SlowWork
 from service.models.session import Model, Row
 from service.observability.logs import log
-from service.priority import BATCHES, DECODING, SLOW_DECODING, give_way, keep_to_core
 
 DELAY: Final = 0.025  # s that a crop waits at most for a fuller batch, while there is more to decode
 # Model, crops, outputs, and whether nothing else is in flight.
@@ -47,10 +47,9 @@ class _Group:
 
 
 class Scheduler:
-    """So many `threads` decode and run batches; with `runners` they only decode, and those run. `slow`
-    threads decode images that take long, with a lower priority: they delay each other, and ordinary ones
-    hardly. Those that would wait for more than `max_wait` s are refused. See Batches for `max_batch`,
-    `hold` and `delay`.
+    """So many `threads` decode and run batches, with `pin_cores` on a core each; with `runners` they only
+    decode, and those run. `slow` threads decode images that take long, at a lower priority. Those that
+    would wait for more than `max_wait` s are refused. See Batches for `max_batch`, `hold` and `delay`.
 
     A run that fails fails its batch. An image that takes more than `timeout` s (0: any time) to decode is
     answered then, and its thread, which nothing can end, is lost until the decoder is done with it.
@@ -67,11 +66,12 @@ class Scheduler:
         hold: float = 0.0,
         timeout: float = 0.0,
         max_wait: float = math.inf,
+        pin_cores: bool = True,
         delay: float = DELAY,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._decoder, self._run, self._timeout, self._clock = decoder, run, timeout, clock
-        self._lock = threading.Lock()
+        self._pin_cores, self._lock = pin_cores, threading.Lock()
         self._requests: set[Request] = set()
         self._batches = Batches(runners or threads, max_batch, hold, delay, clock)
         self._runs: set[float] = set()  # when each that is under way began
@@ -195,7 +195,7 @@ class Scheduler:
 
     def _work(self, group: _Group, number: int) -> None:
         give_way(group.nice)
-        if group.nice == DECODING:
+        if self._pin_cores and group is self._ordinary:
             keep_to_core(number, group.size)
         while (work := self._next(group)) is not None:
             if isinstance(work, Request):

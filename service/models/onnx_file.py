@@ -1,8 +1,8 @@
 """What an ONNX file holds, read before ONNX Runtime sees it, and the rule by which it is refused.
 
-A file may come from anywhere. Only what `training/export/graph.py` can write is let in: its operators, no graph
-inside a node (loops, branches), no functions, and no tensor that lies in another file, which a path inside
-the model could be pointed at.
+A file may come from anywhere. Only what `training/export/graph.py` can write is let in: its operators, no
+graph inside a node (loops, branches), no functions, and no tensor that lies in another file, which a path
+inside the model could be pointed at.
 
 The format is protobuf (`onnx_wire`) with the fields of onnx.proto.
 """

@@ -38,10 +38,11 @@ def serve(
     ready: Callable[[str, str, str], None],
     beat: Callable[[], None] = lambda: None,
 ) -> int:
-    """Load the models and serve them until a signal comes. -> 0, or 1 if the network hangs or the GPU fails.
+    """Load the models and serve them until a signal comes.
 
-    `ready` gets the models' names, the provider and a path to try, once requests are answered; `beat` is
-    called every second. Raises ModelError, SettingsError and ListenError.
+    -> 0, or 1 if the network hangs or the GPU fails. `ready` gets the models' names, the provider and
+    a path to try, once requests are answered; `beat` is called every second. Raises ModelError,
+    SettingsError and ListenError.
     """
     give_large_memory_back()
     spare_what_stays()

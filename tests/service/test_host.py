@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.priority import DECODING, SLOW_DECODING, keep_to_core
+from service.host import DECODING, SLOW_DECODING, keep_to_core
 from tests.support.serving.images import plain
 from tests.support.serving.server import serving
 
@@ -53,10 +53,14 @@ def test_a_thread_for_each_core_stays_there_and_others_go_where_they_like() -> N
 
 
 @several_cores
-def test_each_thread_that_decodes_has_a_core_of_its_own(model_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pin_cores", [1, 0])
+def test_with_pin_cores_each_thread_that_decodes_has_a_core_of_its_own(
+    model_file: Path, tmp_path: Path, pin_cores: int
+) -> None:
     cores = os.sched_getaffinity(0)
-    with serving(tmp_path / "log", model_file, threads=len(cores)) as server:
+    with serving(tmp_path / "log", model_file, threads=len(cores), pin_cores=pin_cores) as server:
         assert server.client.post("/predict", content=plain(1)).status_code == 200
         pid = server.process.pid
-        found = [os.sched_getaffinity(int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()]
-    assert sorted(kept for each in found if len(each) == 1 for kept in each) == sorted(cores)
+        masks = [os.sched_getaffinity(int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()]
+    pinned = sorted(core for mask in masks if mask != cores for core in mask)
+    assert pinned == (sorted(cores) if pin_cores else [])

@@ -17,8 +17,8 @@ from tests.support.serving.images import encoded, noise
 from tests.support.serving.server import Server, serving
 
 QUICK_S = 0.5
-# What is not quick is counted in the time that this machine takes at the moment for a fixed piece of Python,
-# some 0.1 s. Tracing makes the server four times as slow: scripts/coverage.
+# What is not quick is counted in the time that this machine takes at the moment for a fixed piece of
+# Python, some 0.1 s. Tracing makes the server four times as slow: scripts/coverage.
 MOST_WORK = 120 if "coverage" in sys.modules else 30
 TRIES = 3  # on a busy machine the same work may take twice the time
 MOST_MEMORY = 512_000_000
