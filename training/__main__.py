@@ -29,26 +29,23 @@ from contract.limits import usable_cores
 from training.cli.launch import launch
 from training.cli.options import make_parser
 from training.cli.overview import counts, list_skipped, skipped_lines, warnings
-from training.config import Config, ConfigError, load_config
+from training.config import Config, load_config
 from training.data.folders import printable
-from training.data.images import DataError
 from training.data.measured_on import KEY as MEASURED_ON
 from training.data.measured_on import PLAIN
 from training.data.prepared import prepare
+from training.errors import ConfigError, ExportError, TrainingError
 from training.evaluate import evaluate, torch_classifier, worst_confusions
-from training.export.export import ExportError, export_chosen, model_path
+from training.export.export import export_chosen, model_path
 from training.export.verify import manifest_text, read_model, verify
 from training.model import AlexNet, layer_table
 from training.report.figure1 import figure1
 from training.report.report import report
 from training.run import checkpoint
-from training.run.checkpoint import CheckpointError
 from training.run.choice import choose
-from training.run.divergence import Diverged
 from training.run.held_out import load_held_out, record_of
 from training.run.signals import INTERRUPTED, Interrupted
 from training.start.base import make_base
-from training.start.download import DownloadError
 from training.start.init_run import write_untrained
 from training.start.published import import_torchvision
 
@@ -66,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` for one, has had enough; nor can the rest be flushed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (DataError, CheckpointError, Diverged, DownloadError, ExportError, OSError) as error:
+    except (TrainingError, OSError) as error:
         _say_errors(error)
         return 1
     except (Interrupted, KeyboardInterrupt) as stop:

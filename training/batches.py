@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.config import Config, ConfigError
+from training.config import Config
 from training.data import augment
-from training.data.images import DataError, Split
+from training.data.images import Split
 from training.distributed import Ranks
+from training.errors import ConfigError, DataError
 from training.optim import AUGMENTATION, ORDER, generator_of
 
 AHEAD = 2  # batches that are loaded while one is trained on

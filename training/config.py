@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from contract.recipe import DEFAULT_RECIPE, Recipe
+from training.errors import ConfigError
 from training.model import ACTIVATIONS, ARCHS, POOL_WINDOWS, Variant
 
 RECIPES: Final = Path(__file__).parent / "recipes"
@@ -27,10 +28,6 @@ MAX_COUNT: Final = 10**9  # of epochs or images: beyond it, products overflow
 MIN_RATE: Final = 1e-30  # below, a tenth of a tenth of it is nothing in floating point
 MAX_RATE: Final = 1e6
 _KINDS: Final = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-
-
-class ConfigError(ValueError):
-    """Unknown settings, or values outside their range; the message names each in a line of its own."""
 
 
 def _of(default: Any, meaning: str) -> Any:

@@ -11,8 +11,8 @@ from torch import Tensor
 from contract.preprocess import ten_crops
 from contract.recipe import Recipe
 from training.data.images import Split, central
+from training.errors import CheckpointError
 from training.model import AlexNet
-from training.run.checkpoint import CheckpointError
 
 BATCH: Final = 50  # images classified at a time
 LEAST_PROBABILITY: Final = torch.finfo(torch.float32).tiny  # below it, float32 has no probability to tell

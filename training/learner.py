@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from training.batches import Batch, augmented
 from training.conforms import conforms
 from training.distributed import Ranks
+from training.errors import CheckpointError
 from training.evaluate import Classify, normalise, torch_classifier
 from training.optim import DROPOUT, make_optimizer, seed_of, set_rate, update_average
 from training.run import checkpoint
-from training.run.checkpoint import Checkpoint, CheckpointError
+from training.run.checkpoint import Checkpoint
 
 AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

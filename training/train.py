@@ -12,11 +12,12 @@ from training.data import augment
 from training.data.images import Split
 from training.data.prepared import Dataset
 from training.distributed import Ranks
+from training.errors import CheckpointError
 from training.evaluate import BATCH, Classify, Evaluation, judge, probabilities_of
 from training.learner import Learner
 from training.optim import learning_rate, update_plateau
 from training.run import checkpoint
-from training.run.checkpoint import Checkpoint, CheckpointError
+from training.run.checkpoint import Checkpoint
 from training.run.divergence import LossWatch
 from training.run.log import EpochRow, Log
 from training.run.progress import Progress

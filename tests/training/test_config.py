@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from contract.recipe import DEFAULT_RECIPE
-from training.config import CHOICES, RECIPES, Config, ConfigError, load_config, override
+from training.config import CHOICES, RECIPES, Config, load_config, override
+from training.errors import ConfigError
 
 SHIPPED = sorted(path.stem for path in RECIPES.glob("*.toml"))
 

@@ -14,8 +14,9 @@ from tests.support.runs import MEAN, trained
 from training.__main__ import main
 from training.config import Config
 from training.data.augment import colour_components
+from training.errors import ExportError
 from training.evaluate import torch_classifier
-from training.export.export import ExportError, export
+from training.export.export import export
 from training.export.parity import TOLERANCE
 from training.export.verify import read_model, restore_network
 from training.model import AlexNet, Variant, weighted_layers

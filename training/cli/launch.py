@@ -14,10 +14,10 @@ from training.cli.advice import next_command, run_folder
 from training.cli.checks import path_problems
 from training.cli.overview import overview
 from training.cli.plan import choose, describe, fit_epochs, measure
-from training.config import Config, ConfigError, configure, override, recipe_values
-from training.data.images import DataError
+from training.config import Config, configure, override, recipe_values
 from training.data.prepared import load_dataset
 from training.distributed import Ranks, joined
+from training.errors import ConfigError, DataError
 from training.run.checkpoint import Checkpoint
 from training.run.lock import locked_for_all
 from training.run.resume import agreed, resumed

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from contract.recipe import Recipe
-from training.data.folders import DataError, Tree, find_measured, listed, scan_known
+from training.data.folders import Tree, find_measured, listed, scan_known
 from training.data.images import Split, load_pictures, read_digests
 from training.data.prepared import INDEX, open_prepared
+from training.errors import DataError
 
 Side = Literal["train", "val", "all"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.data.folders import DataError
+from training.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from contract.formats.signatures import SIGNATURE_BYTES, SUFFIXES, sniff
 from contract.manifest import CONTROL
+from training.errors import DataError
 
 MAX_LISTED: Final = 10  # of the same kind of fault, in a message
 # What operating systems and network drives leave beside pictures: copies and thumbnails of them.
@@ -18,10 +19,6 @@ _TRAIN: Final = re.compile(r"train(ing)?([ _-]?(set|data|images))?", re.IGNORECA
 _VAL: Final = re.compile(
     r"(val|valid|validation|test|testing|dev|eval|evaluation)([ _-]?(set|data|images))?", re.IGNORECASE
 )
-
-
-class DataError(ValueError):
-    """The folder cannot be trained on; the message names what is missing and where."""
 
 
 class Sample(NamedTuple):

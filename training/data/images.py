@@ -16,8 +16,8 @@ from contract.limits import available_memory, usable_cores
 from contract.picture import ImageError, decode
 from contract.preprocess import square
 from contract.recipe import Recipe
-from training.data.folders import DataError as DataError  # what reading raises: others take it from here
 from training.data.folders import Sample, printable
+from training.errors import DataError
 
 MAX_PIXELS = 200_000_000  # one's own photographs may be larger than what a server takes from strangers
 DIGEST_BYTES: Final = 8  # two of a million photographs get the same one with a probability of 3e-8

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.data.folders import DataError
+from training.errors import DataError
 
 KEY: Final = "measured_on"  # of the manifest's `training`
 TRAINED_BEFORE: Final = (

@@ -19,9 +19,10 @@ from torch import Tensor
 from contract.recipe import Recipe
 from training.config import Config
 from training.data.division import Earlier, divide
-from training.data.folders import DataError, Sample, by_suffix, find_trees, printable
+from training.data.folders import Sample, by_suffix, find_trees, printable
 from training.data.images import Reading, Split, channel_statistics, load_pictures, read_squares, split_of
 from training.data.readable import require_classes
+from training.errors import DataError
 
 INDEX: Final = "prepared.json"
 FORMAT: Final = 2

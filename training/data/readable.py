@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from training.data.folders import MAX_LISTED, DataError, Tree, by_suffix, printable
+from training.data.folders import MAX_LISTED, Tree, by_suffix, printable
 from training.data.images import Reading
+from training.errors import DataError
 
 
 def require_classes(trees: Sequence[Tree], reading: Reading) -> int | None:

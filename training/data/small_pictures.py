@@ -16,8 +16,9 @@ from contract.limits import usable_cores
 from contract.picture import decode
 from contract.preprocess import square
 from contract.recipe import Recipe
-from training.data.folders import DataError, Sample, find_trees
+from training.data.folders import Sample, find_trees
 from training.data.images import MAX_PIXELS
+from training.errors import DataError
 
 SIDE: Final = 64  # pixels, of Tiny ImageNet
 _CHUNK: Final = 500  # pictures that a process decodes at a time

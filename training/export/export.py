@@ -17,6 +17,7 @@ from training.data.folders import printable
 from training.data.images import Split, central
 from training.data.measured_on import KEY as MEASURED_ON
 from training.data.measured_on import VALIDATION, measured_on
+from training.errors import ExportError
 from training.evaluate import Classify, evaluate, judge, probabilities_of, torch_classifier
 from training.export.graph import OPSET, build_graph
 from training.export.parity import TOLERANCE, classifier_of, difference, measure_parity, most_changed
@@ -36,10 +37,6 @@ from training.run.held_out import (
 
 SUFFIX: Final = ".onnx"
 MOST_LOSS: Final = 0.005  # of top-1, as a fraction
-
-
-class ExportError(RuntimeError):
-    """The file cannot be written or does not answer as the checkpoint; nothing is left behind."""
 
 
 def export(

@@ -13,8 +13,8 @@ from torch import Tensor
 from contract.manifest import METADATA_KEY, Manifest, ManifestError, Metrics
 from training.data.folders import printable
 from training.data.measured_on import VALIDATION, kind_said
+from training.errors import ExportError
 from training.evaluate import Classify, evaluate
-from training.export.export import ExportError
 from training.export.graph import Array
 from training.export.parity import TOLERANCE, Parity, classifier_of, measure_parity
 from training.messages import abbreviated

@@ -19,7 +19,8 @@ from contract.picture import decode
 from contract.preprocess import square
 from contract.recipe import Recipe
 from training.data.folders import class_names, scan
-from training.data.images import MAX_PIXELS, DataError, channel_statistics, load_pictures
+from training.data.images import MAX_PIXELS, channel_statistics, load_pictures
+from training.errors import DataError
 from training.report.plots import Line, line_chart
 
 TARGET = 0.25  # training error, as a fraction

@@ -17,14 +17,11 @@ import torch
 from torch import Tensor
 
 from contract.recipe import RECIPES, Recipe
-from training.config import Config, ConfigError, override
+from training.config import Config, override
 from training.conforms import conforms
+from training.errors import CheckpointError, ConfigError
 from training.messages import abbreviated
 from training.model import AlexNet
-
-
-class CheckpointError(ValueError):
-    """The file is missing, cut off, or not a checkpoint of this program."""
 
 
 def _no_digests() -> Tensor:

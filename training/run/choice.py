@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from training.errors import CheckpointError
 from training.run import checkpoint
-from training.run.checkpoint import Checkpoint, CheckpointError
+from training.run.checkpoint import Checkpoint
 
 END: Final = 0.2  # of the epochs
 ERRORS: Final = 2.0

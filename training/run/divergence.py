@@ -6,16 +6,13 @@ from statistics import fmean
 from typing import Final
 
 from training.config import Config
+from training.errors import Diverged
 
 MIN_SCALE: Final = 1e-4  # of fp16's loss: gradients overflow even when they are divided by 10,000
 RISE: Final = 1.5  # times (ln(classes) + 1): more than any start or learning rate that learns has shown
 LEARNING: Final = 0.95  # times ln(classes): below it, something has been learnt
 RETURN_STEPS, RETURN_EPOCHS = 20, 2  # for which a loss that rose may stay up, whichever is longer
 PATIENCE: Final = 10  # epochs until a flat loss is worth a word
-
-
-class Diverged(RuntimeError):
-    """Going on would not help; the message says at which step, why, and what to try."""
 
 
 class LossWatch:

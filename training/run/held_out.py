@@ -14,7 +14,7 @@ from contract.manifest import Manifest
 from contract.recipe import Recipe
 from training.data.candidates import Candidates, find_candidates, trees_of
 from training.data.division import divide
-from training.data.folders import DataError, Sample, find_measured, printable
+from training.data.folders import Sample, find_measured, printable
 from training.data.images import Split, load_pictures, read_digests
 from training.data.measured_on import (
     OTHERS,
@@ -27,6 +27,7 @@ from training.data.measured_on import (
     read_measured_on,
 )
 from training.data.prepared import INDEX
+from training.errors import DataError
 from training.run.checkpoint import Checkpoint
 
 

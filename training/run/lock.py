@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from training.distributed import Ranks
-from training.run.checkpoint import CheckpointError
+from training.errors import CheckpointError
 
 LOCK: Final = ".lock"  # in the run folder while it is trained; after a kill it may stay, and means nothing
 

@@ -7,8 +7,8 @@ from typing import Final, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
+from training.errors import CheckpointError
 from training.messages import abbreviated
-from training.run.checkpoint import CheckpointError
 
 EVERY: Final = 50  # steps between two points of the curves within an epoch
 

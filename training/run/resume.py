@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from training.config import Config, option_name
+from training.errors import CheckpointError
 from training.run import checkpoint
-from training.run.checkpoint import Checkpoint, CheckpointError
+from training.run.checkpoint import Checkpoint
 from training.run.lock import contents
 
 

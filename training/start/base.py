@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from contract.recipe import DEFAULT_RECIPE
-from training.config import Config, ConfigError
+from training.config import Config
 from training.data.augment import Draws, mix, strong
 from training.data.images import channel_statistics
 from training.data.small_pictures import PictureSet, load_sets
+from training.errors import CheckpointError, ConfigError
 from training.evaluate import normalise
 from training.model import AlexNet
 from training.optim import (
@@ -34,7 +35,7 @@ from training.optim import (
     seed_of,
     update_average,
 )
-from training.run.checkpoint import CheckpointError, read_record
+from training.run.checkpoint import read_record
 from training.run.provenance import revision
 from training.run.saver import EVERY
 from training.run.signals import Interrupted, Signals, caught

@@ -10,13 +10,11 @@ from typing import Final
 
 from tqdm import tqdm
 
+from training.errors import DownloadError
+
 ATTEMPTS: Final = 5  # in a row that brought nothing new
 CHUNK: Final = 1 << 20  # bytes
 TIMEOUT_S: Final = 30
-
-
-class DownloadError(RuntimeError):
-    """The network, the server or the file is at fault; the message says how to go on without them."""
 
 
 def download(url: str, target: Path, sha256: str, pause_s: float = 1.0) -> None:

@@ -9,9 +9,10 @@ import torch
 from training.config import Config
 from training.data.measured_on import KEY as MEASURED_ON
 from training.data.prepared import Dataset
+from training.errors import CheckpointError
 from training.model import AlexNet
 from training.run import checkpoint
-from training.run.checkpoint import Checkpoint, CheckpointError
+from training.run.checkpoint import Checkpoint
 from training.run.provenance import run_provenance
 from training.start.record import record_photographs, require_same_photographs
 from training.start.weights import Start

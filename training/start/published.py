@@ -15,11 +15,12 @@ from torch import Tensor
 from contract.manifest import Manifest
 from contract.recipe import TORCHVISION_RECIPE
 from training.config import Config
+from training.errors import CheckpointError, DownloadError
 from training.export.export import export
 from training.messages import abbreviated
 from training.run import checkpoint
-from training.run.checkpoint import Checkpoint, CheckpointError
-from training.start.download import DownloadError, digest, download
+from training.run.checkpoint import Checkpoint
+from training.start.download import digest, download
 from training.start.tensorfile import read_tensors
 
 # AlexNet_Weights.IMAGENET1K_V1, and the accuracy that its publisher gives for it.

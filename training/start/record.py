@@ -14,7 +14,8 @@ from training.data.folders import printable
 from training.data.images import Split
 from training.data.measured_on import TRAINED_BEFORE, read_measured_on
 from training.data.prepared import Dataset
-from training.run.checkpoint import Checkpoint, CheckpointError
+from training.errors import CheckpointError
+from training.run.checkpoint import Checkpoint
 from training.start.weights import Start
 
 NONE: Final = torch.empty(0, dtype=torch.int64)

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
+from training.errors import CheckpointError
 from training.messages import abbreviated
-from training.run.checkpoint import CheckpointError, read_record
+from training.run.checkpoint import read_record
 
 SUFFIX: Final = ".safetensors"
 # Under which training programs keep the network's state dict beside the optimiser's and other things.

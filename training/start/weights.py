@@ -13,14 +13,14 @@ from safetensors.torch import save as serialised
 from torch import Tensor
 
 from contract.manifest import METADATA_KEY
-from training.config import Config, ConfigError, override
+from training.config import Config, override
 from training.conforms import conforms
 from training.data.measured_on import KEY as MEASURED_ON
 from training.data.measured_on import PLAIN, kind_said
-from training.export.export import ExportError
+from training.errors import CheckpointError, ConfigError, ExportError
 from training.export.verify import read_model, restore_network
 from training.messages import abbreviated
-from training.run.checkpoint import Checkpoint, CheckpointError, from_record, is_run, read_record
+from training.run.checkpoint import Checkpoint, from_record, is_run, read_record
 from training.run.choice import choose
 from training.start.published import LAYERS, MEAN, STD, imagenet_classes, to_alexnet
 from training.start.tensorfile import SUFFIX, plain, read_safetensors

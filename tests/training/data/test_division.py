@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from training.data.division import Earlier, divide
-from training.data.folders import DataError
+from training.errors import DataError
 
 CLASSES = ("a", "b", "c")
 NAMES = [f"{name}/{number}.jpg" for name in CLASSES for number in range(10)]

@@ -7,15 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.pictures import draw_classes, encode, scene
-from training.data.folders import (
-    DataError,
-    by_suffix,
-    class_names,
-    find_measured,
-    find_trees,
-    printable,
-    scan_known,
-)
+from training.data.folders import by_suffix, class_names, find_measured, find_trees, printable, scan_known
+from training.errors import DataError
 
 COLOURS = {"iris": (60, 40, 200), "daisy": (230, 230, 210), "rose": (200, 30, 50)}
 CLASSES = ("daisy", "iris", "rose")

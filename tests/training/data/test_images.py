@@ -12,8 +12,9 @@ from contract.recipe import DEFAULT_RECIPE
 from tests.support.pictures import draw_classes, encode, orientation_tag, scene, stored
 from training.config import Config
 from training.data.folders import Sample, find_trees
-from training.data.images import DataError, channel_statistics, digest_of, load_pictures, read_digests
+from training.data.images import channel_statistics, digest_of, load_pictures, read_digests
 from training.data.prepared import load_dataset
+from training.errors import DataError
 
 COLOURS = {"iris": (60, 40, 200), "rose": (200, 30, 50)}
 

@@ -9,8 +9,8 @@ from tests.support.pictures import draw_classes
 from tests.support.runs import same
 from training.__main__ import main
 from training.config import Config
-from training.data.images import DataError
 from training.data.prepared import load_dataset, prepare
+from training.errors import DataError
 from training.run import checkpoint
 from training.run.checkpoint import Checkpoint
 from training.run.held_out import load_held_out, record_of

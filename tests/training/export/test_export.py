@@ -18,8 +18,9 @@ from tests.support.runs import CLASSES, MEAN, images, python, trained
 from training.__main__ import main
 from training.data.folders import scan_known
 from training.data.images import load_pictures
+from training.errors import ExportError
 from training.evaluate import evaluate, torch_classifier
-from training.export.export import ExportError, export
+from training.export.export import export
 from training.export.graph import IR_VERSION, PRECISIONS, WEIGHT_LEVELS, build_graph
 from training.export.parity import BATCHES, TOLERANCE, classifier_of
 from training.model import AlexNet, weighted_layers

@@ -17,7 +17,8 @@ from tests.support.pictures import draw_classes
 from tests.support.runs import COLOURS, MEAN, trained
 from training.__main__ import main
 from training.data.folders import scan_known
-from training.data.images import DataError, read_digests
+from training.data.images import read_digests
+from training.errors import DataError
 from training.export.graph import PIXELS, Rounding, build_graph
 from training.export.parity import classifier_of, difference, most_changed
 from training.export.quantize import calibrate, quantise, rounding_of

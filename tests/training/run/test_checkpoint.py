@@ -10,9 +10,10 @@ import torch
 
 from tests.support.checkout import ROOT
 from training.config import Config
+from training.errors import CheckpointError
 from training.model import AlexNet
 from training.run import checkpoint
-from training.run.checkpoint import Checkpoint, CheckpointError
+from training.run.checkpoint import Checkpoint
 
 
 def a_checkpoint(seed: int = 0) -> Checkpoint:
@@ -94,6 +95,7 @@ def test_a_setting_of_another_version_is_named(tmp_path: Path) -> None:
 SAVE_WITH_A_LIMIT = """
 import resource, sys
 from pathlib import Path
+from training.errors import CheckpointError
 from training.run import checkpoint
 
 path = Path(sys.argv[1])
@@ -103,7 +105,7 @@ limit = path.stat().st_size // 2
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
     checkpoint.save(state, path)
-except checkpoint.CheckpointError as error:
+except CheckpointError as error:
     print(error)
 """
 

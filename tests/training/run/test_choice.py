@@ -7,8 +7,8 @@ import pytest
 
 from tests.training.run.test_checkpoint import a_checkpoint
 from training.__main__ import main
+from training.errors import CheckpointError
 from training.run import checkpoint
-from training.run.checkpoint import CheckpointError
 from training.run.choice import choose
 
 

@@ -17,10 +17,10 @@ from contract.manifest import METADATA_KEY
 from tests.training.run.test_checkpoint import a_checkpoint
 from training.__main__ import main
 from training.distributed import Ranks
+from training.errors import CheckpointError
 from training.export.export import export
 from training.learner import Learner
 from training.run import checkpoint
-from training.run.checkpoint import CheckpointError
 from training.run.choice import choose
 from training.run.log import Log
 from training.start.tensorfile import SUFFIX

@@ -9,8 +9,9 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from tests.support.runs import train
 from training.__main__ import main
 from training.config import Config
+from training.errors import Diverged
 from training.run import checkpoint
-from training.run.divergence import PATIENCE, RETURN_STEPS, Diverged, LossWatch
+from training.run.divergence import PATIENCE, RETURN_STEPS, LossWatch
 
 # The paper's recipe at full width on 160 photographs of 5 classes, a step an epoch, as it was once.
 RISEN = [2.992, 19.699, 34.99, 23.631, 11.944, 5.711, 5.07, 2.315, *[1.641, 1.624, 1.619, 1.664] * 30]

@@ -15,7 +15,6 @@ from training.__main__ import main
 from training.cli.overview import overview, warnings
 from training.config import Config
 from training.data import measured_on
-from training.data.images import DataError
 from training.data.measured_on import (
     OTHERS,
     PARTLY,
@@ -26,9 +25,10 @@ from training.data.measured_on import (
     read_measured_on,
 )
 from training.data.prepared import Dataset, load_dataset, prepare
+from training.errors import CheckpointError, DataError
 from training.export.verify import read_model
 from training.run import checkpoint
-from training.run.checkpoint import Checkpoint, CheckpointError
+from training.run.checkpoint import Checkpoint
 from training.run.held_out import (
     Measured,
     Record,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.runs import train
-from training.run.checkpoint import CheckpointError
+from training.errors import CheckpointError
 from training.run.lock import LOCK, contents, holder, locked
 
 

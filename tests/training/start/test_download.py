@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from training.start.download import DownloadError, download
+from training.errors import DownloadError
+from training.start.download import download
 
 DATA = bytes(range(256)) * 20_000  # 5 MB
 SHA256 = hashlib.sha256(DATA).hexdigest()

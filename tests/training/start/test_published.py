@@ -17,9 +17,9 @@ from contract.recipe import TORCHVISION_RECIPE
 from tests.support.pictures import encode, scene
 from tests.support.torchvision_alexnet import TheirAlexNet
 from training.__main__ import main
+from training.errors import CheckpointError
 from training.export.verify import read_model
 from training.run import checkpoint
-from training.run.checkpoint import CheckpointError
 from training.start.download import digest
 from training.start.published import imagenet_classes, to_alexnet
 

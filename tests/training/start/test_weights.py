@@ -13,10 +13,10 @@ from tests.support.runs import CLASSES, COLOURS, MEAN, images, train, trained
 from training.__main__ import main
 from training.config import Config
 from training.data.prepared import load_dataset
+from training.errors import CheckpointError
 from training.evaluate import torch_classifier
 from training.model import AlexNet
 from training.run import checkpoint
-from training.run.checkpoint import CheckpointError
 from training.start.init_run import begin
 from training.start.published import to_alexnet
 from training.start.tensorfile import plain
