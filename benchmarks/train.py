@@ -25,9 +25,9 @@ from training.config import Config
 from training.data.augment import colour_components
 from training.data.prepared import Dataset, prepare
 from training.distributed import Ranks
-from training.learner import Learner
 from training.model import LRN_ALPHA, LRN_K, LRN_SIZE, LocalResponseNorm
 from training.start.init_run import begin
+from training.train import Trainer
 
 ROUNDS = 3  # of each kind, in turns: what disturbs the machine disturbs all
 
@@ -38,38 +38,38 @@ class Setup:
     def __init__(self, config: Config, dataset: Dataset, folder: Path) -> None:
         self.config, self.dataset = config, dataset
         self.ranks = Ranks(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        state, _words = begin(config, dataset, folder, None, None)
-        self.learner = Learner(state, colour_components(dataset.covariance), self.ranks)
-        self.learner.step(self.batches(1), 0, config.lr)
+        state, _words = begin(config, dataset, folder, resumed=None, start=None)
+        self.trainer = Trainer(state, colour_components(dataset.covariance), self.ranks)
+        self.trainer.step(self.batches(1), 0, config.lr)
 
     def batches(self, steps: int) -> Iterator[Batch]:
         return load_ahead(
             self.dataset.train,
             self.config,
-            self.config.batch_size,
-            range(steps),
-            self.ranks,
-            usable_cores(),
+            batch_size=self.config.batch_size,
+            steps=range(steps),
+            ranks=self.ranks,
+            workers=usable_cores(),
         )
 
     def bare(self, steps: int) -> None:
-        learner, size = self.learner, self.config.image_size
+        trainer, size = self.trainer, self.config.image_size
         pixels = torch.randn(self.config.batch_size, 3, size, size, device=self.ranks.device)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         targets = torch.zeros(len(pixels), dtype=torch.int64, device=self.ranks.device)
         for _step in range(steps):
-            learner.optimizer.zero_grad()
-            F.cross_entropy(learner.network(pixels), targets).backward()  # type: ignore[no-untyped-call]
-            learner.optimizer.step()
+            trainer.optimizer.zero_grad()
+            F.cross_entropy(trainer.network(pixels), targets).backward()  # type: ignore[no-untyped-call]
+            trainer.optimizer.step()
 
     def loop(self, steps: int) -> None:
         batches = self.batches(steps)
         for step in range(steps):
-            self.learner.step(batches, step, self.config.lr)
+            self.trainer.step(batches, step, self.config.lr)
 
     def loader(self, steps: int) -> None:
         for batch in self.batches(steps):
-            augmented(batch, self.config, len(self.dataset.classes), self.learner.colours)
+            augmented(batch, self.config, len(self.dataset.classes), self.trainer.colours)
 
 
 def power_form(norm: LocalResponseNorm, x: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class Batch:
 
 
 def load_ahead(
-    split: Split, config: Config, batch_size: int, steps: Iterable[int], ranks: Ranks, workers: int
+    split: Split, config: Config, *, batch_size: int, steps: Iterable[int], ranks: Ranks, workers: int
 ) -> Iterator[Batch]:
     """This process's share of every step's batch, in `config.accumulate` pieces, read by `workers` threads.
 
@@ -92,7 +92,7 @@ def load_ahead(
             squares, labels = future.result()
             waited = time.monotonic() - started
             loading.extend(islice(todo, 1))
-            yield Batch(step, batch_size, rows, squares, labels, waited)
+            yield Batch(step, batch_size, rows, squares=squares, labels=labels, waited=waited)
 
 
 def augmented(batch: Batch, config: Config, classes: int, colours: Tensor) -> tuple[Tensor, Tensor]:

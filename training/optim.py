@@ -5,9 +5,11 @@ from hashlib import blake2b
 from typing import Any
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from training.config import Config
+from training.conforms import conforms
+from training.errors import CheckpointError
 from training.model import AlexNet
 
 PATIENCE = 5  # epochs without a better validation error until the plateau schedule acts
@@ -42,6 +44,32 @@ def make_optimizer(model: AlexNet, config: Config) -> torch.optim.Optimizer:
     if config.optimizer == "sgd":
         return torch.optim.SGD(settings, momentum=0.9)
     return torch.optim.AdamW(settings, fused=True)  # a third of the time on a CPU
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load a saved state and rate; other settings stay the configuration's. Raises CheckpointError."""
+    own = optimizer.state_dict()
+    state: Any = saved.get("state")
+    groups: Any = saved.get("param_groups")
+    parameters = [weights for group in optimizer.param_groups for weights in group["params"]]
+    sgd = isinstance(optimizer, torch.optim.SGD)
+    wanted = {"momentum_buffer"} if sgd else {"step", "exp_avg", "exp_avg_sq"}
+    if (
+        not conforms(state, dict[int, dict[str, Tensor | None]])
+        or not conforms(groups, list[dict[str, Any]])
+        or [conforms(group.get("lr"), float) for group in groups] != [True] * len(own["param_groups"])
+        or not all(
+            0 <= index < len(parameters)
+            and wanted <= values.keys()
+            and all(v is None or not v.dim() or v.shape == parameters[index].shape for v in values.values())
+            for index, values in state.items()
+        )
+    ):
+        raise CheckpointError("last.pt is damaged: its optimiser's state is not of this network")
+    settings = [
+        mine | {"lr": theirs["lr"]} for mine, theirs in zip(own["param_groups"], groups, strict=True)
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": settings})
 
 
 @torch.no_grad()

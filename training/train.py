@@ -1,21 +1,40 @@
-"""The training loop, read from top to bottom: data, network, epochs, steps, checkpoints."""
+"""Train the network: data, epochs, forward, loss, backward, optimiser step, validation, checkpoints."""
 
 import time
+from collections.abc import Iterator
 from math import ceil, isfinite
 from pathlib import Path
+from typing import Final, cast
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from contract.recipe import Recipe
-from training.batches import batch_size_of, load_ahead
+from training.batches import Batch, augmented, batch_size_of, load_ahead
 from training.data import augment
 from training.data.images import Split
 from training.data.prepared import Dataset
 from training.distributed import Ranks
 from training.errors import CheckpointError
-from training.evaluate import BATCH, Classify, Evaluation, judge, probabilities_of
-from training.learner import Learner
-from training.optim import learning_rate, update_plateau
+from training.evaluate import (
+    BATCH,
+    Evaluation,
+    judge,
+    normalise,
+    probabilities_of,
+    torch_classifier,
+)
+from training.optim import (
+    DROPOUT,
+    learning_rate,
+    make_optimizer,
+    restore_optimizer,
+    seed_of,
+    set_rate,
+    update_average,
+    update_plateau,
+)
 from training.run import checkpoint
 from training.run.checkpoint import Checkpoint
 from training.run.divergence import LossWatch
@@ -24,52 +43,52 @@ from training.run.progress import Progress
 from training.run.saver import Saver
 from training.run.signals import Interrupted, Signals
 
+AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def train(
     state: Checkpoint,
     dataset: Dataset,
     out: Path,
+    *,
     ranks: Ranks,
     signals: Signals,
-    *,
     workers: int,
     keep: int,
 ) -> None:
-    """Trains `state`, new or stopped, to its last epoch in the folder `out`, which the caller has locked.
+    """Train `state`, new or stopped, to its last epoch in the folder `out`, which the caller has locked.
 
     Writes config.toml, metrics.csv, tensorboard/, last.pt, best.pt, and of step-N.pt the newest `keep`.
-    Both checkpoints are always of finite weights. A run that was stopped anywhere and resumed on the same
+    Both checkpoints always have finite weights. A run that was stopped anywhere and resumed on the same
     machine ends with the same weights, bit for bit. Raises DataError, CheckpointError, Diverged, or
     Interrupted.
     """
     config, classes = state.config, dataset.classes
     say = print if ranks.first else _nothing
-    # Without variance there is no shift, and every other draw stays.
-    covariance = dataset.covariance if config.pca else torch.zeros(3, 3).double()
     batch_size = batch_size_of(config, len(dataset.train), ranks)
     steps = len(dataset.train) // batch_size
-    learner = Learner(state, augment.colour_components(covariance), ranks)
-    if not learner.finite():
+    # Without variance there is no shift, and every other draw stays.
+    covariance = dataset.covariance if config.pca else torch.zeros(3, 3).double()
+    trainer = Trainer(state, augment.colour_components(covariance), ranks)
+    if not trainer.is_finite():
         raise CheckpointError(f"{out / 'last.pt'} holds NaN or infinity: it diverged; take an earlier one")
-    classify = learner.classifier()
-    ranks.wait()  # until all have looked at `out`
+    ranks.wait()  # until all have read what is in `out`
     if ranks.first:
         if not state.step:
-            checkpoint.save(state, out / "last.pt")  # from here on there is a run to go on with
+            checkpoint.save(state, out / "last.pt")  # from here on there is a run to resume
         (out / "config.toml").write_text(config.to_toml())
-
     saver = Saver(out, keep)
     watch = LossWatch(config, len(classes), steps)
 
     def save(best: bool = False) -> None:
-        if ranks.any(not learner.finite()):
+        if ranks.any(not trainer.is_finite()):
             raise watch.diverged(state.step, "the weights are no numbers any more")
-        learner.store(state)
+        trainer.store(state)
         if ranks.first:
             saver.save(state, best)
 
     signals.defer()
-    parameters = sum(p.numel() for p in learner.model.parameters())
+    parameters = sum(p.numel() for p in trainer.model.parameters())
     say(f"{parameters:,} parameters, {steps} steps an epoch, {ranks.world} x {ranks.device}", flush=True)
     progress = Progress(config.epochs, steps, batch_size, speaks=ranks.first)
     with Log(out if ranks.first else None, state.epoch, state.step) as log, progress:
@@ -79,11 +98,13 @@ def train(
             state.metrics = {}  # until this epoch is validated
             progress.begin_epoch(epoch, state.step - first)
             todo = range(state.step, last)
-            batches = load_ahead(dataset.train, config, batch_size, todo, ranks, workers)
+            batches = load_ahead(
+                dataset.train, config, batch_size=batch_size, steps=todo, ranks=ranks, workers=workers
+            )
             for step in todo:
                 lr = learning_rate(config, state.schedule, step, steps)
-                loss, waited = learner.step(batches, step, lr)
-                # The mean loss of all processes; a signal to one of them stops all after this step, and the
+                loss, waited = trainer.step(batches, step, lr)
+                # The mean loss of all processes. A signal to one of them stops all after this step, and the
                 # first one's clock says when to save.
                 loss, stop, due = ranks.total(
                     torch.tensor([loss, signals.stopping, ranks.first and saver.due()], dtype=torch.float64)
@@ -95,7 +116,7 @@ def train(
                 state.epoch_seconds = seconds_before + time.monotonic() - started
                 log.step(state.step, loss, lr)
                 progress.end_step(state.epoch_loss / (state.step - first), lr)
-                watch.look(state.step, loss, learner.scaler.get_scale())
+                watch.look(state.step, loss, trainer.scaler.get_scale())
                 if stop or due:
                     save()
                 if stop:
@@ -103,7 +124,7 @@ def train(
             if ranks.any(ranks.first and saver.due_before_validation()):
                 save()
 
-            result = _validate(classify, dataset.val, config.recipe, ranks, signals, progress)
+            result = trainer.validate(dataset.val, config.recipe, signals, progress)
             if result is None:
                 save()
                 raise Interrupted(
@@ -140,36 +161,105 @@ def train(
     say(f"best: top-1 {best['top1']:.1%} after epoch {best['epoch']}, in {out / 'best.pt'}")
 
 
-def _validate(
-    classify: Classify, split: Split, recipe: Recipe, ranks: Ranks, signals: Signals, progress: Progress
-) -> Evaluation | None:
-    """Measure all of `split`, each process its part; None if one of them was told to stop meanwhile.
+class Trainer:
+    """Own the network, its average and its optimiser: in any precision, on any number of processes."""
 
-    They ask each other before each batch, and equally often, though one may have a batch less.
-    """
-    batches = ceil(ceil(len(split) / ranks.world) / BATCH)
-    asked = 0
+    def __init__(self, state: Checkpoint, colours: Tensor, ranks: Ranks) -> None:
+        """Restore what `state` holds; `colours` are those of `augment.paper`. Raises CheckpointError."""
+        self.config, self.ranks = state.config, ranks
+        self.mean, self.std, self.colours = state.mean, state.std, colours.to(ranks.device)
+        self.classes = len(state.classes)
+        self.averaged = checkpoint.restore_model(state)
+        self.model = checkpoint.restore_model(state) if self.config.ema else self.averaged
+        if state.raw is not None:
+            self.model.load_state_dict(state.raw)
+        for model in (self.model, self.averaged):
+            model.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = make_optimizer(self.model, self.config)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.config.precision == "fp16")
+        if state.optimizer:
+            restore_optimizer(self.optimizer, state.optimizer)
+        if state.scaler:
+            self.scaler.load_state_dict(state.scaler)
+        compiled = cast(nn.Module, torch.compile(self.model)) if self.config.compile else self.model
+        self.network = ranks.wrap(compiled)
+        self.classify = torch_classifier(self.averaged, self.mean, self.std)
 
-    def ask() -> None:
-        nonlocal asked
-        progress.validating(asked / batches)
-        asked += 1
-        if ranks.any(signals.stopping):
-            raise Interrupted
+    def step(self, batches: Iterator[Batch], number: int, lr: float) -> tuple[float, float]:
+        """Take as many `batches` as one step has; -> this process's mean loss, and the seconds for which
+        it had to wait for them.
+        """
+        config, mean_loss, waited = self.config, 0.0, 0.0
+        set_rate(self.optimizer, lr)
+        self.optimizer.zero_grad()
+        for turn in range(config.accumulate):
+            batch = next(batches)
+            pixels, targets = augmented(batch, config, self.classes, self.colours)
+            torch.manual_seed(seed_of(config.seed, DROPOUT, number * batch.total + batch.rows.start))
+            with self.ranks.without_exchange(self.network, turn + 1 < config.accumulate):
+                loss = F.cross_entropy(self._forward(pixels), targets) / config.accumulate
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            mean_loss += loss.item()
+            waited += batch.waited
+        if config.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if config.ema:
+            update_average(self.averaged, self.model, config.ema, number)
+        return mean_loss, waited
 
-    def classify_unless_stopped(crops: torch.Tensor) -> torch.Tensor:
-        ask()
-        return classify(crops)
+    def _forward(self, pixels: Tensor) -> Tensor:
+        """Pixels (N, 3, H, W), 0 to 255 -> logits (N, classes) in float32."""
+        dtype = AUTOCAST.get(self.config.precision)
+        with torch.autocast(self.ranks.device.type, dtype, enabled=dtype is not None):
+            logits: Tensor = self.network(normalise(pixels, self.mean, self.std))
+        return logits.float()
 
-    try:
-        part = ranks.part(split)
-        result = judge(probabilities_of(classify_unless_stopped, part, recipe), part.labels)
-        while asked < batches:
-            ask()
-    except Interrupted:
-        return None
-    return ranks.merge(result)
+    def validate(
+        self, split: Split, recipe: Recipe, signals: Signals, progress: Progress
+    ) -> Evaluation | None:
+        """Measure all of `split`, each process its part; None if one of them was told to stop meanwhile.
+
+        They ask each other before each batch, and equally often, though one may have a batch less.
+        """
+        ranks = self.ranks
+        batches = ceil(ceil(len(split) / ranks.world) / BATCH)
+        asked = 0
+
+        def require_no_stop() -> None:
+            nonlocal asked
+            progress.validating(asked / batches)
+            asked += 1
+            if ranks.any(signals.stopping):
+                raise Interrupted
+
+        def classify(crops: Tensor) -> Tensor:
+            require_no_stop()
+            return self.classify(crops)
+
+        try:
+            part = ranks.part(split)
+            result = judge(probabilities_of(classify, part, recipe), part.labels)
+            while asked < batches:
+                require_no_stop()
+        except Interrupted:
+            return None
+        return ranks.merge(result)
+
+    def is_finite(self) -> bool:
+        """Tell whether all that `store` would store are numbers."""
+        buffers = (v for state in self.optimizer.state.values() for v in state.values())
+        tensors = [*self.model.parameters(), *self.averaged.parameters(), *buffers]
+        return all(bool(t.isfinite().all()) for t in tensors if isinstance(t, Tensor))
+
+    def store(self, state: Checkpoint) -> None:
+        """Put into `state` everything that a later `Trainer(state, ...)` needs to go on."""
+        state.model = self.averaged.state_dict()
+        state.raw = self.model.state_dict() if self.config.ema else None
+        state.optimizer, state.scaler = self.optimizer.state_dict(), self.scaler.state_dict()
 
 
 def _nothing(*_words: object, **_how: object) -> None:
-    """What the processes other than the first say."""
+    """Say nothing: the first process speaks for all."""

@@ -122,7 +122,7 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(
 # One process is slower, and has less memory, than the other; what they plan is the same run.
 PLANS = """
 import sys, time
-from training.cli.options import launch
+from training.cli import launch
 from training.__main__ import main
 from torch.distributed import get_rank
 

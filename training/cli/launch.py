@@ -66,23 +66,32 @@ def launch(options: argparse.Namespace, given: dict[str, Any]) -> None:
         photographs, reason = len(dataset.train), ""
         if planned:
             (free,) = ranks.of_first(torch.tensor([_free_memory(ranks)], dtype=torch.float64)).tolist()
-            plan = choose(given, options.start, dataset.train, ranks, free)
+            plan = choose(given, options.start, dataset.train, ranks=ranks, free_bytes=free)
             config, reason = _with_shape_of(start, plan.config, given), plan.reason
             start = start or _start_of(plan.start, config.width)
-        state, words = begin(config, dataset, options.out, run, start)
+        state, words = begin(config, dataset, options.out, resumed=run, start=start)
         state.data = str(options.data.resolve())
         workers = options.workers or usable_cores()
         if reason or options.time:
             batch_size = batch_size_of(config, photographs, ranks)
-            pace = measure(state, dataset, batch_size, ranks, workers)
+            pace = measure(state, dataset, batch_size=batch_size, ranks=ranks, workers=workers)
             seconds = pace.epoch(photographs // batch_size, len(dataset.val))
             if options.time:
                 spent = torch.tensor([time.monotonic() - started], dtype=torch.float64)
                 left = options.time - ranks.of_first(spent).item()
                 config = state.config = fit_epochs(config, left, seconds)
-            say(describe(state, reason or words, photographs, seconds, options.time, ranks))
+            say(
+                describe(
+                    state,
+                    reason or words,
+                    photographs=photographs,
+                    epoch_seconds=seconds,
+                    limit=options.time,
+                    ranks=ranks,
+                )
+            )
         say(words)
-        train(state, dataset, options.out, ranks, signals, workers=workers, keep=options.keep)
+        train(state, dataset, options.out, ranks=ranks, signals=signals, workers=workers, keep=options.keep)
         say(f"now: {next_command(config, options.data, options.out)}")
 
 

@@ -21,11 +21,11 @@ from training.data.images import Split
 from training.data.prepared import Dataset
 from training.distributed import Ranks
 from training.evaluate import evaluate
-from training.learner import Learner
 from training.model import AlexNet
 from training.run.checkpoint import Checkpoint
 from training.run.progress import duration
 from training.start.weights import SHAPE, base_widths
+from training.train import Trainer
 
 MEASURED_STEPS: Final = 3  # the first, which allocates and compiles, does not count
 MEASURED_PHOTOGRAPHS: Final = 50  # of the validation
@@ -82,7 +82,7 @@ class Pace:
 
 
 def choose(
-    given: Mapping[str, Any], start: str | None, photographs: Split, ranks: Ranks, free_bytes: float
+    given: Mapping[str, Any], start: str | None, photographs: Split, *, ranks: Ranks, free_bytes: float
 ) -> Plan:
     """Choose every setting that isn't among `given`, and where to start unless `start` says it.
 
@@ -144,17 +144,24 @@ def _fitting_batch(config: Config, ranks: Ranks, free_bytes: float) -> int:
     return max(1, math.ceil(size / pieces)) * pieces
 
 
-def measure(state: Checkpoint, dataset: Dataset, batch_size: int, ranks: Ranks, workers: int) -> Pace:
+def measure(state: Checkpoint, dataset: Dataset, *, batch_size: int, ranks: Ranks, workers: int) -> Pace:
     """Measure steps and a validation on a copy of the network; `state` stays as it is."""
-    learner, seconds = Learner(state, torch.zeros(3, 3), ranks), []
-    batches = load_ahead(dataset.train, state.config, batch_size, range(MEASURED_STEPS), ranks, workers)
+    trainer, seconds = Trainer(state, torch.zeros(3, 3), ranks), []
+    batches = load_ahead(
+        dataset.train,
+        state.config,
+        batch_size=batch_size,
+        steps=range(MEASURED_STEPS),
+        ranks=ranks,
+        workers=workers,
+    )
     for step in range(MEASURED_STEPS):
         started = time.monotonic()
-        learner.step(batches, step, 0.0)
+        trainer.step(batches, step, 0.0)
         seconds.append(time.monotonic() - started)
     some = dataset.val.part(slice(MEASURED_PHOTOGRAPHS))
     started = time.monotonic()
-    evaluate(learner.classifier(), some, state.recipe)
+    evaluate(trainer.classify, some, state.recipe)
     validation = (time.monotonic() - started) / len(some) / ranks.world
     return Pace(*ranks.of_first(torch.tensor([fmean(seconds[1:]), validation])).tolist())
 
@@ -168,6 +175,7 @@ def fit_epochs(config: Config, seconds: float, epoch_seconds: float) -> Config:
 def describe(
     state: Checkpoint,
     reason: str,
+    *,
     photographs: int,
     epoch_seconds: float,
     limit: float | None,

@@ -21,7 +21,7 @@ MIDDLE: Final = 127.5  # of the pixels' range, where no training set has a mean
 
 
 def begin(
-    config: Config, dataset: Dataset, out: Path, resumed: Checkpoint | None, start: Start | None
+    config: Config, dataset: Dataset, out: Path, *, resumed: Checkpoint | None, start: Start | None
 ) -> tuple[Checkpoint, str]:
     """-> the state to go on from, and a line that says which. `resumed` is the run in `out`, if it goes on.
 

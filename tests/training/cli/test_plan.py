@@ -32,7 +32,7 @@ def split_of(photographs: int, square: Tensor = NOISE) -> Split:
 def planned(
     photographs: int, start: str | None = None, ranks: Ranks = CPU, memory: float = MUCH, **given: Any
 ) -> Plan:
-    return choose(given, start, split_of(photographs), ranks, memory)
+    return choose(given, start, split_of(photographs), ranks=ranks, free_bytes=memory)
 
 
 def test_few_photographs_start_from_the_base_network() -> None:
@@ -71,11 +71,11 @@ def test_convolutions_learn_slowly_from_pictures_without_fine_detail() -> None:
     small = NOISE[:, :12, :12].permute(0, 3, 1, 2).float()
     enlarged = F.interpolate(small, (256, 256), mode="bilinear").permute(0, 2, 3, 1).byte()
     blurred = split_of(600, enlarged)
-    plan = choose({}, None, blurred, CPU, MUCH)
+    plan = choose({}, None, blurred, ranks=CPU, free_bytes=MUCH)
     assert plan.config.conv_lr == 0.1
     assert "show no more than 64 pixels would" in plan.reason
-    assert choose({"conv_lr": "0.5"}, None, blurred, CPU, MUCH).config.conv_lr == 0.5
-    assert choose({}, "scratch", blurred, CPU, MUCH).config.conv_lr == 1
+    assert choose({"conv_lr": "0.5"}, None, blurred, ranks=CPU, free_bytes=MUCH).config.conv_lr == 0.5
+    assert choose({}, "scratch", blurred, ranks=CPU, free_bytes=MUCH).config.conv_lr == 1
     assert planned(600).config.conv_lr == 1
 
 

@@ -19,12 +19,12 @@ from training.__main__ import main
 from training.distributed import Ranks
 from training.errors import CheckpointError
 from training.export.export import export
-from training.learner import Learner
 from training.run import checkpoint
 from training.run.choice import choose
 from training.run.log import Log
 from training.start.tensorfile import SUFFIX
 from training.start.weights import read_start, write_safetensors
+from training.train import Trainer
 
 LONGEST = 400  # characters of a message, beside the file's name
 
@@ -210,8 +210,8 @@ def test_a_missing_field_is_named_and_a_new_one_has_a_default(tmp_path: Path) ->
 
 def test_an_optimiser_of_another_network_is_named() -> None:
     state = a_checkpoint()
-    learner = Learner(state, torch.zeros(3, 3), Ranks(torch.device("cpu")))
-    groups = learner.optimizer.state_dict()["param_groups"]
+    trainer = Trainer(state, torch.zeros(3, 3), Ranks(torch.device("cpu")))
+    groups = trainer.optimizer.state_dict()["param_groups"]
     shape = {"momentum_buffer": torch.zeros(7)}
     damaged: list[dict[str, Any]] = [
         {"state": {}},
@@ -223,7 +223,7 @@ def test_an_optimiser_of_another_network_is_named() -> None:
     for saved in damaged:
         state.optimizer = saved
         with pytest.raises(CheckpointError, match="its optimiser's state is not of this network"):
-            Learner(state, torch.zeros(3, 3), Ranks(torch.device("cpu")))
+            Trainer(state, torch.zeros(3, 3), Ranks(torch.device("cpu")))
 
 
 @pytest.mark.parametrize(

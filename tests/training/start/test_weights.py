@@ -48,7 +48,7 @@ def begun(data: Path, source: Path, **settings: Any) -> tuple[checkpoint.Checkpo
     """The state before the first step of a run from `source`."""
     start = read_start(str(source), 1.0)
     config = Config(**{**start.shape, "weight_init": "kaiming", **settings})
-    return begin(config, load_dataset(data, config), data / "none", None, start)
+    return begin(config, load_dataset(data, config), data / "none", resumed=None, start=start)
 
 
 @pytest.mark.parametrize(("name", "close"), [("", 1e-6), ("half.safetensors", 2e-3)])
