@@ -5,17 +5,20 @@ Every rule about formats, modes, EXIF, size limits and errors, for training, eva
 What is raised: contract/errors.py.
 """
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from contract.drawable import Box, drawable, whiten_around
 from contract.errors import ImageError, InvalidImage, TooManyPixels, UnsupportedImage
-from contract.formats import bmp, guard, icc, isobmff, jpeg, png, tiff, tiff_layout, webp
+from contract.formats import bmp, icc, isobmff, jpeg, png, tiff, tiff_layout, webp
+from contract.formats.guard import Exif
+from contract.formats.readers import heif_reader, open_picture
+from contract.formats.rebind import UPRIGHT
 from contract.formats.signatures import sniff
 from contract.recipe import Recipe
 
@@ -31,24 +34,10 @@ __all__ = [
     "read_header",
     "sniff",
 ]
-for library in (guard, png, bmp, tiff_layout):
-    library.install()
-# The limit is the caller's `max_pixels`, an error; Pillow's own is a warning about the same thing.
-Image.MAX_IMAGE_PIXELS = None
-
 
 # Memory while decoding: Pillow's picture has 4 bytes a pixel, and is copied once to put alpha over white.
 # Codecs that work on whole pictures hold it in their own ways as well. Measured: docs/reliability.md.
 _BYTES_PER_PIXEL: Final = {"WEBP": 16, "AVIF": 16, "HEIF": 16}  # the others: 8
-_TRANSPOSE: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True)
@@ -93,7 +82,7 @@ def read_header(data: bytes, recipe: Recipe, max_pixels: int) -> Header:
         raise UnsupportedImage(
             "not an image in a known format; send JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF"
         )
-    if name == "HEIF" and not _heif_available():
+    if name == "HEIF" and heif_reader() is None:
         raise UnsupportedImage(
             "HEIC is read only where the server has the package pillow-heif (its extra `heif`); "
             "send the photograph as JPEG"
@@ -139,9 +128,9 @@ def _open(data: bytes, name: str) -> Any:  # of a class for each format
             "BigTIFF of big-endian order is not read; save it as TIFF or in little-endian order"
         )
     try:
-        return Image.open(guard.Parts(data, name), formats=[name])
-    except UnidentifiedImageError as error:
-        raise ValueError(tiff_layout.UNREAD if name == "TIFF" else str(error)) from error
+        return open_picture(data, name)
+    except (SyntaxError, IndexError, TypeError, struct.error) as error:  # as Image.open has it
+        raise ValueError(tiff_layout.UNREAD if name == "TIFF" else "cannot identify image file") from error
     except OSError as error:
         if name == "BMP" and str(error).startswith("Unsupported BMP"):
             raise InvalidImage(f"{error}; save it with 24 bits a pixel, or as PNG") from error
@@ -151,7 +140,7 @@ def _open(data: bytes, name: str) -> Any:  # of a class for each format
 def _jpeg_bytes(image: Any, data: bytes, recipe: Recipe) -> int:
     """Set the scale at which a JPEG is decoded. -> the bytes that it takes. Raises ValueError."""
     pixels = image.width * image.height
-    start = image.fp.tell() or jpeg.first_scan(data)  # of several pictures Pillow goes back to the first
+    start = image.fp.tell()
     progressive = "progressive" in image.info
     scans = jpeg.scans(data, start, pixels, progressive)
     if recipe.scaled_jpeg:
@@ -169,11 +158,9 @@ def decode_pixels(header: Header) -> Picture:
     with _corrupt_is_invalid(name):
         data: bytes = image.fp.getvalue()
         box = _first_frame(image, name, data)
-        if name == "TIFF":  # Pillow turns it upright itself, and is not to look into XMP for it
-            image.info.pop("xmp", None)
         info = dict(image.info)  # before the pixels: what a PNG says of its colours behind them is too late
         image.load()
-        orientation = 1 if name == "TIFF" else _orientation(image)
+        orientation = 1 if name == "TIFF" else _orientation(image)  # a TIFF is upright by now
         profile = info.get("icc_profile")
         ignored = icc.fault(profile) if profile else None
         profile = None if ignored else profile
@@ -188,8 +175,8 @@ def decode_pixels(header: Header) -> Picture:
             profile = made
             if upright.mode == "L":
                 upright = upright.convert("RGB")
-    if orientation in _TRANSPOSE:
-        upright = upright.transpose(_TRANSPOSE[orientation])
+    if orientation in UPRIGHT:
+        upright = upright.transpose(UPRIGHT[orientation])
         if orientation >= 5:
             width, height = height, width
     return Picture(upright, profile, width, height, name, ignored)
@@ -231,23 +218,13 @@ def _orientation(image: Image.Image) -> int:
     """
     if not (block := image.info.get("exif")):
         return 1
-    exif = Image.Exif()
+    exif = Exif()
     try:
         exif.load(block)
         value = exif.get(ExifTags.Base.Orientation, 1)
     except Exception:  # the parser trusts the offsets that it reads, and fails in as many ways
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-@lru_cache(maxsize=1)
-def _heif_available() -> bool:
-    try:
-        import pillow_heif
-    except ImportError:
-        return False
-    pillow_heif.register_heif_opener(thumbnails=False)
-    return True
 
 
 def _reason(error: Exception) -> str:

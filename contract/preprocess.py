@@ -68,7 +68,9 @@ def _sample_whole(image: Image.Image, recipe: Recipe, left: int, top: int, size:
     # A strip of one by a hundred thousand pixels would need gigabytes; no crop looks that far out.
     width, height = (min(side, _LONGEST * shorter) for side in image.size)
     x, y = (image.width - width) // 2, (image.height - height) // 2
-    image = image.crop((x, y, x + width, y + height))
+    if (width, height) != image.size:  # not by crop(), which has a limit of its own
+        box = (x, y, x + width, y + height)
+        image = image.transform((width, height), Image.Transform.EXTENT, box)
     scaled = [int(recipe.resize * side / shorter) for side in image.size]
     x, y = (round((side - recipe.resize) / 2) for side in scaled)
     whole = image.resize((scaled[0], scaled[1]), Image.Resampling.BILINEAR)

@@ -1,5 +1,6 @@
 """Run lengths and alpha of BMP, which Pillow reads slowly, or more strictly than other programs."""
 
+import io
 from typing import Any, Final
 
 import numpy as np
@@ -17,11 +18,6 @@ _RUNS: Final = {  # by the bits of a pixel: for each byte the longest run
 _RLE: Final = {BmpImagePlugin.BmpImageFile.COMPRESSIONS[name] for name in ("RLE8", "RLE4")}
 
 
-def install() -> None:
-    """Once, for the process."""
-    Image.register_decoder("bmp_rle", _Decoder)
-
-
 def run_bytes(image: Image.Image, data: bytes) -> int:
     """Bound the time that run lengths take, in bytes: a second is 300 million of them."""
     return 240 * min(len(data) // 2, MAX_STEPS) if image.info.get("compression") in _RLE else 0
@@ -32,16 +28,20 @@ def opaque(image: Image.Image) -> Image.Image:
     return image.convert("RGB") if image.mode == "RGBA" and not image.getchannel("A").getbbox() else image
 
 
-class _Decoder(ImageFile.PyDecoder):
-    _pulls_fd = True
+class BmpFile(BmpImagePlugin.BmpImageFile):
+    """Read a BMP whose run lengths are unpacked by `unpack`."""
 
-    def decode(self, _buffer: Any) -> tuple[int, int]:
-        assert self.fd is not None
-        width, height = self.state.xsize, self.state.ysize
-        pixels = unpack(self.fd.read(), width, height, four=bool(self.args[1]))
-        mode = "L" if self.mode in {"1", "L"} else "P"
-        self.set_as_raw(pixels, mode, (0, self.args[-1]))
-        return -1, 0
+    def load(self) -> Any:
+        if self.tile and self.tile[0].codec_name == "bmp_rle":
+            assert self.fp is not None
+            ((_name, extents, offset, args),) = self.tile
+            assert isinstance(args, tuple)
+            self.fp.seek(offset)
+            pixels = unpack(self.fp.read(), *self.size, four=bool(args[1]))
+            self.fp = io.BytesIO(pixels)
+            mode = "L" if self.mode in {"1", "L"} else "P"
+            self.tile = [ImageFile._Tile("raw", extents, 0, (mode, 0, args[-1]))]
+        return super().load()
 
 
 def unpack(data: bytes, width: int, height: int, four: bool) -> bytearray:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
 # Of parts, that is segments, chunks, blocks, runs: each takes one to four reads, about a microsecond each.
 _MOST_READS: Final = 100_000
@@ -21,37 +21,6 @@ _MOST_BLOCKS: Final = {b"Exif\0\0": (b"Exif\0\0", 100), b"Photoshop 3.0\0": (b"8
 _MOST_COMPRESSED: Final = 100  # chunks of a PNG, text and profiles; Pillow unpacks a megabyte of each
 
 
-def install() -> None:
-    """Once, for the process: limits that Pillow keeps in its modules."""
-    PngImagePlugin.MAX_TEXT_MEMORY = 8_000_000  # characters; a wide one takes four bytes
-    dispatch = TiffImagePlugin.ImageFileDirectory_v2._load_dispatch
-    for kind in _NUMBERS & dispatch.keys():
-        size, load = dispatch[kind]
-        dispatch[kind] = size, _bounded(load, size)
-    for name in ("chunk_iCCP", "chunk_zTXt", "chunk_iTXt"):
-        setattr(PngImagePlugin.PngStream, name, _counted(getattr(PngImagePlugin.PngStream, name)))
-    markers: Any = JpegImagePlugin.MARKER
-    for marker in range(0xC3, 0xD0):  # lossless, differential and arithmetic coding
-        if marker not in {0xC4, 0xC8, 0xCC}:
-            markers[0xFF00 | marker] = f"SOF{marker - 0xC0}", "", _refuse_coding
-
-
-def _counted(load: Callable[..., bytes]) -> Callable[..., bytes]:
-    def counted(self: Any, pos: int, length: int) -> bytes:
-        if isinstance(self.fp, Parts):
-            self.fp.count_compressed()
-        return load(self, pos, length)
-
-    return counted
-
-
-def _refuse_coding(_image: Any, marker: int) -> None:
-    """Refuse what no camera writes and no browser shows, and what can cost far more than its size."""
-    raise ValueError(
-        f"its coding (SOF{marker & 15}) is not read; save it as a baseline or progressive JPEG"
-    )
-
-
 def _bounded(load: Callable[..., Any], size: int) -> Callable[..., Any]:
     def bounded(self: Any, data: bytes, legacy_api: bool = True) -> Any:
         if len(data) > _MOST_VALUES * size:
@@ -59,6 +28,38 @@ def _bounded(load: Callable[..., Any], size: int) -> Callable[..., Any]:
         return load(self, data, legacy_api)
 
     return bounded
+
+
+_LOADERS: Final = {
+    kind: (size, _bounded(load, size) if kind in _NUMBERS else load)
+    for kind, (size, load) in TiffImagePlugin.ImageFileDirectory_v2._load_dispatch.items()
+}
+
+
+class Directory(TiffImagePlugin.ImageFileDirectory_v2):
+    """Read the tags of a TIFF or an EXIF block, each of at most _MOST_VALUES values."""
+
+    _load_dispatch = _LOADERS
+
+
+class Exif(Image.Exif):
+    """Read an EXIF block by a `Directory`."""
+
+    @property
+    def _info(self) -> Any:
+        return self._directory
+
+    @_info.setter
+    def _info(self, directory: Any) -> None:
+        if directory is not None:
+            directory._load_dispatch = _LOADERS
+        self._directory = directory
+
+    def _get_ifd_dict(self, offset: int, group: int | None = None) -> dict[int, Any] | None:
+        directory = Directory(self.head, group=group)
+        self.fp.seek(offset)
+        directory.load(self.fp)
+        return self._fixup_dict(dict(directory))
 
 
 class Parts(io.BytesIO):

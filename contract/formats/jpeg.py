@@ -1,10 +1,13 @@
-"""How many scans a JPEG has up to its own end: what makes it take long, and memory."""
+"""The reader of JPEG, and how many scans one has up to its own end: what makes it take long, and memory."""
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from PIL import JpegImagePlugin
+
+from contract.formats.rebind import rebound
 
 # Coefficients that all scans pass over: 100 scans of 5 million; but 20 for a picture of any size.
 _MAX_SCANNED: Final = 500_000_000
@@ -16,6 +19,29 @@ _EOI, _SOS = 0xD9, 0xDA
 _SEGMENTS: Final = {0xC0, 0xC1, 0xC2, 0xC4, 0xCC, _SOS, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}
 # What is a marker behind 0xFF: no stuffed zero, no fill byte; TEM and restarts end nothing.
 _IS_MARKER: Final = np.array([code not in {0, 1, 0xFF, *range(0xD0, 0xD8)} for code in range(256)])
+
+
+def _refuse_coding(_image: Any, marker: int) -> None:
+    """Refuse what no camera writes and no browser shows, and what can cost far more than its size."""
+    raise ValueError(
+        f"its coding (SOF{marker & 15}) is not read; save it as a baseline or progressive JPEG"
+    )
+
+
+_REFUSED: Final = {  # lossless, differential and arithmetic coding
+    0xFF00 | marker: (f"SOF{marker - 0xC0}", "", _refuse_coding)
+    for marker in range(0xC3, 0xD0)
+    if marker not in {0xC4, 0xC8, 0xCC}
+}
+
+
+class JpegFile(JpegImagePlugin.JpegImageFile):
+    """Read the first picture of a JPEG, baseline or progressive."""
+
+    _open = rebound(JpegImagePlugin.JpegImageFile._open, MARKER={**JpegImagePlugin.MARKER, **_REFUSED})
+
+    def _read_dpi_from_exif(self) -> None:
+        """Leave EXIF alone: its resolution is of no use here."""
 
 
 def scans(data: bytes, start: int, pixels: int, progressive: bool) -> int:
@@ -31,14 +57,6 @@ def scans(data: bytes, start: int, pixels: int, progressive: bool) -> int:
     if count > most:
         raise ValueError(f"{count} scans are too many for {pixels} pixels")
     return count
-
-
-def first_scan(data: bytes) -> int:
-    """Find where the data of the first scan begins."""
-    for marker, at in islice(_markers(data), _MAX_SEGMENTS):
-        if marker == _SOS:
-            return at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return len(data)
 
 
 def holds_coefficients(data: bytes, start: int, layers: int) -> bool:

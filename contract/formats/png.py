@@ -5,14 +5,17 @@ By the PNG specification, third edition; where it leaves a choice, as Chromium a
 
 import io
 import struct
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, PngImagePlugin
 
 from contract.formats.guard import Parts
+from contract.formats.rebind import rebound
 
 _DEPTHS: Final = {"1": 1, "L;2": 2, "L;4": 4, "L": 8, "RGB": 8, "I;16B": 16, "RGB;16B": 16}  # by raw mode
+_MAX_TEXT: Final = 8_000_000  # characters; a wide one takes four bytes
 _KEY16: Final = "transparency of 16 bits"
 # x and y of white, red, green and blue, as cHRM has them.
 _SRGB: Final = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
@@ -22,27 +25,16 @@ _BRADFORD: Final = np.array(
 )
 
 
-def install() -> None:
-    """Once, for the process: chunks that are read in another way than Pillow's."""
-    stream: Any = PngImagePlugin.PngStream
-    stream.chunk_tRNS = _read_transparency
-    stream.chunk_cICP = _read_cicp
+def _counted(load: Callable[..., bytes]) -> Callable[..., bytes]:
+    def counted(self: Any, pos: int, length: int) -> bytes:
+        self.fp.count_compressed()
+        return load(self, pos, length)
 
-
-def bytes_per_pixel(image: Image.Image, data: bytes) -> int:
-    """Bound what decoding takes: memory, or where that is dearer the time, 8 for each 3 bytes unpacked.
-
-    Raises ValueError where the header is not what comes first, as it has to; Pillow would look further on.
-    """
-    if data[12:16] != b"IHDR":
-        raise ValueError("it does not begin with its header")
-    bits = data[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(data[25], 4)
-    unpacked = bits // 3 * (2 if has_key16(image) else 1)
-    return max(8 if profile(image.info) is None else 12, unpacked)
+    return counted
 
 
 def _read_transparency(self: Any, _pos: int, length: int) -> bytes:
-    """tRNS, ignored where it is out of place, too short or too long."""
+    """Read tRNS, and ignore it where it is out of place, too short or too long."""
     chunk = ImageFile._safe_read(self.fp, length)
     if self.im_tile:  # behind the pixels
         return chunk
@@ -69,6 +61,42 @@ def _read_cicp(self: Any, _pos: int, length: int) -> bytes:
     return chunk
 
 
+_PILLOW: Final = PngImagePlugin.PngStream
+_CHUNKS: Final = {  # that are read in another way than Pillow's
+    "iCCP": _counted(_PILLOW.chunk_iCCP),
+    "zTXt": _counted(_PILLOW.chunk_zTXt),
+    "iTXt": _counted(_PILLOW.chunk_iTXt),
+    "tRNS": _read_transparency,
+    "cICP": _read_cicp,
+}
+_Stream: Final = type(
+    "_Stream",
+    (_PILLOW,),
+    {
+        "check_text_memory": rebound(_PILLOW.check_text_memory, MAX_TEXT_MEMORY=_MAX_TEXT),
+        **{f"chunk_{name}": read for name, read in _CHUNKS.items()},
+    },
+)
+
+
+class PngFile(PngImagePlugin.PngImageFile):
+    """Read a PNG by a `_Stream`."""
+
+    _open = rebound(PngImagePlugin.PngImageFile._open, PngStream=_Stream)
+
+
+def bytes_per_pixel(image: Image.Image, data: bytes) -> int:
+    """Bound what decoding takes: memory, or where that is dearer the time, 8 for each 3 bytes unpacked.
+
+    Raises ValueError where the header is not what comes first, as it has to; Pillow would look further on.
+    """
+    if data[12:16] != b"IHDR":
+        raise ValueError("it does not begin with its header")
+    bits = data[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(data[25], 4)
+    unpacked = bits // 3 * (2 if has_key16(image) else 1)
+    return max(8 if profile(image.info) is None else 12, unpacked)
+
+
 def has_key16(image: Image.Image) -> bool:
     """Whether a colour of 16 bits is transparent. The picture is then to be decoded twice."""
     return _KEY16 in image.info
@@ -79,7 +107,7 @@ def clear_key16(image: Image.Image, data: bytes) -> None:
 
     Pillow reads the upper bytes alone, so the lower ones of `data` are read as well.
     """
-    lower: Any = Image.open(Parts(data, "PNG"), formats=["PNG"])
+    lower: Any = PngFile(Parts(data, "PNG"))
     lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]
     key = np.array(image.info[_KEY16])
     rows = max(1, 1_000_000 // image.width)

@@ -2,9 +2,11 @@
 
 from typing import Any, Final
 
-from PIL import Image, TiffImagePlugin
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from contract.errors import InvalidImage
+from contract.formats.guard import Directory
+from contract.formats.rebind import UNCHECKED, UPRIGHT, rebound
 
 UNREAD: Final = "its samples are not read; save it as grey, RGB or CMYK with 8 or 16 bits a sample"
 _BITS: Final = TiffImagePlugin.BITSPERSAMPLE
@@ -13,15 +15,9 @@ _MODES_OF_ALPHA: Final = {1: "La", 2: "LA"}  # by ExtraSamples: multiplied with 
 _FULL_12: Final = "levels of 12 bits"
 
 
-def install() -> None:
-    """Once, for the process.
-
-    Pillow's own reader of plain pixels takes planes of 16 bits for those of 8, and colours of a lower
-    resolution for full ones; libtiff, which has them right, reads all. It returns 16 and 32 bits in the
-    machine's order, and the bits of a byte from the highest on.
-    """
-    TiffImagePlugin.READ_LIBTIFF = True
-    known: dict[Any, tuple[str, str]] = TiffImagePlugin.OPEN_INFO
+def _open_info() -> dict[Any, tuple[str, str]]:
+    """Pillow's table of layouts, with what it lacks and without what it takes for something else."""
+    known: dict[Any, tuple[str, str]] = dict(TiffImagePlugin.OPEN_INFO)
     for order in (b"II", b"MM"):
         del known[order, 1, (2,), 1, (8,), ()]  # signed: which level is white is not said
         known[order, 1, (2,), 1, (16,), ()] = "I", "I;16NS"
@@ -35,6 +31,26 @@ def install() -> None:
             known[order, 1, (1,), 1, (16, 16), extra] = "RGBA", "RGBA"
     for (order, photometric, kind, _fill, *rest), modes in list(known.items()):
         known.setdefault((order, photometric, kind, 2, *rest), modes)
+    return known
+
+
+class TiffFile(TiffImagePlugin.TiffImageFile):
+    """Read a TIFF by libtiff, whose pixels `_open_info` names, and turn it upright by its own tag alone.
+
+    Pillow's own reader of plain pixels takes planes of 16 bits for those of 8, and colours of a lower
+    resolution for full ones; libtiff, which has them right, reads all. It returns 16 and 32 bits in the
+    machine's order, and the bits of a byte from the highest on.
+    """
+
+    _open = rebound(TiffImagePlugin.TiffImageFile._open, ImageFileDirectory_v2=Directory)
+    _setup = rebound(TiffImagePlugin.TiffImageFile._setup, OPEN_INFO=_open_info(), READ_LIBTIFF=True)
+    load_prepare = rebound(TiffImagePlugin.TiffImageFile.load_prepare, Image=UNCHECKED)
+
+    def load_end(self) -> None:
+        method = UPRIGHT.get(self.tag_v2.get(ExifTags.Base.Orientation, 1))
+        if method is not None:
+            self.im = self.im.transpose(method)
+            self._size = self.im.size
 
 
 def require_known_planes(image: Any) -> None:

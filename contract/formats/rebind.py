@@ -1,0 +1,42 @@
+"""Make readers of our own from Pillow's plugins, so that Pillow itself goes on as before.
+
+A program that imports this package may read other pictures by Pillow, in other threads at the same time: so
+nothing in Pillow's modules is changed. A reader is a subclass; where a plugin takes a limit or a table from
+its module, the subclass has a copy of the method that sees another one under that name.
+"""
+
+from collections.abc import Callable
+from types import FunctionType, ModuleType
+from typing import Any, Final
+
+from PIL import Image
+
+UPRIGHT: Final = {  # by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def rebound(function: Callable[..., Any], **names: Any) -> Any:
+    """Copy a function of Pillow's that sees `names` in place of those globals of its module."""
+    assert isinstance(function, FunctionType)
+    assert names.keys() <= set(function.__code__.co_names), "Pillow takes it from elsewhere by now"
+    scope = {**function.__globals__, **names}
+    return FunctionType(
+        function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
+    )
+
+
+def _unchecked() -> Any:
+    module = ModuleType("PIL.Image")
+    vars(module).update(vars(Image), _decompression_bomb_check=lambda *_size, **_how: None)
+    return module
+
+
+# PIL.Image without its own limit, of which it warns: the caller's `max_pixels` is an error.
+UNCHECKED: Final = _unchecked()
