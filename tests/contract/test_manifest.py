@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from contract.manifest import (
     CONTROL,
     MANIFEST_VERSION,
-    MOST_CHARACTERS,
     MOST_INTEGER,
     Manifest,
     ManifestError,
@@ -19,23 +18,7 @@ from contract.manifest import (
     Tensor,
 )
 from contract.recipe import DEFAULT_RECIPE, RECIPES
-
-MANIFEST = Manifest(
-    name="flowers",
-    version=3,
-    architecture={"name": "alexnet", "width": 0.5},
-    classes=("daisy", "Löwenzahn", "ひまわり"),
-    recipe=DEFAULT_RECIPE,
-    mean=(123.5, 116.25, 103.0),
-    std=(58.0, 58.0, 58.0),
-    opset=17,
-    precision="fp16",
-    inputs=(Tensor("images", "uint8", (None, 224, 224, 3), "pixels"),),
-    outputs=(Tensor("probabilities", "float32", (None, 3), "softmax"),),
-    metrics=(Metrics("flowers (validation)", 340, 10, 0.875, 0.99),),
-    training={"epochs": 90, "config": {"lr": 0.01}},
-    parity={"max_difference": 1e-7},
-)
+from tests.support.manifests import MANIFEST, changed
 
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
 text = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -76,17 +59,6 @@ manifests = st.builds(
     training=records,
     parity=records,
 )
-
-
-def changed(path: str, value: Any) -> str:
-    """MANIFEST's JSON with the value at `path` ("metrics.0.top1") replaced."""
-    record = json.loads(MANIFEST.to_json())
-    *way, last = [int(part) if part.isdigit() else part for part in path.split(".")]
-    place = record
-    for part in way:
-        place = place[part]
-    place[last] = value
-    return json.dumps(record)
 
 
 def without(path: str) -> str:
@@ -186,102 +158,10 @@ def test_numbers_that_are_none_are_refused(key: str, value: str) -> None:
         Manifest.from_json(record)
 
 
-UNENCODABLE = (
-    "architecture",
-    "training",
-    "parity",
-    "classes.0",
-    "metrics.0.data",
-    "outputs.0.meaning",
-    "name",
-)
-SHOWN = (
-    "classes.0",
-    "metrics.0.data",
-    "inputs.0.name",
-    "outputs.0.dtype",
-    "outputs.0.meaning",
-    "precision",
-)
-
-
-@pytest.mark.parametrize("path", UNENCODABLE)
-def test_surrogates_are_refused_wherever_they_are(path: str) -> None:
-    value: Any = "a\ud800b" if "." in path or path == "name" else {"a": [{"b": "\udfff"}]}
-    with pytest.raises(ManifestError, match="not Unicode") as raised:
-        Manifest.from_json(changed(path, value))
-    str(raised.value).encode()  # the message itself is shown by /health
-
-
-@pytest.mark.parametrize("path", ["architecture", "preprocessing"])
-def test_a_surrogate_in_the_name_of_a_field_is_refused(path: str) -> None:
-    with pytest.raises(ManifestError, match="not Unicode") as raised:
-        Manifest.from_json(changed(f"{path}.\udc80", 1))
-    str(raised.value).encode()
-
-
-@pytest.mark.parametrize("path", SHOWN)
-@pytest.mark.parametrize("sign", ["\0", "\n", "\x1b[31m", "\x7f", "\x9b", "\u2028", "\u202e", "\u2066"])
-def test_control_characters_are_refused_in_what_is_shown(path: str, sign: str) -> None:
-    with pytest.raises(ManifestError, match="control characters") as raised:
-        Manifest.from_json(changed(path, f"a{sign}b"))
-    assert sign not in str(raised.value)
-
-
-@pytest.mark.parametrize("path", SHOWN)
-def test_long_texts_are_refused_in_what_is_shown(path: str) -> None:
-    Manifest.from_json(changed(path, "x" * 1000))
-    with pytest.raises(ManifestError, match=r"1,001 characters; 1,000 are allowed"):
-        Manifest.from_json(changed(path, "x" * 1001))
-
-
-@pytest.mark.parametrize(
-    "number", ["NaN", "Infinity", "-Infinity", "1e999", "9007199254740992", "9" * 4000]
-)
-@pytest.mark.parametrize("key", ["architecture", "training", "parity", "version", "opset"])
-def test_numbers_that_other_readers_cannot_hold_are_refused(key: str, number: str) -> None:
-    value: Any = "#" if key in {"version", "opset"} else {"deep": [{"number": "#"}]}
-    with pytest.raises(ManifestError, match=r"number|integer"):
-        Manifest.from_json(changed(key, value).replace('"#"', number))
-
-
-def test_an_integer_of_thousands_of_digits_is_refused() -> None:
-    with pytest.raises(ManifestError, match="not JSON"):
-        Manifest.from_json(changed("version", "#").replace('"#"', "9" * 5000))
-
-
-@pytest.mark.parametrize("depth", [22, 500, 100_000])
-@pytest.mark.parametrize(("opened", "closed"), [('{"a":', "}"), ("[", "]")])
-def test_deep_nesting_is_refused(depth: int, opened: str, closed: str) -> None:
-    text = opened * depth + "1" + closed * depth
-    for manifest in (text, changed("training", "#").replace('"#"', text)):
-        with pytest.raises(ManifestError, match="nested more than 20 deep"):
-            Manifest.from_json(manifest)
-
-
-def test_a_manifest_of_more_than_two_million_characters_is_refused() -> None:
-    Manifest.from_json(changed("training", {"log": "x" * (MOST_CHARACTERS - 2000)}))
-    with pytest.raises(ManifestError, match=r"2,000,000 are allowed"):
-        Manifest.from_json(changed("training", {"log": "x" * MOST_CHARACTERS}))
-
-
 @pytest.mark.parametrize("size", [0, -5])
 def test_sizes_below_one_are_refused(size: int) -> None:
     with pytest.raises(ManifestError, match="outputs has a shape"):
         Manifest.from_json(changed("outputs.0.shape", [None, size]))
-
-
-def test_a_long_value_is_not_repeated_in_the_message() -> None:
-    for path in ("preprocessing.id", "preprocessing.filter", "opset", "name"):
-        with pytest.raises(ManifestError) as raised:
-            Manifest.from_json(changed(path, "x" * 100_000))
-        assert len(str(raised.value)) < 400
-
-
-@pytest.mark.parametrize("text", ["", "{", "null", "[]", "3", '"manifest"', "{}"])
-def test_what_is_no_manifest_is_refused(text: str) -> None:
-    with pytest.raises(ManifestError, match="manifest"):
-        Manifest.from_json(text)
 
 
 def test_an_unknown_preprocessing_id_is_refused_and_the_known_ones_are_listed() -> None:

@@ -22,6 +22,16 @@ TINY = [
     *("--recipe", "paper", "--width", "0.05", "--epochs", "1", "--batch-size", "4", "--device", "cpu"),
     *("--lr", "0.001"),
 ]
+# 12 pictures in batches of 4: 3 steps an epoch, 9 in all.
+PAPER = [
+    *("--recipe", "paper", "--width", "0.05", "--epochs", "3", "--batch-size", "4", "--device", "cpu"),
+    *("--seed", "5", "--lr", "0.001"),
+]
+MODERN = [
+    *(*PAPER, "--optimizer", "adamw", "--schedule", "cosine", "--warmup-epochs", "1"),
+    *("--augment", "strong", "--mix", "0.5", "--ema", "0.9", "--label-smoothing", "0.1"),
+    *("--weight-init", "kaiming", "--clip-norm", "1", "--precision", "bf16"),
+]
 
 
 def python(*arguments: object) -> subprocess.Popen[str]:
@@ -64,6 +74,11 @@ def images(count: int, seed: int = 0) -> torch.Tensor:
 
 def train(data: Path, out: Path, *options: str) -> int:
     return main(["train", "--data", str(data), "--out", str(out), *TINY, *options])
+
+
+def train_as(data: Path, out: Path, *options: str) -> int:
+    """Train with these options alone, PAPER or MODERN among them."""
+    return main(["train", "--data", str(data), "--out", str(out), *options])
 
 
 def same(ours: Any, theirs: Any) -> bool:

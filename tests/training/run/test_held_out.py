@@ -12,12 +12,10 @@ import torch
 from tests.support.pictures import draw_classes
 from tests.support.runs import train
 from training.__main__ import main
-from training.cli.overview import overview, warnings
 from training.config import Config
 from training.data import measured_on
 from training.data.measured_on import (
     OTHERS,
-    PARTLY,
     TRAINING,
     UNKNOWN,
     VALIDATION,
@@ -25,7 +23,7 @@ from training.data.measured_on import (
     read_measured_on,
 )
 from training.data.prepared import Dataset, load_dataset, prepare
-from training.errors import CheckpointError, DataError
+from training.errors import DataError
 from training.export.verify import read_model
 from training.run import checkpoint
 from training.run.checkpoint import Checkpoint
@@ -38,11 +36,8 @@ from training.run.held_out import (
 )
 from training.run.provenance import run_provenance
 from training.start.record import (
-    earlier_of,
     earlier_of_file,
-    earlier_of_itself,
     record_photographs,
-    require_same_photographs,
 )
 from training.start.weights import read_start
 
@@ -158,77 +153,6 @@ def test_a_file_names_its_photographs_by_digest_wherever_they_are(
         read_measured_on({"measured_on": {**said, "photographs": 7}})
 
 
-def test_a_run_goes_on_with_the_same_photographs_alone(photos: Path, tmp_path: Path) -> None:
-    state = run_on(load_dataset(photos, CONFIG))
-    itself = earlier_of_itself(state, photos)
-
-    def refused() -> str:
-        with pytest.raises(CheckpointError, match=r"begun with other photographs.*--from") as raised:
-            require_same_photographs(state, load_dataset(photos, CONFIG, earlier=itself), photos)
-        return str(raised.value)
-
-    (photos / "notes.txt").write_text("no picture")
-    (photos / "iris" / "broken.png").write_bytes(b"no picture")
-    require_same_photographs(state, load_dataset(photos, CONFIG, earlier=itself), photos)
-    one = photos / next(n for n in load_dataset(photos, CONFIG).train.names if n.startswith("iris"))
-    one.rename(photos / "iris" / "zzz.png")
-    assert "the same ones under other names or in other classes" in refused()
-    (photos / "iris" / "zzz.png").rename(photos / "rose" / "zzz.png")
-    assert "under other names or in other classes" in refused()
-    (photos / "rose" / "zzz.png").rename(one)
-    kept = photos / state.held_out["names"][0]
-    content = kept.read_bytes()
-    kept.unlink()
-    assert f"1 removed (such as {state.held_out['names'][0]})" in refused()
-    kept.write_bytes(content + b"edited")
-    assert f"1 changed (such as {state.held_out['names'][0]})" in refused()
-    kept.write_bytes(content)
-    draw_classes(photos, {"rose": (9, 9, 9)}, 2, size=16, first=30)
-    assert "2 added (such as rose/030.png)" in refused().replace("031", "030")
-
-
-def test_a_run_from_another_keeps_its_photographs_apart(photos: Path, tmp_path: Path) -> None:
-    state = run_on(load_dataset(photos, CONFIG))
-    held = set(state.held_out["names"])
-    draw_classes(photos, COLOURS, 4, size=16, first=20)
-    earlier = earlier_of(state, "runs/first")
-    prepare(photos, tmp_path / "ready", Config(seed=8))
-    datasets = [
-        load_dataset(folder, Config(seed=8), earlier=earlier) for folder in (photos, tmp_path / "ready")
-    ]
-    for dataset in datasets:
-        assert held <= set(dataset.val.names)
-        assert not torch.isin(dataset.val.digests, state.trained_on).any()
-        assert dataset.warnings == ()
-    assert torch.equal(datasets[0].mean, datasets[1].mean)
-    third = run_on(datasets[0])
-    assert torch.equal(third.trained_before, state.trained_on)
-    divided = tmp_path / "divided"
-    shutil.copytree(photos, divided / "train")
-    (divided / "val" / "iris").mkdir(parents=True)
-    for path in sorted((divided / "train" / "iris").iterdir())[:10]:
-        path.rename(divided / "val" / "iris" / path.name)
-    dataset = load_dataset(divided, CONFIG, earlier=earlier)
-    assert "7 of 10 validation photographs are among those that runs/first was trained on" in overview(
-        dataset
-    )
-    seen = run_on(dataset)
-    result = measured(divided, seen)[1]
-    assert (result.kind, len(result.split)) == (PARTLY, 10)
-    assert result.notes == ("7 of 10 held-out photographs were trained on, here or before",)
-    unknown = earlier_of(Checkpoint(CONFIG, (), [], [], {}, provenance={"images": 5}), "runs/old")
-    dataset = load_dataset(divided, CONFIG, earlier=unknown)
-    assert "runs/old does not record" in overview(dataset)
-    second = run_on(dataset)
-    assert measured(divided, second)[1].kind == UNKNOWN
-    dataset = load_dataset(divided, CONFIG, earlier=earlier_of(second, "runs/second"))
-    assert measured(divided, run_on(dataset))[1].kind == UNKNOWN, "nor does a run from that one"
-    file = earlier_of_file({"measured_on": measured_on.measured_on(dataset.val.digests)}, "a.onnx")
-    dataset = load_dataset(divided, CONFIG, earlier=file)
-    assert dataset.warnings == (), "a file's validation photographs were not trained on"
-    assert measured(divided, run_on(dataset))[1].kind == VALIDATION
-
-
 def test_held_out_photographs_are_found_in_train_too(photos: Path, tmp_path: Path) -> None:
     """Somebody has divided the tree by hand since, and it holds what the run held out on both sides."""
     state = run_on(load_dataset(photos, CONFIG))
@@ -241,39 +165,6 @@ def test_held_out_photographs_are_found_in_train_too(photos: Path, tmp_path: Pat
     for folder in (divided, tmp_path / "ready"):
         names, result = measured(folder, state)
         assert (names, result.kind, result.notes) == (set(state.held_out["names"]), VALIDATION, ())
-
-
-def test_an_overview_counts_and_warns(tmp_path: Path) -> None:
-    data = draw_classes(tmp_path / "train", {f"kind{n:02d}": (n, n, n) for n in range(31)}, 1, size=16)
-    draw_classes(data, {"many": (9, 9, 9), "Many": (8, 8, 8)}, 20, size=16)
-    shutil.copytree(data / "many", tmp_path / "val" / "many")
-    shutil.copy(data / "many" / "000.png", data / "kind00" / "copy.png")
-    for number in range(12):
-        (data / "many" / f"bad{number}.png").write_bytes(b"no picture")
-    dataset = load_dataset(tmp_path, Config(image_size=64))
-    text = overview(dataset)
-    lines = text.splitlines()
-    assert lines[0].split() == ["class", "train", "validation"]
-    assert lines[1].split() == ["Many", "20", "0"]
-    assert lines[31] == "and 3 more classes, 22 and 20"
-    assert [line.startswith("skipped ") for line in lines[32:43]] == [True] * 11
-    assert lines[42] == "skipped 2 more that cannot be read"
-    assert lines[43] == "72 images to train on, 20 to validate on, 33 classes, 12 skipped"
-    said = list(warnings(dataset))
-    for number, words in enumerate(
-        (
-            "classes whose names differ in case alone: Many, many",
-            "no validation photographs of Many, kind00, kind01, kind02, kind03, kind04, kind05, kind06, "
-            "kind07, kind08 and 22 more",
-            "fewer than 10 pictures of kind00 (2), kind01 (1)",
-            "20 pictures to train on of Many and 1 of kind01",
-            "20 of 20 validation photographs are copies of training photographs",
-            "1 pictures lie in more than one class each",
-            "12 of 104 pictures cannot be read, such as ",
-        )
-    ):
-        assert words in said[number]
-    assert len(said) == 7
 
 
 def test_what_records_nothing_is_measured_on_all_there_is(photos: Path, tmp_path: Path) -> None:

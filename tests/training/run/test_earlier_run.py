@@ -1,0 +1,130 @@
+"""What a run remembers of its photographs: it goes on with the same, and the next keeps them apart."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.pictures import draw_classes
+from training.cli.overview import overview
+from training.config import Config
+from training.data import measured_on
+from training.data.measured_on import (
+    PARTLY,
+    UNKNOWN,
+    VALIDATION,
+)
+from training.data.prepared import Dataset, load_dataset, prepare
+from training.errors import CheckpointError
+from training.run.checkpoint import Checkpoint
+from training.run.held_out import (
+    Measured,
+    load_held_out,
+    record_of,
+)
+from training.run.provenance import run_provenance
+from training.start.record import (
+    earlier_of,
+    earlier_of_file,
+    earlier_of_itself,
+    record_photographs,
+    require_same_photographs,
+)
+
+COLOURS = {"iris": (60, 40, 200), "rose": (200, 30, 50)}
+
+
+CONFIG = Config(val_fraction=0.3)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """One tree: 2 classes of 10 pictures, of which 3 each are held out."""
+    return draw_classes(tmp_path / "photos", COLOURS, 10, size=16)
+
+
+def run_on(dataset: Dataset) -> Checkpoint:
+    """What training on it would record."""
+    state = Checkpoint(CONFIG, dataset.classes, [0.0] * 3, [1.0] * 3, {})
+    state.provenance = run_provenance(dataset)
+    record_photographs(state, dataset)
+    return state
+
+
+def measured(data: Path, state: Checkpoint) -> tuple[set[str], Measured]:
+    result = load_held_out(data, record_of(state))
+    for name, label in zip(result.split.names, result.split.labels.tolist(), strict=True):
+        assert name.split("/")[0] == state.classes[label]
+    return set(result.split.names), result
+
+
+def test_a_run_goes_on_with_the_same_photographs_alone(photos: Path, tmp_path: Path) -> None:
+    state = run_on(load_dataset(photos, CONFIG))
+    itself = earlier_of_itself(state, photos)
+
+    def refused() -> str:
+        with pytest.raises(CheckpointError, match=r"begun with other photographs.*--from") as raised:
+            require_same_photographs(state, load_dataset(photos, CONFIG, earlier=itself), photos)
+        return str(raised.value)
+
+    (photos / "notes.txt").write_text("no picture")
+    (photos / "iris" / "broken.png").write_bytes(b"no picture")
+    require_same_photographs(state, load_dataset(photos, CONFIG, earlier=itself), photos)
+    one = photos / next(n for n in load_dataset(photos, CONFIG).train.names if n.startswith("iris"))
+    one.rename(photos / "iris" / "zzz.png")
+    assert "the same ones under other names or in other classes" in refused()
+    (photos / "iris" / "zzz.png").rename(photos / "rose" / "zzz.png")
+    assert "under other names or in other classes" in refused()
+    (photos / "rose" / "zzz.png").rename(one)
+    kept = photos / state.held_out["names"][0]
+    content = kept.read_bytes()
+    kept.unlink()
+    assert f"1 removed (such as {state.held_out['names'][0]})" in refused()
+    kept.write_bytes(content + b"edited")
+    assert f"1 changed (such as {state.held_out['names'][0]})" in refused()
+    kept.write_bytes(content)
+    draw_classes(photos, {"rose": (9, 9, 9)}, 2, size=16, first=30)
+    assert "2 added (such as rose/030.png)" in refused().replace("031", "030")
+
+
+def test_a_run_from_another_keeps_its_photographs_apart(photos: Path, tmp_path: Path) -> None:
+    state = run_on(load_dataset(photos, CONFIG))
+    held = set(state.held_out["names"])
+    draw_classes(photos, COLOURS, 4, size=16, first=20)
+    earlier = earlier_of(state, "runs/first")
+    prepare(photos, tmp_path / "ready", Config(seed=8))
+    datasets = [
+        load_dataset(folder, Config(seed=8), earlier=earlier) for folder in (photos, tmp_path / "ready")
+    ]
+    for dataset in datasets:
+        assert held <= set(dataset.val.names)
+        assert not torch.isin(dataset.val.digests, state.trained_on).any()
+        assert dataset.warnings == ()
+    assert torch.equal(datasets[0].mean, datasets[1].mean)
+    third = run_on(datasets[0])
+    assert torch.equal(third.trained_before, state.trained_on)
+    divided = tmp_path / "divided"
+    shutil.copytree(photos, divided / "train")
+    (divided / "val" / "iris").mkdir(parents=True)
+    for path in sorted((divided / "train" / "iris").iterdir())[:10]:
+        path.rename(divided / "val" / "iris" / path.name)
+    dataset = load_dataset(divided, CONFIG, earlier=earlier)
+    assert "7 of 10 validation photographs are among those that runs/first was trained on" in overview(
+        dataset
+    )
+    seen = run_on(dataset)
+    result = measured(divided, seen)[1]
+    assert (result.kind, len(result.split)) == (PARTLY, 10)
+    assert result.notes == ("7 of 10 held-out photographs were trained on, here or before",)
+    unknown = earlier_of(Checkpoint(CONFIG, (), [], [], {}, provenance={"images": 5}), "runs/old")
+    dataset = load_dataset(divided, CONFIG, earlier=unknown)
+    assert "runs/old does not record" in overview(dataset)
+    second = run_on(dataset)
+    assert measured(divided, second)[1].kind == UNKNOWN
+    dataset = load_dataset(divided, CONFIG, earlier=earlier_of(second, "runs/second"))
+    assert measured(divided, run_on(dataset))[1].kind == UNKNOWN, "nor does a run from that one"
+    file = earlier_of_file({"measured_on": measured_on.measured_on(dataset.val.digests)}, "a.onnx")
+    dataset = load_dataset(divided, CONFIG, earlier=file)
+    assert dataset.warnings == (), "a file's validation photographs were not trained on"
+    assert measured(divided, run_on(dataset))[1].kind == VALIDATION
