@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from benchmarks.support.proxy import proxy
-from tests.support.checkout import ROOT, free_port, healthy
+from tests.support.checkout import ROOT, free_port, wait_until_healthy
+from tests.support.eventually import eventually
 from tests.support.serving.server import COMMAND, environ
 
 OF_ONE_ADDRESS = 2000
@@ -115,8 +116,7 @@ def test_a_request_whose_replica_has_gone_is_sent_to_another(tmp_path: Path) -> 
         answers = [httpx.post(f"{at}/predict", content=bytes(9), timeout=30) for _ in range(4)]
         assert [answer.text for answer in answers] == ["9"] * 4
         assert len(seen) == 4
-        while not any(line["retries"] != "0" for line in logged(tmp_path / "log")):
-            pass
+        eventually(lambda: any(line["retries"] != "0" for line in logged(tmp_path / "log")))
 
 
 def test_a_body_larger_than_what_is_waited_for_arrives(tmp_path: Path) -> None:
@@ -169,8 +169,7 @@ def test_one_line_of_each_log_is_about_the_same_request(tmp_path: Path) -> None:
         (tmp_path / "proxy").open("w") as ours,
     ):
         try:
-            while not healthy(port):
-                assert process.poll() is None
+            wait_until_healthy(process, port)
             with proxy(f"http://127.0.0.1:{port}", log=ours) as at:
                 transport = httpx.HTTPTransport(local_address="127.0.0.9")
                 with httpx.Client(base_url=at, transport=transport, timeout=30) as client:
@@ -178,8 +177,7 @@ def test_one_line_of_each_log_is_about_the_same_request(tmp_path: Path) -> None:
                         assert client.get(path).status_code == 200
                     answers = [client.get("/models", headers=forged | more) for more in given]
                 ids = [answer.headers["X-Request-ID"] for answer in answers]
-                while len(logged(tmp_path / "proxy")) < len(given):
-                    pass
+                eventually(lambda: len(logged(tmp_path / "proxy")) >= len(given))
         finally:
             process.terminate()
     assert ids[:2] == ["mine-1", trace]
@@ -195,8 +193,7 @@ def test_an_answer_of_the_proxy_itself_has_an_id_too(tmp_path: Path) -> None:
         with proxy(address(server), log=log) as at:
             answer = httpx.post(f"{at}/predict", content=b"x", headers={"X-Request-ID": "mine"}, timeout=30)
             assert (answer.status_code, answer.headers["X-Request-ID"]) == (502, "mine")
-            while not logged(tmp_path / "log"):
-                pass
+            eventually(lambda: logged(tmp_path / "log"))
         assert logged(tmp_path / "log")[0]["request_id"] == "mine"
 
 
@@ -213,5 +210,4 @@ def test_every_log_line_is_json(tmp_path: Path, path: str) -> None:
             while one.recv(65536):
                 pass
         wanted = path.partition("?")[0][:1000]
-        while wanted not in [line["path"] for line in logged(tmp_path / "log")]:
-            pass
+        eventually(lambda: wanted in [line["path"] for line in logged(tmp_path / "log")])

@@ -4,9 +4,11 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPResponse
 
+import httpx
 import pytest
 
 from tests.docker.stack import Stack, photograph, top_label
+from tests.support.eventually import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
@@ -30,8 +32,12 @@ def test_a_request_too_many_for_all_replicas_is_refused_by_the_proxy(stack: Stac
     with socket.create_connection(("127.0.0.1", int(stack.settings["PORT"])), timeout=60) as connection:
         head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
         connection.sendall(head + body[:-1])
-        while (refused := stack.client.post("/predict", content=photograph())).status_code == 200:
-            pass  # until the request above is with the replica
+
+        def other_request() -> httpx.Response | None:
+            response = stack.client.post("/predict", content=photograph())
+            return response if response.status_code != 200 else None
+
+        refused = eventually(other_request)  # once the request above is with the replica
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         assert refused.headers["content-type"] == "application/problem+json"
         assert (refused.json()["code"], "every replica" in refused.json()["detail"]) == ("overloaded", True)

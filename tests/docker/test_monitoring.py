@@ -3,8 +3,6 @@ dashboard without it is in tests/service/observability/test_monitoring.py.
 """
 
 import hashlib
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,12 @@ import httpx
 import pytest
 
 from tests.docker.stack import Stack, photograph, top_label
+from tests.support.eventually import eventually
 from tests.support.promql import alerts, queries
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
+EIGHT_SCRAPES_S = 120
 # Nothing fires.
 EMPTY = {"Alerts"}
 
@@ -33,16 +33,11 @@ def health(stack: Stack, job: str = "alexnet") -> list[str]:
     return [f"{t['health']} {t['lastError']}".strip() for t in targets]
 
 
-def wait_until(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120  # eight scrapes
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
 def test_prometheus_watches_every_replica(stack: Stack) -> None:
     stack.up("--scale", "service=2", "proxy", "prometheus")
-    wait_until(lambda: health(stack) == ["up", "up"] and health(stack, "proxy") == ["up"])
+    eventually(
+        lambda: health(stack) == ["up", "up"] and health(stack, "proxy") == ["up"], within=EIGHT_SCRAPES_S
+    )
     rules = [rule for group in ask(stack, "rules")["groups"] for rule in group["rules"]]
     assert {rule["name"] for rule in rules} == set(alerts())
 
@@ -56,7 +51,7 @@ def test_prometheus_watches_every_replica(stack: Stack) -> None:
             for query in panel
         )
 
-    wait_until(answered)
+    eventually(answered, within=EIGHT_SCRAPES_S)
     assert ask(stack, "query", query='ALERTS{alertstate="firing"}')["result"] == []
 
 
@@ -66,6 +61,9 @@ def test_prometheus_has_a_key(stack: Stack, tmp_path: Path) -> None:
     key.write_text("a key\n")
     both = ("--force-recreate", "service", "prometheus")
     stack.up(*both, API_KEYS_FILE=str(keys))
-    wait_until(lambda: health(stack) == ["down server returned HTTP status 401 Unauthorized"])
+    eventually(
+        lambda: health(stack) == ["down server returned HTTP status 401 Unauthorized"],
+        within=EIGHT_SCRAPES_S,
+    )
     stack.up(*both, API_KEYS_FILE=str(keys), PROMETHEUS_KEY_FILE=str(key))
-    wait_until(lambda: health(stack) == ["up"])
+    eventually(lambda: health(stack) == ["up"], within=EIGHT_SCRAPES_S)

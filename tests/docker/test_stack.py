@@ -7,6 +7,7 @@ import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.client import HTTPResponse
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import httpx
 import pytest
 
 from tests.docker.stack import Stack, docker, inspect, photograph, top_label
+from tests.support.eventually import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
@@ -84,10 +86,13 @@ def test_becomes_healthy(stack: Stack) -> None:
     stack.do("up", "-d", "--no-deps", "service")
     (service,) = stack.containers("service")
     seen: list[str] = []
-    while "healthy" not in seen:
-        assert time.monotonic() - started < 60, seen
+
+    def healthy_now() -> bool:
         status = inspect(service)["State"]["Health"]["Status"]
-        seen += [status] if status not in seen else []
+        seen.extend([status] if status not in seen else [])
+        return "healthy" in seen
+
+    eventually(healthy_now, within=60)
     print(f"healthy after {time.monotonic() - started:.1f} s")
     assert seen == ["starting", "healthy"]
 
@@ -141,11 +146,10 @@ def test_stop_answers_what_is_under_way(stack: Stack, whole: bool) -> None:
         ThreadPoolExecutor(1) as pool,
     ):
         connection.sendall(head + body[:-1])
-        while stack.client.post("/predict", content=photograph()).status_code != 429:
-            pass  # until the request above is in the house
+        # Until the request above is admitted.
+        eventually(lambda: stack.client.post("/predict", content=photograph()).status_code == 429)
         stopping = pool.submit(stack.do, "stop") if whole else pool.submit(docker, "stop", service)
-        while reachable(stack):
-            pass
+        eventually(lambda: not reachable(stack))
         connection.sendall(body[-1:])
         raw = HTTPResponse(connection)
         raw.begin()
@@ -201,8 +205,7 @@ def test_losing_a_replica_loses_what_it_had_begun_at_most(
         def answered(more: int) -> int:
             """Waits for that many, and says how many there are by then."""
             wanted = len(labels) + more
-            while len(labels) < wanted and not any(client.done() for client in clients):
-                time.sleep(0.01)
+            eventually(lambda: len(labels) >= wanted or any(client.done() for client in clients), 600)
             return len(labels)
 
         before = answered(200)
@@ -235,13 +238,16 @@ def test_a_replica_that_is_killed_is_started_again_each_time(stack: Stack) -> No
         code = f"import os; os.kill({inspect(service)['State']['Pid']}, 9)"
         outside = ("run", "--rm", "--pid", "host", "--user", "0", "--entrypoint", "python")
         docker(*outside, "alexnet-test-proxy", "-c", code)
-        while inspect(service)["RestartCount"] < kills or not healthy(service):
-            time.sleep(0.1)
-    while stack.client.get("/health/ready").status_code == 503:  # the proxy looks for itself
-        time.sleep(0.1)
+        eventually(partial(restarted, service, kills), within=120)
+    # The proxy looks for itself.
+    eventually(lambda: stack.client.get("/health/ready").status_code != 503)
     assert top_label(stack.client.post("/predict", content=photograph())) == "red"
     docker("stop", service)
     assert not inspect(service)["State"]["Running"]
+
+
+def restarted(container: str, times: int) -> bool:
+    return inspect(container)["RestartCount"] >= times and healthy(container)
 
 
 def healthy(container: str) -> bool:
@@ -279,9 +285,12 @@ def test_stopped_training_leaves_a_checkpoint(stack: Stack) -> None:
     name = stack.do("run", "-d", *command).strip()
     checkpoint = Path(stack.settings["RUNS"]) / "stopped" / "last.pt"
     try:
-        while not checkpoint.exists():
+
+        def saved() -> bool:
             assert inspect(name)["State"]["Running"], docker("logs", name)
-            time.sleep(0.2)
+            return checkpoint.exists()
+
+        eventually(saved, within=600)
         docker("stop", name)
         assert inspect(name)["State"]["ExitCode"] == 130
     finally:

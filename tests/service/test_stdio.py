@@ -9,7 +9,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.support.checkout import free_port, healthy
+from tests.support.checkout import free_port, wait_until_healthy
+from tests.support.eventually import eventually
 from tests.support.serving.images import plain
 from tests.support.serving.server import COMMAND, environ, serving
 
@@ -36,8 +37,7 @@ def test_what_is_written_about_a_picture_is_bounded(
         assert server.client.post("/predict", content=plain(9)).status_code == 200
         assert len(server.log) < 10_000
         if not processes:
-            while "is lost" not in server.log:
-                pass
+            eventually(lambda: "is lost" in server.log)
             assert server.log.startswith("WARNING a library wrote on stderr: Fax3")
             assert server.log.count("\n") == 21
 
@@ -54,8 +54,7 @@ def test_a_stderr_that_nobody_reads_stops_nothing(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     ) as process:
-        while not healthy(port):
-            assert process.poll() is None
+        wait_until_healthy(process, port)
         for _time in range(3):
             httpx.post(f"http://127.0.0.1:{port}/predict", content=broken_fax(30_000), timeout=60)
         answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=plain(9), timeout=60)

@@ -5,13 +5,15 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 from PIL import Image
+
+from tests.support.eventually import WITHIN_S, eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,15 +71,21 @@ def serving(command: str, cwd: Path, env: dict[str, str], seconds: float) -> Ite
         subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=cwd, env=env, stdout=output) as process,
     ):
         try:
-            deadline = time.monotonic() + seconds
-            while not healthy(int(env["PORT"])):
-                assert process.poll() is None, f"{command} ended with {process.returncode}"
-                assert time.monotonic() < deadline, f"{command} does not serve after {seconds} s"
-                time.sleep(0.05)
+            wait_until_healthy(process, int(env["PORT"]), seconds)
             yield printed.read_text()
         finally:
             process.terminate()
     assert process.returncode == 0
+
+
+def wait_until_healthy(process: "subprocess.Popen[Any]", port: int, within: float = WITHIN_S) -> None:
+    """Wait for a server on this port. Raises AssertionError as soon as its process ends."""
+
+    def serves() -> bool:
+        assert process.poll() is None, f"the server ended with {process.returncode}"
+        return healthy(port)
+
+    eventually(serves, within)
 
 
 def healthy(port: int) -> bool:

@@ -15,8 +15,8 @@ from fastapi import FastAPI
 from PIL import Image
 from starlette.exceptions import HTTPException
 
-from service.http.error_responses import install_handlers
-from service.problems import STATUSES
+from service.errors import STATUSES, install_handlers
+from tests.support.eventually import eventually
 from tests.support.serving.images import PNG_HEADER_OF_10_GIGAPIXELS, encoded, noise, plain
 from tests.support.serving.raw_http import held_request, open_request, wait_until_inside
 from tests.support.serving.responses import check
@@ -192,8 +192,13 @@ def test_an_error_is_answered_without_a_thread() -> None:
 def test_more_bytes_than_the_house_holds(model_file: Path, tmp_path: Path) -> None:
     limits = {"max_body_bytes": 100_000, "max_queue_bytes": 100_000, "body_timeout_s": 30}
     with serving(tmp_path / "log", model_file, **limits) as full, open_request(full):
-        while (response := full.client.post("/predict", content=iter([plain(1)]))).status_code == 200:
-            pass  # until the two bytes of the other have come
+
+        def refused() -> httpx.Response | None:
+            """Once the two bytes of the other have come."""
+            response = full.client.post("/predict", content=iter([plain(1)]))
+            return None if response.status_code == 200 else response
+
+        response = eventually(refused)
         check(
             response, 429, "overloaded", "100000"
         )  # of unknown length, it counts as the most that it can have

@@ -11,6 +11,7 @@ import pytest
 from contract.picture import decode
 from contract.preprocess import centre_crop, square, ten_crops
 from contract.recipe import DEFAULT_RECIPE
+from tests.support.eventually import eventually
 from tests.support.serving.images import encoded, noise, plain
 from tests.support.serving.raw_http import half_sent
 from tests.support.serving.responses import by_index, check
@@ -132,7 +133,6 @@ def test_a_client_that_hangs_up_is_not_worked_for(fragile_model: Path, tmp_path:
     with serving(tmp_path / "log", fragile_model, max_queue=1) as server:
         with half_sent(server, plain(1)):
             pass
-        while 'route="/predict",status="499"} 1.0' not in server.client.get("/metrics").text:
-            pass
+        eventually(lambda: 'route="/predict",status="499"} 1.0' in server.client.get("/metrics").text)
         assert server.client.post("/predict", content=plain(1)).status_code == 200
         assert server.log == ""

@@ -1,7 +1,6 @@
 """When the inference worker has ended, everybody is told so."""
 
 import asyncio
-import time
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import httpx
 from service.inference.engine import Engine
 from service.models.cuda import PROVIDER, GpuOptions
 from service.models.session import load_model
+from tests.support.eventually import eventually
 from tests.support.models.gpu_runtime import Runtime
 from tests.support.serving.images import plain
 from tests.support.serving.in_process import serving_in_process
@@ -24,8 +24,7 @@ def check_not_ready(client: httpx.Client, engine: Engine) -> None:
     ):
         check(response, 503, "not_ready")
     assert client.get("/health/live").status_code == 200
-    while not engine.failed:
-        time.sleep(0.01)  # until it has been noticed: `python -m service` ends then
+    eventually(lambda: engine.failed)  # `python -m service` ends then
 
 
 def test_a_dead_worker_is_503_and_not_ready_but_alive(model_file: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +21,7 @@ from contract.recipe import DEFAULT_RECIPE, TORCHVISION_RECIPE
 from service.imaging.decode import BYTES_PER_PIXEL, Cropped, SlowPicture, decode_crops
 from service.imaging.decoder import Decoder, InThread, Memory, Watch
 from service.imaging.process_decoder import Processes
+from tests.support.eventually import eventually
 from tests.support.serving.images import encoded, noise
 
 PIXELS = 4_000_000
@@ -52,13 +53,6 @@ def outcome(decoder: Decoder, data: bytes, slow: bool = False) -> Cropped | Imag
         return decoder.decode(data, DEFAULT_RECIPE, 1, slow, Watch())
     except ImageError as error:
         return error
-
-
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 KINDS = pytest.mark.parametrize("kind", ["here", "processes"])
@@ -120,7 +114,7 @@ def test_memory_is_waited_for_in_turn() -> None:
     with ThreadPoolExecutor(2) as pool:
         with memory.reserve(4):
             large = pool.submit(take, 10)
-            until(memory._turn.locked)
+            eventually(memory._turn.locked)
             small = pool.submit(take, 1)
             with memory._changed:  # the large one waits, and there would be room for the small one
                 assert order == []
@@ -161,9 +155,9 @@ def kill_when_asked(some: Processes) -> None:
     """Kill the only process, which is stopped, once a picture waits for it."""
     (process,) = some._running
     os.kill(process.pid, signal.SIGSTOP)
-    until(lambda: not some._idle.qsize())
+    eventually(lambda: not some._idle.qsize())
     os.kill(process.pid, signal.SIGKILL)
-    until(lambda: process not in some._running)
+    eventually(lambda: process not in some._running)
 
 
 def test_a_process_that_dies_fails_no_picture() -> None:
@@ -189,7 +183,7 @@ def test_more_pictures_than_processes_wait_for_one() -> None:
         (process,) = some._running
         os.kill(process.pid, signal.SIGSTOP)
         asked = [pool.submit(outcome, some, GOOD) for _picture in range(2)]
-        until(lambda: not some._idle.qsize())
+        eventually(lambda: not some._idle.qsize())
         os.kill(process.pid, signal.SIGCONT)
         assert [type(each.result()) for each in asked] == [Cropped] * 2
 
@@ -262,5 +256,5 @@ def test_a_process_that_says_what_it_was_not_asked_is_replaced(
         failed = outcome(some, GOOD)
         assert isinstance(failed, InvalidImage)
         assert "ended the process" in str(failed), "and that of a second one"
-    until(lambda: isinstance(outcome(some, GOOD), Cropped))
+    eventually(lambda: isinstance(outcome(some, GOOD), Cropped))
     some.close()

@@ -10,7 +10,9 @@ import pytest
 from contract.picture import ImageError, InvalidImage
 from service.errors import Overloaded, SchedulerClosed, WorkerLost
 from service.imaging.decode import SlowPicture
-from tests.support.models.scheduled import FOREVER, Gate, Network, run, said, scheduled, until
+from service.scheduling_errors import SchedulerClosed, WorkerLost
+from tests.support.eventually import eventually_async
+from tests.support.models.scheduled import FOREVER, Gate, Network, run, said, scheduled
 
 
 def test_an_image_is_decoded_and_run_by_one_thread() -> None:
@@ -51,7 +53,7 @@ def test_no_thread_waits_for_more_than_its_share() -> None:
             asked = [await s.held(0), await s.held(9), *(s.image(number) for number in (1, 2, 3))]
             await asyncio.sleep(0)
             s.let_go(0)
-            await until(lambda: bool(s.network.runs))
+            await eventually_async(lambda: bool(s.network.runs))
             assert s.network.runs[0] == [0, 1, 2]
             s.let_go(9)
             await asyncio.gather(*asked)
@@ -90,7 +92,7 @@ def test_crops_are_shared_among_the_threads() -> None:
         gate = Gate(opened=False)
         async with scheduled(Network(gate=gate), threads=2) as s:
             asked = s.image(5, crops=10)
-            await until(lambda: len(gate.passed) == 2)
+            await eventually_async(lambda: len(gate.passed) == 2)
             gate.opened.set()
             assert said(await asked) == [50] * 10
             assert [len(batch) for batch in s.network.runs] == [5, 5]
@@ -132,14 +134,14 @@ def test_crops_that_keep_coming_leave_an_image_its_turn() -> None:
         gate = Gate(opened=False)
         async with scheduled(Network(gate=gate), max_batch=2) as s:
             running = s.crops(1)
-            await until(lambda: bool(gate.passed))
+            await eventually_async(lambda: bool(gate.passed))
             image = s.image(2)
             await asyncio.sleep(0)
             behind = [s.crops(n, n) for n in (3, 4, 5)]
             await asyncio.sleep(0)
             s.decoder.gates[b"2"] = held = Gate(opened=False)
             gate.opened.set()
-            await until(lambda: bool(held.passed))
+            await eventually_async(lambda: bool(held.passed))
             assert s.network.runs == [[1]], "it is decoded before what came after it is run"
             held.opened.set()
             await asyncio.gather(running, image, *behind)
@@ -162,7 +164,7 @@ def test_with_hold_a_batch_is_full_or_held_for_so_long() -> None:
     async def test() -> None:
         async with scheduled(hold=FOREVER, max_batch=2) as s:
             first = s.image(1)
-            await until(lambda: s.scheduler.waiting == 1)
+            await eventually_async(lambda: s.scheduler.waiting == 1)
             second = s.image(2)
             await asyncio.gather(first, second)
             assert s.network.runs == [[1, 2]]
@@ -183,7 +185,7 @@ def test_who_has_gone_is_not_decoded_and_not_run() -> None:
             asked[1].cancel()
             await asyncio.sleep(0)
             s.let_go()
-            await until(lambda: bool(gate.passed))
+            await eventually_async(lambda: bool(gate.passed))
             asked[2].cancel()
             await asyncio.sleep(0)
             gate.opened.set()
@@ -276,7 +278,7 @@ def test_closing_answers_everybody_and_takes_nobody() -> None:
         gate = Gate(opened=False)
         async with scheduled(Network(gate=gate)) as s:
             running = s.crops(1)
-            await until(lambda: bool(gate.passed))
+            await eventually_async(lambda: bool(gate.passed))
             asked = [running, s.crops(2), s.image(3)]
             await asyncio.sleep(0)
             closing = asyncio.create_task(s.scheduler.close())
@@ -299,10 +301,10 @@ def test_how_long_the_oldest_run_takes_is_told_while_it_runs() -> None:
         async with scheduled(Network(gate=gate), threads=2, clock=lambda: now[0]) as s:
             assert s.scheduler.stuck_for == 0
             first = s.crops(1)
-            await until(lambda: len(gate.passed) == 1)
+            await eventually_async(lambda: len(gate.passed) == 1)
             now[0] = 130
             second = s.crops(2)
-            await until(lambda: len(gate.passed) == 2)
+            await eventually_async(lambda: len(gate.passed) == 2)
             now[0] = 140
             assert s.scheduler.stuck_for == 40
             gate.opened.set()
@@ -355,7 +357,7 @@ def test_waiting_and_running_are_no_decoding() -> None:
         gate = Gate(opened=False)
         async with scheduled(Network(gate=gate), timeout=0.05) as s:
             asked = s.image(1)
-            await until(lambda: bool(gate.passed))
+            await eventually_async(lambda: bool(gate.passed))
             await asyncio.sleep(0.15)
             assert s.scheduler.decodes
             gate.opened.set()
@@ -371,7 +373,7 @@ def test_images_that_take_long_are_decoded_apart() -> None:
             s.decoder.gates[b"1"] = gate = Gate(opened=True)
             slow = s.image(1)
             gate.opened.clear()
-            await until(lambda: bool(gate.passed))
+            await eventually_async(lambda: bool(gate.passed))
             gate.opened.set()
             assert said(await s.image(2)) == [20]
             assert said(await slow) == [10]

@@ -31,6 +31,7 @@ from service.models.cuda import (
 )
 from service.models.session import CPU, Model, Row, load_model
 from service.settings import Settings
+from tests.support.eventually import eventually
 from tests.support.models.gpu_runtime import Runtime
 from tests.support.models.scheduled import Decoder
 from training.export.graph import build_graph
@@ -89,8 +90,8 @@ def test_the_next_batch_is_copied_while_one_runs(model_file: Path) -> None:
         running = threads.submit(model.run, list(first))
         assert entered.wait(10)
         behind = threads.submit(model.run, list(second))
-        while not any(np.array_equal(taken.numpy(), second) for taken in runtime.inputs):
-            assert not behind.done()
+        eventually(lambda: any(np.array_equal(taken.numpy(), second) for taken in runtime.inputs))
+        assert not behind.done()
         assert session.ran == []
         may_go_on.set()
         found = [running.result(10), behind.result(10)]

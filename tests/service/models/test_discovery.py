@@ -13,6 +13,7 @@ from service.models.discovery import escaped, places
 from service.models.loading import read, read_all
 from service.models.session import MOST_OF_A_CARD, Model, load_model
 from service.settings import Settings
+from tests.support.eventually import eventually
 from tests.support.serving.images import plain
 from tests.support.serving.server import refused, serving
 
@@ -74,8 +75,8 @@ def test_a_server_answers_beside_a_name_that_is_not_utf8(model_file: Path, tmp_p
     with serving(tmp_path / "log", None, models=folder) as server:
         shutil.copy(model_file, bad)
         server.process.send_signal(signal.SIGHUP)
-        while len(models := server.client.get("/health").json()["models"]) < 2:
-            pass
+        eventually(lambda: len(server.client.get("/health").json()["models"]) == 2)
+        models = server.client.get("/health").json()["models"]
         assert [(m["name"], m["state"]) for m in models] == [(r"bad\xff", "UNAVAILABLE"), ("good", "READY")]
         for path in ("/health", "/models", "/metrics", "/v2/models/good"):
             assert server.client.get(path).status_code == 200, path

@@ -13,6 +13,7 @@ import pytest
 
 from service.errors import UnknownModel
 from service.models.repository import Repository
+from tests.support.eventually import eventually
 from tests.support.models.small_models import copied, errors, trying
 from tests.support.serving.images import plain
 from tests.support.serving.server import serving
@@ -181,27 +182,28 @@ def test_no_request_is_lost_while_files_move(
                 while not ended.is_set():
                     assert client.post("/predict", content=plain(3)).status_code == 200
 
-        def until(*wanted: tuple[str, int, bool]) -> None:
+        def shown() -> list[tuple[str, int, bool]]:
+            assert not any(client.done() for client in clients)
+            entries = server.client.get("/health").json()["models"]
+            return [(m["name"], m["version"], m["error"] is None) for m in entries]
+
+        def wait_for(*wanted: tuple[str, int, bool]) -> None:
             if not watched:
                 server.process.send_signal(signal.SIGHUP)
-            shown: object = None
-            while shown != list(wanted):
-                assert not any(client.done() for client in clients)
-                entries = server.client.get("/health").json()["models"]
-                shown = [(m["name"], m["version"], m["error"] is None) for m in entries]
+            eventually(lambda: shown() == list(wanted))
 
         with ThreadPoolExecutor(2) as pool:
             clients = [pool.submit(ask) for _client in range(2)]
             try:
                 (models / "a/3").mkdir(parents=True)
                 (models / "a.onnx").rename(models / "a/3/model.onnx")
-                until(("a", 3, True))
+                wait_for(("a", 3, True))
                 (models / "a").rename(models / "b")
-                until(("b", 3, True))
+                wait_for(("b", 3, True))
                 models.rename(tmp_path / "away")
-                until(("b", 3, False))
+                wait_for(("b", 3, False))
                 (tmp_path / "away").rename(models)
-                until(("b", 3, True))
+                wait_for(("b", 3, True))
             finally:
                 ended.set()
             for client in clients:

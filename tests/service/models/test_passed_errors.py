@@ -11,7 +11,8 @@ import pytest
 
 from service.errors import NotReady, UnreadableModel
 from service.models.repository import Repository
-from service.models.session import Model
+from service.models.session import Model, UnreadableModel
+from tests.support.eventually import eventually_async
 from tests.support.models.small_models import LOAD, copied, errors, numbered, trying
 
 
@@ -143,8 +144,12 @@ def test_a_disk_that_hung_is_tried_again(
         assert "takes more than" in str(repository.sources[1].error)
         going_on.set()
         monkeypatch.undo()
-        while repository.sources[1].error is not None:
+
+        async def read_again() -> bool:
             await repository.refresh(changed_only=True)
+            return repository.sources[1].error is None
+
+        await eventually_async(read_again)
         assert repository.find("b").name.version == 3
 
     trying(steps, models=models, load=load)

@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import threading
-import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,6 +23,7 @@ from service.models.session import Model, load_model
 from service.observability.metrics import Metrics
 from service.settings import Settings
 from tests.support.checkout import ROOT
+from tests.support.eventually import eventually, eventually_async
 from tests.support.models.small_models import numbered
 from tests.support.serving.images import encoded, noise, plain
 from tests.support.serving.in_process import serving_in_process
@@ -32,8 +32,7 @@ from tests.support.serving.server import Server, serving
 
 
 def wait_for(server: Server, version: int) -> None:
-    while server.client.get("/health").json()["model"]["version"] != version:
-        pass
+    eventually(lambda: server.client.get("/health").json()["model"]["version"] == version)
 
 
 @pytest.mark.parametrize("watch", [0, 1])
@@ -54,8 +53,7 @@ def test_a_new_model_takes_over_and_no_request_is_lost(
 
         with ThreadPoolExecutor(4) as threads:
             clients = [threads.submit(ask, seen) for seen in answered]
-            while not all(answered):
-                assert not any(client.done() for client in clients)
+            eventually(lambda: all(answered) or any(client.done() for client in clients))
             for version in (4, 5):
                 numbered(model_file, file, version)
                 if not watch:
@@ -73,8 +71,8 @@ def test_a_bad_file_leaves_the_old_model_serving_and_is_named(model_file: Path, 
     shutil.copy(model_file, file)
     with serving(tmp_path / "log", file, watch_model=1) as server:
         file.write_bytes(model_file.read_bytes()[:10_000])
-        while (health := server.client.get("/health").json())["reload_error"] is None:
-            pass
+        eventually(lambda: server.client.get("/health").json()["reload_error"])
+        health = server.client.get("/health").json()
         assert "model.onnx" in health["reload_error"]
         assert str(tmp_path) not in health["reload_error"]
         assert health["model"]["version"] == 3
@@ -100,12 +98,9 @@ def test_what_was_there_from_the_start_is_freed(model_file: Path, tmp_path: Path
     with serving_in_process(file, partial(load_model, device="cpu", threads=1), 1) as running:
         first = weakref.ref(running.engine.repository.find().model.session)
         numbered(model_file, file, 4)
-        running.reload()
-        end = time.monotonic() + 20
-        while first() is not None:
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        assert running.client.post("/predict", content=plain(7)).status_code == 200
+        engine.reload_wanted = True
+        eventually(lambda: first() is None)
+        assert client.post("/predict", content=plain(7)).status_code == 200
 
 
 def test_a_look_at_the_models_that_fails_is_not_the_last(
@@ -119,14 +114,12 @@ def test_a_look_at_the_models_that_fails_is_not_the_last(
     with serving_in_process(file, partial(load_model, device="cpu", threads=1), 1) as running:
         with monkeypatch.context() as patch:
             patch.setattr("service.models.repository.look", vanished)
-            running.reload()
-            while "the models could not be looked at" not in caplog.text:
-                pass
-        assert running.client.post("/predict", content=plain(7)).status_code == 200
+            engine.reload_wanted = True
+            eventually(lambda: "the models could not be looked at" in caplog.text)
+        assert client.post("/predict", content=plain(7)).status_code == 200
         numbered(model_file, file, 4)
-        running.reload()
-        while running.client.get("/health").json()["model"]["version"] != 4:
-            pass
+        engine.reload_wanted = True
+        eventually(lambda: client.get("/health").json()["model"]["version"] == 4)
 
 
 def test_a_load_goes_on_when_whoever_asked_for_it_has_gone(model_file: Path, tmp_path: Path) -> None:
@@ -146,9 +139,8 @@ def test_a_load_goes_on_when_whoever_asked_for_it_has_gone(model_file: Path, tmp
             connection.sendall(f"{head}Authorization: Bearer root\r\n\r\n".encode())
             assert server.process.stdout is not None
             assert any("loading and warming" in line for line in server.process.stdout)
-        for version in range(1, 5):
-            while server.client.get(f"/v2/models/tiny/versions/{version}/ready").status_code != 200:
-                pass
+        ready = [f"/v2/models/tiny/versions/{version}/ready" for version in range(1, 5)]
+        eventually(lambda: all(server.client.get(path).status_code == 200 for path in ready))
 
 
 HANGING = """
@@ -221,8 +213,12 @@ def test_a_file_that_takes_too_long_to_load_holds_up_no_other(
             assert repository.find("slow").name.version == 3, "what was there is served"
             assert begun.acquire(blocking=False) == (attempt == 0), "one thread for one file"
         going_on.set()
-        while repository.sources[1].error:
+
+        async def loaded() -> bool:
             with suppress(ModelError):
                 await repository.load("slow")
+            return not repository.sources[1].error
+
+        await eventually_async(loaded)
 
     asyncio.run(asyncio.wait_for(try_out(), 60))

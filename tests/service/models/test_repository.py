@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.eventually import eventually
 from tests.support.models.small_models import numbered
 from tests.support.serving.images import encoded, noise, plain
 from tests.support.serving.responses import check
@@ -80,8 +81,7 @@ def test_on_a_signal_new_ones_come_and_a_twin_is_refused(
     numbered(model_file, folder / "flowers.onnx", 4)  # there is a version 4
     numbered(model_file, folder / "fresh.onnx", 7)
     server.process.send_signal(signal.SIGHUP)
-    while "fresh" not in {m["name"] for m in server.client.get("/health").json()["models"]}:
-        pass
+    eventually(lambda: "fresh" in {m["name"] for m in server.client.get("/health").json()["models"]})
     assert version_of(server, model="fresh") == 7
     assert version_of(server, model="flowers", version=3) == 3, "what was there goes on"
     errors = [m["error"] for m in server.client.get("/health").json()["models"] if m["version"] == 3]
@@ -93,8 +93,7 @@ def test_a_file_that_vanishes_is_forgotten_beside_others(server: Server, folder:
     (folder / "tones.onnx").unlink()
     (folder / "broken.onnx").unlink()
     server.process.send_signal(signal.SIGHUP)
-    while server.client.get("/health").json()["reload_error"] is not None:
-        pass
+    eventually(lambda: server.client.get("/health").json()["reload_error"] is None)
     gone = server.client.post("/predict?model=tones", content=plain(1))
     check(gone, 404, "not_found", "no model tones", "?model=", "flowers version 12")
     entries = server.client.post("/v2/repository/index").json()

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from service.observability.logs import MOST_TEXT, JsonFormatter, TextFormatter
+from tests.support.eventually import eventually
 from tests.support.serving.raw_http import PATIENCE_S, request
 from tests.support.serving.server import COMMAND, environ
 
@@ -63,8 +64,8 @@ def test_a_path_is_escaped_and_cut(model_file: Path, tmp_path: Path) -> None:
         subprocess.Popen(COMMAND, env=settings, stdout=out, stderr=subprocess.STDOUT) as process,
     ):
         try:
-            while " on http://" not in log.read_text():
-                assert process.poll() is None
+            eventually(lambda: " on http://" in log.read_text() or process.poll() is not None)
+            assert process.poll() is None
             port = int(log.read_text().split("127.0.0.1:")[1].split()[0])
             for path in paths:
                 with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.checkout import free_port, healthy
+from tests.support.checkout import free_port, wait_until_healthy
 from tests.support.serving.raw_http import PATIENCE_S
 from tests.support.serving.server import COMMAND, environ
 
@@ -33,8 +33,7 @@ def test_idle_connections_beyond_it_hold_nobody_up(model_file: Path, tmp_path: P
         ExitStack() as stack,
     ):
         stack.callback(process.terminate)
-        while not healthy(port):
-            assert process.poll() is None, log.read_text()
+        wait_until_healthy(process, port)
         for _idle in range(300 * workers):
             stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE_S))
         for _request in range(5):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkout import ROOT
+from tests.support.eventually import eventually
 from tests.support.serving.server import environ
 
 STARTS_S = 60.0
@@ -37,10 +38,17 @@ def first(image: str, *arguments: str, **settings: object) -> Iterator[tuple[sub
     ) as process:
         try:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            while not (number := children.read_text().strip()):
+
+            def child() -> str:
                 assert process.poll() is None
-            while "python" not in Path(f"/proc/{number}/comm").read_text():
+                return children.read_text().strip()
+
+            def runs_python() -> bool:
                 assert process.poll() is None
+                return "python" in Path(f"/proc/{number}/comm").read_text()
+
+            number = eventually(child)
+            eventually(runs_python)
             yield process, int(number)
         finally:
             process.kill()
@@ -82,8 +90,7 @@ def test_a_signal_before_training_has_begun_is_not_lost(tmp_path: Path) -> None:
     options = ("--recipe", str(recipe), "--data", str(tmp_path), "--out", str(tmp_path / "out"))
     with first("training", "train", *options) as (process, pid):
         with recipe.open("w"):  # once it opens it too, all is imported
-            while "pipe_read" not in Path(f"/proc/{pid}/wchan").read_text():
-                assert process.poll() is None
+            eventually(lambda: "pipe_read" in Path(f"/proc/{pid}/wchan").read_text())
             os.kill(pid, signal.SIGTERM)
             said, _ = process.communicate(timeout=STARTS_S)
         assert (process.returncode, said) == (130, "interrupted before there was anything to save\n")

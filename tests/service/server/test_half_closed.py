@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.eventually import eventually
 from tests.support.serving.images import plain
 from tests.support.serving.raw_http import (
     GET,
     LIVE,
-    PATIENCE_S,
     POST,
     answer_on,
     answers,
@@ -95,9 +95,7 @@ def test_no_descriptor_is_kept(server: Server) -> None:
             send(connection, sent)  # and gone
     for sent in PARTS.values():
         half_closed(server, sent)
-    deadline = time.monotonic() + PATIENCE_S
-    while descriptors(server) > before:
-        assert time.monotonic() < deadline
+    eventually(lambda: descriptors(server) <= before)
 
 
 def test_who_ends_after_a_while_has_lost_patience(model_file: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 from contract.manifest import METADATA_KEY
-from tests.support.checkout import ROOT, free_port, healthy
+from tests.support.checkout import ROOT, free_port, wait_until_healthy
 from tests.support.serving.server import COMMAND, environ, refused, serving
 
 NO_GPU = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="a GPU has tests of its own")
@@ -184,8 +184,7 @@ def test_closed_standard_streams(model_file: Path, closed: str, log_format: str)
         ["bash", "-c", f'exec "$@" {closed}', "-", *COMMAND],
         env=environ(model=model_file, port=port, log_format=log_format),
     ) as process:
-        while not healthy(port):
-            assert process.poll() is None
+        wait_until_healthy(process, port)
         process.terminate()
         assert process.wait(20) == 0
 
@@ -201,8 +200,7 @@ def test_a_reader_of_stdout_that_has_gone(model_file: Path, tmp_path: Path) -> N
         ) as process,
     ):
         os.close(writes)
-        while not healthy(port):
-            assert process.poll() is None, (tmp_path / "log").read_text()
+        wait_until_healthy(process, port)
         process.terminate()
         assert process.wait(20) == 0
     assert (tmp_path / "log").read_text() == ""

@@ -6,7 +6,6 @@ import pty
 import signal
 import subprocess
 import termios
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ import httpx
 import pytest
 
 from tests.support.checkout import free_port
+from tests.support.eventually import eventually
 from tests.support.models.small_models import numbered
 from tests.support.serving.server import COMMAND, environ
 
@@ -29,13 +29,14 @@ class AtTerminal:
         self._terminal, self._address = terminal, f"http://127.0.0.1:{port}/health"
 
     def wait_for(self, version: int) -> None:
-        while True:
-            assert self.process.poll() is None
-            with suppress(httpx.TransportError):
-                models = httpx.get(self._address, timeout=PATIENCE_S).json().get("models", [{}])
-                if models[-1].get("version") == version:
-                    return
-            time.sleep(0.05)
+        eventually(lambda: self._version() == version)
+
+    def _version(self) -> object:
+        assert self.process.poll() is None
+        with suppress(httpx.TransportError):
+            models = httpx.get(self._address, timeout=PATIENCE_S).json().get("models", [{}])
+            return models[-1].get("version")
+        return None
 
     def close(self) -> None:
         os.close(self._terminal)
@@ -85,10 +86,14 @@ def test_a_terminal_that_is_closed_while_the_server_starts_ends_it(
     model_file: Path, tmp_path: Path
 ) -> None:
     with at_terminal(model_file, tmp_path) as server:
-        handler = f"{1 << (signal.SIGHUP - 1):x}"
         status = Path(f"/proc/{server.process.pid}/status")
-        while int(status.read_text().split("SigCgt:")[1].split()[0], 16) & int(handler, 16) == 0:
+
+        def catches_sighup() -> bool:
             assert server.process.poll() is None
+            caught = int(status.read_text().split("SigCgt:")[1].split()[0], 16)
+            return bool(caught & 1 << (signal.SIGHUP - 1))
+
+        eventually(catches_sighup)
         server.close()
         assert server.process.wait(PATIENCE_S) == 0
 

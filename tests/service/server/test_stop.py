@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.eventually import eventually
 from tests.support.serving.images import plain
 from tests.support.serving.raw_http import POST, answer_on, connect, half_sent
 from tests.support.serving.responses import check
@@ -56,9 +57,8 @@ def test_a_signal_lets_requests_finish_and_ends_with_0(
 def test_connections_are_taken_for_the_delay_while_not_ready(model_file: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "log", model_file, drain_delay_s=60) as server:
         server.process.terminate()
-        while (answer := server.client.get("/health/ready")).status_code == 200:
-            pass
-        check(answer, 503, "not_ready", "stopping")
+        eventually(lambda: server.client.get("/health/ready").status_code != 200)
+        check(server.client.get("/health/ready"), 503, "not_ready", "stopping")
         assert httpx.get(server.address + "/health/live").status_code == 200
         assert httpx.post(server.address + "/predict", content=plain(100)).status_code == 200
         server.process.send_signal(signal.SIGINT)  # a second one ends the delay

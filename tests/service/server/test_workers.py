@@ -15,6 +15,7 @@ import pytest
 from service.observability.metrics import METRICS_FOLDER
 from service.server.listener import bound, listen
 from service.server.workers import gpu_for
+from tests.support.eventually import eventually
 from tests.support.models.small_models import numbered
 from tests.support.serving.images import plain
 from tests.support.serving.server import COMMAND, Server, environ, metrics, refused, serving
@@ -34,6 +35,14 @@ def children(server: Server) -> list[int]:
     return [int(pid) for pid in listed.stdout.split()]
 
 
+def wait_for_workers(server: Server) -> None:
+    eventually(lambda: metrics(server)["alexnet_workers"] == 2)
+
+
+def wait_for_replacement(server: Server, gone: int) -> None:
+    eventually(lambda: len(now := children(server)) == 2 and gone not in now)
+
+
 def ask(server: Server) -> int:
     """On a connection of its own, so that any worker may take it."""
     answer = httpx.post(server.address + "/predict", content=plain(9), timeout=30)
@@ -43,8 +52,9 @@ def ask(server: Server) -> int:
 def test_metrics_are_those_of_all_workers(server: Server) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(lambda _n: ask(server), range(40))) == {3}
-    while (found := metrics(server))["alexnet_inside_images"] > 0:
-        pass  # each worker says what it knows twice a second
+    # Each worker says what it knows twice a second.
+    eventually(lambda: metrics(server)["alexnet_inside_images"] == 0)
+    found = metrics(server)
     assert found["alexnet_images_total"] == 40
     assert found["alexnet_requests_total,route=/predict,status=200"] == 40
     assert found["alexnet_workers"] == 2
@@ -76,11 +86,9 @@ def test_one_that_dies_is_replaced(server: Server) -> None:
     first = children(server)
     assert len(first) == 2
     os.kill(first[0], signal.SIGKILL)
-    while len(now := children(server)) < 2 or first[0] in now:
-        pass
-    assert first[1] in now
-    while metrics(server)["alexnet_workers"] != 2:
-        pass
+    wait_for_replacement(server, first[0])
+    assert first[1] in children(server)
+    wait_for_workers(server)
     assert ask(server) == 3
     assert "ended with -9" in server.log
 
@@ -102,17 +110,11 @@ def listener_blocks(server: Server) -> bool:
     return False
 
 
-def wait_for_workers(server: Server) -> None:
-    while metrics(server)["alexnet_workers"] != 2:
-        pass
-
-
 def test_a_worker_that_starts_does_not_stop_the_other(server: Server) -> None:
     for _time in range(2):
         dead, healthy = children(server)
         os.kill(dead, signal.SIGKILL)
-        while len(children(server)) < 2 or dead in children(server):
-            pass
+        wait_for_replacement(server, dead)
         with ThreadPoolExecutor(1) as pool:
             started = pool.submit(wait_for_workers, server)
             while not started.done():
@@ -126,8 +128,7 @@ def test_a_worker_that_is_stopped_is_replaced(model_file: Path, tmp_path: Path) 
     with serving(tmp_path / "log", model_file, workers=2, threads=1, request_timeout_s=1) as server:
         stopped, healthy = children(server)
         os.kill(stopped, signal.SIGSTOP)
-        while stopped in children(server) or len(children(server)) < 2:
-            pass
+        wait_for_replacement(server, stopped)
         assert healthy in children(server)
         assert "worker 0 has not answered for 5 s and is killed" in server.log
         assert ask(server) == 3
@@ -146,9 +147,7 @@ def test_a_worker_that_is_stopped_does_not_hold_up_the_end(model_file: Path, tmp
 def test_a_reload_reaches_all_and_a_stop_ends_all(server: Server, model_file: Path, tmp_path: Path) -> None:
     numbered(model_file, tmp_path / "model.onnx", 4)
     server.process.send_signal(signal.SIGHUP)
-    seen: list[int] = []
-    while seen[-20:] != [4] * 20:
-        seen.append(ask(server))
+    eventually(lambda: [ask(server) for _request in range(20)] == [4] * 20)
     pids = children(server)
     server.process.terminate()
     assert server.process.wait(20) == 0
@@ -171,8 +170,7 @@ def test_workers_do_not_outlive_their_parent(server: Server) -> None:
     pids = children(server)
     server.process.kill()
     server.process.wait()
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        pass
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 def test_a_model_that_cannot_be_served_ends_it(tmp_path: Path) -> None:

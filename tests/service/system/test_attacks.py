@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.checkout import ROOT
+from tests.support.eventually import eventually
 from tests.support.serving.bystander import IMAGE, LIMITS, witnessed
 from tests.support.serving.images import plain
 from tests.support.serving.raw_http import (
@@ -310,7 +311,5 @@ def test_it_is_as_before_when_they_have_gone(model_file: Path, tmp_path: Path) -
         for thread in waiting:
             thread.join()
         wait_until_inside(server, 0)
-        deadline = time.monotonic() + 20
-        while descriptors(server) > before:
-            assert time.monotonic() < deadline
+        eventually(lambda: descriptors(server) <= before)
         assert server.client.post("/predict", content=plain(1)).status_code == 200

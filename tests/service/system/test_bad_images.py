@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.corpus import cases, corpus, sample
+from tests.support.eventually import eventually
 from tests.support.serving.images import encoded, noise
 from tests.support.serving.server import Server, serving
 
@@ -70,9 +71,8 @@ def test_a_picture_that_takes_too_long(model_file: Path, tmp_path: Path, process
         assert answer.json()["code"] == "invalid_image"
         assert "takes longer than 1 ms to decode" in answer.json()["detail"]
         assert "DECODE_TIMEOUT_MS" in server.log
-        while server.client.get("/health/ready").status_code == 503:  # until the thread has done with it
-            time.sleep(0.01)
-        assert server.client.get("/health/ready").status_code == 200
+        # Once the thread has done with it.
+        eventually(lambda: server.client.get("/health/ready").status_code == 200)
 
 
 def attack(server: Server, pictures: Iterable[tuple[str, bytes]]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from tests.support.checkout import ROOT
+from tests.support.eventually import eventually
 from tests.support.serving.images import encoded, noise
 from tests.support.serving.server import serving
 
@@ -64,12 +65,10 @@ def test_a_server_never_blocks_its_event_loop(model_file: Path, tmp_path: Path) 
 
         # Twice by the file that is watched, once by a signal.
         (models / "tiny.onnx").write_bytes(b"no model")
-        while not server.client.get("/health").json()["reload_error"]:
-            pass
+        eventually(lambda: server.client.get("/health").json()["reload_error"])
         shutil.copy(model_file, models / "tiny.onnx")
         server.process.send_signal(signal.SIGHUP)
-        while server.client.get("/health").json()["reload_error"]:
-            pass
+        eventually(lambda: not server.client.get("/health").json()["reload_error"])
     assert server.process.returncode == 0
     assert blocked.read_text() == ""
 

@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,7 +24,8 @@ from service.models.discovery import Place
 from service.models.loading import read
 from service.models.session import Model, load_model
 from service.observability import logs
-from tests.support.checkout import ROOT
+from tests.support.checkout import ROOT, free_port, wait_until_healthy
+from tests.support.eventually import eventually
 from tests.support.models.small_models import numbered
 from tests.support.serving.images import encoded, noise
 from tests.support.serving.responses import check
@@ -102,10 +102,13 @@ def reload_error(server: Server) -> object:
 
 
 def wait(until: Callable[[], bool], asking: list[Any]) -> None:
-    while not until():
+    def holds() -> bool:
         for one in asking:
             if one.done():
                 one.result()
+        return until()
+
+    eventually(holds)
 
 
 def test_a_file_that_is_written_to_while_it_is_read(model_file: Path, tmp_path: Path) -> None:
@@ -135,8 +138,7 @@ def test_a_file_that_is_written_to_while_it_is_read(model_file: Path, tmp_path: 
 
 def test_a_log_that_cannot_be_written(model_file: Path, tmp_path: Path) -> None:
     """The disk is full: nobody notices but those who look for the lines."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with (
         Path("/dev/full").open("w") as full,
         subprocess.Popen(
@@ -145,12 +147,7 @@ def test_a_log_that_cannot_be_written(model_file: Path, tmp_path: Path) -> None:
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
     ):
         try:
-            while process.poll() is None:
-                try:
-                    client.get("/health/live")
-                    break
-                except httpx.ConnectError:
-                    pass
+            wait_until_healthy(process, port)
             for _request in range(5):
                 assert client.post("/predict", content=IMAGE).status_code == 200
             check(client.post("/predict", content=b"x"), 415, "unsupported_image")
@@ -172,8 +169,11 @@ def test_a_log_that_nobody_reads(model_file: Path, tmp_path: Path) -> None:
 
 
 def written(handler: logs.Handler) -> None:
-    while handler._lines:
+    def flushed() -> bool:
         handler.flush()
+        return not handler._lines
+
+    eventually(flushed)
 
 
 def test_lines_that_are_lost_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ readiness and metrics say what is true.
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from onnx import helper, numpy_helper
 
 from service.inference.engine import Engine
 from service.models.session import Model, load_model
+from tests.support.eventually import eventually
 from tests.support.serving.images import encoded, noise, plain
 from tests.support.serving.in_process import serving_in_process
 from tests.support.serving.responses import check
@@ -110,8 +110,7 @@ def test_a_thread_that_ends(model_file: Path, threads: int, path: str) -> None:
         assert service.client.get("/v2/health/ready").status_code == 503
         assert service.client.get("/health/live").status_code == 200
         assert service.told("ready") == 0
-        while not service.engine.failed:
-            time.sleep(0.01)  # until it has been noticed: `python -m service` ends then
+        eventually(lambda: service.engine.failed)  # `python -m service` ends then
 
 
 def test_a_thread_that_hangs_leaves_the_others_working(model_file: Path) -> None:

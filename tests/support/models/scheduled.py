@@ -17,6 +17,7 @@ from service.imaging.decode import Cropped
 from service.imaging.decoder import Watch
 from service.inference.batches import Answer
 from service.inference.scheduler import Scheduler
+from tests.support.eventually import eventually_async
 
 FOREVER = 1000.0  # s, longer than a test may take
 
@@ -126,7 +127,7 @@ class Scheduled:
         """The thread decodes an image, until `let_go`."""
         self.decoder.gates[str(number).encode()] = gate = Gate(opened=False)
         task = self.image(number)
-        await until(lambda: bool(gate.passed))
+        await eventually_async(lambda: bool(gate.passed))
         return task
 
     def let_go(self, number: int = 0) -> None:
@@ -151,8 +152,3 @@ async def scheduled(network: Network | None = None, **settings: Any) -> AsyncIte
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(test(), 30))
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    while not holds():  # noqa: ASYNC110 - it is the loop that is watched
-        await asyncio.sleep(0)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from tests.support.eventually import eventually
 from tests.support.serving.images import plain
 from tests.support.serving.server import Server
 
@@ -115,8 +116,7 @@ def held_request(server: Server, **headers: str) -> socket.socket:
 
 def wait_until_inside(server: Server, images: int = 1) -> None:
     """Until so many have been admitted."""
-    while f"\nalexnet_inside_images {images}.0" not in server.client.get("/metrics").text:
-        pass
+    eventually(lambda: f"\nalexnet_inside_images {images}.0" in server.client.get("/metrics").text)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from service.http.access.clients import Clients
 from service.observability.logs import REQUEST_ID, TextFormatter
 from service.parsers import parse_networks
 from service.settings import Settings, SettingsError
-from tests.support.checkout import free_port, healthy
+from tests.support.checkout import free_port, wait_until_healthy
 from tests.support.serving.server import COMMAND, environ
 
 TRUSTED = parse_networks("127.0.0.1, 10.0.0.0/8,fd00::/8")
@@ -72,8 +72,7 @@ def test_requests_are_logged_with_the_connections_address_and_health_is_not(
     settings = environ(model=model_file, port=port, log_format="json", forwarded_allow_ips="*")
     with log.open("w") as out, subprocess.Popen(COMMAND, env=settings, stdout=out) as process:
         try:
-            while not healthy(port):
-                assert process.poll() is None
+            wait_until_healthy(process, port)
             for path in ("/health", "/health/live", "/health/ready", "/v2/health/ready", "/healthy"):
                 httpx.get(f"http://127.0.0.1:{port}{path}", headers={"X-Forwarded-For": "192.0.2.1"})
         finally:

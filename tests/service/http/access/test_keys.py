@@ -11,6 +11,7 @@ import pytest
 from service.errors import Forbidden
 from service.http.access.keys import Keys
 from service.settings import Settings, SettingsError
+from tests.support.eventually import eventually
 from tests.support.serving.images import plain
 from tests.support.serving.raw_http import held_request, wait_until_inside
 from tests.support.serving.responses import check
@@ -33,13 +34,11 @@ def test_keys_are_read_again_on_a_signal(model_file: Path, tmp_path: Path) -> No
         assert get("/models", headers=bearer("old")).status_code == 200
         written(keys, "new")
         server.process.send_signal(signal.SIGHUP)
-        while get("/models", headers=bearer("new")).status_code == 401:
-            pass
+        eventually(lambda: get("/models", headers=bearer("new")).status_code != 401)
         check(get("/models", headers=bearer("old")), 401, "unauthorized")
         keys.write_text("not a digest")
         server.process.send_signal(signal.SIGHUP)
-        while "the keys stay as they were" not in server.log:
-            pass
+        eventually(lambda: "the keys stay as they were" in server.log)
         assert get("/models", headers=bearer("new")).status_code == 200
 
 
@@ -70,8 +69,7 @@ def test_an_emptied_file_revokes_its_keys_on_a_signal(model_file: Path, tmp_path
         assert server.client.get("/models", headers=bearer("old")).status_code == 200
         keys.write_text("")
         server.process.send_signal(signal.SIGHUP)
-        while server.client.get("/models", headers=bearer("old")).status_code == 200:
-            pass
+        eventually(lambda: server.client.get("/models", headers=bearer("old")).status_code != 200)
         check(server.client.get("/models"), 401, "unauthorized")
         check(server.client.get("/models", headers=bearer("old")), 401, "unauthorized")
         assert "API_KEYS_FILE has no key in it any more: all of its keys are revoked" in server.log

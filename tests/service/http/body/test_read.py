@@ -19,8 +19,9 @@ import pytest
 from service.errors import InvalidRequest
 from service.http.body.json_fields import MAX_JSON_STRINGS, read_json
 from service.http.body.read import LEAST_RATE
+from tests.support.eventually import eventually
 from tests.support.serving.images import plain
-from tests.support.serving.raw_http import PATIENCE_S, POST, answer_on, connect, resident
+from tests.support.serving.raw_http import POST, answer_on, connect, resident
 from tests.support.serving.responses import check
 from tests.support.serving.server import CLASSES, Server, metrics, serving
 
@@ -68,14 +69,11 @@ def has_room(server: Server, size: int) -> bool:
 
 def test_bytes_that_have_come_are_counted_until_their_request_ends(small: Server) -> None:
     sent = POST + b"Content-Length: 99000\r\n\r\n" + bytes(98_000)
-    deadline = time.monotonic() + PATIENCE_S
     with connect(small) as one, connect(small) as other:
         one.sendall(sent)
         other.sendall(sent)
-        while has_room(small, 5000):
-            assert time.monotonic() < deadline, "until both have been read"
-    while not has_room(small, 100_000):
-        assert time.monotonic() < deadline
+        eventually(lambda: not has_room(small, 5000))  # both have been read
+    eventually(lambda: has_room(small, 100_000))
 
 
 def test_who_sends_more_than_there_is_room_for_is_refused_on_the_way(small: Server) -> None:

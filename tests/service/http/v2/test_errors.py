@@ -12,6 +12,7 @@ import pytest
 import tritonclient.http as triton  # type: ignore[import-untyped]
 from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
 
+from tests.support.eventually import eventually
 from tests.support.serving.images import PNG_HEADER_OF_10_GIGAPIXELS, encoded, noise, plain
 from tests.support.serving.raw_http import half_sent, held_request, wait_until_inside
 from tests.support.serving.server import Server, serving
@@ -153,8 +154,7 @@ def test_a_server_that_stops_is_not_ready_but_live(model_file: Path, tmp_path: P
         client_of(server) as client,
     ):
         server.process.send_signal(signal.SIGTERM)
-        while client.is_server_ready():
-            pass
+        eventually(lambda: not client.is_server_ready())
         assert client.is_server_live()
         check(server.client.get("/v2/health/ready"), 503, "the server is stopping")
         server.process.kill()
