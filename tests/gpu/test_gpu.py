@@ -23,6 +23,7 @@ pytestmark = pytest.mark.gpu
 
 SHIPPED = ROOT / "models" / "flowers17.onnx"
 FILES = sorted(Path(os.environ.get("GPU_MODELS", SHIPPED.parent)).glob("*.onnx"))
+assert FILES, "GPU_MODELS names a folder without model files"
 # Largest difference of a probability, by what is rounded: to float32's order of additions, to TF32's or
 # float16's 10 bits, and to 8 bits, where a level more or less is a step.
 TOLERANCE = {"fp32": 1e-4, "tf32": 2e-2, "fp16": 2e-2, "int8": 0.1}

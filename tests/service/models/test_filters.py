@@ -47,7 +47,8 @@ def test_a_loaded_model_has_them_and_not_the_file(model_file: Path) -> None:
     (stored,) = (t for t in onnx.load(model_file).graph.initializer if t.name == "conv1.weight")
     assert model.kernels is not None
     np.testing.assert_array_equal(model.kernels, numpy_helper.to_array(stored))
-    assert model.kernels.base is None or model.kernels.base.nbytes == model.kernels.nbytes
+    owner = model.kernels if model.kernels.base is None else model.kernels.base
+    assert owner.nbytes == model.kernels.nbytes
 
 
 def test_a_network_without_conv1_has_none(fragile_model: Path) -> None:
