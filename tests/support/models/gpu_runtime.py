@@ -5,6 +5,7 @@ session. Bindings, copies and results are real; only the device's name is change
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
 from contract.preprocess import Pixels
@@ -12,6 +13,11 @@ from service.models.cuda import PROVIDER
 from service.models.session import CPU
 
 FAILURE = "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=secret ; file=x.cc"
+OUTPUTS = ("probabilities", "fc7", "conv5")
+
+
+def images(count: int, seed: int = 0) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (count, 224, 224, 3), np.uint8)
 
 
 class Session:
@@ -93,3 +99,24 @@ class Runtime(SimpleNamespace):
         assert (device, number) == ("cuda", 0)
         self.inputs.append(ort.OrtValue.ortvalue_from_shape_and_type(shape, kind))
         return self.inputs[-1]
+
+
+class Cudart:
+    """As CUDA's runtime library; `locked` is what is page-locked, by its address."""
+
+    def __init__(self, answer: int = 0) -> None:
+        self.answer = answer
+        self.locked: dict[int, int] = {}
+
+    def cudaHostRegister(self, address: Any, length: Any, flags: Any) -> int:  # noqa: N802
+        if self.answer == 0:
+            self.locked[address.value] = length.value
+        return self.answer
+
+    def cudaHostUnregister(self, address: Any) -> int:  # noqa: N802
+        del self.locked[address.value]
+        return 0
+
+    def cudaMemGetInfo(self, free: Any, total: Any) -> int:  # noqa: N802
+        free._obj.value, total._obj.value = 30, 80_000_000_000
+        return self.answer

@@ -1,11 +1,15 @@
 """ONNX files as the package onnx reads them, and a small one with everything in it."""
 
+import itertools
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from service.models.onnx_file import OnnxFile
 from tests.support.checkout import ROOT
+from training.export.graph import PRECISIONS, Rounding, build_graph
+from training.model import AlexNet, Variant, weighted_layers
 
 SHIPPED = ROOT / "models" / "flowers17.onnx"
 
@@ -31,6 +35,35 @@ def compare(file: OnnxFile, model: onnx.ModelProto) -> None:
         *(t for a in attributes for t in a.tensors),
     ]
     assert not any(t.data_location == TensorProto.EXTERNAL or t.external_data for t in tensors)
+
+
+def networks() -> list[onnx.ModelProto]:
+    """Every graph that training can write: architecture, switches, precision, layers in 8 bits or not."""
+    found = []
+    switches = itertools.product(
+        ("paper", "one-tower", "torchvision"),
+        ("relu", "tanh"),
+        (True, False),
+        ("overlapping", "plain"),
+        PRECISIONS,
+        (True, False),
+    )
+    for arch, activation, lrn, pooling, precision, integer in switches:
+        if integer and (precision != "int8" or activation != "relu"):
+            continue
+        try:
+            variant = Variant(arch, activation, lrn, pooling)
+        except ValueError:
+            continue
+        network = AlexNet(5, 0.02, variant=variant)
+        rounding = Rounding()
+        if integer:
+            names = [name for name, _layer in weighted_layers(network)]
+            points = ["centred", *names, "conv1.norm", "conv2.norm"]
+            rounding = Rounding(frozenset(names), {p: 1.0 for p in points if p != "fc8"})
+        found.append(build_graph(network, [1.0] * 3, [1.0] * 3, precision, rounding))
+    assert len(found) > 20
+    return found
 
 
 def small() -> onnx.ModelProto:

@@ -1,95 +1,26 @@
-"""Small files that ask for much: memory, time, or both.
-
-`BIG` is what most formats may have by default; a JPEG may have 64 million pixels.
-"""
+"""Small pictures with much beside their pixels: texts, segments, strips, frames."""
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 from PIL import Image
 
-from tests.corpus.case import Case
 from tests.corpus.files import (
     LONG,
     RATIONAL,
     Field,
     gif_of,
-    png_of,
     progressive,
     segment,
     tiff_fields,
     tiff_of,
 )
 from tests.support.pictures import encode, png_chunk, swapped_profile
-from tests.support.samples import SCENE, samples
+from tests.support.samples import SCENE
 
-BIG = 7000  # x 7000 = 49 million pixels
 BODY = 19_900_000  # bytes, just below what a body may have by default
-_TIFF_KINDS = (
-    *(("tiff_lzw", "RGB"), ("tiff_adobe_deflate", "CMYK"), ("packbits", "RGBA"), ("group4", "1")),
-    *(("jpeg", "RGB"), ("zstd", "RGB"), ("lzma", "L"), ("tiff_lzw", "LAB")),
-)
-
-
-def cases() -> Iterator[Case]:
-    for depth, colour in ((1, 0), (8, 0), (16, 0), (8, 2), (8, 3), (16, 6), (16, 2), (8, 4), (8, 6)):
-        for interlace in (0, 1):
-            make = partial(_png, depth, colour, interlace)
-            yield Case(f"bomb-png-depth{depth}-colour{colour}-interlace{interlace}", make, large=True)
-    for compression, mode in _TIFF_KINDS:
-        yield Case(f"bomb-tiff-{compression}-{mode}", partial(_tiff, compression, mode), large=True)
-    for name, bomb in _LARGE.items():
-        yield Case(f"bomb-{name}", bomb, large=True)
-    for name, bomb in _SMALL.items():
-        yield Case(f"bomb-{name}", bomb)
-
-
-def _png(depth: int, colour: int, interlace: int) -> bytes:
-    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
-    chunks = [png_chunk(b"PLTE", bytes(768)), png_chunk(b"tRNS", bytes(256))] if colour == 3 else []
-    return png_of(
-        BIG,
-        BIG,
-        depth,
-        colour,
-        bytes(BIG * ((BIG * bits + 7) // 8 + 1) + 40_000),
-        *chunks,
-        interlace=interlace,
-    )
-
-
-def _png_paeth() -> bytes:
-    """The slowest filter, on the most bytes a pixel that there are."""
-    row = b"\4" + bytes(range(1, 251)) * (BIG * 8 // 250)
-    return png_of(BIG, BIG, 16, 6, row * BIG)
-
-
-def _tiff_strip(samples: int, depth: int, compression: int) -> bytes:
-    """All of it in one strip, which libtiff unpacks into a buffer of its own."""
-    data = zlib.compress(bytes(BIG * BIG * samples * depth // 8), 1)
-    fields = [f for f in tiff_fields(BIG, BIG, data, compression) if f[0] not in {258, 262, 277}]
-    depths = struct.pack("<H", depth) * samples
-    fields += [(258, 3, samples, depths), (262, LONG, 1, 2), (277, LONG, 1, samples)]
-    return tiff_of([*fields, (338, 3, 1, b"\2\0\0\0")] if samples == 4 else fields, data)
-
-
-def _tiff(compression: str, mode: str) -> bytes:
-    return encode(Image.new(mode, (BIG, BIG)), "TIFF", compression=compression)
-
-
-def _solid(kind: str, mode: str, side: int = BIG, **options: object) -> bytes:
-    samples()  # registers HEIF
-    return encode(Image.new(mode, (side, side)), kind, **options)
-
-
-def _noise(kind: str, width: int, height: int, **options: object) -> bytes:
-    """As slow to decode as a picture of its size can be."""
-    samples()
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return encode(Image.fromarray(pixels), kind, **options)
 
 
 def _text(chunk: bytes, count: int, key: int = 1) -> bytes:
@@ -105,7 +36,11 @@ def _text_behind(chunk: bytes, count: int) -> bytes:
 
 
 _ZEROS = zlib.compress(bytes(1_000_000), 9)
+
+
 _A = zlib.compress(b"a" * 999_000, 9)
+
+
 _WIDE = zlib.compress("\U0001f600".encode() + b"a" * 999_000, 9)
 
 
@@ -169,7 +104,7 @@ def _tiff_rationals() -> bytes:
     return tiff_of([*tiff_fields(10, 10, data), (282, RATIONAL, 2_000_000, values)], data)
 
 
-def _tiff_strips(count: int, width: int, rows: int, height: int) -> bytes:
+def tiff_strips(count: int, width: int, rows: int, height: int) -> bytes:
     data = bytes(70_000)
     fields = [f for f in tiff_fields(width, height, data, rows=rows) if f[0] not in {273, 279}]
     places = struct.pack(f"<{count}I", *(8 + n % 7 for n in range(count)))
@@ -209,19 +144,12 @@ def _tiff_tile(side: int) -> bytes:
     return tiff_of([*fields, *tiles], data)
 
 
-def _bmp_runs(width: int, height: int, run: bytes) -> bytes:
+def bmp_runs(width: int, height: int, run: bytes) -> bytes:
     pixels = run * ((min(BODY, width * height * 2 // max(1, run[0])) - 1100) // len(run))
     header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(pixels), 0, 0, 256, 0)
     palette = bytes(n % 251 for n in range(1024))
     offset = 14 + len(header) + len(palette)
     return struct.pack("<2sIHHI", b"BM", offset + len(pixels), 0, 0, offset) + header + palette + pixels
-
-
-def _webp_frames(count: int) -> bytes:
-    others = [Image.new("RGB", (64, 64), (n % 256, n // 256, 7)) for n in range(1, count)]
-    return encode(
-        Image.new("RGB", (64, 64)), "WEBP", save_all=True, append_images=others, lossless=True, method=0
-    )
 
 
 def _png_frames(count: int) -> bytes:
@@ -233,7 +161,7 @@ def _png_frames(count: int) -> bytes:
     return plain[:33] + control + frames + plain[33:]
 
 
-_SMALL: dict[str, Callable[[], bytes]] = {
+SMALL: dict[str, Callable[[], bytes]] = {
     "gif-frames": partial(gif_of, 64, 64, 100_000),
     "gif-comments": partial(gif_of, 64, 64, 1, b"!\xfe" + (b"\xff" + b"c" * 255) * 77_000 + b"\0"),
     "gif-short-comments": partial(gif_of, 64, 64, 1, b"!\xfe\1c\0" * 3_900_000),
@@ -277,52 +205,13 @@ _SMALL: dict[str, Callable[[], bytes]] = {
     ),
     "jpeg-scans-small": partial(progressive, 640, 480, 200_000),
     "tiff-rationals": _tiff_rationals,
-    "tiff-strips": partial(_tiff_strips, 2_400_000, 1, 1, 2_400_000),
-    "tiff-strips-again": partial(_tiff_strips, 99_000, 255, 1, 250),
+    "tiff-strips": partial(tiff_strips, 2_400_000, 1, 1, 2_400_000),
+    "tiff-strips-again": partial(tiff_strips, 99_000, 255, 1, 250),
     "tiff-tiles": partial(_tiff_tiles, 2_000_000),
     "tiff-entries": _tiff_entries,
     "tiff-tile-of-30000": partial(_tiff_tile, 30_000),
     "tiff-tile-of-16000": partial(_tiff_tile, 16_000),
-    "bmp-rle-runs": partial(_bmp_runs, 3000, 3000, b"\1\7"),
-    "bmp-rle-rows": partial(_bmp_runs, 64, 150_000, b"\1\7" * 64 + b"\0\0"),
-    "bmp-rle-steps": partial(_bmp_runs, 10_000, 900, b"\0\3abc\0\1\5"),
-}
-_LARGE: dict[str, Callable[[], bytes]] = {
-    "gif": partial(gif_of, BIG, BIG),
-    "gif-clear": lambda: gif_of(BIG, BIG, 1, b"!\xf9\4\1\0\0\0\0"),
-    "webp-lossless": partial(_solid, "WEBP", "RGB", lossless=True, method=0),
-    "webp-lossless-alpha": partial(_solid, "WEBP", "RGBA", lossless=True, method=0),
-    "webp-lossy": partial(_solid, "WEBP", "RGB", method=0),
-    "webp-lossy-alpha": partial(_solid, "WEBP", "RGBA", method=0),
-    "webp-frames": partial(_webp_frames, 3000),
-    "webp-noise": partial(_noise, "WEBP", 2500, 2500, lossless=True, method=0),
-    "webp-noise-lossy": partial(_noise, "WEBP", 3000, 3000, method=0, quality=60),
-    "avif": partial(_solid, "AVIF", "RGB", speed=10),
-    "avif-alpha": partial(_solid, "AVIF", "RGBA", speed=10),
-    "avif-444": partial(_solid, "AVIF", "RGB", speed=10, subsampling="4:4:4"),
-    "avif-noise": partial(_noise, "AVIF", 3000, 3000, speed=10, quality=90),
-    "heif": partial(_solid, "HEIF", "RGB", side=3000, quality=10),
-    "heif-noise": partial(_noise, "HEIF", 1000, 1000, quality=80),
-    "bmp": lambda: encode(Image.new("1", (BIG, BIG)), "BMP"),
-    "bmp-rle": lambda: _bmp_runs(BIG, BIG, b"\xff\7"),
-    "bmp-noise": partial(_noise, "BMP", 2500, 2500),
-    "png-noise": partial(_noise, "PNG", 2500, 2500),
-    "jpeg": partial(_solid, "JPEG", "RGB", subsampling=0),
-    "jpeg-of-a-telephone": partial(_solid, "JPEG", "RGB", side=8000, subsampling=0),
-    "jpeg-of-a-telephone-progressive": partial(
-        _solid, "JPEG", "RGB", side=8000, progressive=True, subsampling=0
-    ),
-    "jpeg-of-a-telephone-scans": partial(progressive, 8000, 8000, 17, 3),
-    "jpeg-cmyk": partial(_solid, "JPEG", "CMYK"),
-    "jpeg-progressive": partial(_solid, "JPEG", "RGB", progressive=True, subsampling=0),
-    "jpeg-progressive-cmyk": partial(_solid, "JPEG", "CMYK", progressive=True),
-    "jpeg-noise": partial(_noise, "JPEG", 4500, 4500, quality=80),
-    "jpeg-noise-progressive": partial(_noise, "JPEG", 4500, 4500, quality=80, progressive=True),
-    "jpeg-scans": partial(progressive, BIG, BIG, 5000),
-    "jpeg-scans-60": partial(progressive, BIG, BIG, 60, 3),
-    "png-paeth": _png_paeth,
-    "tiff-strip-rgb16": partial(_tiff_strip, 3, 16, 8),
-    "tiff-strip-rgba16": partial(_tiff_strip, 4, 16, 8),
-    "tiff-strip-rgb8": partial(_tiff_strip, 3, 8, 8),
-    "tiff-strips-over": partial(_tiff_strips, 99_000, 5000, 2500, 5000),
+    "bmp-rle-runs": partial(bmp_runs, 3000, 3000, b"\1\7"),
+    "bmp-rle-rows": partial(bmp_runs, 64, 150_000, b"\1\7" * 64 + b"\0\0"),
+    "bmp-rle-steps": partial(bmp_runs, 10_000, 900, b"\0\3abc\0\1\5"),
 }

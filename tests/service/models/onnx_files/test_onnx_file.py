@@ -1,6 +1,5 @@
 """The reader of model files, against the package onnx, and what it refuses."""
 
-import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,39 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from service.errors import ModelError
 from service.models import onnx_file as onnxfile
 from service.models.onnx_file import OPERATORS, read
-from service.models.session import load_model
-from tests.support.models.graphs import SHIPPED, compare, small, varint
-from training.export.graph import PRECISIONS, Rounding, build_graph
-from training.model import AlexNet, Variant, weighted_layers
-
-
-def networks() -> list[onnx.ModelProto]:
-    """Every graph that training can write: architecture, switches, precision, layers in 8 bits or not."""
-    found = []
-    switches = itertools.product(
-        ("paper", "one-tower", "torchvision"),
-        ("relu", "tanh"),
-        (True, False),
-        ("overlapping", "plain"),
-        PRECISIONS,
-        (True, False),
-    )
-    for arch, activation, lrn, pooling, precision, integer in switches:
-        if integer and (precision != "int8" or activation != "relu"):
-            continue
-        try:
-            variant = Variant(arch, activation, lrn, pooling)
-        except ValueError:
-            continue
-        network = AlexNet(5, 0.02, variant=variant)
-        rounding = Rounding()
-        if integer:
-            names = [name for name, _layer in weighted_layers(network)]
-            points = ["centred", *names, "conv1.norm", "conv2.norm"]
-            rounding = Rounding(frozenset(names), {p: 1.0 for p in points if p != "fc8"})
-        found.append(build_graph(network, [1.0] * 3, [1.0] * 3, precision, rounding))
-    assert len(found) > 20
-    return found
+from service.models.session import ModelError, load_model
+from tests.support.models.graphs import SHIPPED, compare, networks, small, varint
+from training.export.graph import PRECISIONS, build_graph
+from training.model import AlexNet
 
 
 def test_every_network_of_ours_is_let_in_and_no_operator_more() -> None:

@@ -1,0 +1,132 @@
+"""What becomes of requests that are cancelled, fail, or are there when the scheduler closes."""
+
+import asyncio
+import gc
+import sys
+from typing import Any
+
+import pytest
+
+from contract.picture import InvalidImage
+from service.scheduling_errors import SchedulerClosed, WorkerLost
+from tests.support.eventually import eventually_async
+from tests.support.models.scheduled import Gate, Network, run, said, scheduled
+
+
+def test_who_has_gone_is_not_decoded_and_not_run() -> None:
+    async def test() -> None:
+        async with scheduled() as s:
+            s.decoder.gates[b"4"] = gate = Gate(opened=False)
+            asked = [await s.held(), *(s.image(number) for number in (1, 2, 3, 4))]
+            await asyncio.sleep(0)
+            asked[1].cancel()
+            await asyncio.sleep(0)
+            s.let_go()
+            await eventually_async(lambda: bool(gate.passed))
+            asked[2].cancel()
+            await asyncio.sleep(0)
+            gate.opened.set()
+            found = await asyncio.gather(*asked, return_exceptions=True)
+            assert [type(answer).__name__ for answer in found[1:3]] == ["CancelledError"] * 2
+            assert s.network.runs == [[0, 3, 4]]
+            assert len(s.decoder.threads) == 4
+
+    run(test)
+
+
+def test_the_bytes_of_who_has_gone_are_freed_at_once() -> None:
+    async def test() -> None:
+        async with scheduled() as s:
+            held, data = await s.held(), b"1" * 1000
+            alone = sys.getrefcount(data)
+            model: Any = s.network
+            gone = asyncio.create_task(s.scheduler.infer_image(model, data, 1, ("p",)))
+            await asyncio.sleep(0)
+            assert sys.getrefcount(data) > alone
+            gone.cancel()
+            await asyncio.wait([gone])
+            del gone
+            assert sys.getrefcount(data) == alone
+            s.let_go()
+            await held
+
+    run(test)
+
+
+def test_an_error_frees_its_image_without_the_collector() -> None:
+    async def test() -> None:
+        async with scheduled() as s:
+            data = b"1" * 1000
+            alone = sys.getrefcount(data)
+            s.decoder.error = InvalidImage("it is broken")
+            model: Any = s.network
+            with pytest.raises(InvalidImage, match="it is broken"):
+                await s.scheduler.infer_image(model, data, 1, ("p",))
+            s.decoder.error = None
+            await s.image(2)  # the thread has done with the first
+            assert sys.getrefcount(data) == alone
+
+    gc.disable()
+    try:
+        run(test)
+    finally:
+        gc.enable()
+
+
+def test_a_run_that_fails_fails_its_batch_only() -> None:
+    async def test() -> None:
+        async with scheduled() as s:
+            s.network.raises = ArithmeticError("poison")
+            for asked in (s.image(1, crops=10), s.crops(1, 2)):
+                with pytest.raises(ArithmeticError, match="poison"):
+                    await asked
+            s.network.raises = None
+            assert said(await s.image(3)) == [30]
+            assert s.scheduler.alive
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (WorkerLost("the device is gone"), "the device is gone"),
+        (SystemExit(), "the inference worker has ended"),
+    ],
+    ids=["WorkerLost", "a panic"],
+)
+def test_after_a_run_that_can_never_be_repeated_nobody_is_answered(
+    error: BaseException, message: str
+) -> None:
+    async def test() -> None:
+        async with scheduled(threads=2) as s:
+            s.network.raises = error
+            found = await asyncio.gather(s.image(1), s.crops(2), s.image(3), return_exceptions=True)
+            assert {(type(each), str(each)) for each in found} == {(SchedulerClosed, message)}
+            assert not s.scheduler.alive
+            with pytest.raises(SchedulerClosed, match=message):
+                await s.image(4)
+
+    run(test)
+
+
+def test_closing_answers_everybody_and_takes_nobody() -> None:
+    async def test() -> None:
+        gate = Gate(opened=False)
+        async with scheduled(Network(gate=gate)) as s:
+            running = s.crops(1)
+            await eventually_async(lambda: bool(gate.passed))
+            asked = [running, s.crops(2), s.image(3)]
+            await asyncio.sleep(0)
+            closing = asyncio.create_task(s.scheduler.close())
+            found = await asyncio.gather(*asked, return_exceptions=True)
+            assert {(type(each), str(each)) for each in found} == {
+                (SchedulerClosed, "the service is shutting down")
+            }
+            with pytest.raises(SchedulerClosed):
+                await s.image(4)
+            gate.opened.set()
+            await closing
+            assert s.network.runs == [[1]]
+
+    run(test)

@@ -1,0 +1,116 @@
+"""Runs and images that take long: timed, refused, decoded apart."""
+
+import asyncio
+
+import pytest
+
+from contract.picture import ImageError, InvalidImage
+from service.errors import Overloaded
+from service.imaging.decode import SlowPicture
+from tests.support.eventually import eventually_async
+from tests.support.models.scheduled import Gate, Network, run, said, scheduled
+
+
+def test_how_long_the_oldest_run_takes_is_told_while_it_runs() -> None:
+    async def test() -> None:
+        now, gate = [100.0], Gate(opened=False)
+        async with scheduled(Network(gate=gate), threads=2, clock=lambda: now[0]) as s:
+            assert s.scheduler.stuck_for == 0
+            first = s.crops(1)
+            await eventually_async(lambda: len(gate.passed) == 1)
+            now[0] = 130
+            second = s.crops(2)
+            await eventually_async(lambda: len(gate.passed) == 2)
+            now[0] = 140
+            assert s.scheduler.stuck_for == 40
+            gate.opened.set()
+            answers = await asyncio.gather(first, second)
+            assert [answer.began for answer in answers] == [100, 130]
+            assert s.scheduler.stuck_for == 0
+
+    run(test)
+
+
+def test_an_image_that_takes_too_long_is_answered_and_its_thread_comes_back() -> None:
+    async def test() -> None:
+        async with scheduled(timeout=0.05) as s:
+            held = await s.held()
+            with pytest.raises(ImageError, match="longer than 50 ms"):
+                await held
+            assert not s.scheduler.decodes
+            assert s.scheduler.stuck_for > 0
+            waits = s.image(1)
+            await asyncio.sleep(0.1)
+            assert not waits.done(), "its own time begins when a thread has it"
+            s.let_go()
+            assert said(await waits) == [10]
+            assert s.scheduler.stuck_for == 0
+            assert s.network.runs == [[1]]
+
+    run(test)
+
+
+def test_where_every_thread_is_lost_to_an_image_batches_are_still_run() -> None:
+    async def test() -> None:
+        async with scheduled(threads=2, timeout=0.05) as s:
+            asked = [s.image(5), await s.held(1), await s.held(2)]
+            assert said(await asked.pop(0)) == [50]
+            found = await asyncio.gather(*asked, return_exceptions=True)
+            assert [type(each) for each in found] == [InvalidImage] * 2
+            for number in (3, 4):
+                assert said(await s.crops(number)) == [10 * number]
+            assert s.network.threads[1:] == ["run_0"] * 2
+            assert not s.scheduler.decodes
+            s.let_go(1)
+            assert said(await s.image(6)) == [60]
+            s.let_go(2)
+
+    run(test)
+
+
+def test_waiting_and_running_are_no_decoding() -> None:
+    async def test() -> None:
+        gate = Gate(opened=False)
+        async with scheduled(Network(gate=gate), timeout=0.05) as s:
+            asked = s.image(1)
+            await eventually_async(lambda: bool(gate.passed))
+            await asyncio.sleep(0.15)
+            assert s.scheduler.decodes
+            gate.opened.set()
+            assert said(await asked) == [10]
+
+    run(test)
+
+
+def test_images_that_take_long_are_decoded_apart() -> None:
+    async def test() -> None:
+        async with scheduled() as s:
+            s.decoder.raised[b"1"] = [SlowPicture(2.0)]
+            s.decoder.gates[b"1"] = gate = Gate(opened=True)
+            slow = s.image(1)
+            gate.opened.clear()
+            await eventually_async(lambda: bool(gate.passed))
+            gate.opened.set()
+            assert said(await s.image(2)) == [20]
+            assert said(await slow) == [10]
+            assert "slow_0" in s.decoder.threads
+            assert set(s.network.threads) == {"decode_0"}
+
+    run(test)
+
+
+def test_no_more_that_take_long_are_taken_than_are_soon_decoded() -> None:
+    async def test() -> None:
+        async with scheduled(max_wait=5.0) as s:
+            gates = []
+            for number in (1, 2, 3):
+                data = str(number).encode()
+                s.decoder.raised[data] = [SlowPicture(3.0)]
+                gates.append(s.decoder.gates.setdefault(data, Gate()))
+            first = s.image(1)
+            with pytest.raises(Overloaded) as refused:
+                await asyncio.gather(s.image(2), s.image(3))
+            assert refused.value
+            assert said(await first) == [10]
+
+    run(test)

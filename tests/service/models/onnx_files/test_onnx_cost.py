@@ -1,0 +1,71 @@
+"""What our networks cost: shapes and counts against the package onnx, and every one is accepted."""
+
+from math import prod
+
+from onnx import helper, shape_inference
+
+from service.models import onnx_cost as onnxcost
+from service.models.onnx_cost import BATCHES, MOST_VALUES, MOST_WORK
+from service.models.onnx_file import OPERATORS, read
+from tests.support.models.costs import FIRST, check, conv, floats, graph
+from tests.support.models.graphs import SHIPPED, networks
+from training.export.graph import build_graph
+from training.model import AlexNet, Variant
+
+
+def test_every_operator_has_a_rule() -> None:
+    assert onnxcost.OPERATORS.keys() == OPERATORS
+
+
+def test_shapes_of_our_networks_are_those_that_the_package_infers() -> None:
+    for model in networks():
+        file = read(model.SerializeToString())
+        onnxcost.check(file)
+        for batch in BATCHES:
+            run = onnxcost._Run(file, batch)
+            run.check()
+            model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+            for output in model.graph.output:
+                output.type.tensor_type.shape.dim[0].dim_value = batch
+            inferred = shape_inference.infer_shapes(
+                model, check_type=True, strict_mode=True, data_prop=True
+            )
+            found = {
+                value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+                for value in [*inferred.graph.value_info, *inferred.graph.output]
+            }
+            assert {name: run.shapes[name] for name in found} == found
+            assert found.keys() >= {output for node in model.graph.node for output in node.output}
+
+
+def test_the_largest_network_of_ours_takes_less_than_half_of_what_is_allowed() -> None:
+    model = AlexNet(1000, 1.0, variant=Variant("one-tower", "relu", True, "overlapping"))
+    for precision in ("fp16", "int8"):
+        file = read(build_graph(model, [1.0] * 3, [1.0] * 3, precision).SerializeToString())
+        onnxcost.check(file)
+        run = onnxcost._Run(file, 1)
+        run.check()
+        assert MOST_VALUES / 4 < run.values < MOST_VALUES / 2
+        assert MOST_WORK / 4 < run.work < MOST_WORK / 2
+
+
+def test_the_shipped_model_is_let_in() -> None:
+    check(SHIPPED.read_bytes())
+
+
+def test_costs_are_counted() -> None:
+    nodes = [
+        FIRST,
+        conv("x", "y", strides=[4, 4], pads=[2, 2, 2, 2], group=1),
+        helper.make_node("MaxPool", ["y"], ["z"], kernel_shape=[3, 3], strides=[2, 2]),
+        helper.make_node("Flatten", ["z"], ["f"]),
+        helper.make_node("Gemm", ["f", "w"], ["g"], transB=1),
+        helper.make_node("Mul", ["w", "w"], ["folded"]),
+    ]
+    run = onnxcost._Run(read(graph(nodes, kernels=floats(8, 3, 11, 11), w=floats(5, 8 * 27 * 27))), 2)
+    run.check()
+    picture, matrix = 224 * 224 * 3, 3 * 11 * 11 * 55 * 55
+    assert [run.shapes[name] for name in "yzfg"] == [(2, 8, 55, 55), (2, 8, 27, 27), (2, 5832), (2, 5)]
+    assert run.values == 2 * (2 * picture + 8 * 55 * 55 + 2 * 8 * 27 * 27 + 5)
+    assert run.work == 2 * (8 * matrix + 8 * matrix + 8 * 8 * 27 * 27 * 9 + 5832 * 5)
+    assert run.folded == prod((5, 5832))

@@ -1,0 +1,129 @@
+"""GPUs that are missing, broken, or fail later, without one."""
+
+import asyncio
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+
+from service.inference.scheduler import Scheduler
+from service.models.cuda import (
+    GpuOptions,
+    cuda_library,
+    has_gpu,
+    memory_used,
+    pin,
+)
+from service.models.session import CPU, Model, ModelError, load_model
+from service.scheduling_errors import SchedulerClosed
+from tests.support.models.gpu_runtime import OUTPUTS, Cudart, Runtime, images
+from tests.support.models.scheduled import Decoder
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ("wheel", "this ONNX Runtime has no CUDA provider"),
+        ("session", "no CUDA session could be made: CUDA failure 700: an illegal memory access"),
+        ("silently", "no CUDA session could be made"),
+        ("run", "the GPU cannot be used: CUDA failure 700: an illegal memory access"),
+    ],
+)
+def test_a_gpu_that_cannot_be_used(
+    model_file: Path, caplog: pytest.LogCaptureFixture, broken: str, reason: str
+) -> None:
+    with pytest.raises(ModelError, match=f"^DEVICE=cuda, but {reason}.*; use DEVICE=auto or cpu") as raised:
+        load_model(model_file, "cuda", 1, runtime=Runtime(broken))
+    assert "secret" not in str(raised.value)
+    caplog.clear()
+    model = load_model(model_file, "auto", 1, runtime=Runtime(broken), has_gpu=lambda: True)
+    assert model.provider == CPU
+    assert f"serving on the CPU: {reason}" in caplog.text
+    caplog.clear()
+    assert load_model(model_file, "auto", 1, runtime=Runtime(broken), has_gpu=lambda: False).provider == CPU
+    assert "WARNING" not in caplog.text, "a machine without a GPU has nothing to mend"
+    assert len(model.run(list(images(3)))) == 3
+
+
+@pytest.mark.parametrize("device", ["dev/nvidia0", "dev/nvidia11", "usr/lib/wsl/lib/libcuda.so.1"])
+def test_a_gpu_is_there_where_the_driver_has_a_device(tmp_path: Path, device: str) -> None:
+    for other in ("dev/nvidiactl", "dev/nvidia-uvm", "dev/dri/card0"):  # there without a GPU, or another's
+        (tmp_path / other).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / other).touch()
+    assert not has_gpu(tmp_path)
+    (tmp_path / device).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / device).touch()
+    assert has_gpu(tmp_path)
+
+
+def test_a_file_that_is_at_fault_is_not_the_gpu_s_fault(
+    model_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = onnx.load(model_file)
+    model.graph.output[0].name = "something"
+    path = tmp_path / "other.onnx"
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"^other\.onnx: its manifest lists"):
+        load_model(path, "auto", 1, runtime=Runtime())
+    assert "serving on the CPU" not in caplog.text
+
+
+def test_what_the_loader_of_the_libraries_prints_goes_to_the_log(
+    model_file: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first line on stdout is the address, which others read."""
+    load_model(model_file, "cuda", 1, GpuOptions(1), Runtime("libraries"))
+    assert capsys.readouterr().out == ""
+    assert "CUDA's libraries: Failed to load libcublas.so.13" in caplog.text
+
+
+def test_where_cuda_does_not_answer_it_is_done_without() -> None:
+    for cudart in (None, Cudart(answer=2)):
+        assert pin(np.zeros(100, np.uint8), cudart) is False
+        assert memory_used(cudart) is None
+    assert memory_used(Cudart()) == 80_000_000_000 - 30
+    assert cuda_library(SimpleNamespace(cuda_version="0.0")) is None
+    assert cuda_library(SimpleNamespace()) is None
+
+
+def test_a_gpu_that_fails_later_ends_the_worker(model_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its batch and all that wait get SchedulerClosed (503), nothing is run any more (not ready, and the
+    process ends), and the text says nothing of the machine.
+    """
+    runtime = Runtime()
+    model = load_model(model_file, "cuda", 1, GpuOptions(2), runtime)
+
+    async def test() -> None:
+        scheduler = Scheduler(Decoder(), Model.run, threads=1, runners=2, max_batch=2)
+        scheduler.start()
+        answer = await scheduler.infer_crops(model, list(images(1)), OUTPUTS)
+        assert answer.rows[0]["probabilities"].shape == (7,)
+        runtime.broken = "run"
+        asked = [scheduler.infer_crops(model, list(images(1)), OUTPUTS) for _image in range(5)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert {(type(error), str(error)) for error in found} == {
+            (SchedulerClosed, "the GPU failed; the server needs a restart")
+        }
+        assert not scheduler.alive
+        runtime.broken = ""
+        with pytest.raises(SchedulerClosed):
+            await scheduler.infer_crops(model, list(images(1)), OUTPUTS)
+        await scheduler.close()
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(asyncio.wait_for(test(), 30))
+    assert "the GPU failed: CUDA failure 700: an illegal memory access was encountered\n" in caplog.text
+
+
+def test_what_is_not_the_gpu_s_fault_does_not_end_it(fragile_model: Path, model_file: Path) -> None:
+    with pytest.raises(FloatingPointError):
+        load_model(fragile_model, "cuda", 1, GpuOptions(1), Runtime()).run(
+            [np.full_like(images(1)[0], 255)]
+        )
+    model = load_model(model_file, "cuda", 1, GpuOptions(1), Runtime())
+    with pytest.raises(ValueError, match="no output nothing"):
+        model.run(list(images(1)), ["nothing"])
+    assert len(model.run(list(images(1)))) == 1
