@@ -1,11 +1,12 @@
 """Chromium, driven by Playwright, for the page's tests and screenshots."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from playwright.sync_api import Browser, sync_playwright
+
+from tests.support.browser import NO_BROWSER, find_browser
 
 # As root, as in CI's container, Chromium starts without its sandbox only; and it is to call nobody.
 FLAGS: Final = (
@@ -20,10 +21,10 @@ FLAGS: Final = (
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Raises RuntimeError where there is none: the page's tests are not skipped."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not found:
-        raise RuntimeError("Chromium is not installed, and the page's tests need it: apt install chromium")
+    """Raises RuntimeError where there is none."""
+    found = find_browser()
+    if found is None:
+        raise RuntimeError(NO_BROWSER)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=list(FLAGS))
         try:

@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from tests.page.browser import chromium
 from tests.page.checks import KEY, LIMIT, WIDE, Start, ask
 from tests.page.flowers import FLOWERS, draw
+from tests.support.browser import NO_BROWSER, REQUIRED, find_browser
 from tests.support.checkout import ROOT
 from tests.support.serving.images import encoded
 from tests.support.serving.server import Server, serving
@@ -40,7 +41,21 @@ expect.set_options(timeout=20_000)  # ms; on a machine that does other things to
 
 
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
+def browser_is_here() -> None:
+    """Without one the page's tests are skipped; with REQUIRE_BROWSER=1, as CI sets it, they fail."""
+    if find_browser() is None:
+        if REQUIRED:
+            pytest.fail(f"REQUIRE_BROWSER=1, and there is {NO_BROWSER}")
+        pytest.skip(NO_BROWSER)
+
+
+@pytest.fixture(autouse=True)
+def first_of_all(browser_is_here: None) -> None:
+    """Before a server is started for nothing."""
+
+
+@pytest.fixture(scope="package")
+def browser(browser_is_here: None) -> Iterator[Browser]:
     with chromium() as running:
         yield running
 

@@ -15,7 +15,8 @@ from fastapi import FastAPI
 from PIL import Image
 from starlette.exceptions import HTTPException
 
-from service.errors import STATUSES, install_handlers
+from service.http.error_responses import install_handlers
+from service.problems import STATUSES
 from tests.support.eventually import eventually
 from tests.support.serving.images import PNG_HEADER_OF_10_GIGAPIXELS, encoded, noise, plain
 from tests.support.serving.raw_http import held_request, open_request, wait_until_inside

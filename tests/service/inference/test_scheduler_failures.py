@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from contract.picture import InvalidImage
-from service.scheduling_errors import SchedulerClosed, WorkerLost
+from service.errors import SchedulerClosed, WorkerLost
 from tests.support.eventually import eventually_async
 from tests.support.models.scheduled import Gate, Network, run, said, scheduled
 

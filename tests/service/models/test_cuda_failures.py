@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from service.errors import ModelError, SchedulerClosed
 from service.inference.scheduler import Scheduler
 from service.models.cuda import (
     GpuOptions,
@@ -17,8 +18,7 @@ from service.models.cuda import (
     memory_used,
     pin,
 )
-from service.models.session import CPU, Model, ModelError, load_model
-from service.scheduling_errors import SchedulerClosed
+from service.models.session import CPU, Model, load_model
 from tests.support.models.gpu_runtime import OUTPUTS, Cudart, Runtime, images
 from tests.support.models.scheduled import Decoder
 

@@ -11,7 +11,7 @@ import pytest
 
 from service.errors import NotReady, UnreadableModel
 from service.models.repository import Repository
-from service.models.session import Model, UnreadableModel
+from service.models.session import Model
 from tests.support.eventually import eventually_async
 from tests.support.models.small_models import LOAD, copied, errors, numbered, trying
 

@@ -98,9 +98,9 @@ def test_what_was_there_from_the_start_is_freed(model_file: Path, tmp_path: Path
     with serving_in_process(file, partial(load_model, device="cpu", threads=1), 1) as running:
         first = weakref.ref(running.engine.repository.find().model.session)
         numbered(model_file, file, 4)
-        engine.reload_wanted = True
+        running.reload()
         eventually(lambda: first() is None)
-        assert client.post("/predict", content=plain(7)).status_code == 200
+        assert running.client.post("/predict", content=plain(7)).status_code == 200
 
 
 def test_a_look_at_the_models_that_fails_is_not_the_last(
@@ -114,12 +114,12 @@ def test_a_look_at_the_models_that_fails_is_not_the_last(
     with serving_in_process(file, partial(load_model, device="cpu", threads=1), 1) as running:
         with monkeypatch.context() as patch:
             patch.setattr("service.models.repository.look", vanished)
-            engine.reload_wanted = True
+            running.reload()
             eventually(lambda: "the models could not be looked at" in caplog.text)
-        assert client.post("/predict", content=plain(7)).status_code == 200
+        assert running.client.post("/predict", content=plain(7)).status_code == 200
         numbered(model_file, file, 4)
-        engine.reload_wanted = True
-        eventually(lambda: client.get("/health").json()["model"]["version"] == 4)
+        running.reload()
+        eventually(lambda: running.client.get("/health").json()["model"]["version"] == 4)
 
 
 def test_a_load_goes_on_when_whoever_asked_for_it_has_gone(model_file: Path, tmp_path: Path) -> None:

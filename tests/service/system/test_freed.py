@@ -70,9 +70,9 @@ def test_refused_pictures(model_file: Path, processes: int) -> None:
     with serving_in_process(model_file, load, 1, decode_processes=processes) as running:
         for what, (ask, status) in asks.items():
             print(what)  # pytest shows it where this fails
-            check_freed(client, ask, status)
+            check_freed(running.client, ask, status)
 
 
 def test_a_batch_that_fails(fragile_model: Path) -> None:
-    with inside(fragile_model, load, 1) as (client, _loop, _engine):
-        check_freed(client, lambda client: client.post("/predict", content=plain(255)), 500)
+    with serving_in_process(fragile_model, load, 1) as running:
+        check_freed(running.client, lambda client: client.post("/predict", content=plain(255)), 500)

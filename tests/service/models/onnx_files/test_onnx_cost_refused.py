@@ -8,8 +8,9 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper
 
-from service.models.onnx_file import OnnxError
-from service.models.session import ModelError, load_model
+from service.errors import ModelError
+from service.models.onnx_wire import OnnxError
+from service.models.session import load_model
 from tests.support.models.costs import CAST, FIRST, FLAT, check, conv, floats, graph, int64
 from tests.support.models.small_models import write_model
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from service.errors import ModelError
 from service.models import onnx_file as onnxfile
 from service.models.onnx_file import OPERATORS, read
-from service.models.session import ModelError, load_model
+from service.models.session import load_model
 from tests.support.models.graphs import SHIPPED, compare, networks, small, varint
 from training.export.graph import PRECISIONS, build_graph
 from training.model import AlexNet
