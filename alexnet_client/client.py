@@ -21,9 +21,9 @@ from pydantic import BaseModel
 
 from alexnet_client.retry import ClientError as ClientError
 from alexnet_client.retry import tries
-from alexnet_client.schemas import EmbedAnswer, Explanation, Health, PredictAnswer, Problem, Results
+from alexnet_client.schemas import EmbedResponse, Explanation, Health, PredictResponse, Problem, Results
 
-Each = PredictAnswer | Problem
+Each = PredictResponse | Problem
 Image = bytes | str | Path
 A = TypeVar("A", bound=BaseModel)
 
@@ -72,16 +72,16 @@ class Client(httpx.Client):
                 answer = flow.send(error)
         return answer
 
-    def predict(self, image: Image, **query: Unpack[PredictOptions]) -> PredictAnswer:
-        return self.ask(PredictAnswer, "/predict", query, content=_bytes(image))
+    def predict(self, image: Image, **query: Unpack[PredictOptions]) -> PredictResponse:
+        return self.ask(PredictResponse, "/predict", query, content=_bytes(image))
 
     def predict_all(
         self, images: Iterable[Image], **query: Unpack[PredictOptions]
-    ) -> list[PredictAnswer | Problem]:
-        return self.ask(Results[PredictAnswer], "/predict", query, json=_json(images)).results
+    ) -> list[PredictResponse | Problem]:
+        return self.ask(Results[PredictResponse], "/predict", query, json=_json(images)).results
 
-    def embed(self, image: Image, normalize: bool = False, **query: Unpack[Which]) -> EmbedAnswer:
-        return self.ask(EmbedAnswer, "/embed", {"normalize": normalize, **query}, content=_bytes(image))
+    def embed(self, image: Image, normalize: bool = False, **query: Unpack[Which]) -> EmbedResponse:
+        return self.ask(EmbedResponse, "/embed", {"normalize": normalize, **query}, content=_bytes(image))
 
     def explain(self, image: Image, **query: Unpack[ExplainOptions]) -> Explanation:
         return self.ask(Explanation, "/explain", {"format": "json", **query}, content=_bytes(image))
@@ -107,15 +107,15 @@ class AsyncClient(httpx.AsyncClient):
                 answer = flow.send(error)
         return answer
 
-    async def predict(self, image: Image, **query: Unpack[PredictOptions]) -> PredictAnswer:
-        return await self.ask(PredictAnswer, "/predict", query, content=_bytes(image))
+    async def predict(self, image: Image, **query: Unpack[PredictOptions]) -> PredictResponse:
+        return await self.ask(PredictResponse, "/predict", query, content=_bytes(image))
 
     async def predict_all(self, images: Iterable[Image], **query: Unpack[PredictOptions]) -> list[Each]:
-        return (await self.ask(Results[PredictAnswer], "/predict", query, json=_json(images))).results
+        return (await self.ask(Results[PredictResponse], "/predict", query, json=_json(images))).results
 
-    async def embed(self, image: Image, normalize: bool = False, **query: Unpack[Which]) -> EmbedAnswer:
+    async def embed(self, image: Image, normalize: bool = False, **query: Unpack[Which]) -> EmbedResponse:
         return await self.ask(
-            EmbedAnswer, "/embed", {"normalize": normalize, **query}, content=_bytes(image)
+            EmbedResponse, "/embed", {"normalize": normalize, **query}, content=_bytes(image)
         )
 
     async def explain(self, image: Image, **query: Unpack[ExplainOptions]) -> Explanation:

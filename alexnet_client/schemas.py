@@ -42,7 +42,7 @@ class Timing(BaseModel):
     total: float = Field(examples=[7.099])
 
 
-class OfFile(BaseModel):
+class FileResult(BaseModel):
     """One of several answers."""
 
     file: str | None = Field(
@@ -53,7 +53,7 @@ class OfFile(BaseModel):
     )
 
 
-class Problem(OfFile):
+class Problem(FileResult):
     """RFC 9457; `code` is stable, `detail` is for people."""
 
     type: str = Field(examples=["about:blank"])
@@ -63,14 +63,14 @@ class Problem(OfFile):
     code: str = Field(examples=["invalid_image"])
 
 
-class PredictAnswer(OfFile):
+class PredictResponse(FileResult):
     predictions: list[Prediction] = Field(description="sorted, the most probable first")
     model: ModelName
     image: ImageInfo
     timing_ms: Timing
 
 
-class EmbedAnswer(OfFile):
+class EmbedResponse(FileResult):
     embedding: list[float] = Field(
         description="fc7 after its activation: 4096 values at full width", examples=[[0.0, 1.25, 0.5]]
     )
@@ -92,7 +92,7 @@ class Explanation(BaseModel):
     timing_ms: Timing
 
 
-Answer = PredictAnswer | EmbedAnswer | Explanation
+Answer = PredictResponse | EmbedResponse | Explanation
 
 
 class Results(BaseModel, Generic[Each]):

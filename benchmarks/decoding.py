@@ -15,8 +15,8 @@ from pathlib import Path
 from benchmarks.support.images import LARGE, SMALL, drawn
 from contract.limits import usable_cores
 from contract.recipe import DEFAULT_RECIPE
-from service.imaging.decoder import Decoder, InThread, Watch
-from service.imaging.process_decoder import Processes
+from service.imaging.decoder import Decoder, ThreadDecoder, Watch
+from service.imaging.process_decoder import ProcessDecoder
 from service.settings import Settings
 
 
@@ -51,21 +51,21 @@ def latency(decoder: Decoder, pictures: Sequence[bytes], seconds: float) -> list
 def compare(pictures: Sequence[bytes], seconds: float, turns: int) -> None:
     cores, most = usable_cores(), Settings().max_pixels
     decoders: dict[str, Decoder] = {
-        "threads": InThread(most),
-        "processes": Processes(cores, most, 5),
+        "threads": ThreadDecoder(most),
+        "processes": ProcessDecoder(cores, most, 5),
     }
     rates: dict[str, list[float]] = {name: [] for name in decoders}
-    alone: dict[str, list[float]] = {name: [] for name in decoders}
+    exclusive: dict[str, list[float]] = {name: [] for name in decoders}
     for decoder in decoders.values():
         decoder.start()
     for _turn in range(turns):
         for name, decoder in decoders.items():
             rates[name].append(rate(decoder, pictures, seconds, cores))
-            alone[name] += latency(decoder, pictures, seconds)
+            exclusive[name] += latency(decoder, pictures, seconds)
     for name, decoder in decoders.items():
         middle = statistics.median(rates[name])
         spread = f"{min(rates[name]):.0f} to {max(rates[name]):.0f}"
-        p50 = statistics.median(alone[name])
+        p50 = statistics.median(exclusive[name])
         print(f"  {name:10} {middle:7.1f} images/s ({spread}), alone p50 {p50:6.2f} ms")
         decoder.close()
 

@@ -97,7 +97,7 @@ def pool(model: Model, files: list[Path], seconds: float, threads: int, batch: i
         while time.perf_counter() - start < seconds:
             while len(ready) < 2 * batch:
                 ready.append(decoders.submit(lambda file: crop_of(file.read_bytes(), model), next(source)))
-            model.run([ready.popleft().result() for _image in range(batch)], alone=True)
+            model.run([ready.popleft().result() for _image in range(batch)], exclusive=True)
             done += batch
         elapsed = time.perf_counter() - start
         decoders.shutdown(cancel_futures=True)
@@ -126,7 +126,7 @@ def alone(model: Model, files: list[Path], seconds: float) -> float:
     """Median ms of reading, decoding, cropping and a batch of one, one image after the other."""
     times, source, start = [], cycle(files), time.perf_counter()
     while (began := time.perf_counter()) - start < seconds:
-        model.run([crop_of(next(source).read_bytes(), model)], alone=True)
+        model.run([crop_of(next(source).read_bytes(), model)], exclusive=True)
         times.append(1000 * (time.perf_counter() - began))
     return median(times)
 

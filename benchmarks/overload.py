@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.limit import photographs
 from benchmarks.serve import load, server
-from benchmarks.support.load import MOST_CONNECTIONS
+from benchmarks.support.load import MAX_CONNECTIONS
 from benchmarks.support.machine import busy
 from benchmarks.support.proxy import proxy
 from benchmarks.support.vitals import Answered, Bar, Sample, Watcher, ask, flat, options, verdict
@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--proxy", action="store_true", help="with the compose file's HAProxy in front")
     args = parser.parse_args()
     # The load keeps connections too, and none of them is to make room for another.
-    os.environ.setdefault("MAX_CONNECTIONS", str(2 * MOST_CONNECTIONS))
+    os.environ.setdefault("MAX_CONNECTIONS", str(2 * MAX_CONNECTIONS))
     with tempfile.TemporaryDirectory() as folder:
         files = photographs(args.images, False, Path(folder))
         images = args.images or files[0].parent
@@ -63,7 +63,7 @@ def measure(model: Path, images: Path, image: bytes, args: argparse.Namespace) -
     ):
         closed = ("--connections", CONNECTIONS, "--seconds", args.peak_seconds)
         before, _steal = load(url, images, *closed)
-        alone = [ask(url, "POST", "/predict", image) for _request in range(20)]
+        exclusive = [ask(url, "POST", "/predict", image) for _request in range(20)]
         rate = args.times * before["images_per_s"]
         with Watcher(url, pid, image) as watcher:
             over, steal = load(url, images, "--rate", rate, "--seconds", args.seconds, attempts=1)
@@ -76,20 +76,20 @@ def measure(model: Path, images: Path, image: bytes, args: argparse.Namespace) -
             "steal": steal,
             "asked_rate": rate,
             "offered_rate": over["offered"] / args.seconds,
-            "alone_ms": sorted(answer.ms for answer in alone)[len(alone) // 2],
-            "alone_right": all(answer.status == 200 for answer in alone),
-            "right": sorted({answer.label or "" for answer in alone}),
+            "alone_ms": sorted(answer.ms for answer in exclusive)[len(exclusive) // 2],
+            "alone_right": all(answer.status == 200 for answer in exclusive),
+            "right": sorted({answer.label or "" for answer in exclusive}),
             "health": [asdict(answer) for answer in watcher.health if answer.when <= end],
             "answers": [asdict(answer) for answer in watcher.answers],
             "samples": [asdict(sample) for sample in watcher.samples if sample.when <= end],
-            "back_s": back(watcher.answers, end, alone),
+            "back_s": back(watcher.answers, end, exclusive),
             "deadline_s": float(os.environ.get("REQUEST_TIMEOUT_S") or 30),
         }
 
 
-def back(answers: list[Answered], end: float, alone: list[Answered]) -> float | None:
+def back(answers: list[Answered], end: float, exclusive: list[Answered]) -> float | None:
     """s from the end of the load until requests are answered about as fast as before; None for never."""
-    normal = 3 * max(answer.ms for answer in alone)
+    normal = 3 * max(answer.ms for answer in exclusive)
     after = [answer for answer in answers if answer.when >= end]
     slow = [answer for answer in after if answer.status != 200 or answer.ms > normal]
     if not after or (slow and slow[-1] is after[-1]):

@@ -79,7 +79,7 @@ def load(url: str, images: Path, *options: object, attempts: int = 3) -> tuple[d
 
 @contextmanager
 def ceiling(model: Path, images: Path) -> Iterator[Callable[[str, float], float]]:
-    """-> what benchmarks/limit.py finds of `limit`, in images/s, or `alone`, in ms, in so many s."""
+    """-> what benchmarks/limit.py finds of `limit`, in images/s, or `exclusive`, in ms, in so many s."""
     command: list[str | Path] = [sys.executable, "-m", "benchmarks.limit", "--turns"]
     command += ["--model", model, "--images", images]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -130,14 +130,14 @@ def measure(
 
     def row(name: str, *options: object, longer: int = 1) -> float:
         seconds, turns = longer * args.seconds, max(2, args.turns // longer)
-        limits, alone, loads = [], [], []
+        limits, exclusive, loads = [], [], []
         for _turn in range(turns):
             limits.append(turn("limit", seconds))
             if name == ALONE:
-                alone.append(turn("alone", seconds))
+                exclusive.append(turn("alone", seconds))
             found, steal = load(url, images, *options, "--seconds", seconds, "--warm-up", seconds / 2)
             loads.append(found | {"steal": steal})
-        rows[name] = result = summary(loads, limits, alone)
+        rows[name] = result = summary(loads, limits, exclusive)
         times = "".join(f"{result[f'{p}_ms'] or math.nan:8.1f}" for p in ("p50", "p95", "p99"))
         times += f"{result['client_core_ms']:8.2f}{result['steal']:8.1f}"
         share = f"{result['of_limit']:.2f} +- {result['of_limit_error']:.2f}"
@@ -153,7 +153,7 @@ def measure(
     return rows
 
 
-def summary(loads: list[dict[str, Any]], limits: list[float], alone: list[float]) -> dict[str, Any]:
+def summary(loads: list[dict[str, Any]], limits: list[float], exclusive: list[float]) -> dict[str, Any]:
     """One load's turns: means of the rates, percentiles of all latencies, the sums of what went wrong."""
     rates = [found["images_per_s"] for found in loads]
     times = sorted(ms for found in loads for ms in found["times_ms"])
@@ -169,11 +169,11 @@ def summary(loads: list[dict[str, Any]], limits: list[float], alone: list[float]
         "of_limit_error": mean(rates)
         / mean(limits)
         * math.hypot(*(stdev(each) / mean(each) / math.sqrt(len(each)) for each in (rates, limits))),
-        "of_alone": (result["p50_ms"] or math.nan) / median(alone) if alone else None,
+        "of_alone": (result["p50_ms"] or math.nan) / median(exclusive) if exclusive else None,
         "client_core_ms": mean(found["client_core_ms"] for found in loads),
         "steal": max(found["steal"] for found in loads),
         "errors": dict(errors),
-        "turns": {"images_per_s": rates, "limit": limits, "alone_ms": alone},
+        "turns": {"images_per_s": rates, "limit": limits, "alone_ms": exclusive},
     }
 
 

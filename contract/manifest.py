@@ -16,10 +16,10 @@ from contract.recipe import RECIPES, Recipe
 METADATA_KEY: Final = "alexnet"
 MANIFEST_VERSION: Final = 2
 FILTER: Final = "bilinear"  # of every recipe so far
-MOST_CHARACTERS: Final = 2_000_000  # of the JSON; 20,000 classes take one million
-MOST_OF_A_TEXT: Final = 1_000  # characters of a label or another text that is shown
-MOST_NESTED: Final = 20  # objects and lists in each other
-MOST_INTEGER: Final = 2**53 - 1  # JSON's readers hold numbers as doubles; beyond it they are rounded
+MAX_CHARACTERS: Final = 2_000_000  # of the JSON; 20,000 classes take one million
+MAX_OF_A_TEXT: Final = 1_000  # characters of a label or another text that is shown
+MAX_NESTED: Final = 20  # objects and lists in each other
+MAX_INTEGER: Final = 2**53 - 1  # JSON's readers hold numbers as doubles; beyond it they are rounded
 # Control characters, ends of lines and paragraphs, and overrides of the direction: they forge lines in logs
 # and change what a reader sees. Surrogates are no characters; nothing encodes them.
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -136,16 +136,16 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Raises ManifestError for anything but what `to_json` of this version writes."""
-        if len(text) > MOST_CHARACTERS:
+        if len(text) > MAX_CHARACTERS:
             raise ManifestError(
-                f"the manifest has {len(text):,} characters; {MOST_CHARACTERS:,} are allowed"
+                f"the manifest has {len(text):,} characters; {MAX_CHARACTERS:,} are allowed"
             )
         try:
             record = json.loads(text)
         except ValueError as error:  # no JSON, or an integer of thousands of digits
             raise ManifestError(f"the manifest is not JSON: {error}") from None
         except RecursionError:
-            raise ManifestError(f"the manifest is nested more than {MOST_NESTED} deep") from None
+            raise ManifestError(f"the manifest is nested more than {MAX_NESTED} deep") from None
         _check("the manifest", record)  # before anything of it is put into a message
         found = _get(record, "manifest_version", int)
         if found > MANIFEST_VERSION:
@@ -178,8 +178,8 @@ class Manifest:
 
 def _check(key: str, value: Any, depth: int = 0) -> None:
     """Raise ManifestError for what JSON cannot hold, or what readers of it do not read alike."""
-    if depth > MOST_NESTED:
-        raise ManifestError(f"{key} is nested more than {MOST_NESTED} deep")
+    if depth > MAX_NESTED:
+        raise ManifestError(f"{key} is nested more than {MAX_NESTED} deep")
     if isinstance(value, str):
         try:
             value.encode()
@@ -187,8 +187,8 @@ def _check(key: str, value: Any, depth: int = 0) -> None:
             raise ManifestError(f"{key} has text that is not Unicode: {value[:40]!r}") from None
     elif isinstance(value, float) and not math.isfinite(value):
         raise ManifestError(f"{key} has the number {value}, which JSON cannot hold")
-    elif isinstance(value, int) and abs(value) > MOST_INTEGER:
-        raise ManifestError(f"{key} has an integer of more than {MOST_INTEGER.bit_length()} bits")
+    elif isinstance(value, int) and abs(value) > MAX_INTEGER:
+        raise ManifestError(f"{key} has an integer of more than {MAX_INTEGER.bit_length()} bits")
     elif is_dataclass(value):
         _check(key, vars(value), depth)
     elif isinstance(value, dict):
@@ -202,8 +202,8 @@ def _check(key: str, value: Any, depth: int = 0) -> None:
 
 def _check_shown(key: str, text: str) -> None:
     """Raise ManifestError for a text that is too long to be shown, or has control characters."""
-    if len(text) > MOST_OF_A_TEXT:
-        raise ManifestError(f"{key} has a text of {len(text):,} characters; {MOST_OF_A_TEXT:,} are allowed")
+    if len(text) > MAX_OF_A_TEXT:
+        raise ManifestError(f"{key} has a text of {len(text):,} characters; {MAX_OF_A_TEXT:,} are allowed")
     if CONTROL.search(text):
         raise ManifestError(f"{key} has control characters in {text[:40]!a}; use plain text")
 
@@ -253,7 +253,7 @@ def _metrics(record: dict[str, Any]) -> Metrics:
 
 def _get(record: Any, key: str, kind: type[T]) -> T:
     value = record.get(key) if isinstance(record, dict) else None
-    if kind is float and type(value) is int and abs(value) <= MOST_INTEGER:  # JSON has one kind of number
+    if kind is float and type(value) is int and abs(value) <= MAX_INTEGER:  # JSON has one kind of number
         value = float(value)
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ManifestError(f"{key} must be of type {kind.__name__}, not {ascii(value)[:100]}")

@@ -43,9 +43,9 @@ def main() -> int:
 
 def command() -> int:
     from service.cli.main import main
-    from service.host import give_large_memory_back
+    from service.host import set_mmap_threshold
 
-    give_large_memory_back()
+    set_mmap_threshold()
     return main(sys.argv[2:])
 
 
@@ -53,7 +53,7 @@ def start() -> int:
     from service import stdio
     from service.models.default_model import require_file
     from service.observability import logs
-    from service.server.fd_limit import fit_connections
+    from service.server.fd_limit import raise_fd_limit
     from service.server.listener import address_of, bound
     from service.server.run import serve
     from service.server.workers import supervise
@@ -65,7 +65,7 @@ def start() -> int:
     if settings.workers == 1:
         stdio.log_what_libraries_write()
     logs.configure(settings.log_format)
-    settings = fit_connections(settings)
+    settings = raise_fd_limit(settings)
     listener = bound(settings.host, settings.port)
     address = address_of(listener)
 

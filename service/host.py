@@ -18,7 +18,7 @@ SLOW_DECODING: Final = 7  # not much lower: beside other programs it would hardl
 BATCHES: Final = 10
 
 
-def give_large_memory_back() -> None:
+def set_mmap_threshold() -> None:
     """Free blocks of a picture's size for the system, and keep those that the next picture takes.
 
     glibc learns to keep freed blocks of up to 32 MB, in every thread; pictures are made of 16 MB ones.
@@ -46,7 +46,7 @@ def trim() -> None:
         malloc_trim(0)
 
 
-def spare_what_stays() -> None:
+def freeze_startup_objects() -> None:
     """What is there by now is never looked at by the collector again. Of the modules alone one look takes
     40 ms, in which no thread runs; models that are loaded later can still be freed.
 
@@ -72,7 +72,7 @@ def limit_memory(more: int) -> None:
         resource.setrlimit(kind, (limit, limit))
 
 
-def give_way(nice: int) -> None:
+def lower_thread_priority(nice: int) -> None:
     """Lowers the priority of the calling thread. Where every core computes, the event loop waits for its
     turn like everybody: each refusal and each /health behind a batch.
     """
@@ -81,7 +81,7 @@ def give_way(nice: int) -> None:
             os.nice(nice)
 
 
-def keep_to_core(number: int, threads: int) -> None:
+def pin_thread(number: int, threads: int) -> None:
     """The calling thread is one of so many that compute, and stays on one core where each can have its own.
     The scheduler leaves two on a core for milliseconds while another core is at rest.
     """

@@ -15,7 +15,7 @@ from training.errors import CheckpointError
 from training.model import AlexNet
 
 BATCH: Final = 50  # images classified at a time
-LEAST_PROBABILITY: Final = torch.finfo(torch.float32).tiny  # below it, float32 has no probability to tell
+MIN_PROBABILITY: Final = torch.finfo(torch.float32).tiny  # below it, float32 has no probability to tell
 
 Classify = Callable[[Tensor], Tensor]  # (N, H, W, 3) uint8 crops -> probabilities (N, classes)
 
@@ -79,7 +79,7 @@ def judge(probabilities: Tensor, labels: Tensor, crops: int = 1) -> Evaluation:
         crops=crops,
         hits1=int(hits[:, 0].sum()),
         hits5=int(hits.any(1).sum()),
-        cross_entropy=-float(given.double().clamp_min(LEAST_PROBABILITY).log().sum()),
+        cross_entropy=-float(given.double().clamp_min(MIN_PROBABILITY).log().sum()),
         confusion=confusion,
     )
 

@@ -31,7 +31,7 @@ from contract.recipe import DEFAULT_RECIPE
 
 # v2: an image file in the Open Inference Protocol's JSON; pixels: a crop of it, behind the JSON
 FORMS = ("bare", "ten crops", "multipart", "v2", "pixels")
-MOST_CONNECTIONS = 1000  # in the open loop; a request due while all are busy counts as `unsent`
+MAX_CONNECTIONS = 1000  # in the open loop; a request due while all are busy counts as `unsent`
 # s that a connection may have been idle: of the server's own limit less what a request needs to arrive.
 REUSE = 0.8 * float(os.environ.get("KEEP_ALIVE_TIMEOUT_S") or 5)
 PATIENCE = 20.0  # s that requests under way at the end get; later ones count as `unanswered`
@@ -161,7 +161,7 @@ class Load:
             self.under_way += 1
             # The one that was used last, so that others are left to be closed by the server.
             self.idle.pop().send(next(self.payloads), due)
-        elif self.open < MOST_CONNECTIONS:
+        elif self.open < MAX_CONNECTIONS:
             self.under_way += 1
             task = asyncio.get_running_loop().create_task(self.connect(due))
             self.tasks.add(task)

@@ -8,20 +8,20 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, Self, TextIO
 
-from alexnet_client.schemas import PredictAnswer, Problem
+from alexnet_client.schemas import PredictResponse, Problem
 
 COLUMNS: Final = ("file", "rank", "label", "index", "probability", "error")
 BAR: Final = 30  # characters
 
 
 class Writer(Protocol):
-    def __call__(self, name: str, answer: PredictAnswer | Problem) -> None: ...
+    def __call__(self, name: str, answer: PredictResponse | Problem) -> None: ...
 
 
 def json_lines(out: TextIO, _names: Sequence[str]) -> Writer:
     """The answer over HTTP, or its problem, and `file`."""
 
-    def write(name: str, answer: PredictAnswer | Problem) -> None:
+    def write(name: str, answer: PredictResponse | Problem) -> None:
         print(json.dumps({"file": name} | answer.model_dump(mode="json")), file=out, flush=True)
 
     return write
@@ -32,7 +32,7 @@ def comma_separated(out: TextIO, _names: Sequence[str]) -> Writer:
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(COLUMNS)
 
-    def write(name: str, answer: PredictAnswer | Problem) -> None:
+    def write(name: str, answer: PredictResponse | Problem) -> None:
         if isinstance(answer, Problem):
             rows.writerow([name, "", "", "", "", answer.detail])
         else:
@@ -48,7 +48,7 @@ def table(out: TextIO, names: Sequence[str]) -> Writer:
     columns = shutil.get_terminal_size().columns if out.isatty() else 1 << 30
     width = min(max(_cells(_printable(name)) for name in names), max(columns - 40, columns // 2))
 
-    def write(name: str, answer: PredictAnswer | Problem) -> None:
+    def write(name: str, answer: PredictResponse | Problem) -> None:
         shown = _cut(_printable(name), width)
         first = shown + " " * (width - _cells(shown))
         if isinstance(answer, Problem):

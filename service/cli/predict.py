@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
-from alexnet_client.schemas import PredictAnswer, Problem
+from alexnet_client.schemas import PredictResponse, Problem
 from contract.limits import usable_cores
 from contract.picture import ImageError
 from service.cli.inputs import File, Unreadable
@@ -18,7 +18,7 @@ from service.inference.tasks import DEFAULT_TOP_K, classify
 from service.models.cuda import GpuOptions
 from service.models.default_model import configured, default_name, require_file
 from service.models.discovery import normal, places
-from service.models.loading import Found, Load, read
+from service.models.loading import Load, LoadResult, read
 from service.models.repository import Repository
 from service.models.session import load_model
 from service.observability.metrics import Metrics
@@ -26,7 +26,7 @@ from service.problems import make_problem, problem_of
 from service.settings import Settings
 
 Crops = Literal[1, 10]
-Ask = Callable[[bytes], Awaitable[PredictAnswer | Problem]]
+Ask = Callable[[bytes], Awaitable[PredictResponse | Problem]]
 
 SERVER_AT_ONCE: Final = 8  # requests to a server
 # Codes of a server's that speak of one image; after any other the rest would fare no better.
@@ -42,7 +42,7 @@ class Failed(Exception):
     """Nothing more can be answered."""
 
 
-def find_models(settings: Settings, model: str | None) -> list[Found]:
+def find_models(settings: Settings, model: str | None) -> list[LoadResult]:
     """Every version of the model: of that file, of that name in the folder MODELS, or of the default one
     there. Raises Usage, SettingsError and ModelError.
     """
@@ -85,7 +85,7 @@ def _load(settings: Settings) -> Load:
 
 @asynccontextmanager
 async def here(
-    settings: Settings, found: list[Found], top_k: int | None, crops: Crops
+    settings: Settings, found: list[LoadResult], top_k: int | None, crops: Crops
 ) -> AsyncIterator[Ask]:
     """The engine that the service has, without a server around it. Raises Usage."""
     metrics = Metrics()
@@ -96,7 +96,7 @@ async def here(
         if (top_k or 1) > classes:
             raise Usage(f"top_k is {top_k}; this model has {classes} classes")
 
-        async def ask(data: bytes) -> PredictAnswer | Problem:
+        async def ask(data: bytes) -> PredictResponse | Problem:
             try:
                 return await classify(engine, served, data, top_k or min(DEFAULT_TOP_K, classes), crops)
             except ImageError as error:
@@ -123,7 +123,7 @@ async def by_server(
         query["top_k"] = top_k
     async with AsyncClient(server, key) as client:
 
-        async def ask(data: bytes) -> PredictAnswer | Problem:
+        async def ask(data: bytes) -> PredictResponse | Problem:
             try:
                 return await client.predict(data, **query)
             except ClientError as error:
@@ -136,9 +136,9 @@ async def by_server(
 
 async def answers(
     files: Iterable[File], ask: Ask, at_once: int, limit: int | None
-) -> AsyncGenerator[tuple[File, PredictAnswer | Problem], None]:
+) -> AsyncGenerator[tuple[File, PredictResponse | Problem], None]:
     """In the order of the files, `at_once` of them under way. Raises what `ask` raises."""
-    waiting: deque[tuple[File, asyncio.Task[PredictAnswer | Problem]]] = deque()
+    waiting: deque[tuple[File, asyncio.Task[PredictResponse | Problem]]] = deque()
     try:
         for file in files:
             waiting.append((file, asyncio.create_task(_answer(file, ask, limit))))
@@ -154,7 +154,7 @@ async def answers(
         await asyncio.gather(*(task for _file, task in waiting), return_exceptions=True)
 
 
-async def _answer(file: File, ask: Ask, limit: int | None) -> PredictAnswer | Problem:
+async def _answer(file: File, ask: Ask, limit: int | None) -> PredictResponse | Problem:
     try:
         data = await asyncio.to_thread(file.read, limit)
     except Unreadable as error:

@@ -15,7 +15,7 @@ from service.http.access.hosts import Hosts
 from service.http.access.keys import Keys
 from service.http.access.origins import EXPOSED
 from service.http.error_responses import install_handlers
-from service.http.middleware import Edge
+from service.http.middleware import RequestMiddleware
 from service.http.page import page_routes
 from service.http.status import status_routes
 from service.http.v2 import routes as v2
@@ -58,7 +58,9 @@ def create_app(settings: Settings, repository: Repository, metrics: Metrics, thr
     )
     app.state.settings, app.state.keys, app.state.reload = settings, keys, reload
     clients = Clients(parse_networks(settings.trusted_proxies))
-    app.add_middleware(Edge, hosts=Hosts(settings), keys=keys, metrics=metrics, clients=clients)
+    app.add_middleware(
+        RequestMiddleware, hosts=Hosts(settings), keys=keys, metrics=metrics, clients=clients
+    )
     if tracing := tracing_middleware():
         middleware, options = tracing
         app.add_middleware(middleware, **options)

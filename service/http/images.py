@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from alexnet_client.schemas import Answer, EmbedAnswer, Explanation, PredictAnswer, Problem, Results
+from alexnet_client.schemas import Answer, EmbedResponse, Explanation, PredictResponse, Problem, Results
 from contract.picture import ImageError
 from service.errors import InvalidRequest
 from service.http.body.read import read_images
@@ -83,16 +83,16 @@ async def infer_images(
     """
     settings = frame.settings
     most = 1 if single else max(1, settings.max_queue // images_each)
-    async with frame.admitted(images_each) as visit:
+    async with frame.admitted(images_each) as permit:
         images = await read_images(
             frame.request,
             settings.max_body_bytes,
             settings.body_timeout_s,
             most,
-            visit.receive,
+            permit.receive,
             frame.start_deadline,
         )
-        turns = visit.take_share(len(images.files), images_each)
+        turns = permit.acquire_share(len(images.files), images_each)
         if not images.several:
             return await infer(images.files[0])
         results = await infer_each(images.files, infer, turns)
@@ -134,7 +134,7 @@ def server_timing(answer: Answer) -> dict[str, str]:
 @router.post(
     "/predict",
     openapi_extra=_described(PredictQuery),
-    response_model=PredictAnswer | Results[PredictAnswer],
+    response_model=PredictResponse | Results[PredictResponse],
 )
 async def predict(request: Request) -> Response:
     """Which class an image shows."""
@@ -157,7 +157,7 @@ async def predict(request: Request) -> Response:
     "/embed",
     openapi_extra=_described(EmbedQuery),
     responses={200: {"content": {"application/octet-stream": {"schema": _FILE}}}},
-    response_model=EmbedAnswer | Results[EmbedAnswer],
+    response_model=EmbedResponse | Results[EmbedResponse],
 )
 async def embedding(request: Request) -> Response:
     """fc7, the features of the paper's Figure 4: near each other for images that are alike."""

@@ -26,13 +26,13 @@ _ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACE: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C traceparent
 
 
-MOST_PATH: Final = 1000  # characters of a path in the log
+MAX_PATH: Final = 1000  # characters of a path in the log
 # A server that is asked for ten times what it can do mostly refuses; here that takes half as long as in the
 # route, where the Open Inference Protocol's are refused. Strangers cannot make up more of these labels.
 FOR_IMAGES: Final = {"/predict", "/embed", "/explain"}
 
 
-class Edge:
+class RequestMiddleware:
     """Without keys none is asked for. The page and everything about health never need one."""
 
     def __init__(self, app: ASGIApp, hosts: Hosts, keys: Keys, metrics: Metrics, clients: Clients) -> None:
@@ -69,7 +69,7 @@ class Edge:
                 if wrong := self._wrong_host(scope, headers):
                     await wrong(scope, receive, sending)
                     return
-                self._let_in(inner, headers)
+                self._authorize(inner, headers)
             except ServiceError as error:
                 await error_response(error, scope["path"])(scope, receive, sending)
             else:
@@ -90,7 +90,7 @@ class Edge:
             )
             await answer(scope, receive, sending)
         finally:
-            self._leave_a_trace(inner, scope["method"], status, time.perf_counter() - began)
+            self._record(inner, scope["method"], status, time.perf_counter() - began)
 
     def _wrong_host(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
         pairs = scope["headers"]
@@ -98,16 +98,16 @@ class Edge:
         detail = self._hosts.refuse(headers.get(b"host"), scope["http_version"], twice)
         return problem_response(400, "invalid_request", detail, path=scope["path"]) if detail else None
 
-    def _let_in(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+    def _authorize(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         """Raises Unauthorized and Overloaded."""
         scope[KEY] = key = self._keys.known(headers.get(b"authorization", b""))
         path = scope["path"]
         if not key and self._keys.wanted and not _is_open(path):
             raise Unauthorized("send a known API key as the header `Authorization: Bearer KEY`")
         if scope["method"] == "POST" and path in FOR_IMAGES:
-            engine_of(scope).admission.require_room()
+            engine_of(scope).admission.require_capacity()
 
-    def _leave_a_trace(self, scope: Scope, method: str, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         # Paths that strangers make up are one label, not one each.
         path = scope["path"]
         route = path if path in FOR_IMAGES else getattr(scope.get("route"), "path", "other")
@@ -118,7 +118,7 @@ class Edge:
         peer = scope["client"][0] if scope["client"] else None
         fields = {
             "method": method,
-            "path": path[:MOST_PATH],
+            "path": path[:MAX_PATH],
             "status": status,
             "ms": round(seconds * 1000, 1),
             "client": self._clients.address(peer, scope["headers"]),

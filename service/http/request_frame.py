@@ -12,8 +12,8 @@ from contract.errors import ImageError
 from service.errors import DeadlineExceeded
 from service.http.body.read import announced_bytes
 from service.http.scope import KEY, engine_of
-from service.inference.admission import Visit
-from service.models.serving import Served
+from service.inference.admission import Permit
+from service.models.serving import ServingModel
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -32,23 +32,23 @@ class RequestFrame:
         self.settings: Settings = request.app.state.settings
         self.engine = engine_of(request.scope)
         self.engine.require_worker()
-        self.served: Served = self.engine.repository.find(name, version)
+        self.served: ServingModel = self.engine.repository.find(name, version)
         self.timeout = min(self.settings.request_timeout_s, (timeout_ms or math.inf) / 1000)
         self._began = math.inf
         self._deadline = asyncio.timeout(None)
 
     @asynccontextmanager
-    async def admitted(self, images_each: int = 1) -> AsyncIterator[Visit]:
+    async def admitted(self, images_each: int = 1) -> AsyncIterator[Permit]:
         """Hold the model and a place for the request. Raises Overloaded, BodyTooLarge and DeadlineExceeded.
 
         `images_each` is what one image of the request costs, crops and occlusions counted.
         """
         size = announced_bytes(self.request, self.settings.max_body_bytes)
         admission = self.engine.admission.admit(size, images_each, self.request.scope[KEY])
-        with self.served.use(), admission as visit:
+        with self.served.use(), admission as permit:
             try:
                 async with self._deadline:
-                    yield visit
+                    yield permit
             except TimeoutError:
                 raise DeadlineExceeded(f"no answer within {self.timeout:g} s") from None
 

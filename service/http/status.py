@@ -14,14 +14,14 @@ from service.http.exposition import format_for
 from service.http.query import refuse_unknown
 from service.http.scope import engine_of
 from service.models.filters import draw_kernels
-from service.models.serving import Served
+from service.models.serving import ServingModel
 from service.observability.metrics import Metrics
 
 
 def status_routes(metrics: Metrics) -> APIRouter:
     """Make the routes of one application."""
     router = APIRouter()
-    drawn: WeakKeyDictionary[Served, asyncio.Task[bytes]] = WeakKeyDictionary()
+    drawn: WeakKeyDictionary[ServingModel, asyncio.Task[bytes]] = WeakKeyDictionary()
 
     @router.get("/models", responses=documented(401))
     async def models(request: Request) -> list[ModelInfo]:

@@ -27,7 +27,7 @@ Reserve = Callable[[Header], AbstractContextManager[None]]
 
 
 @dataclass
-class Cropped:
+class DecodedImage:
     """The crops (224, 224, 3) uint8 of one picture. `width` and `height` are the file's, upright; the times
     are of `time.perf_counter`, which all processes of a machine share.
     """
@@ -59,7 +59,7 @@ def decode_crops(
     max_pixels: int,
     crops: int,
     reserve: Reserve = lambda _header: nullcontext(),
-) -> Cropped:
+) -> DecodedImage:
     """The central crop (`crops` 1), or ten. Raises ImageError.
 
     `reserve` is called between the header and the pixels; what it raises ends the work. Decoding takes
@@ -84,7 +84,7 @@ def decode_crops(
         width, height, kind = picture.width, picture.height, picture.format
         ignored = picture.profile_ignored
         del header, picture  # their memory is what is reserved
-    return Cropped(made, width, height, kind, began, time.perf_counter(), profile_ignored=ignored)
+    return DecodedImage(made, width, height, kind, began, time.perf_counter(), profile_ignored=ignored)
 
 
 def too_long(limit: float) -> InvalidImage:

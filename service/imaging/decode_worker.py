@@ -18,7 +18,7 @@ import numpy as np
 from contract.errors import ImageError
 from contract.picture import Header
 from contract.recipe import RECIPES
-from service.host import give_large_memory_back, limit_memory
+from service.host import limit_memory, set_mmap_threshold
 from service.imaging.decode import SLOW_S, SlowPicture, decode_crops, estimated_seconds, shared_crops
 from service.stdio import drop_what_libraries_write
 
@@ -62,7 +62,7 @@ def main() -> None:
     )  # Ctrl-C in a terminal is for the service, which lets us finish
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     drop_what_libraries_write()
-    give_large_memory_back()
+    set_mmap_threshold()
     memory, shared = map(int, sys.argv[1:])
     limit_memory(memory)
     serve(sys.stdin.buffer, sys.stdout.buffer, mmap(shared, 0))

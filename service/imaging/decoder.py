@@ -13,7 +13,7 @@ from contract.recipe import Recipe
 from service.imaging.decode import (
     BYTES_PER_PIXEL,
     SLOW_S,
-    Cropped,
+    DecodedImage,
     SlowPicture,
     decode_crops,
     estimated_seconds,
@@ -35,14 +35,14 @@ class Decoder(Protocol):
     def start(self) -> None:
         """Before the first image, in a thread that stays. Raises OSError."""
 
-    def decode(self, data: bytes, recipe: Recipe, crops: int, slow: bool, watch: Watch) -> Cropped:
+    def decode(self, data: bytes, recipe: Recipe, crops: int, slow: bool, watch: Watch) -> DecodedImage:
         """`slow`: it may take long. Raises ImageError, and SlowPicture where it may not."""
 
     def close(self) -> None:
         """Whoever waits for it gets any error."""
 
 
-class InThread:
+class ThreadDecoder:
     """What is decoded at once takes BYTES_PER_PIXEL for each of `max_pixels` at most, for images that take
     long, and a fourth of that for the others.
     """
@@ -52,13 +52,13 @@ class InThread:
     def __init__(self, max_pixels: int) -> None:
         self._max_pixels = max_pixels
         room = max_pixels * BYTES_PER_PIXEL
-        self._ordinary, self._slow = Memory(room // 4), Memory(room)
+        self._ordinary, self._slow = MemoryBudget(room // 4), MemoryBudget(room)
 
     def start(self) -> None: ...
 
     def close(self) -> None: ...
 
-    def decode(self, data: bytes, recipe: Recipe, crops: int, slow: bool, watch: Watch) -> Cropped:
+    def decode(self, data: bytes, recipe: Recipe, crops: int, slow: bool, watch: Watch) -> DecodedImage:
         memory = self._slow if slow else self._ordinary
 
         @contextmanager
@@ -73,7 +73,7 @@ class InThread:
         return decode_crops(data, recipe, self._max_pixels, crops, reserve)
 
 
-class Memory:
+class MemoryBudget:
     """Bytes that decoding takes, over all threads."""
 
     def __init__(self, limit: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from contract.picture import ImageError, InvalidImage, TooManyPixels, UnsupportedImage
 from contract.recipe import RECIPES, Recipe
-from service.imaging.decode import BYTES_PER_PIXEL, Cropped, SlowPicture, shared_crops, too_long
+from service.imaging.decode import BYTES_PER_PIXEL, DecodedImage, SlowPicture, shared_crops, too_long
 from service.imaging.decoder import Watch
 from service.observability.logs import log
 from service.stdio import real_stderr
@@ -89,7 +89,7 @@ class Process:
         self._socket.close()
         return code
 
-    def decode(self, job: dict[str, Any], data: bytes, recipe: Recipe, timeout: float) -> Cropped:
+    def decode(self, job: dict[str, Any], data: bytes, recipe: Recipe, timeout: float) -> DecodedImage:
         """Raises ImageError, SlowPicture, and where it has ended then _Ended, and after `timeout` s
         TimeoutError.
         """
@@ -102,7 +102,7 @@ class Process:
                 raise _ERRORS[said["error"]](said["detail"])
             if "slow" in said:
                 raise SlowPicture(said["slow"])
-            return Cropped(list(shared_crops(self._shared, recipe, job["crops"]).copy()), **said)
+            return DecodedImage(list(shared_crops(self._shared, recipe, job["crops"]).copy()), **said)
         except (ImageError, SlowPicture):
             raise
         except Exception as error:  # it has ended, or says what it was not asked
@@ -122,7 +122,7 @@ class Process:
         return line
 
 
-class Processes:
+class ProcessDecoder:
     """`timeout` in seconds, 0 for none. What takes longer, or ends two processes one after the other, is
     answered with InvalidImage, and they are replaced; the images beside it are in others.
     """
@@ -156,7 +156,7 @@ class Processes:
         for process in self._running.copy():
             process.kill()
 
-    def decode(self, data: bytes, recipe: Recipe, crops: int, slow: bool, watch: Watch) -> Cropped:
+    def decode(self, data: bytes, recipe: Recipe, crops: int, slow: bool, watch: Watch) -> DecodedImage:
         job = {"bytes": len(data), "recipe": recipe.id, "max_pixels": self._max_pixels}
         job |= {"crops": crops, "slow": slow}
         for pause in (_PAUSE_S, 0.0):

@@ -33,45 +33,45 @@ class Admission:
         self._limit = images
         self._byte_limit = body_bytes
         self._key_limit = per_key
-        self._inside = 0
-        self._bytes = self._most_bytes = 0  # now, and since memory was given back
+        self._in_flight = 0
+        self._bytes = self._max_bytes = 0  # now, and since memory was given back
         self._keys: Counter[str] = Counter()
         self._clock = clock
         # When the house was last empty, then who left since, with how many images: idle time has no rate.
         self._departures: deque[tuple[float, int]] = deque(maxlen=65)
 
     @property
-    def inside(self) -> int:
-        return self._inside
+    def in_flight(self) -> int:
+        return self._in_flight
 
     @contextmanager
-    def admit(self, announced: int, images: int = 1, key: str = "") -> Iterator["Visit"]:
+    def admit(self, announced: int, images: int = 1, key: str = "") -> Iterator["Permit"]:
         """Counts nothing yet: who announces much and sends nothing takes no place from others. Raises
         Overloaded, with the time that the images inside will take by the recent rate, where a body of
         `announced` bytes with so many images would find no room now; InvalidRequest where it never would.
         """
-        visit = Visit(self, key)
-        visit.require(images)
-        self.require_room(images, key)
+        permit = Permit(self, key)
+        permit.require(images)
+        self.require_capacity(images, key)
         self._require_bytes(announced)
         try:
-            yield visit
-            self._departures.append((self._clock(), visit.images))
+            yield permit
+            self._departures.append((self._clock(), permit.images))
         finally:
-            self._bytes -= visit.bytes
-            if not self._bytes and self._most_bytes >= A_LOT:
-                self._most_bytes = 0
+            self._bytes -= permit.bytes
+            if not self._bytes and self._max_bytes >= A_LOT:
+                self._max_bytes = 0
                 threading.Thread(target=trim).start()  # it takes 10 ms
-            self._inside -= visit.images
-            self._keys[key] -= visit.images
+            self._in_flight -= permit.images
+            self._keys[key] -= permit.images
             if not self._keys[key]:
                 del self._keys[key]
 
-    def require_room(self, images: int = 1, key: str = "") -> None:
+    def require_capacity(self, images: int = 1, key: str = "") -> None:
         """Raises Overloaded where so many more would not be admitted."""
-        if self._inside + images > self._limit:
+        if self._in_flight + images > self._limit:
             raise Overloaded(
-                f"{self._inside} images are being worked on and {self._limit} is the limit",
+                f"{self._in_flight} images are being worked on and {self._limit} is the limit",
                 self._seconds_to_empty(),
             )
         if self._keys[key] + images > self._key_limit:
@@ -89,11 +89,11 @@ class Admission:
             )
 
     def _enter(self, images: int, key: str) -> None:
-        self.require_room(images, key)
-        if self._inside == 0:
+        self.require_capacity(images, key)
+        if self._in_flight == 0:
             self._departures.clear()
             self._departures.append((self._clock(), 0))
-        self._inside += images
+        self._in_flight += images
         self._keys[key] += images
 
     def _seconds_to_empty(self) -> int:
@@ -102,10 +102,10 @@ class Admission:
         if not gone:
             return 1
         rate = gone / max(self._clock() - self._departures[0][0], 1e-3)
-        return max(1, min(60, math.ceil(self._inside / rate)))
+        return max(1, min(60, math.ceil(self._in_flight / rate)))
 
 
-class Visit:
+class Permit:
     """One request, with its `images` that are inside, crops and occlusions counted, and its `bytes`."""
 
     def __init__(self, admission: Admission, key: str) -> None:
@@ -119,22 +119,22 @@ class Visit:
         if size > 0:
             self._admission._require_bytes(size)
         self._admission._bytes += size
-        self._admission._most_bytes = max(self._admission._most_bytes, self._admission._bytes)
+        self._admission._max_bytes = max(self._admission._max_bytes, self._admission._bytes)
         self.bytes += size
 
-    def take(self, images: int) -> None:
+    def acquire(self, images: int) -> None:
         """So many more. Raises Overloaded, or InvalidRequest if they could never be taken."""
         self.require(images)
         self._admission._enter(images, self._key)
         self.images += images
 
-    def take_share(self, images: int, each: int = 1) -> asyncio.Semaphore:
+    def acquire_share(self, images: int, each: int = 1) -> asyncio.Semaphore:
         """Take what a request of several images works on at once: of a large one a part, so that it leaves
         room for others. -> what each image has to wait for. Raises as `take`.
         """
         share = min(images, max(1, self._admission._limit // REQUEST_SHARE // each))
         self.require(images * each)
-        self.take(share * each)
+        self.acquire(share * each)
         return asyncio.Semaphore(share)
 
     def require(self, images: int) -> None:

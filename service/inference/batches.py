@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from contract.preprocess import Pixels
-from service.imaging.decode import Cropped
+from service.imaging.decode import DecodedImage
 from service.imaging.decoder import Watch
 from service.models.session import Model, Row
 
 
 @dataclass
-class Answer:
+class BatchResult:
     """What the outputs say of each crop, and the image as it was `decoded`, if it was. The first batch with
     one of the crops `began`, the last `ended`, by the clock.
     """
 
     rows: list[Row]
-    decoded: Cropped | None = None
+    decoded: DecodedImage | None = None
     began: float = math.inf
     ended: float = 0.0
 
@@ -35,8 +35,8 @@ class Request:
     model: Model
     outputs: tuple[str, ...]
     left: int
-    answer: Answer
-    future: "asyncio.Future[Answer]"
+    answer: BatchResult
+    future: "asyncio.Future[BatchResult]"
     came: float
     data: bytes = b""
     slow: float = 0.0
@@ -60,27 +60,32 @@ class Crop(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Of one model and the same outputs. `alone`: nothing else is in flight."""
+    """Of one model and the same outputs. `exclusive`: nothing else is in flight."""
 
     model: Model
     outputs: tuple[str, ...]
     crops: list[Crop]
-    alone: bool
+    exclusive: bool
 
 
 class Batches:
-    """For so many `threads`, and under a lock of theirs.
+    """Crops that wait for `threads` threads, which share a lock.
 
-    A batch is due when it is full, or `delay` s old, or a thread has nothing else to do. It is full with
-    as many crops as are worth waiting for, or as each thread would have of those in flight. With `hold` s
-    it is full with `max_batch`, and else held for so long.
+    A batch is due when it is full, or `max_batch_delay` s old, or when a thread has nothing else to do. It
+    is full at the model's target batch size, or at each thread's share of what is in flight. With
+    `fill_wait` it is full at `max_batch`, and waits that many seconds to become so.
     """
 
     def __init__(
-        self, threads: int, max_batch: int, hold: float, delay: float, clock: Callable[[], float]
+        self,
+        threads: int,
+        max_batch: int,
+        fill_wait: float,
+        max_batch_delay: float,
+        clock: Callable[[], float],
     ) -> None:
         self._threads, self._max_batch, self._clock = threads, max_batch, clock
-        self._hold, self._delay = bool(hold), hold or delay
+        self._fill_wait, self._max_batch_delay = bool(fill_wait), fill_wait or max_batch_delay
         self._ready: dict[tuple[Model, tuple[str, ...]], deque[Crop]] = {}
         self.in_flight = 0  # crops of all requests, of those that are not decoded yet too
 
@@ -99,7 +104,7 @@ class Batches:
     def due_in(self) -> float | None:
         """Seconds until one is, unless it is full before; None without crops."""
         oldest = [ready[0].request.ready for ready in self._ready.values()]
-        return max(0.0, min(oldest) + self._delay - self._clock()) if oldest else None
+        return max(0.0, min(oldest) + self._max_batch_delay - self._clock()) if oldest else None
 
     @property
     def came(self) -> float:
@@ -117,12 +122,12 @@ class Batches:
         """
         for (model, outputs), ready in list(self._ready.items()):
             request = ready[0].request
-            old = self._clock() - request.ready >= self._delay
-            if not (old or len(ready) >= self._enough(model) or (idle and not self._hold)):
+            old = self._clock() - request.ready >= self._max_batch_delay
+            if not (old or len(ready) >= self._enough(model) or (idle and not self._fill_wait)):
                 continue
             single = ready[-1].request is request
-            alone = single and len(ready) == request.left == self.in_flight <= self._max_batch
-            shared = single and not self._hold and not (alone and model.whole)
+            exclusive = single and len(ready) == request.left == self.in_flight <= self._max_batch
+            shared = single and not self._fill_wait and not (exclusive and model.whole)
             most = min(self._max_batch, self._share) if shared else self._max_batch
             del self._ready[model, outputs]
             crops: list[Crop] = []
@@ -133,11 +138,15 @@ class Batches:
             if ready:
                 self._ready[model, outputs] = ready  # behind those of other models
             if crops:
-                return Batch(model, outputs, crops, alone)
+                return Batch(model, outputs, crops, exclusive)
         return None
 
     def _enough(self, model: Model) -> int:
-        return self._max_batch if self._hold else min(self._max_batch, model.worth, self._share)
+        return (
+            self._max_batch
+            if self._fill_wait
+            else min(self._max_batch, model.target_batch_size, self._share)
+        )
 
     @property
     def _share(self) -> int:

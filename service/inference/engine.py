@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from alexnet_client.schemas import ImageInfo
 from contract.preprocess import Pixels
 from service.errors import NotReady
-from service.imaging.decoder import Decoder, InThread
-from service.imaging.process_decoder import Processes
+from service.imaging.decoder import Decoder, ThreadDecoder
+from service.imaging.process_decoder import ProcessDecoder
 from service.inference.admission import Admission
-from service.inference.batches import Answer
+from service.inference.batches import BatchResult
 from service.inference.scheduler import Scheduler
 from service.models.cuda import LANES, PROVIDER
 from service.models.repository import Repository
-from service.models.serving import Served
+from service.models.serving import ServingModel
 from service.models.session import Model, Row, gpu_memory_used
 from service.observability.metrics import Metrics
 from service.observability.traces import add_span
@@ -67,8 +67,8 @@ class Engine:
     def _gauges(self) -> dict[str, float]:
         return {
             "ready": self.ready,
-            "inside_images": self.admission.inside,
-            "inside_images_limit": self._settings.max_queue,
+            "in_flight_images": self.admission.in_flight,
+            "in_flight_images_limit": self._settings.max_queue,
             "queue_images": self.scheduler.waiting,
             "gpu_memory_bytes": gpu_memory_used(s.model.provider for s in self.repository.served),
         }
@@ -87,7 +87,7 @@ class Engine:
         self.require_worker()
         if not self.scheduler.decodes:
             raise NotReady(
-                "nothing is decoded: images that take longer than DECODE_TIMEOUT_MS hold every thread"
+                "nothing is decoded: images that take longer than DECODE_TIMEOUT_MS fill_wait every thread"
             )
         if self.draining:
             raise NotReady("the server is stopping")
@@ -105,7 +105,7 @@ class Engine:
         return not self.scheduler.alive or self.scheduler.stuck_for > self._settings.request_timeout_s
 
     async def look(
-        self, served: Served, data: bytes, outputs: tuple[str, ...], crops: int
+        self, served: ServingModel, data: bytes, outputs: tuple[str, ...], crops: int
     ) -> tuple[Decoded, Inferred]:
         """The bytes of an image file -> its central crop, or ten, and what the outputs say of each. Raises
         ImageError, Overloaded, SchedulerClosed, or what the session raised.
@@ -125,12 +125,14 @@ class Engine:
         decoded = Decoded(made.crops, info, made.began - asked, made.ended - made.began)
         return decoded, self._inferred(answer, made.ended)
 
-    async def infer(self, served: Served, crops: Sequence[Pixels], outputs: tuple[str, ...]) -> Inferred:
+    async def infer(
+        self, served: ServingModel, crops: Sequence[Pixels], outputs: tuple[str, ...]
+    ) -> Inferred:
         """May spread the crops over batches. Raises SchedulerClosed, or what the session raised."""
         asked = time.perf_counter()
         return self._inferred(await self.scheduler.infer_crops(served.model, crops, outputs), asked)
 
-    def _inferred(self, answer: Answer, ready: float) -> Inferred:
+    def _inferred(self, answer: BatchResult, ready: float) -> Inferred:
         took = answer.ended - answer.began
         self.metrics.inference_seconds.observe(took)
         add_span("inference", answer.began, answer.ended)
@@ -152,13 +154,13 @@ async def running_engine(
 ) -> AsyncIterator[Engine]:
     """Start `threads` threads that decode and infer, and stop them at the end. Raises OSError."""
     processes, timeout = settings.decode_processes, settings.decode_timeout_ms / 1000
-    decoder: Decoder = InThread(settings.max_pixels)
+    decoder: Decoder = ThreadDecoder(settings.max_pixels)
     if processes:  # killed when an image takes too long; and what breaks one breaks no other
-        decoder = Processes(processes, settings.max_pixels, timeout)
+        decoder = ProcessDecoder(processes, settings.max_pixels, timeout)
 
-    def run(model: Model, batch: list[Pixels], outputs: tuple[str, ...], alone: bool) -> list[Row]:
+    def run(model: Model, batch: list[Pixels], outputs: tuple[str, ...], exclusive: bool) -> list[Row]:
         metrics.batch_images.observe(len(batch))
-        return model.run(batch, outputs, alone)
+        return model.run(batch, outputs, exclusive)
 
     runners = threads if processes else 0
     if any(served.model.provider == PROVIDER for served in repository.served):
@@ -170,7 +172,7 @@ async def running_engine(
         slow=max(1, processes - 1) if processes else threads,
         runners=runners,
         max_batch=settings.max_batch,
-        hold=settings.max_wait_ms / 1000,
+        fill_wait=settings.max_wait_ms / 1000,
         timeout=0.0 if processes else timeout,
         max_wait=max_wait,
         pin_cores=settings.pin_cores,

@@ -13,15 +13,17 @@ from typing import Any, Final
 
 from contract.preprocess import Pixels
 from service.errors import SchedulerClosed, WorkerLost
-from service.host import BATCHES, DECODING, SLOW_DECODING, give_way, keep_to_core
+from service.host import BATCHES, DECODING, SLOW_DECODING, lower_thread_priority, pin_thread
 from service.imaging.decode import SlowPicture, too_long
 from service.imaging.decoder import Decoder, Watch
-from service.inference.batches import Answer, Batch, Batches, Request
+from service.inference.batches import Batch, Batches, BatchResult, Request
 from service.inference.slow_work import SlowWork
 from service.models.session import Model, Row
 from service.observability.logs import log
 
-DELAY: Final = 0.025  # s that a crop waits at most for a fuller batch, while there is more to decode
+MAX_BATCH_DELAY_S: Final = (
+    0.025  # s that a crop waits at most for a fuller batch, while there is more to decode
+)
 # Model, crops, outputs, and whether nothing else is in flight.
 Run = Callable[[Model, list[Pixels], tuple[str, ...], bool], Sequence[Row]]
 
@@ -49,7 +51,7 @@ class _Group:
 class Scheduler:
     """So many `threads` decode and run batches, with `pin_cores` on a core each; with `runners` they only
     decode, and those run. `slow` threads decode images that take long, at a lower priority. Those that
-    would wait for more than `max_wait` s are refused. See Batches for `max_batch`, `hold` and `delay`.
+    would wait for more than `max_wait` s are refused. See Batches for `max_batch`, the rest.
 
     A run that fails fails its batch. An image that takes more than `timeout` s (0: any time) to decode is
     answered then, and its thread, which nothing can end, is lost until the decoder is done with it.
@@ -63,17 +65,17 @@ class Scheduler:
         slow: int = 1,
         runners: int = 0,
         max_batch: int = 32,
-        hold: float = 0.0,
+        fill_wait: float = 0.0,
         timeout: float = 0.0,
         max_wait: float = math.inf,
         pin_cores: bool = True,
-        delay: float = DELAY,
+        max_batch_delay: float = MAX_BATCH_DELAY_S,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._decoder, self._run, self._timeout, self._clock = decoder, run, timeout, clock
         self._pin_cores, self._lock = pin_cores, threading.Lock()
         self._requests: set[Request] = set()
-        self._batches = Batches(runners or threads, max_batch, hold, delay, clock)
+        self._batches = Batches(runners or threads, max_batch, fill_wait, max_batch_delay, clock)
         self._runs: set[float] = set()  # when each that is under way began
         self._slow_work = SlowWork(slow, max_wait)
         self._closed: str | None = None  # why
@@ -128,21 +130,25 @@ class Scheduler:
         with self._lock:
             return len(self._batches)
 
-    async def infer_image(self, model: Model, data: bytes, crops: int, outputs: tuple[str, ...]) -> Answer:
+    async def infer_image(
+        self, model: Model, data: bytes, crops: int, outputs: tuple[str, ...]
+    ) -> BatchResult:
         """The bytes of an image file -> what the outputs say of its central crop, or of ten. Raises
         ImageError, Overloaded, SchedulerClosed, and what `run` raises.
         """
         return await self._infer(model, outputs, crops, data, [])
 
-    async def infer_crops(self, model: Model, crops: Sequence[Pixels], outputs: tuple[str, ...]) -> Answer:
+    async def infer_crops(
+        self, model: Model, crops: Sequence[Pixels], outputs: tuple[str, ...]
+    ) -> BatchResult:
         """Crops (224, 224, 3) uint8. Raises SchedulerClosed, and what `run` raises."""
         return await self._infer(model, outputs, len(crops), b"", crops)
 
     async def _infer(
         self, model: Model, outputs: tuple[str, ...], count: int, data: bytes, crops: Sequence[Pixels]
-    ) -> Answer:
+    ) -> BatchResult:
         loop = asyncio.get_running_loop()
-        answer, came = Answer([{}] * count), self._clock()
+        answer, came = BatchResult([{}] * count), self._clock()
         request = Request(model, outputs, count, answer, loop.create_future(), came, data)
         with self._lock:
             if self._closed is not None:
@@ -194,9 +200,9 @@ class Scheduler:
             self._runners.changed.notify()
 
     def _work(self, group: _Group, number: int) -> None:
-        give_way(group.nice)
+        lower_thread_priority(group.nice)
         if self._pin_cores and group is self._ordinary:
-            keep_to_core(number, group.size)
+            pin_thread(number, group.size)
         while (work := self._next(group)) is not None:
             if isinstance(work, Request):
                 self._decode(group, work)
@@ -251,7 +257,7 @@ class Scheduler:
             began = self._clock()
             self._runs.add(began)
             pixels = [crop.pixels for crop in batch.crops]
-            rows, error = _attempt(self._run, batch.model, pixels, batch.outputs, batch.alone)
+            rows, error = _attempt(self._run, batch.model, pixels, batch.outputs, batch.exclusive)
             self._runs.discard(began)
             if isinstance(error, Exception) and not isinstance(error, WorkerLost):
                 _tell([(request, error) for request in {crop.request for crop in batch.crops}])
@@ -276,13 +282,13 @@ class Scheduler:
         _tell(ended)
 
 
-def _tell(answered: Sequence[tuple[Request, Answer | BaseException]]) -> None:
+def _tell(answered: Sequence[tuple[Request, BatchResult | BaseException]]) -> None:
     if answered:
         with suppress(RuntimeError):  # the event loop was closed meanwhile: nobody waits
             answered[0][0].future.get_loop().call_soon_threadsafe(_deliver, answered)
 
 
-def _deliver(answered: Sequence[tuple[Request, Answer | BaseException]]) -> None:
+def _deliver(answered: Sequence[tuple[Request, BatchResult | BaseException]]) -> None:
     for request, answer in answered:
         if request.future.done():  # whoever asked has gone, or was told that it takes too long
             continue

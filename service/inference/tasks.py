@@ -7,17 +7,17 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_client.schemas import EmbedAnswer, Explanation, PredictAnswer, Prediction, Timing
+from alexnet_client.schemas import EmbedResponse, Explanation, Prediction, PredictResponse, Timing
 from contract.preprocess import Pixels
 from service.inference.engine import Decoded, Engine, Inferred
 from service.inference.occlusion import covered, occlusion_map
-from service.models.serving import Served
+from service.models.serving import ServingModel
 
 DEFAULT_TOP_K: Final = 5  # labels of an answer
 
 
 @dataclass(frozen=True)
-class Looked:
+class ImageResult:
     """What was found out about one image, and `common`, what every answer says of it."""
 
     decoded: Decoded
@@ -26,8 +26,8 @@ class Looked:
 
 
 async def look(
-    engine: Engine, served: Served, data: bytes, outputs: tuple[str, ...], crops: int = 1
-) -> Looked:
+    engine: Engine, served: ServingModel, data: bytes, outputs: tuple[str, ...], crops: int = 1
+) -> ImageResult:
     """Raises ImageError, SchedulerClosed, or what the session raised."""
     began = time.perf_counter()
     decoded, inferred = await engine.look(served, data, outputs, crops)
@@ -39,30 +39,34 @@ async def look(
         inference=_ms(inferred.took),
         total=_ms(time.perf_counter() - began),
     )
-    return Looked(decoded, inferred, {"model": served.name, "image": decoded.info, "timing_ms": timing})
+    return ImageResult(
+        decoded, inferred, {"model": served.name, "image": decoded.info, "timing_ms": timing}
+    )
 
 
-async def classify(engine: Engine, served: Served, data: bytes, top_k: int, crops: int) -> PredictAnswer:
+async def classify(
+    engine: Engine, served: ServingModel, data: bytes, top_k: int, crops: int
+) -> PredictResponse:
     """Of several crops the mean of their softmax counts (the paper, section 4.1)."""
     looked = await look(engine, served, data, ("probabilities",), crops)
     rows = [row["probabilities"] for row in looked.inferred.rows]
     probabilities = rows[0] if crops == 1 else np.mean(rows, axis=0)
-    return PredictAnswer(
+    return PredictResponse(
         predictions=best(probabilities, served.model.manifest.classes, top_k), **looked.common
     )
 
 
-async def embed(engine: Engine, served: Served, data: bytes, normalize: bool) -> EmbedAnswer:
+async def embed(engine: Engine, served: ServingModel, data: bytes, normalize: bool) -> EmbedResponse:
     """fc7 of the central crop; with `normalize` of length 1 (a vector of zeros stays one)."""
     looked = await look(engine, served, data, ("fc7",))
     vector = looked.inferred.rows[0]["fc7"]
     if normalize:
         vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
-    return EmbedAnswer(embedding=vector.tolist(), **looked.common)
+    return EmbedResponse(embedding=vector.tolist(), **looked.common)
 
 
 async def explain(
-    engine: Engine, served: Served, data: bytes, label: int | None
+    engine: Engine, served: ServingModel, data: bytes, label: int | None
 ) -> tuple[Explanation, Pixels]:
     """What `label`, or else the best one, rests on; and the crop that was looked at."""
     looked = await look(engine, served, data, ("probabilities",))

@@ -7,22 +7,22 @@ from typing import Literal
 
 from service.errors import InvalidRequest, NotReady, UnknownModel
 from service.models.default_model import DefaultModel
-from service.models.discovery import Place, Stamp, normal
-from service.models.serving import Served
+from service.models.discovery import FileSignature, ModelLocation, normal
+from service.models.serving import ServingModel
 from service.observability.metrics import Metrics
 from service.settings import Settings
 
 
 @dataclass
-class Source:
+class Registration:
     """What became of a place: `served`, and `error`, why its file as it is now is not what is served."""
 
-    place: Place
-    stamp: Stamp | None = None  # of the file that was read; None: the next look reads it again
-    served: Served | None = None
+    place: ModelLocation
+    stamp: FileSignature | None = None  # of the file that was read; None: the next look reads it again
+    served: ServingModel | None = None
     error: str | None = None
     missed: int = 0  # looks in a row that did not find the file
-    rival: Served | None = None  # has this file's name and version, so this one is not served
+    rival: ServingModel | None = None  # has this file's name and version, so this one is not served
     known_as: str | None = None  # what it was served as before it was unloaded
 
     @property
@@ -51,16 +51,16 @@ class Catalog:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._metrics = metrics
         self._default = DefaultModel(settings)
-        self._sources: dict[Path, Source] = {}
-        self.sources: list[Source] = []  # by name, the newest version first
-        self._served: list[Served] = []
+        self._sources: dict[Path, Registration] = {}
+        self.sources: list[Registration] = []  # by name, the newest version first
+        self._served: list[ServingModel] = []
 
     @property
-    def served(self) -> Iterator[Served]:
+    def served(self) -> Iterator[ServingModel]:
         """The default model first, then by name, each with the newest version first."""
         return iter(self._served)
 
-    def find(self, name: str | None = None, version: int | None = None) -> Served:
+    def find(self, name: str | None = None, version: int | None = None) -> ServingModel:
         """The newest version unless one is named, of the default model unless one is named. Raises
         InvalidRequest where there is no default, UnknownModel and NotReady.
         """

@@ -15,14 +15,14 @@ from contract.manifest import CONTROL
 from service.errors import ModelError
 from service.settings import Settings
 
-Stamp = tuple[int, int, int]
+FileSignature = tuple[int, int, int]
 
 MAX_NAME: Final = 512  # characters; a file's name has 255 bytes, and decomposed up to 4 characters for 3
 GONE: Final = (FileNotFoundError, NotADirectoryError)
 
 
 @dataclass(frozen=True)
-class Place:
+class ModelLocation:
     """Where a model file lies, and what its path says of it."""
 
     path: Path
@@ -36,7 +36,7 @@ class Place:
         return self.path.name if self.version is None else f"{self.name}/{self.version}/{self.path.name}"
 
 
-def places(settings: Settings) -> list[Place]:
+def places(settings: Settings) -> list[ModelLocation]:
     """List every model file that there is now. Raises ModelError if MODEL's name is not plain text.
 
     Hidden files and folders are none: macOS, editors, backups and Kubernetes' volumes leave them.
@@ -44,7 +44,7 @@ def places(settings: Settings) -> list[Place]:
     if settings.model is not None:
         if (name := settings.model.name) != (shown := escaped(name)):
             raise ModelError(f"MODEL is a file named '{shown}'; rename it to plain text in UTF-8")
-        return [Place(settings.model)]
+        return [ModelLocation(settings.model)]
     folder = settings.models
     files = [_place(path, path.stem, None) for path in sorted(folder.glob("[!.]*.onnx"))]
     numbered = (path for path in sorted(folder.glob("[!.]*/*/model.onnx")) if _is_version(path.parent.name))
@@ -55,13 +55,13 @@ def _is_version(text: str) -> bool:
     return re.fullmatch("[0-9]{1,15}", text) is not None and int(text) > 0
 
 
-def _place(path: Path, name: str, version: int | None) -> Place:
+def _place(path: Path, name: str, version: int | None) -> ModelLocation:
     """Take the name as it is written in Unicode's normal form; one that is not plain text is an error."""
     shown = escaped(name)
     if shown != name:
         error = f"the name '{shown}' is not plain text in UTF-8 without control characters; rename it"
-        return Place(path, shown, version, error)
-    return Place(path, normal(name), version)
+        return ModelLocation(path, shown, version, error)
+    return ModelLocation(path, normal(name), version)
 
 
 def escaped(name: str) -> str:
@@ -78,7 +78,7 @@ def normal(name: str) -> str:
     return unicodedata.normalize("NFC", name) if len(name) <= MAX_NAME else name
 
 
-def stamp_of(path: Path) -> Stamp | None:
+def stamp_of(path: Path) -> FileSignature | None:
     """Changes when the file is replaced; None where there is none.
 
     Where the disk or the rights keep it from being seen, a stamp that no file has: reading it says why.
@@ -94,7 +94,7 @@ def stamp_of(path: Path) -> Stamp | None:
 
 def look(
     settings: Settings, known: set[Path], hanging: frozenset[Path]
-) -> tuple[list[Place], dict[Path, Stamp | None]]:
+) -> tuple[list[ModelLocation], dict[Path, FileSignature | None]]:
     """The places there are now, and the stamps of them and of those `known`.
 
     Without the stamps of those that are `hanging`, which might never come.

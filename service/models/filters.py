@@ -10,7 +10,7 @@ from contract.kernels import kernels_picture
 from service.models.onnx_file import OnnxFile, Tensor
 from service.models.onnx_wire import OnnxError
 
-MOST_WEIGHTS: Final = 1_000_000  # ours have 34,848
+MAX_WEIGHTS: Final = 1_000_000  # ours have 34,848
 
 
 def conv1_weights(file: OnnxFile) -> NDArray[np.float32] | None:
@@ -38,6 +38,6 @@ def draw_kernels(kernels: NDArray[np.float32]) -> bytes:
 
 def _kernels(tensor: Tensor) -> NDArray[Any]:
     shape = tensor.shape
-    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or not 0 < np.prod(shape) <= MOST_WEIGHTS:
+    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or not 0 < np.prod(shape) <= MAX_WEIGHTS:
         raise OnnxError("is damaged: conv1 has no kernels of three colours")
     return tensor.values()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from service.errors import ModelError, UnreadableModel
-from service.models.discovery import Place, Stamp, places, stamp_of
+from service.models.discovery import FileSignature, ModelLocation, places, stamp_of
 from service.models.session import Model
 from service.observability.logs import log
 from service.settings import Settings
@@ -18,13 +18,13 @@ LOAD_TIMEOUT_S: Final = 120.0  # the largest network of ours takes 2 s from a fa
 
 
 @dataclass(frozen=True)
-class Found:
+class LoadResult:
     """A place that was read; an error instead of a model where the file cannot be used. `stamp` is None
     where the file as it is may be usable later, because the disk or the rights were in the way.
     """
 
-    place: Place
-    stamp: Stamp | None
+    place: ModelLocation
+    stamp: FileSignature | None
     model: Model | None
     error: str | None
 
@@ -40,26 +40,26 @@ class Found:
         return self.place.version or self.model.manifest.version
 
 
-def read(place: Place, load: Load) -> Found:
+def read(place: ModelLocation, load: Load) -> LoadResult:
     """Loads the file. What is wrong with it is said, not raised."""
     stamp = stamp_of(place.path)
     if place.error is not None:
-        return Found(place, stamp, None, place.error)
+        return LoadResult(place, stamp, None, place.error)
     try:
         model = load(place.path)
         if _written_since(place.path, stamp):
             raise ModelError(f"{place.path.name} was written to while it was read; replace it in one step")
-        return Found(place, stamp, model, None)
+        return LoadResult(place, stamp, model, None)
     except UnreadableModel as error:
-        return Found(place, None, None, str(error))
+        return LoadResult(place, None, None, str(error))
     except ModelError as error:
-        return Found(place, stamp, None, str(error))
+        return LoadResult(place, stamp, None, str(error))
     except Exception:  # our own bug, or no memory: the other models are served all the same
         log.exception("%s cannot be loaded", place.path.name)
-        return Found(place, stamp, None, f"{place.path.name} cannot be loaded; the log says why")
+        return LoadResult(place, stamp, None, f"{place.path.name} cannot be loaded; the log says why")
 
 
-def read_all(settings: Settings, load: Load) -> list[Found]:
+def read_all(settings: Settings, load: Load) -> list[LoadResult]:
     """Every model; raises ModelError where there is none to serve."""
     found = [read(place, load) for place in places(settings)]
     errors = [one.error for one in found if one.error]
@@ -73,7 +73,7 @@ def read_all(settings: Settings, load: Load) -> list[Found]:
     return found
 
 
-def _written_since(path: Path, stamp: Stamp | None) -> bool:
+def _written_since(path: Path, stamp: FileSignature | None) -> bool:
     """Into the file itself: another one in its place, or none, is no harm to what was read."""
     now = stamp_of(path)
     return now is not None and stamp is not None and now != stamp and now[2] == stamp[2]
@@ -86,7 +86,7 @@ class Loader:
         self._load = load
         self.hanging: set[Path] = set()  # files that a thread has been reading for too long
 
-    async def read(self, place: Place) -> Found:
+    async def read(self, place: ModelLocation) -> LoadResult:
         """Read the file. A thread that hangs goes on, because nothing can end it; there is never a second
         one for the same file.
         """
@@ -98,4 +98,4 @@ class Loader:
             self.hanging.add(place.path)
             reading.add_done_callback(lambda _task: self.hanging.discard(place.path))
         error = f"{place.path.name} takes more than {LOAD_TIMEOUT_S:g} s to load; see if its disk answers"
-        return Found(place, None, None, error)
+        return LoadResult(place, None, None, error)

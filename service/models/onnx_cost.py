@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Final
 
-from service.models.onnx_file import MOST_DIMENSIONS, Node, OnnxFile
+from service.models.onnx_file import MAX_DIMENSIONS, Node, OnnxFile
 from service.models.onnx_wire import OnnxError
 
 Shape = tuple[int, ...]
 
 IMAGE: Final = (224, 224, 3)
 BATCHES: Final = (1, 256)  # at the larger one, what grows faster than the batch is far above its limit
-MOST_NODES: Final = 500  # ours have up to 110
-MOST_VALUES: Final = 20_000_000  # of one image, in every node's output; ours have up to 11 million
-MOST_WORK: Final = 4_000_000_000  # multiplications for one image; ours have up to 1.2 billion
-MOST_FOLDED: Final = 1_000_000  # values computed from constants alone, beside FOLDED_EACH ...
+MAX_NODES: Final = 500  # ours have up to 110
+MAX_VALUES: Final = 20_000_000  # of one image, in every node's output; ours have up to 11 million
+MAX_WORK: Final = 4_000_000_000  # multiplications for one image; ours have up to 1.2 billion
+MAX_FOLDED: Final = 1_000_000  # values computed from constants alone, beside FOLDED_EACH ...
 FOLDED_EACH: Final = 3  # ... for every stored one; int8 weights are cast, then multiplied
 FOLDING: Final = frozenset(("Cast", "DequantizeLinear", "Expand", "Mul"))
 # A value moved (by pooling, or into a convolution's matrix) takes as long as so many multiplications.
@@ -30,8 +30,8 @@ FLOATS: Final = (1, 10)  # TensorProto.DataType: what `Cast` may make
 
 def check(file: OnnxFile) -> None:
     """Raise OnnxError unless loading and running the network is about as cheap as it is for one of ours."""
-    if len(file.nodes) > MOST_NODES:
-        raise OnnxError(f"has {len(file.nodes)} operations; {MOST_NODES} are allowed")
+    if len(file.nodes) > MAX_NODES:
+        raise OnnxError(f"has {len(file.nodes)} operations; {MAX_NODES} are allowed")
     for name, tensor in file.initializers.items():
         tensor.require_values()
         if 0 in tensor.shape:
@@ -56,14 +56,14 @@ class _Run:
         stored = self.file.initializers
         self.shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
         self.constants = set(stored)
-        most_folded = MOST_FOLDED + FOLDED_EACH * sum(map(prod, self.shapes.values()))
+        most_folded = MAX_FOLDED + FOLDED_EACH * sum(map(prod, self.shapes.values()))
         if "images" in self.shapes:
             raise OnnxError("stores a tensor by the name of its input, images")
         self.shapes["images"] = (self.batch, *IMAGE)
         for node in self.file.nodes:
             self.add(node)
-            _limit("values", self.values, MOST_VALUES * self.batch, self.batch)
-            _limit("multiplications", self.work, MOST_WORK * self.batch, self.batch)
+            _limit("values", self.values, MAX_VALUES * self.batch, self.batch)
+            _limit("multiplications", self.work, MAX_WORK * self.batch, self.batch)
             if self.folded > most_folded:
                 raise OnnxError(
                     f"computes more than {most_folded:,} values from its constants; none of ours does"
@@ -156,7 +156,7 @@ class _Run:
             raise OnnxError("has Conv with a kernel_shape that is not the weights'")
         places = self.windows(node, kernels[2:])
         matrix = images[1] * prod(kernels[2:]) * prod(places)  # of one image, where it is made at all
-        _limit("values", matrix, MOST_VALUES, 1)
+        _limit("values", matrix, MAX_VALUES, 1)
         self.work += images[0] * (kernels[0] * prod(kernels[1:]) * prod(places) + MOVED * matrix)
         return (images[0], kernels[0], *places)
 
@@ -186,7 +186,7 @@ class _Run:
         tensor = self.file.initializers.get(name)
         if tensor is None:
             raise OnnxError(f"takes the shape {name[:40]} from what it computes; none of ours does")
-        if tensor.kind != 7 or len(tensor.shape) != 1 or tensor.shape[0] > MOST_DIMENSIONS:
+        if tensor.kind != 7 or len(tensor.shape) != 1 or tensor.shape[0] > MAX_DIMENSIONS:
             raise OnnxError(f"is damaged: {name[:40]} is no shape")
         return [int(size) for size in tensor.values()]
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.models.onnx_wire import (
-    LONGEST_VARINT,
-    MOST_BYTES,
-    MOST_INTS,
+    MAX_BYTES,
+    MAX_INTS,
+    MAX_VARINT,
     FieldReader,
     OnnxError,
     Value,
@@ -29,7 +29,7 @@ from service.models.onnx_wire import (
     read_varints,
 )
 
-MOST_DIMENSIONS: Final = 8
+MAX_DIMENSIONS: Final = 8
 OPSETS: Final = (17, 18)
 # fmt: off
 OPERATORS: Final = frozenset((
@@ -83,7 +83,7 @@ class Tensor:
         else:
             parts = [value for n, value in self.typed if n == number]
             stored = sum(1 if isinstance(part, int) else len(part) for part in parts)
-            fits = stored == 4 * count if number == 4 else count <= stored <= LONGEST_VARINT * count
+            fits = stored == 4 * count if number == 4 else count <= stored <= MAX_VARINT * count
         if not fits:
             raise OnnxError(f"is damaged: {self.name[:40]} is not as long as its shape says")
 
@@ -228,7 +228,7 @@ class _Reader(FieldReader):
                 raise OnnxError("has a graph inside a node (a loop or a branch), which is not served")
             elif number in {22, 23}:
                 raise OnnxError("has sparse tensors, which are not served")
-            if len(many) > MOST_INTS:
+            if len(many) > MAX_INTS:
                 raise OnnxError(f"has too many numbers in the attribute {name[:40]} of a node")
         # ONNX Runtime takes the operator's default where the value is not of the type that is named.
         return name, one if kind == INT else many if kind == INTS else None
@@ -238,7 +238,7 @@ class _Reader(FieldReader):
         for number, value in self.fields_of(message):
             if number == 1:
                 tensor.shape += [value] if isinstance(value, int) else read_varints(as_bytes(value))
-                if len(tensor.shape) > MOST_DIMENSIONS or max(tensor.shape, default=0) > MOST_BYTES:
+                if len(tensor.shape) > MAX_DIMENSIONS or max(tensor.shape, default=0) > MAX_BYTES:
                     raise OnnxError("is damaged: a tensor has no valid shape")
             elif number == 2:
                 tensor.kind = as_int(value)

@@ -7,10 +7,10 @@ nests: bytes that are asked for no further are stepped over.
 from collections.abc import Iterator
 from typing import Final
 
-MOST_BYTES: Final = 2**31 - 1  # protobuf's own limit
-MOST_FIELDS: Final = 100_000  # ours have 3,000; bounds the time that a file can take, to 0.1 s
-MOST_INTS: Final = 16  # of an attribute; pads of eight dimensions
-LONGEST_VARINT: Final = 10  # bytes
+MAX_BYTES: Final = 2**31 - 1  # protobuf's own limit
+MAX_FIELDS: Final = 100_000  # ours have 3,000; bounds the time that a file can take, to 0.1 s
+MAX_INTS: Final = 16  # of an attribute; pads of eight dimensions
+MAX_VARINT: Final = 10  # bytes
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 
@@ -35,7 +35,7 @@ class FieldReader:
         at, end = 0, len(message)
         while at < end:
             self._count += 1
-            if self._count > MOST_FIELDS:
+            if self._count > MAX_FIELDS:
                 raise OnnxError("has more parts than any network of ours")
             tag, at = read_varint(message, at)
             number, wire = tag >> 3, tag & 7
@@ -74,7 +74,7 @@ def read_varint(message: memoryview, at: int) -> tuple[int, int]:
 
 def read_varints(packed: memoryview) -> list[int]:
     """Read a few packed numbers; raises OnnxError for more than any attribute or shape has."""
-    if len(packed) > LONGEST_VARINT * MOST_INTS:
+    if len(packed) > MAX_VARINT * MAX_INTS:
         raise OnnxError("is damaged: a list of numbers is too long")
     return read_all_varints(packed)
 
@@ -101,7 +101,7 @@ def as_signed(value: Value) -> int:
 
 
 def as_int(value: Value) -> int:
-    if not isinstance(value, int) or value > MOST_BYTES:
+    if not isinstance(value, int) or value > MAX_BYTES:
         raise OnnxError("is damaged: no valid number where there should be one")
     return value
 

@@ -8,10 +8,10 @@ from typing import Final
 
 from service.errors import ModelError, UnknownModel
 from service.host import trim
-from service.models.catalog import Catalog, Source
-from service.models.discovery import Place, Stamp, look, normal
-from service.models.loading import Found, Load, Loader
-from service.models.serving import Served
+from service.models.catalog import Catalog, Registration
+from service.models.discovery import FileSignature, ModelLocation, look, normal
+from service.models.loading import Load, Loader, LoadResult
+from service.models.serving import ServingModel
 from service.observability.logs import log
 from service.observability.metrics import Metrics
 from service.settings import Settings
@@ -19,7 +19,7 @@ from service.settings import Settings
 UNLOADED: Final = "it was unloaded"
 
 
-async def _retire(served: Served) -> None:
+async def _retire(served: ServingModel) -> None:
     """Once nobody uses it, gives its memory back, 50 MB for 14 MB of weights: it is held by cycles that
     the collector would come to after hours, and glibc keeps what is freed.
     """
@@ -34,7 +34,7 @@ class Repository(Catalog):
     goes on until nobody uses it.
     """
 
-    def __init__(self, settings: Settings, found: list[Found], load: Load, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, found: list[LoadResult], load: Load, metrics: Metrics) -> None:
         super().__init__(settings, metrics)
         self._settings = settings
         self._loader = Loader(load)
@@ -89,7 +89,7 @@ class Repository(Catalog):
                 source.served, source.error, source.rival = None, UNLOADED, None
             self._arrange()
 
-    async def _look(self) -> tuple[list[Place], dict[Path, Stamp | None]]:
+    async def _look(self) -> tuple[list[ModelLocation], dict[Path, FileSignature | None]]:
         """Look at the files; one that is gone is served on for now, and forgotten if it was not served."""
         known, hanging = set(self._sources), frozenset(self._loader.hanging)
         found, stamps = await asyncio.to_thread(look, self._settings, known, hanging)
@@ -105,7 +105,7 @@ class Repository(Catalog):
         self._arrange()
         return found, stamps
 
-    def _is_due(self, path: Path, stamp: Stamp | None, changed_only: bool) -> bool:
+    def _is_due(self, path: Path, stamp: FileSignature | None, changed_only: bool) -> bool:
         source = self._sources.get(path)
         if source is None:
             return True
@@ -113,7 +113,7 @@ class Repository(Catalog):
             return False
         return not changed_only or stamp not in {None, source.stamp}
 
-    async def _read(self, wanted: Iterable[Place]) -> None:
+    async def _read(self, wanted: Iterable[ModelLocation]) -> None:
         """Read the files, and then those whose name and version another one has had until now.
 
         Only a file that is served as it is now keeps its name and version from another.
@@ -126,8 +126,8 @@ class Repository(Catalog):
             self._put(await self._loader.read(source.place))
         self._arrange()
 
-    def _put(self, found: Found) -> None:
-        source = self._sources.setdefault(found.place.path, Source(found.place))
+    def _put(self, found: LoadResult) -> None:
+        source = self._sources.setdefault(found.place.path, Registration(found.place))
         source.stamp, source.rival = found.stamp, None
         self._note(source, found.error)
         if found.model is None:
@@ -142,9 +142,9 @@ class Repository(Catalog):
         if twin is not None:
             self._forget(twin)
         self._retire(source.served)
-        source.served = Served(found.model, name, version)
+        source.served = ServingModel(found.model, name, version)
 
-    def _remove_gone(self, sources: Iterable[Source], looks: int) -> None:
+    def _remove_gone(self, sources: Iterable[Registration], looks: int) -> None:
         """Remove those that were missed at so many `looks` and whose place another can take.
 
         That is any whose file is served; for DEFAULT_MODEL, another version of it. So the last of all is
@@ -160,11 +160,11 @@ class Repository(Catalog):
                 self._forget(source)
         self._arrange()
 
-    def _forget(self, source: Source) -> None:
+    def _forget(self, source: Registration) -> None:
         del self._sources[source.place.path]
         self._retire(source.served)
 
-    def _note(self, source: Source, error: str | None) -> None:
+    def _note(self, source: Registration, error: str | None) -> None:
         """The log has an error once, however often it is met."""
         if error is not None and error != source.error:
             instead = ", what was there before it is" if source.served else ""
@@ -175,7 +175,7 @@ class Repository(Catalog):
         source = self._sources.get(path)
         return source.name if source else None
 
-    def _retire(self, served: Served | None) -> None:
+    def _retire(self, served: ServingModel | None) -> None:
         if served is not None:
             retiring = asyncio.create_task(_retire(served))
             self._under_way.add(retiring)

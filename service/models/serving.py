@@ -9,7 +9,7 @@ from alexnet_client.schemas import ModelName
 from service.models.session import Model
 
 
-class Served:
+class ServingModel:
     """A model under the name and version that it is asked for by."""
 
     def __init__(self, model: Model, name: str, version: int) -> None:

@@ -23,14 +23,14 @@ from service.models import onnx_file as onnxfile
 from service.models.cuda import Buckets, GpuOptions, NoGpu, first_line
 from service.models.file_kind import folder_refusal, refusal
 from service.models.filters import conv1_weights
-from service.models.onnx_wire import MOST_BYTES, OnnxError
+from service.models.onnx_wire import MAX_BYTES, OnnxError
 from service.observability.logs import log
 
 Row = dict[str, NDArray[np.float32]]  # output -> what it says of one image
 
 CPU: Final = "CPUExecutionProvider"
 SMALL: Final = 32_000_000  # bytes of a model file
-MOST_OF_A_CARD: Final = 100_000  # bytes
+MAX_OF_A_CARD: Final = 100_000  # bytes
 WORTH: Final = 8  # images of a batch on the CPU; beyond it an image costs the same (benchmarks/limit.py)
 
 
@@ -43,7 +43,7 @@ class Session(Protocol):
 @dataclass(frozen=True, eq=False)
 class Model:
     """A loaded model. `provider` is the one that the session really uses; `sha256` is the file's. Batches
-    of `worth` images are worth waiting for; `whole` is the same network on every core, for a
+    of `target_batch_size` images are worth waiting for; `whole` is the same network on every core, for a
     batch beside which there is nothing else to do, if it gains by that. `kernels` are conv1's
     (N, 3, 11, 11), if it has any.
     """
@@ -53,17 +53,18 @@ class Model:
     card: str | None
     provider: str
     session: Session
-    worth: int = 1
+    target_batch_size: int = 1
     whole: Session | None = None
     kernels: NDArray[np.float32] | None = None
 
     def run(
-        self, batch: Sequence[Pixels], outputs: Sequence[str] = ("probabilities",), alone: bool = False
+        self, batch: Sequence[Pixels], outputs: Sequence[str] = ("probabilities",), exclusive: bool = False
     ) -> list[Row]:
         """Crops (224, 224, 3) uint8 -> for each what `outputs` say of it, such as its full softmax
-        (classes,). `alone`: nothing else is to be done. Raises FloatingPointError, and on a GPU WorkerLost.
+        (classes,). `exclusive`: no other request is in flight. Raises FloatingPointError, and on a GPU
+        WorkerLost.
         """
-        session = self.whole if alone and self.whole is not None else self.session
+        session = self.whole if exclusive and self.whole is not None else self.session
         found = session.run(outputs, {"images": np.stack(batch)})
         for name, values in zip(outputs, found, strict=True):
             if not np.isfinite(values).all():
@@ -148,7 +149,7 @@ def _root(error: BaseException) -> BaseException:
 
 def _read(path: Path) -> bytes:
     try:
-        return read_file(path, MOST_BYTES)
+        return read_file(path, MAX_BYTES)
     except FileNotFoundError:
         raise UnreadableModel(
             f"no model file {path.name}; set MODEL to one, or train and export it"
@@ -164,7 +165,7 @@ def _card(path: Path) -> str | None:
     card = path.with_suffix(".md")
     try:
         # Through a link, whoever may write into MODELS would have any file of the server's shown.
-        return read_file(card, MOST_OF_A_CARD, links=False).decode("utf-8", errors="replace")
+        return read_file(card, MAX_OF_A_CARD, links=False).decode("utf-8", errors="replace")
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -197,8 +198,8 @@ def _warmed(model: Model, name: str, sizes: Sequence[int]) -> Model:
     side = model.manifest.recipe.crop
     try:
         for size in sorted(sizes, reverse=True):
-            for alone in (False, True) if model.whole is not None else (False,):
-                row, *_ = model.run([np.zeros((side, side, 3), np.uint8)] * size, alone=alone)
+            for exclusive in (False, True) if model.whole is not None else (False,):
+                row, *_ = model.run([np.zeros((side, side, 3), np.uint8)] * size, exclusive=exclusive)
     except Exception as error:  # whatever ORT raises when inputs, outputs or kernels do not fit
         raise ModelError(f"{name} does not run: {first_line(error)}") from error
     found = len(row["probabilities"])

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 WAITING: Final = 10_000  # lines that nobody has read yet; what comes then is lost
 
-MOST_TEXT: Final = 4_000  # characters of a message, and of a traceback, of which the end is kept
+MAX_TEXT: Final = 4_000  # characters of a message, and of a traceback, of which the end is kept
 
 # Not as they are: control characters (C0, DEL, C1), which move a terminal's cursor; what separates lines or
 # paragraphs; what turns the direction of text; and halves of pairs, which are no UTF-8.
@@ -43,7 +43,7 @@ class TextFormatter(logging.Formatter):
         return escaped(super().formatMessage(record)) + of
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
-        lines = super().formatException(ei)[-MOST_TEXT:].split("\n")
+        lines = super().formatException(ei)[-MAX_TEXT:].split("\n")
         return "\n".join(f"  {escaped(line)}" for line in lines)
 
 
@@ -58,12 +58,12 @@ class JsonFormatter(logging.Formatter):
         if (request_id := REQUEST_ID.get()) is not None:
             line["request_id"] = request_id
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)[-MOST_TEXT:]
+            line["exception"] = self.formatException(record.exc_info)[-MAX_TEXT:]
         return escaped(json.dumps(line | getattr(record, "fields", {}), ensure_ascii=False))
 
 
 def cut(text: str) -> str:
-    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}... ({len(text)} characters)"
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}... ({len(text)} characters)"
 
 
 class Handler(logging.Handler):

@@ -29,8 +29,8 @@ METRICS_BYTES: Final = 1_000_000  # of each worker's files there
 METRICS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"  # by this variable prometheus_client knows of workers
 GAUGES: Final[tuple[tuple[str, str, Literal["livesum", "livemin", "livemax"]], ...]] = (
     ("ready", "1 while /health/ready is 200, in every worker", "livemin"),
-    ("inside_images", "images admitted and not yet answered", "livesum"),
-    ("inside_images_limit", "MAX_QUEUE of all workers; more are answered 429", "livesum"),
+    ("in_flight_images", "images admitted and not yet answered", "livesum"),
+    ("in_flight_images_limit", "MAX_QUEUE of all workers; more are answered 429", "livesum"),
     ("queue_images", "decoded images that wait for a batch", "livesum"),
     ("resident_memory_bytes", "of all workers, what they share counted in each", "livesum"),
     ("memory_limit_bytes", "of the container; +Inf without a limit", "livemax"),

@@ -13,7 +13,7 @@ FILES_OF_PROCESS: Final = 4  # pipes to and from a process that decodes, and the
 REMEDY: Final = "raise it: `ulimit -Hn`, systemd's LimitNOFILE=, `ulimits` of a container"
 
 
-def fit_connections(settings: Settings) -> Settings:
+def raise_fd_limit(settings: Settings) -> Settings:
     """Raise the soft limit of open files, 1024 in many places, as far as MAX_CONNECTIONS needs it.
 
     -> the settings with as many connections, in each worker, as the hard limit has room for. Raises

@@ -11,12 +11,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.settings import Settings
 
 # Headers of a request, trailers included; HAProxy takes as many. In memory each is 180 bytes and its text.
-MOST_HEADERS: Final = 100
+MAX_HEADERS: Final = 100
 # What a header counts for beside its text, as in HTTP/2 (RFC 9113, 6.5.2).
 HEADER_BYTES: Final = 32
 # Requests that a client may send ahead of their answers, with MAX_HEADER_BYTES of headers together; each
 # takes some 3 KB more while it waits.
-MOST_AHEAD: Final = 32
+MAX_AHEAD: Final = 32
 
 
 class Refused(Exception):
@@ -31,7 +31,7 @@ class Http1Protocol(HttpToolsProtocol):
 
     def __init__(self, settings: Settings, **of_uvicorn: Any) -> None:
         super().__init__(**of_uvicorn)
-        self._most_bytes = settings.max_header_bytes
+        self._max_bytes = settings.max_header_bytes
         self.again = False
         self.ahead: deque[int] = deque()  # bytes of headers of each request in the pipeline
         self.reason = (400, "invalid_request", "this is no HTTP request")
@@ -78,13 +78,13 @@ class Http1Protocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
-        if len(self.headers) > MOST_HEADERS:
+        if len(self.headers) > MAX_HEADERS:
             self.reason = self.too_long()
             raise Refused
 
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum(len(name) + len(value) + HEADER_BYTES for name, value in self.headers)
-        if size > self._most_bytes:
+        if size > self._max_bytes:
             self.reason = self.too_long()
             raise Refused
         if not self.idle:
@@ -97,10 +97,10 @@ class Http1Protocol(HttpToolsProtocol):
 
     def _send_ahead(self, size: int) -> None:
         self.ahead.append(size)
-        if len(self.ahead) > MOST_AHEAD or sum(self.ahead) > self._most_bytes:
+        if len(self.ahead) > MAX_AHEAD or sum(self.ahead) > self._max_bytes:
             detail = (
-                f"{len(self.ahead) - 1} requests wait on this connection already; {MOST_AHEAD} may, "
-                f"with {self._most_bytes} bytes of headers in all; wait for answers"
+                f"{len(self.ahead) - 1} requests wait on this connection already; {MAX_AHEAD} may, "
+                f"with {self._max_bytes} bytes of headers in all; wait for answers"
             )
             self.reason = (400, "invalid_request", detail)
             raise Refused
@@ -114,7 +114,7 @@ class Http1Protocol(HttpToolsProtocol):
 
     def too_long(self) -> tuple[int, str, str]:
         detail = (
-            f"the headers have more than the {self._most_bytes} bytes that are taken, or are more than "
-            f"{MOST_HEADERS}"
+            f"the headers have more than the {self._max_bytes} bytes that are taken, or are more than "
+            f"{MAX_HEADERS}"
         )
         return 431, "too_large", detail

@@ -11,7 +11,7 @@ import uvicorn
 
 from contract.limits import usable_cores
 from service.errors import ModelError
-from service.host import give_large_memory_back, spare_what_stays
+from service.host import freeze_startup_objects, set_mmap_threshold
 from service.http.app import create_app
 from service.models.cuda import GpuOptions
 from service.models.default_model import announced
@@ -44,8 +44,8 @@ def serve(
     a path to try, once requests are answered; `beat` is called every second. Raises ModelError,
     SettingsError and ListenError.
     """
-    give_large_memory_back()
-    spare_what_stays()
+    set_mmap_threshold()
+    freeze_startup_objects()
     threads = settings.threads or max(1, usable_cores() // settings.workers)
     load = partial(load_model, device=settings.device, threads=threads, gpu=GpuOptions.of(settings))
     metrics = Metrics()

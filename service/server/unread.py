@@ -3,12 +3,12 @@
 import asyncio
 from collections import OrderedDict
 
-from service.http.body.read import LEAST_RATE
+from service.http.body.read import MIN_RATE
 
 
 class Unread:
     """The bytes that wait to be written, of all connections; on the event loop. In `timeout` s a client has
-    to read what waits for it, or LEAST_RATE in each. Past `limit` bytes of all together the connection that
+    to read what waits for it, or MIN_RATE in each. Past `limit` bytes of all together the connection that
     has read nothing for longest is aborted.
     """
 
@@ -46,5 +46,5 @@ class Unread:
 
     def _look(self, transport: asyncio.Transport, before: int) -> None:
         size = self._note(transport)
-        if size and size > before - LEAST_RATE * self._timeout:
+        if size and size > before - MIN_RATE * self._timeout:
             transport.abort()

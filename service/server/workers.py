@@ -30,7 +30,7 @@ from service.server.uvicorn_server import LAST_S
 from service.settings import Settings, SettingsError
 
 PERIOD_S: Final = 0.1
-MOST_DEATHS: Final = 5  # of workers, within MINUTE_S; then the service ends, for a supervisor to see
+MAX_DEATHS: Final = 5  # of workers, within MINUTE_S; then the service ends, for a supervisor to see
 MINUTE_S: Final = 60.0
 MIN_SILENCE_S: Final = 5.0  # REQUEST_TIMEOUT_S may be shorter than a busy machine needs for a beat
 BEAT: Final = b"\0"
@@ -98,7 +98,7 @@ class Workers:
         self._settings = settings
         self._listener = listener
         self._members: list[Worker] = []
-        self._deaths: deque[float] = deque(maxlen=MOST_DEATHS)
+        self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
         self.stopping = self.failed = False
 
     def start(self) -> None:
@@ -111,7 +111,7 @@ class Workers:
         said = [member.wait_until_ready() for member in self._members]
         return said[0] if all(said) else []
 
-    def hand_on(self, number: int, _frame: FrameType | None = None) -> None:
+    def forward_signal(self, number: int, _frame: FrameType | None = None) -> None:
         self.stopping = self.stopping or number != signal.SIGHUP
         for member in self._members:
             if member.process.poll() is None:
@@ -119,9 +119,9 @@ class Workers:
 
     def hang_up(self, number: int, _frame: FrameType | None = None) -> None:
         """Have the models read again, or stop where the terminal has been closed."""
-        self.hand_on(signal.SIGTERM if signals.terminal_is_closed() else number)
+        self.forward_signal(signal.SIGTERM if signals.terminal_is_closed() else number)
 
-    def kill_the_silent(self, passed: float) -> None:
+    def kill_unresponsive_workers(self, passed: float) -> None:
         """Those that are stopped, or whose event loop hangs: the connections that they have are lost."""
         limit = max(self._settings.request_timeout_s, MIN_SILENCE_S)
         for place, member in enumerate(self._members):
@@ -129,7 +129,7 @@ class Workers:
                 logs.log.error("worker %s has not answered for %g s and is killed", place, limit)
                 member.kill()
 
-    def replace_the_dead(self) -> None:
+    def restart_workers(self) -> None:
         """So many deaths in so short a time that it does not help are a failure."""
         for place, member in enumerate(self._members):
             if member.process.poll() is None or self.stopping:
@@ -137,7 +137,7 @@ class Workers:
             logs.log.error("worker %s has ended with %s", place, member.process.returncode)
             mark_process_dead(member.process.pid)  # type: ignore[no-untyped-call]
             self._deaths.append(time.monotonic())
-            if len(self._deaths) == MOST_DEATHS and self._deaths[-1] - self._deaths[0] < MINUTE_S:
+            if len(self._deaths) == MAX_DEATHS and self._deaths[-1] - self._deaths[0] < MINUTE_S:
                 self.failed = True
                 return
             member.close()
@@ -152,7 +152,7 @@ class Workers:
     def end(self) -> None:
         """They end by themselves within the limits of a stop, unless one does not run at all."""
         if not self.stopping:
-            self.hand_on(signal.SIGTERM)
+            self.forward_signal(signal.SIGTERM)
         settings = self._settings
         end = time.monotonic() + settings.drain_delay_s + settings.drain_timeout_s + LAST_S + 1
         for place, member in enumerate(self._members):
@@ -182,7 +182,7 @@ def supervise(settings: Settings, listener: socket.socket, ready: Callable[[str,
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         workers = Workers(settings, listener)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, workers.hand_on)
+            signal.signal(number, workers.forward_signal)
         workers.start()
         signal.signal(signal.SIGHUP, workers.hang_up)
         served = workers.wait_until_ready()
@@ -192,8 +192,8 @@ def supervise(settings: Settings, listener: socket.socket, ready: Callable[[str,
         workers.failed = not served and not workers.stopping
         while not workers.stopping and not workers.failed:
             time.sleep(PERIOD_S)
-            workers.kill_the_silent(PERIOD_S)
-            workers.replace_the_dead()
+            workers.kill_unresponsive_workers(PERIOD_S)
+            workers.restart_workers()
         workers.end()
         return 1 if workers.failed else 0
 

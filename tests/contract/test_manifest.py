@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from contract.manifest import (
     CONTROL,
     MANIFEST_VERSION,
-    MOST_INTEGER,
+    MAX_INTEGER,
     Manifest,
     ManifestError,
     Metrics,
@@ -23,8 +23,8 @@ from tests.support.manifests import MANIFEST, changed
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
 text = st.text(st.characters(codec="utf-8"), max_size=20)
 plain = text.filter(lambda value: not CONTROL.search(value))  # of what is shown
-integers = st.integers(-MOST_INTEGER, MOST_INTEGER)
-positive = st.integers(1, MOST_INTEGER)
+integers = st.integers(-MAX_INTEGER, MAX_INTEGER)
+positive = st.integers(1, MAX_INTEGER)
 levels = st.floats(0, 255)
 shares = st.floats(0, 1)
 measured = st.builds(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from contract.manifest import (
-    MOST_CHARACTERS,
+    MAX_CHARACTERS,
     Manifest,
     ManifestError,
 )
@@ -87,9 +87,9 @@ def test_deep_nesting_is_refused(depth: int, opened: str, closed: str) -> None:
 
 
 def test_a_manifest_of_more_than_two_million_characters_is_refused() -> None:
-    Manifest.from_json(changed("training", {"log": "x" * (MOST_CHARACTERS - 2000)}))
+    Manifest.from_json(changed("training", {"log": "x" * (MAX_CHARACTERS - 2000)}))
     with pytest.raises(ManifestError, match=r"2,000,000 are allowed"):
-        Manifest.from_json(changed("training", {"log": "x" * MOST_CHARACTERS}))
+        Manifest.from_json(changed("training", {"log": "x" * MAX_CHARACTERS}))
 
 
 def test_a_long_value_is_not_repeated_in_the_message() -> None:

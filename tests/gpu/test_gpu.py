@@ -53,9 +53,9 @@ def test_it_answers_as_the_cpu_does(file: Path, search: str, tf32: bool) -> None
 
 def test_every_size_of_a_batch_answers_as_its_images_alone() -> None:
     model, batch = load_model(SHIPPED, "cuda", 1, GpuOptions(12)), images(30)
-    alone = np.concatenate([probabilities(model, batch[i : i + 1]) for i in range(30)])
+    exclusive = np.concatenate([probabilities(model, batch[i : i + 1]) for i in range(30)])
     for size in range(1, 31):
-        assert np.abs(probabilities(model, batch[:size]) - alone[:size]).max() <= TOLERANCE["int8"]
+        assert np.abs(probabilities(model, batch[:size]) - exclusive[:size]).max() <= TOLERANCE["int8"]
 
 
 def test_every_output() -> None:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, FilePayload, Page, expect
 
-from alexnet_client.schemas import PredictAnswer, Problem
+from alexnet_client.schemas import PredictResponse, Problem
 from service.cli.output import comma_separated
 from tests.page.checks import Start, ask, check_accessible, shown, small
 from tests.support.serving.server import Server
@@ -151,7 +151,7 @@ def expected(answers: dict[str, httpx.Response]) -> list[list[str | float]]:
     out = io.StringIO()
     write = comma_separated(out, list(answers))
     for name, answer in answers.items():
-        kind = PredictAnswer if answer.is_success else Problem
+        kind = PredictResponse if answer.is_success else Problem
         write(name, kind.model_validate(answer.json()))
     return _numbers(csv.reader(out.getvalue().splitlines()))
 

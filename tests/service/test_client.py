@@ -17,7 +17,7 @@ import pytest
 
 import service.client
 from alexnet_client import AsyncClient, Client, ClientError
-from alexnet_client.schemas import PredictAnswer, Problem
+from alexnet_client.schemas import PredictResponse, Problem
 from tests.support.checkout import ROOT
 from tests.support.serving.images import encoded, noise
 from tests.support.serving.server import Server, serving
@@ -84,12 +84,12 @@ def test_options_are_the_query_s(server: Server, kind: Kind) -> None:
 def test_several_images_each_have_their_own_answer(server: Server, kind: Kind) -> None:
     good, other = encoded(noise(3)), encoded(noise(4), "PNG")
     answers = call(kind, server.address, "predict_all", [good, good[:200], other])
-    assert [type(answer) for answer in answers] == [PredictAnswer, Problem, PredictAnswer]
+    assert [type(answer) for answer in answers] == [PredictResponse, Problem, PredictResponse]
     assert answers[0].predictions == call(kind, server.address, "predict", good).predictions
     assert answers[1].code == "invalid_image"
     assert answers[2].image.format == "PNG"
-    (alone,) = call(kind, server.address, "predict_all", [b"no image"])
-    assert alone.code == "unsupported_image"
+    (exclusive,) = call(kind, server.address, "predict_all", [b"no image"])
+    assert exclusive.code == "unsupported_image"
 
 
 @KINDS

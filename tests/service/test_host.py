@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.host import DECODING, SLOW_DECODING, keep_to_core
+from service.host import DECODING, SLOW_DECODING, pin_thread
 from tests.support.serving.images import plain
 from tests.support.serving.server import serving
 
@@ -37,7 +37,7 @@ def test_a_thread_for_each_core_stays_there_and_others_go_where_they_like() -> N
     cores = os.sched_getaffinity(0)
 
     def kept(number: int, threads: int) -> set[int]:
-        keep_to_core(number, threads)
+        pin_thread(number, threads)
         return os.sched_getaffinity(0)
 
     def each(threads: int) -> list[set[int]]:

@@ -75,8 +75,8 @@ def test_the_curve_is_that_of_one_process_with_the_same_batch(
     assert said.count("best: top-1") == 1, "the first process alone speaks"
     assert "Warning" not in said
     assert "2 steps an epoch, 2 x cpu" in said
-    alone = ["train", "--data", str(colours), "--out", str(tmp_path / "one"), *OPTIONS, *LEARNS]
-    assert main(alone) == 0
+    exclusive = ["train", "--data", str(colours), "--out", str(tmp_path / "one"), *OPTIONS, *LEARNS]
+    assert main(exclusive) == 0
     for ours, theirs in zip(curve(tmp_path / "two"), curve(tmp_path / "one"), strict=True):
         assert ours == pytest.approx(theirs, rel=TOLERANCE)
     two, one = (checkpoint.load(tmp_path / name / "last.pt") for name in ("two", "one"))

@@ -36,7 +36,7 @@ from training.run.held_out import (
 )
 
 SUFFIX: Final = ".onnx"
-MOST_LOSS: Final = 0.005  # of top-1, as a fraction
+MAX_LOSS: Final = 0.005  # of top-1, as a fraction
 
 
 def export(
@@ -144,7 +144,7 @@ def _graph_of(
         agreement = difference(found, expected).agreement
         seen.update(agreement=agreement, top1=judge(found, split.labels).top1, top1_fp32=top1)
         changed = round((1 - agreement) * len(split))
-        return changed <= most_changed(len(split)) and top1 - seen["top1"] <= MOST_LOSS
+        return changed <= most_changed(len(split)) and top1 - seen["top1"] <= MAX_LOSS
 
     if precision == "fp16":
         graph = build_graph(model, state.mean, state.std, precision)
@@ -155,7 +155,7 @@ def _graph_of(
     if result is None:
         raise ExportError(
             f"{out} is not written: in {precision} top-1 is {seen['top1']:.2%} instead of {top1:.2%} and "
-            f"{seen['agreement']:.2%} of {len(split)} answers stay; {100 * MOST_LOSS} points less and "
+            f"{seen['agreement']:.2%} of {len(split)} answers stay; {100 * MAX_LOSS} points less and "
             f"{most_changed(len(split))} other answers are allowed"
         )
     graph, floating = result

@@ -18,7 +18,7 @@ from training.model import AlexNet
 
 TOLERANCE: Final = 1e-5  # of a probability, between float32 in torch and in ONNX Runtime
 BATCHES: Final = (1, 2, 3, 32, 257)
-MOST_CHANGED: Final = 0.01  # of first answers, where weights or activations are rounded
+MAX_CHANGED: Final = 0.01  # of first answers, where weights or activations are rounded
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ def difference(a: Tensor, b: Tensor) -> Difference:
 
 def most_changed(images: int) -> int:
     """Count the answers that may change among so many: one more would be rare (5 %, by the normal
-    distribution) if rounding changed MOST_CHANGED of all. 5 of 255, 116 of 10,000.
+    distribution) if rounding changed MAX_CHANGED of all. 5 of 255, 116 of 10,000.
     """
-    expected = images * MOST_CHANGED
-    return floor(expected + 1.645 * sqrt(expected * (1 - MOST_CHANGED)))
+    expected = images * MAX_CHANGED
+    return floor(expected + 1.645 * sqrt(expected * (1 - MAX_CHANGED)))
 
 
 def measure_parity(

@@ -13,7 +13,7 @@ ANY: Final = "*"
 _HOST: Final = re.compile(
     r"(\[[0-9a-z.:_~!$&'()*+,;=-]+\]|(?:[0-9a-z._~!$&'()*+,;=-]|%[0-9a-f]{2})*)(:[0-9]*)?"
 )
-MOST_HOST: Final = 300  # bytes; a name has 253 at most
+MAX_HOST: Final = 300  # bytes; a name has 253 at most
 
 
 class Hosts:
@@ -40,8 +40,8 @@ class Hosts:
             )
         if headers and sum(name == b"host" for name, _value in headers) > 1:
             return "the request has more than one header Host; send one"
-        if len(host) > MOST_HOST:
-            return f"the header Host has {len(host)} bytes; a name has {MOST_HOST} at most, with its port"
+        if len(host) > MAX_HOST:
+            return f"the header Host has {len(host)} bytes; a name has {MAX_HOST} at most, with its port"
         return self._remembered(host) if host else ""
 
     def _look_up(self, host: bytes) -> str:

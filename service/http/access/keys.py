@@ -11,7 +11,7 @@ from service.files import read_file
 from service.observability.logs import log
 from service.settings import Settings, SettingsError
 
-MOST_BYTES: Final = 1_000_000  # of a file of keys, 15,000 of them
+MAX_BYTES: Final = 1_000_000  # of a file of keys, 15,000 of them
 # What a script hashes when the variable that should hold the key is unset.
 BLANK: Final = frozenset(hashlib.sha256(text).hexdigest() for text in (b"", b"\n", b"\r\n", b" ", b" \n"))
 
@@ -72,7 +72,7 @@ def read_digests(name: str, path: Path) -> tuple[str, ...]:
     Raises SettingsError, which calls the file `name` and never repeats a line: it may be a key itself.
     """
     try:
-        text = read_file(path, MOST_BYTES).decode("utf-8-sig")  # some editors begin with a byte order mark
+        text = read_file(path, MAX_BYTES).decode("utf-8-sig")  # some editors begin with a byte order mark
     except OSError as error:
         raise SettingsError(f"{name} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -15,7 +15,7 @@ IDENTITY: Final = "identity"
 NAMES: Final = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
 # gzip allows several members one behind another; each costs what an empty one does. Block gzip (BGZF) makes
 # one of 64 KiB.
-MOST_MEMBERS: Final = 1000
+MAX_MEMBERS: Final = 1000
 STEP: Final = 65_536  # bytes that are read at a time: what lies behind a member's end is copied
 _inflating: Final = asyncio.Lock()  # one at a time, each with `limit` reserved
 
@@ -54,7 +54,7 @@ def inflate(body: bytes, coding: str, limit: int) -> bytes:
     if not body:
         return body
     view, at, found = memoryview(body), 0, BytesIO()
-    for _member in range(MOST_MEMBERS):
+    for _member in range(MAX_MEMBERS):
         stream = zlib.decompressobj(_window(coding, body))
         while not stream.eof:
             piece = view[at : at + STEP]
@@ -73,7 +73,7 @@ def inflate(body: bytes, coding: str, limit: int) -> bytes:
             return found.getvalue()
         if coding != "gzip" or body[at] == 0:
             raise InvalidRequest(f"the {coding} body has bytes behind its end")
-    raise InvalidRequest(f"the gzip body has more than {MOST_MEMBERS} members; send one")
+    raise InvalidRequest(f"the gzip body has more than {MAX_MEMBERS} members; send one")
 
 
 def _window(coding: str, body: bytes) -> int:

@@ -15,9 +15,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from contract.formats.signatures import sniff
 from service.errors import InvalidRequest
 
-MOST_FIELDS: Final = 8  # that are no files
-MOST_VALUE: Final = 1_000_000  # bytes of such a field
-MOST_NAME: Final = 255  # bytes of a file's name
+MAX_FIELDS: Final = 8  # that are no files
+MAX_VALUE: Final = 1_000_000  # bytes of such a field
+MAX_NAME: Final = 255  # bytes of a file's name
 SLICE: Final = 65_536  # bytes of a whole form that are read at a time
 # RFC 7578 knows no charset of a form; that of the text in it is UTF-8, of which ASCII is a part.
 CHARSETS: Final = {b"utf-8", b"utf8", b"us-ascii"}
@@ -80,7 +80,7 @@ async def _from_first_part(body: AsyncIterable[bytes], delimiter: bytes, most: i
     more delimiters than `most` files have: each takes the parser 1 us, and 20 MB of them, which unpack from
     20 KB, would take seconds.
     """
-    left = most + MOST_FIELDS + 1
+    left = most + MAX_FIELDS + 1
     before: bytes | None = b"\n"  # the end of what has come without a delimiter; None behind the first one
     async for chunk in body:
         if before is not None:
@@ -96,7 +96,7 @@ async def _from_first_part(body: AsyncIterable[bytes], delimiter: bytes, most: i
             before, chunk = None, chunk[at:]
         left -= chunk.count(b"\n" + delimiter)
         if left < 0:
-            raise _unusable(f"it has too many parts; {most} files and {MOST_FIELDS} other fields are taken")
+            raise _unusable(f"it has too many parts; {most} files and {MAX_FIELDS} other fields are taken")
         yield chunk
     if before is not None:
         said = delimiter[:80].decode("latin-1")
@@ -142,7 +142,7 @@ class _Form:
         name = options.get(b"filename")
         if extended and extended[1] is not None:
             name = unquote_to_bytes(extended[1].split(b"'")[-1])
-        self._file_name = None if name is None else name[:MOST_NAME].decode(errors="replace")
+        self._file_name = None if name is None else name[:MAX_NAME].decode(errors="replace")
         self._has_name = name is not None or extended is not None
         if self._has_name or self._field == "file":
             self._all_files += 1
@@ -150,13 +150,13 @@ class _Form:
                 raise _unusable(f"it has too many files; {self._most} are taken at once")
         else:
             self._fields += 1
-            if self._fields > MOST_FIELDS:
-                raise _unusable(f"it has too many fields that are no files; {MOST_FIELDS} are taken")
+            if self._fields > MAX_FIELDS:
+                raise _unusable(f"it has too many fields that are no files; {MAX_FIELDS} are taken")
 
     def add_data(self, data: bytes, start: int, end: int) -> None:
         self._data.write(memoryview(data)[start:end])
-        if self._data.tell() > MOST_VALUE and not self._is_file():
-            raise _unusable(f"a field has more than the {MOST_VALUE} bytes that are taken")
+        if self._data.tell() > MAX_VALUE and not self._is_file():
+            raise _unusable(f"a field has more than the {MAX_VALUE} bytes that are taken")
 
     def end_part(self) -> None:
         data = self._data.getvalue()

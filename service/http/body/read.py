@@ -17,7 +17,7 @@ from service.http.body.reader_thread import QUICK, read_apart
 
 ENVELOPE: Final = 100_000  # bytes that the headers of a multipart body may add to its files
 # Bytes/s that a client has to send of a body, or to read of an answer, after a while: 131 kbit/s.
-LEAST_RATE: Final = 16_384
+MIN_RATE: Final = 16_384
 # No image file begins like this: JSON, with a byte order mark or without; the fields of a form in a URL.
 _JSON: Final = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*[{\[]")
 _URL_FORM: Final = re.compile(rb"(?:file|images?|data)=")
@@ -84,7 +84,7 @@ async def read_images(
 async def read_body(
     request: Request, max_bytes: int, timeout: float, arrived: Callable[[int], None] = lambda _size: None
 ) -> bytes:
-    """All of it. It may come for `timeout` s, and for as long as LEAST_RATE is kept on average, without a
+    """All of it. It may come for `timeout` s, and for as long as MIN_RATE is kept on average, without a
     pause of `timeout` s. Raises BodyTooLarge, BodyTimeout, InvalidRequest, or what `arrived` raises.
     """
     return await _or_gone(_joined(_counted(request, max_bytes, max_bytes, timeout, arrived)))
@@ -112,7 +112,7 @@ async def _counted(
                 chunk = await anext(chunks, None)
         except TimeoutError:
             raise BodyTimeout(
-                f"the body did not arrive within {timeout:g} s, nor {LEAST_RATE} bytes of it in each second"
+                f"the body did not arrive within {timeout:g} s, nor {MIN_RATE} bytes of it in each second"
             ) from None
         if chunk is None:
             return
@@ -122,7 +122,7 @@ async def _counted(
         if received > limit:
             raise _too_large(max_bytes)
         arrived(len(chunk))
-        end = min(end + len(chunk) / LEAST_RATE, now() + timeout)
+        end = min(end + len(chunk) / MIN_RATE, now() + timeout)
         yield chunk
 
 

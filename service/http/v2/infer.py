@@ -21,9 +21,9 @@ from service.http.request_frame import RequestFrame, infer_each
 from service.http.v2.request import InferRequest, parse_request
 from service.http.v2.response import build_response
 from service.http.v2.schemas import BINARY, INFER_ANSWER, INFER_REQUEST
-from service.inference.admission import Visit
+from service.inference.admission import Permit
 from service.inference.engine import Decoded, Engine, Inferred
-from service.models.serving import Served
+from service.models.serving import ServingModel
 from service.models.session import Row
 from service.settings import Settings
 
@@ -73,17 +73,17 @@ async def infer(
     coding = coding_of(request)
     frame = RequestFrame(request, name, version_of(version), x_request_timeout_ms)
     settings = frame.settings
-    async with frame.admitted() as visit:
-        body = await read_body(request, settings.max_body_bytes, settings.body_timeout_s, visit.receive)
+    async with frame.admitted() as permit:
+        body = await read_body(request, settings.max_body_bytes, settings.body_timeout_s, permit.receive)
         began = time.perf_counter()
         frame.start_deadline()
-        body = await unpack(body, coding, settings.max_body_bytes, visit.receive)
+        body = await unpack(body, coding, settings.max_body_bytes, permit.receive)
         json_bytes = _json_bytes(inference_header_content_length, body)
         given = (body, inference_header_content_length, frame.served, settings)
         asked = await read_apart(json_bytes > QUICK, _read, *given)
         del body, given  # the tensors keep what they need of it
         frame.shorten_deadline(asked.timeout)
-        return await _answer(frame.engine, frame.served, asked, began, visit)
+        return await _answer(frame.engine, frame.served, asked, began, permit)
 
 
 def _json_bytes(header_length: str | None, body: bytes) -> int:
@@ -92,7 +92,7 @@ def _json_bytes(header_length: str | None, body: bytes) -> int:
     return int(given) if given.isascii() and given.isdecimal() and len(given) < 16 else len(body)
 
 
-def _read(body: bytes, header_length: str | None, served: Served, settings: Settings) -> InferRequest:
+def _read(body: bytes, header_length: str | None, served: ServingModel, settings: Settings) -> InferRequest:
     """Raises InvalidFields."""
     manifest = served.model.manifest
     inputs = (*manifest.inputs, ENCODED)
@@ -100,7 +100,7 @@ def _read(body: bytes, header_length: str | None, served: Served, settings: Sett
 
 
 async def _answer(
-    engine: Engine, served: Served, asked: InferRequest, began: float, visit: Visit
+    engine: Engine, served: ServingModel, asked: InferRequest, began: float, permit: Permit
 ) -> Response:
     """Raises Overloaded, ImageError, SchedulerClosed, or what the session raised. `began` is of
     `time.perf_counter`.
@@ -109,10 +109,10 @@ async def _answer(
     outputs = tuple(output.tensor.name for output in asked.outputs)
     decoding = 0.0
     if isinstance(value, np.ndarray):
-        visit.take(len(value))
+        permit.acquire(len(value))
         inferred = await engine.infer(served, list(value), outputs)
     else:
-        turns = visit.take_share(len(value))
+        turns = permit.acquire_share(len(value))
         decoding, inferred = await _look(engine, served, name, value, outputs, turns)
     for _row in inferred.rows:
         engine.count_image(inferred.waited)
@@ -138,7 +138,7 @@ async def _answer(
 
 async def _look(
     engine: Engine,
-    served: Served,
+    served: ServingModel,
     name: str,
     files: list[bytes],
     outputs: tuple[str, ...],

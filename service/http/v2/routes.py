@@ -28,7 +28,7 @@ from service.http.v2.schemas import (
     ServerMetadata,
     TensorMetadata,
 )
-from service.models.serving import Served
+from service.models.serving import ServingModel
 from service.problems import STATUSES
 
 EXTENSIONS: Final = ["binary_tensor_data", "classification", "model_repository"]
@@ -142,7 +142,7 @@ async def unload(request: Request, name: str) -> Response:
     return Response()
 
 
-def _served(request: Request, name: str, version: str | None) -> Served:
+def _served(request: Request, name: str, version: str | None) -> ServingModel:
     """Find the model of a path. Raises UnknownModel and NotReady."""
     engine = engine_of(request.scope)
     engine.require_worker()

@@ -17,7 +17,7 @@ from tests.corpus.case import PIXELS
 from tests.support.pictures import encode, swapped_profile
 from tests.support.samples import SCENE, samples
 
-MOST_PIXELS = 67_000_000  # by default
+MAX_PIXELS = 67_000_000  # by default
 EXPECTED = {case.name: case for case in cases() if case.expected is not None}
 
 
@@ -25,8 +25,8 @@ def outcome(data: bytes) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            header = read_header(data, DEFAULT_RECIPE, MOST_PIXELS)
-            if header.bytes > 6 * MOST_PIXELS:
+            header = read_header(data, DEFAULT_RECIPE, MAX_PIXELS)
+            if header.bytes > 6 * MAX_PIXELS:
                 return "because of the memory"
             crop = centre_crop(decode_pixels(header), DEFAULT_RECIPE)
         except InvalidImage as error:
@@ -83,10 +83,10 @@ def test_a_lab_picture_under_an_ignored_profile_is_converted_as_lab() -> None:
     under = encode(
         Image.new("LAB", (64, 64), (120, 200, 30)), "TIFF", icc_profile=profiles.profiles()["elements"]
     )
-    alone, ignored = (
+    exclusive, ignored = (
         centre_crop(decode(data, DEFAULT_RECIPE, 10**6), DEFAULT_RECIPE) for data in (lab, under)
     )
-    assert np.array_equal(alone, ignored)
+    assert np.array_equal(exclusive, ignored)
 
 
 def test_a_kept_transform_does_not_keep_its_profile() -> None:

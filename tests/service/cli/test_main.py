@@ -94,9 +94,9 @@ def test_on_a_terminal(model_file: Path, tmp_path: Path) -> None:
         line.startswith("…") and line[:20].endswith(f"{n}.jpg") for n, line in enumerate(lines[:3])
     ] == [True] * 3
 
-    alone = on_a_terminal(folder / "0.jpg", "--model", model_file, cwd=tmp_path, columns=400)
-    assert "[" not in alone, "no bar for one picture"
-    assert str(folder / "0.jpg") in alone
+    exclusive = on_a_terminal(folder / "0.jpg", "--model", model_file, cwd=tmp_path, columns=400)
+    assert "[" not in exclusive, "no bar for one picture"
+    assert str(folder / "0.jpg") in exclusive
 
 
 def test_what_is_named(model_file: Path, photos: Path) -> None:

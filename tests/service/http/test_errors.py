@@ -19,7 +19,7 @@ from service.http.error_responses import install_handlers
 from service.problems import STATUSES
 from tests.support.eventually import eventually
 from tests.support.serving.images import PNG_HEADER_OF_10_GIGAPIXELS, encoded, noise, plain
-from tests.support.serving.raw_http import held_request, open_request, wait_until_inside
+from tests.support.serving.raw_http import held_request, open_request, wait_until_in_flight
 from tests.support.serving.responses import check
 from tests.support.serving.server import Server, serving
 
@@ -173,7 +173,7 @@ def test_more_than_the_queue_holds(model_file: Path, tmp_path: Path) -> None:
         serving(tmp_path / "log", model_file, max_queue=1, max_wait_ms=60_000) as full,
         held_request(full),
     ):
-        wait_until_inside(full)
+        wait_until_in_flight(full)
         response = full.client.post("/predict", content=plain(1))
         check(response, 429, "overloaded")
         assert 1 <= int(response.headers["retry-after"]) <= 60
@@ -277,7 +277,7 @@ def test_our_own_bug_is_500_and_in_the_log(fragile_model: Path, tmp_path: Path) 
 
 def test_bad_images_do_not_disturb_the_others(server: Server) -> None:
     good = encoded(noise(7))
-    alone = server.client.post("/predict", content=good).json()["predictions"]
+    exclusive = server.client.post("/predict", content=good).json()["predictions"]
 
     def ask(number: int) -> httpx.Response:
         data = [good, good[: len(good) // 2], b"hello", PNG_HEADER_OF_10_GIGAPIXELS][number % 4]
@@ -287,6 +287,6 @@ def test_bad_images_do_not_disturb_the_others(server: Server) -> None:
         responses = list(pool.map(ask, range(64)))
     assert [r.status_code for r in responses] == [200, 422, 415, 413] * 16
     for response in responses[::4]:
-        for got, wanted in zip(response.json()["predictions"], alone, strict=True):
+        for got, wanted in zip(response.json()["predictions"], exclusive, strict=True):
             assert got["label"] == wanted["label"]
             assert got["probability"] == pytest.approx(wanted["probability"], abs=1e-5)

@@ -103,8 +103,8 @@ def test_nobody_gets_the_answer_of_another(server: Server, model_file: Path) -> 
 
     with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(ask, images))
-    alone = [expected(model_file, data) for data in images]
-    distances = np.abs(np.array(answers)[:, None] - np.array(alone)[None]).max(axis=2)
+    exclusive = [expected(model_file, data) for data in images]
+    distances = np.abs(np.array(answers)[:, None] - np.array(exclusive)[None]).max(axis=2)
     assert distances.diagonal().max() < 1e-5
     np.fill_diagonal(distances, 1)
     assert distances.min() > 2e-5, "the images are too alike for this test to mean anything"

@@ -35,8 +35,8 @@ def test_each_image_has_its_own_answer_or_problem_in_order(server: Server) -> No
     assert answer.status_code == 200
     results = answer.json()["results"]
     for place in (0, 2):
-        alone = server.client.post("/predict", content=mixed[place]).json()
-        assert by_index(results[place]) == pytest.approx(by_index(alone), abs=1e-6)
+        exclusive = server.client.post("/predict", content=mixed[place]).json()
+        assert by_index(results[place]) == pytest.approx(by_index(exclusive), abs=1e-6)
     assert [results[place]["code"] for place in (1, 3, 4)] == [
         "unsupported_image",
         "invalid_image",
@@ -53,7 +53,7 @@ def test_a_failing_batch_fails_the_request_and_leaves_nobody_inside(
     with serving(tmp_path / "log", fragile_model, max_batch=1) as server:
         failing = files(plain(250), *[plain(5)] * 199)
         check(server.client.post("/predict", files=failing), 500, "internal")
-        assert metrics(server)["alexnet_inside_images"] == 0
+        assert metrics(server)["alexnet_in_flight_images"] == 0
         assert len(server.client.post("/predict", files=files(plain(5), plain(6))).json()["results"]) == 2
         assert metrics(server)["alexnet_images_total"] < 100
 
@@ -62,8 +62,8 @@ def test_json_with_base64(server: Server) -> None:
     texts = [base64.b64encode(data).decode() for data in PHOTOS]
     one = server.client.post("/predict", json={"image": texts[0]}).json()
     many = server.client.post("/predict", json={"images": texts[:1]}).json()
-    alone = server.client.post("/predict", content=PHOTOS[0]).json()
-    assert one["predictions"] == many["results"][0]["predictions"] == alone["predictions"]
+    exclusive = server.client.post("/predict", content=PHOTOS[0]).json()
+    assert one["predictions"] == many["results"][0]["predictions"] == exclusive["predictions"]
     assert len(server.client.post("/predict", json={"images": texts}).json()["results"]) == 3
 
 

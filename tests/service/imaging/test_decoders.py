@@ -18,9 +18,9 @@ from PIL import Image
 
 from contract.picture import ImageError, InvalidImage, TooManyPixels, UnsupportedImage
 from contract.recipe import DEFAULT_RECIPE, TORCHVISION_RECIPE
-from service.imaging.decode import BYTES_PER_PIXEL, Cropped, SlowPicture, decode_crops
-from service.imaging.decoder import Decoder, InThread, Memory, Watch
-from service.imaging.process_decoder import Processes
+from service.imaging.decode import BYTES_PER_PIXEL, DecodedImage, SlowPicture, decode_crops
+from service.imaging.decoder import Decoder, MemoryBudget, ThreadDecoder, Watch
+from service.imaging.process_decoder import ProcessDecoder
 from tests.support.eventually import eventually
 from tests.support.serving.images import encoded, noise
 
@@ -30,7 +30,7 @@ GOOD = encoded(noise(5))
 
 @contextmanager
 def decoder(kind: str, most: int = PIXELS) -> Iterator[Decoder]:
-    made: Decoder = InThread(most) if kind == "here" else Processes(2, most, 30)
+    made: Decoder = ThreadDecoder(most) if kind == "here" else ProcessDecoder(2, most, 30)
     made.start()
     try:
         yield made
@@ -39,8 +39,8 @@ def decoder(kind: str, most: int = PIXELS) -> Iterator[Decoder]:
 
 
 @contextmanager
-def processes(count: int, most: int = PIXELS, timeout: float = 30) -> Iterator[Processes]:
-    made = Processes(count, most, timeout)
+def processes(count: int, most: int = PIXELS, timeout: float = 30) -> Iterator[ProcessDecoder]:
+    made = ProcessDecoder(count, most, timeout)
     made.start()
     try:
         yield made
@@ -48,7 +48,7 @@ def processes(count: int, most: int = PIXELS, timeout: float = 30) -> Iterator[P
         made.close()
 
 
-def outcome(decoder: Decoder, data: bytes, slow: bool = False) -> Cropped | ImageError:
+def outcome(decoder: Decoder, data: bytes, slow: bool = False) -> DecodedImage | ImageError:
     try:
         return decoder.decode(data, DEFAULT_RECIPE, 1, slow, Watch())
     except ImageError as error:
@@ -89,7 +89,7 @@ def test_what_takes_long_is_decoded_where_it_may(kind: str) -> None:
         with pytest.raises(SlowPicture) as refused:
             both.decode(large, DEFAULT_RECIPE, 1, False, Watch())
         assert refused.value.seconds > 0
-        assert isinstance(outcome(both, large, slow=True), Cropped)
+        assert isinstance(outcome(both, large, slow=True), DecodedImage)
 
 
 @KINDS
@@ -99,13 +99,13 @@ def test_many_at_once_get_their_own_answers(kind: str) -> None:
     with decoder(kind) as both, ThreadPoolExecutor(2) as pool:
         answers = list(pool.map(lambda data: outcome(both, data), sent))
     for data, answer in zip(pictures, answers[::2], strict=True):
-        assert isinstance(answer, Cropped)
+        assert isinstance(answer, DecodedImage)
         assert np.array_equal(answer.crops[0], decode_crops(data, DEFAULT_RECIPE, PIXELS, 1).crops[0])
     assert all(isinstance(answer, InvalidImage) for answer in answers[1::2])
 
 
 def test_memory_is_waited_for_in_turn() -> None:
-    memory, order = Memory(10), []
+    memory, order = MemoryBudget(10), []
 
     def take(size: int) -> None:
         with memory.reserve(size):
@@ -124,15 +124,15 @@ def test_memory_is_waited_for_in_turn() -> None:
 
 
 def test_memory_is_reserved_before_decoding_and_for_each_kind_apart() -> None:
-    here, watch = InThread(PIXELS), Watch()
+    here, watch = ThreadDecoder(PIXELS), Watch()
     with ThreadPoolExecutor(1) as pool:
         with here._ordinary.reserve(PIXELS * BYTES_PER_PIXEL // 4):
             asked = pool.submit(here.decode, GOOD, DEFAULT_RECIPE, 1, False, watch)
-            assert isinstance(outcome(here, GOOD, slow=True), Cropped)
+            assert isinstance(outcome(here, GOOD, slow=True), DecodedImage)
             assert not asked.done()
             assert watch.began == math.inf, "waiting for memory is no decoding"
             free = time.perf_counter()
-        assert isinstance(asked.result(20), Cropped)
+        assert isinstance(asked.result(20), DecodedImage)
         assert free < watch.began
 
 
@@ -147,11 +147,11 @@ def test_a_process_that_takes_too_long_is_replaced() -> None:
         some._timeout = 0.001
         assert "longer than 1 ms" in str(outcome(some, slow_picture(), slow=True))
         some._timeout = 30
-        assert isinstance(outcome(some, GOOD), Cropped)
+        assert isinstance(outcome(some, GOOD), DecodedImage)
         assert before.isdisjoint({process.pid for process in some._running})
 
 
-def kill_when_asked(some: Processes) -> None:
+def kill_when_asked(some: ProcessDecoder) -> None:
     """Kill the only process, which is stopped, once a picture waits for it."""
     (process,) = some._running
     os.kill(process.pid, signal.SIGSTOP)
@@ -164,7 +164,7 @@ def test_a_process_that_dies_fails_no_picture() -> None:
     with processes(1) as some, ThreadPoolExecutor(1) as pool:
         asked = pool.submit(outcome, some, GOOD)
         kill_when_asked(some)
-        assert isinstance(asked.result(), Cropped)
+        assert isinstance(asked.result(), DecodedImage)
 
 
 def test_processes_that_are_killed_idle_are_no_fault_of_the_next_pictures() -> None:
@@ -185,7 +185,7 @@ def test_more_pictures_than_processes_wait_for_one() -> None:
         asked = [pool.submit(outcome, some, GOOD) for _picture in range(2)]
         eventually(lambda: not some._idle.qsize())
         os.kill(process.pid, signal.SIGCONT)
-        assert [type(each.result()) for each in asked] == [Cropped] * 2
+        assert [type(each.result()) for each in asked] == [DecodedImage] * 2
 
 
 def test_closing_ends_a_second_attempt() -> None:
@@ -197,13 +197,13 @@ def test_closing_ends_a_second_attempt() -> None:
 
 
 def test_the_memory_of_a_process_is_limited() -> None:
-    some = Processes(1, 40_000_000, 30)
+    some = ProcessDecoder(1, 40_000_000, 30)
     some._memory = 60_000_000  # the picture alone takes 64
     some.start()
     failed = outcome(some, encoded(noise(3, 4000, 4000), "BMP"), slow=True)
     assert isinstance(failed, InvalidImage)
     assert "memory" in str(failed)
-    assert isinstance(outcome(some, GOOD), Cropped)
+    assert isinstance(outcome(some, GOOD), DecodedImage)
     some.close()
 
 
@@ -249,12 +249,12 @@ def test_a_process_that_says_what_it_was_not_asked_is_replaced(
         f"sys.stdin.buffer.readline()\nout.write({answer!r})\nout.flush()\nout.close()\n"
     )
     odd.chmod(0o755)
-    some = Processes(1, PIXELS, 30)
+    some = ProcessDecoder(1, PIXELS, 30)
     with monkeypatch.context() as patched:
         patched.setattr(sys, "executable", str(odd))
         some.start()
         failed = outcome(some, GOOD)
         assert isinstance(failed, InvalidImage)
         assert "ended the process" in str(failed), "and that of a second one"
-    eventually(lambda: isinstance(outcome(some, GOOD), Cropped))
+    eventually(lambda: isinstance(outcome(some, GOOD), DecodedImage))
     some.close()

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from service.errors import InvalidRequest, Overloaded
-from service.inference.admission import Admission, Visit
+from service.inference.admission import Admission, Permit
 
 
 class Clock:
@@ -17,12 +17,12 @@ class Clock:
 
 
 @contextmanager
-def inside(admission: Admission, size: int, images: int = 1, key: str = "") -> Iterator[Visit]:
+def inside(admission: Admission, size: int, images: int = 1, key: str = "") -> Iterator[Permit]:
     """A request whose body has come."""
-    with admission.admit(size, images, key) as visit:
-        visit.receive(size)
-        visit.take(images)
-        yield visit
+    with admission.admit(size, images, key) as permit:
+        permit.receive(size)
+        permit.acquire(images)
+        yield permit
 
 
 def refusal(admission: Admission) -> int:
@@ -129,26 +129,26 @@ def test_a_key_has_its_share_and_the_others_have_the_rest() -> None:
                 pass
             assert refused.value.retry_after == 1
             with inside(admission, 1, 1, "a"), inside(admission, 1, 4, "b"), inside(admission, 1, 2, "c"):
-                assert admission.inside == 10
+                assert admission.in_flight == 10
                 with pytest.raises(Overloaded, match=r"^10 images"), inside(admission, 1, 1, "c"):
                     pass
             with inside(admission, 1, 1, "a"):
                 assert share_is_taken(admission, "a")
             with pytest.raises(Overloaded, match=r"^3 images of this"), inside(admission, 1, 2, "a"):
                 pass
-        assert admission.inside == 0
+        assert admission.in_flight == 0
 
 
 def test_what_could_never_be_taken_is_told_so_and_leaves_no_trace() -> None:
     admission = Admission(10, 100, 4)
     for most, house in ((4, admission), (10, Admission(10, 100, 20))):
         told = f"^the request is of {most + 1} images, crops and occlusions counted; {most} are taken at "
-        with inside(house, 1, 1) as visit:
-            visit.take(most - 1)
-            assert (visit.images, house.inside) == (most, most)
+        with inside(house, 1, 1) as permit:
+            permit.acquire(most - 1)
+            assert (permit.images, house.in_flight) == (most, most)
             with pytest.raises(InvalidRequest, match=told + "once, send it in parts$"):
-                visit.take(1)
-        assert house.inside == 0
+                permit.acquire(1)
+        assert house.in_flight == 0
         with inside(house, 100, most):
             pass
 
@@ -190,14 +190,14 @@ def test_what_is_announced_takes_no_place_until_it_comes() -> None:
     admission = Admission(10, 100, 10)
     with ExitStack() as house:
         senders = [house.enter_context(admission.admit(100, 10)) for _sender in range(50)]
-        assert admission.inside == 0
+        assert admission.in_flight == 0
         with inside(admission, 100, 10):
             with pytest.raises(
                 Overloaded, match=r"^100 bytes of requests are in memory and 100 is the limit$"
             ):
                 senders[0].receive(1)
             with pytest.raises(Overloaded, match=r"^10 images"):
-                senders[0].take(1)
+                senders[0].acquire(1)
         senders[0].receive(60)
         with pytest.raises(Overloaded, match=r"^60 bytes"), admission.admit(41):
             pass
@@ -212,13 +212,13 @@ def test_what_is_announced_takes_no_place_until_it_comes() -> None:
 def test_a_request_of_many_images_leaves_room_for_others() -> None:
     admission = Admission(images=32, body_bytes=10, per_key=32)
     with admission.admit(0) as large, admission.admit(0) as other:
-        turns = large.take_share(32)
-        assert (admission.inside, turns._value) == (4, 4), "an eighth of the limit"
-        other.take(28)
+        turns = large.acquire_share(32)
+        assert (admission.in_flight, turns._value) == (4, 4), "an eighth of the limit"
+        other.acquire(28)
         with pytest.raises(Overloaded):
-            other.take(1)
+            other.acquire(1)
     with admission.admit(0) as small:
-        assert small.take_share(3, each=10)._value == 1, "at least one at a time"
-        assert admission.inside == 10
+        assert small.acquire_share(3, each=10)._value == 1, "at least one at a time"
+        assert admission.in_flight == 10
         with pytest.raises(InvalidRequest, match="of 40 images"):
-            small.take_share(3, each=10)
+            small.acquire_share(3, each=10)

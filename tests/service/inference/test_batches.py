@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from service.inference.batches import Answer, Batches, Request
+from service.inference.batches import Batches, BatchResult, Request
 from tests.support.models.scheduled import FOREVER, Network, pixels
 
 
@@ -12,13 +12,20 @@ class Waiting:
 
     def __init__(self, **settings: Any) -> None:
         self.now = 0.0
-        given: dict[str, Any] = {"threads": 2, "max_batch": 32, "hold": 0.0, "delay": 1.0} | settings
+        given: dict[str, Any] = {
+            "threads": 2,
+            "max_batch": 32,
+            "fill_wait": 0.0,
+            "max_batch_delay": 1.0,
+        } | settings
         self.batches = Batches(**given, clock=lambda: self.now)
         self.network = Network()
 
     def ask(self, crops: int, ready: bool = True) -> Request:
         model: Any = self.network
-        request = Request(model, ("p",), crops, Answer([{}] * crops), asyncio.Future(loop=_loop), self.now)
+        request = Request(
+            model, ("p",), crops, BatchResult([{}] * crops), asyncio.Future(loop=_loop), self.now
+        )
         self.batches.in_flight += crops
         if ready:
             self.batches.add(request, [pixels(0)] * crops)
@@ -27,7 +34,7 @@ class Waiting:
     def take(self, idle: bool = False) -> tuple[int, bool] | None:
         """-> how many crops, and whether they are alone"""
         batch = self.batches.take(idle)
-        return batch and (len(batch.crops), batch.alone)
+        return batch and (len(batch.crops), batch.exclusive)
 
 
 _loop = asyncio.new_event_loop()
@@ -85,8 +92,8 @@ def test_what_turns_out_not_to_come_is_waited_for_no_longer() -> None:
     assert waiting.take() == (1, True)
 
 
-def test_with_hold_until_it_is_full_or_held_for_so_long() -> None:
-    waiting = Waiting(hold=FOREVER, max_batch=4)
+def test_with_a_maximal_delay_a_batch_waits_until_it_is_full_or_late() -> None:
+    waiting = Waiting(fill_wait=FOREVER, max_batch=4)
     waiting.ask(3)
     assert waiting.take(idle=True) is None
     waiting.ask(3)

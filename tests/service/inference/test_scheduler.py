@@ -22,7 +22,7 @@ def test_an_image_is_decoded_and_run_by_one_thread() -> None:
 
 def test_a_batch_is_what_was_decoded_while_there_was_more_to_decode() -> None:
     async def test() -> None:
-        async with scheduled(Network(worth=3)) as s:
+        async with scheduled(Network(target_batch_size=3)) as s:
             asked = [await s.held(), *(s.image(number) for number in (1, 2, 3, 4))]
             await asyncio.sleep(0)
             s.let_go()
@@ -56,7 +56,7 @@ def test_no_thread_waits_for_more_than_its_share() -> None:
 
 def test_no_batch_waits_for_ever_while_there_is_more_to_decode() -> None:
     async def test() -> None:
-        async with scheduled(delay=0.0) as s:
+        async with scheduled(max_batch_delay=0.0) as s:
             asked = [await s.held(), s.image(1), s.image(2)]
             await asyncio.sleep(0)
             s.let_go()
@@ -111,11 +111,11 @@ def test_what_is_alone_takes_every_core_where_the_network_gains_by_it() -> None:
     async def test() -> None:
         async with scheduled(Network(whole=True), threads=2) as s:
             await s.crops(1, 2, 3, 4)
-            assert s.network.alone == s.network.runs == [[1, 2, 3, 4]]
+            assert s.network.exclusive == s.network.runs == [[1, 2, 3, 4]]
             held = await s.held()
             await s.crops(5)
             assert s.network.runs[1:] == [[5]]
-            assert len(s.network.alone) == 1
+            assert len(s.network.exclusive) == 1
             s.let_go()
             await held
 
@@ -155,13 +155,13 @@ def test_runners_run_what_the_others_decode() -> None:
 
 def test_with_hold_a_batch_is_full_or_held_for_so_long() -> None:
     async def test() -> None:
-        async with scheduled(hold=FOREVER, max_batch=2) as s:
+        async with scheduled(fill_wait=FOREVER, max_batch=2) as s:
             first = s.image(1)
             await eventually_async(lambda: s.scheduler.waiting == 1)
             second = s.image(2)
             await asyncio.gather(first, second)
             assert s.network.runs == [[1, 2]]
-        async with scheduled(hold=0.05, max_batch=2) as s:
+        async with scheduled(fill_wait=0.05, max_batch=2) as s:
             answer = await s.image(1)
             assert answer.decoded is not None
             assert answer.began - answer.decoded.ended >= 0.05

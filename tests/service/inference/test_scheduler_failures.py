@@ -38,15 +38,15 @@ def test_the_bytes_of_who_has_gone_are_freed_at_once() -> None:
     async def test() -> None:
         async with scheduled() as s:
             held, data = await s.held(), b"1" * 1000
-            alone = sys.getrefcount(data)
+            exclusive = sys.getrefcount(data)
             model: Any = s.network
             gone = asyncio.create_task(s.scheduler.infer_image(model, data, 1, ("p",)))
             await asyncio.sleep(0)
-            assert sys.getrefcount(data) > alone
+            assert sys.getrefcount(data) > exclusive
             gone.cancel()
             await asyncio.wait([gone])
             del gone
-            assert sys.getrefcount(data) == alone
+            assert sys.getrefcount(data) == exclusive
             s.let_go()
             await held
 
@@ -57,14 +57,14 @@ def test_an_error_frees_its_image_without_the_collector() -> None:
     async def test() -> None:
         async with scheduled() as s:
             data = b"1" * 1000
-            alone = sys.getrefcount(data)
+            exclusive = sys.getrefcount(data)
             s.decoder.error = InvalidImage("it is broken")
             model: Any = s.network
             with pytest.raises(InvalidImage, match="it is broken"):
                 await s.scheduler.infer_image(model, data, 1, ("p",))
             s.decoder.error = None
             await s.image(2)  # the thread has done with the first
-            assert sys.getrefcount(data) == alone
+            assert sys.getrefcount(data) == exclusive
 
     gc.disable()
     try:

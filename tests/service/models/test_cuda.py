@@ -101,7 +101,7 @@ def test_a_model_on_the_gpu(model_file: Path) -> None:
     options = GpuOptions(6, "exhaustive", max_workspace=False, tf32=True, memory_bytes=10**9)
     model = load_model(model_file, "cuda", 2, options, runtime)
     (session,) = runtime.sessions
-    assert (model.provider, model.worth) == (PROVIDER, 1)
+    assert (model.provider, model.target_batch_size) == (PROVIDER, 1)
     assert session.asked == (
         PROVIDER,
         {

@@ -11,7 +11,7 @@ import pytest
 from service.errors import ModelError
 from service.models.discovery import escaped, places
 from service.models.loading import read, read_all
-from service.models.session import MOST_OF_A_CARD, Model, load_model
+from service.models.session import MAX_OF_A_CARD, Model, load_model
 from service.settings import Settings
 from tests.support.eventually import eventually
 from tests.support.serving.images import plain
@@ -151,9 +151,9 @@ def test_a_card_is_a_small_plain_file(
         assert load(model).card is None
         return caplog.text
 
-    card.write_bytes(b"x" * MOST_OF_A_CARD)
-    assert load(model).card == "x" * MOST_OF_A_CARD
-    card.write_bytes(b"x" * (MOST_OF_A_CARD + 1))
+    card.write_bytes(b"x" * MAX_OF_A_CARD)
+    assert load(model).card == "x" * MAX_OF_A_CARD
+    card.write_bytes(b"x" * (MAX_OF_A_CARD + 1))
     assert "the card a.md is not shown: it has 100,001 bytes" in refusal()
     for target in (secret, "secret", "/etc/passwd", "/dev/zero", "a.md", "nowhere"):
         card.unlink()

@@ -23,8 +23,8 @@ def test_a_large_network_has_all_threads_for_what_is_alone(model_file: Path, tmp
     model = load_model(path, "cpu", 3)
     assert (threads_of(model.session), threads_of(model.whole)) == (1, 3)
     images = list(np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3), np.uint8))
-    for row, alone in zip(model.run(images), model.run(images, alone=True), strict=True):
-        np.testing.assert_allclose(row["probabilities"], alone["probabilities"], rtol=1e-4)
+    for row, exclusive in zip(model.run(images), model.run(images, exclusive=True), strict=True):
+        np.testing.assert_allclose(row["probabilities"], exclusive["probabilities"], rtol=1e-4)
     assert load_model(path, "cpu", 1).whole is None
 
 

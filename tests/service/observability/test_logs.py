@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from service.observability.logs import MOST_TEXT, JsonFormatter, TextFormatter
+from service.observability.logs import MAX_TEXT, JsonFormatter, TextFormatter
 from tests.support.eventually import eventually
 from tests.support.serving.raw_http import PATIENCE_S, request
 from tests.support.serving.server import COMMAND, environ
@@ -52,7 +52,7 @@ def test_lines_are_bounded(kind: type[logging.Formatter]) -> None:
         raise ValueError("b" * 1_000_000)
     except ValueError as error:
         text = kind().format(record("a" * 1_000_000, error))
-    assert 2 * MOST_TEXT < len(text) < 3 * MOST_TEXT
+    assert 2 * MAX_TEXT < len(text) < 3 * MAX_TEXT
 
 
 def test_a_path_is_escaped_and_cut(model_file: Path, tmp_path: Path) -> None:

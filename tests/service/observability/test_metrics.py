@@ -38,7 +38,7 @@ def test_metrics_count_what_was_done(model_file: Path, tmp_path: Path) -> None:
         assert found[f"alexnet_stage_seconds_count,stage={stage}"] == 20
     assert found["alexnet_batch_images_sum"] == 20
     assert 1 <= found["alexnet_batch_images_count"] <= 20
-    assert found["alexnet_inside_images"] == found["alexnet_queue_images"] == 0
+    assert found["alexnet_in_flight_images"] == found["alexnet_queue_images"] == 0
     assert found["alexnet_ready"] == 1
     assert found["alexnet_resident_memory_bytes"] > 1e6
     assert found["alexnet_workers"] == 1

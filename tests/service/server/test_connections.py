@@ -67,12 +67,12 @@ def test_who_reads_slowly_gets_everything(server: Server) -> None:
 
 def test_requests_sent_ahead_are_answered_in_order(server: Server) -> None:
     images = [encoded(noise(seed)) for seed in range(12)]
-    alone = [server.client.post("/predict", content=image).json()["predictions"] for image in images]
-    assert len({json.dumps(one) for one in alone}) == 12, "each image has its own answer"
+    exclusive = [server.client.post("/predict", content=image).json()["predictions"] for image in images]
+    assert len({json.dumps(one) for one in exclusive}) == 12, "each image has its own answer"
     ahead = [request("POST", "/predict", image, close=False) for image in images]
     found = exchange(server, b"".join(ahead), request("GET", "/nothing"))
     assert [answer.status_code for answer in found] == [200] * 12 + [404]
-    for answer, wanted in zip(found, alone, strict=False):
+    for answer, wanted in zip(found, exclusive, strict=False):
         for got, right in zip(answer.json()["predictions"], wanted, strict=True):
             assert got["label"] == right["label"]
             assert got["probability"] == pytest.approx(right["probability"], abs=1e-5)

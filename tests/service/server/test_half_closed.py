@@ -20,7 +20,7 @@ from tests.support.serving.raw_http import (
     request,
     rest_of,
     send,
-    wait_until_inside,
+    wait_until_in_flight,
 )
 from tests.support.serving.server import Server, metrics, serving
 
@@ -105,9 +105,9 @@ def test_who_ends_after_a_while_has_lost_patience(model_file: Path, tmp_path: Pa
         connect(server) as connection,
     ):
         connection.sendall(ASKED)
-        wait_until_inside(server)
+        wait_until_in_flight(server)
         time.sleep(2.5)
         connection.shutdown(socket.SHUT_WR)
         assert rest_of(connection) == b""
-        wait_until_inside(server, 0)
+        wait_until_in_flight(server, 0)
         assert metrics(server)["alexnet_requests_total,route=/predict,status=499"] == 1

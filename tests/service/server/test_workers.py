@@ -53,12 +53,12 @@ def test_metrics_are_those_of_all_workers(server: Server) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(lambda _n: ask(server), range(40))) == {3}
     # Each worker says what it knows twice a second.
-    eventually(lambda: metrics(server)["alexnet_inside_images"] == 0)
+    eventually(lambda: metrics(server)["alexnet_in_flight_images"] == 0)
     found = metrics(server)
     assert found["alexnet_images_total"] == 40
     assert found["alexnet_requests_total,route=/predict,status=200"] == 40
     assert found["alexnet_workers"] == 2
-    assert found["alexnet_inside_images_limit"] == 512
+    assert found["alexnet_in_flight_images_limit"] == 512
     assert found["alexnet_ready"] == 1
     assert sum(1 for key in found if key.startswith("alexnet_model_info")) == 1
 
@@ -78,8 +78,8 @@ def test_a_folder_of_metrics_that_another_run_left_is_not_used(
 ) -> None:
     shutil.copytree(folder_of_metrics(server), tmp_path / "left")
     for inherited in (tmp_path / "left", tmp_path / "none"):
-        with serving(tmp_path / "log", model_file, **{METRICS_FOLDER: inherited}) as alone:
-            assert metrics(alone)["alexnet_workers"] == 1
+        with serving(tmp_path / "log", model_file, **{METRICS_FOLDER: inherited}) as exclusive:
+            assert metrics(exclusive)["alexnet_workers"] == 1
 
 
 def test_one_that_dies_is_replaced(server: Server) -> None:

@@ -24,7 +24,7 @@ from tests.support.serving.raw_http import (
     request,
     rest_of,
     send,
-    wait_until_inside,
+    wait_until_in_flight,
 )
 from tests.support.serving.responses import check
 from tests.support.serving.server import Server, serving
@@ -220,6 +220,6 @@ def test_it_is_as_before_when_they_have_gone(model_file: Path, tmp_path: Path) -
             thread.start()
         for thread in waiting:
             thread.join()
-        wait_until_inside(server, 0)
+        wait_until_in_flight(server, 0)
         eventually(lambda: descriptors(server) <= before)
         assert server.client.post("/predict", content=plain(1)).status_code == 200

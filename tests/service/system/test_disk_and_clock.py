@@ -20,7 +20,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from service.models.discovery import Place
+from service.models.discovery import ModelLocation
 from service.models.loading import read
 from service.models.session import Model, load_model
 from service.observability import logs
@@ -123,7 +123,7 @@ def test_a_file_that_is_written_to_while_it_is_read(model_file: Path, tmp_path: 
             opened.write(b"x")
         return model
 
-    found = read(Place(file), load)
+    found = read(ModelLocation(file), load)
     assert found.model is None
     assert "written to while it was read" in str(found.error)
 
@@ -133,7 +133,9 @@ def test_a_file_that_is_written_to_while_it_is_read(model_file: Path, tmp_path: 
         return model
 
     shutil.copy(model_file, file)
-    assert read(Place(file), replaced).model is not None, "another file in its place is another file"
+    assert read(ModelLocation(file), replaced).model is not None, (
+        "another file in its place is another file"
+    )
 
 
 def test_a_log_that_cannot_be_written(model_file: Path, tmp_path: Path) -> None:

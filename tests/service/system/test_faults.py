@@ -91,7 +91,7 @@ def test_a_run_that_raises_fails_its_batch_alone(model_file: Path, error: Except
         assert service.client.get("/health/ready").status_code == 200
         assert service.told("requests_total,route=/predict,status=500") == 1
         assert service.told("images_total") == 3
-        assert service.told("inside_images") == 0
+        assert service.told("in_flight_images") == 0
 
 
 class Panic(BaseException):

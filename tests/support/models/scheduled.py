@@ -13,9 +13,9 @@ import numpy as np
 
 from contract.preprocess import Pixels
 from contract.recipe import DEFAULT_RECIPE, Recipe
-from service.imaging.decode import Cropped
+from service.imaging.decode import DecodedImage
 from service.imaging.decoder import Watch
-from service.inference.batches import Answer
+from service.inference.batches import BatchResult
 from service.inference.scheduler import Scheduler
 from tests.support.eventually import eventually_async
 
@@ -55,7 +55,7 @@ class Decoder:
 
     def close(self) -> None: ...
 
-    def decode(self, data: bytes, recipe: Recipe, crops: int, slow: bool, watch: Watch) -> Cropped:
+    def decode(self, data: bytes, recipe: Recipe, crops: int, slow: bool, watch: Watch) -> DecodedImage:
         assert recipe is DEFAULT_RECIPE
         self.slow += [data] if slow else []
         watch.began = self.begins
@@ -67,27 +67,27 @@ class Decoder:
         if self.raised.get(data):
             raise self.raised[data].pop(0)
         now = time.perf_counter()
-        return Cropped([pixels(int(data))] * crops, 1, 1, "JPEG", now, now)
+        return DecodedImage([pixels(int(data))] * crops, 1, 1, "JPEG", now, now)
 
 
 @dataclass(eq=False)
 class Network:
-    """Says ten times the pixel. `runs`: the pixels of each batch, `alone`: those that were."""
+    """Says ten times the pixel. `runs`: the pixels of each batch, `exclusive`: those that were."""
 
-    worth: int = 8
+    target_batch_size: int = 8
     whole: object = None
     gate: Gate = field(default_factory=Gate)
     runs: list[list[int]] = field(default_factory=list)
-    alone: list[list[int]] = field(default_factory=list)
+    exclusive: list[list[int]] = field(default_factory=list)
     threads: list[str] = field(default_factory=list)
     outputs: list[tuple[str, ...]] = field(default_factory=list)
     raises: BaseException | None = None
     manifest: Any = field(default_factory=lambda: SimpleNamespace(recipe=DEFAULT_RECIPE))
 
-    def run(self, batch: list[Pixels], outputs: tuple[str, ...], alone: bool) -> list[Any]:
+    def run(self, batch: list[Pixels], outputs: tuple[str, ...], exclusive: bool) -> list[Any]:
         shown = [int(crop[0, 0, 0]) for crop in batch]
         self.runs.append(shown)
-        self.alone += [shown] if alone else []
+        self.exclusive += [shown] if exclusive else []
         self.threads.append(threading.current_thread().name)
         self.outputs.append(outputs)
         self.gate.let(shown)
@@ -100,7 +100,7 @@ def pixels(number: int) -> Pixels:
     return np.full((1, 1, 3), number, np.uint8)
 
 
-def said(answer: Answer) -> list[int]:
+def said(answer: BatchResult) -> list[int]:
     return [int(row["p"][0]) for row in answer.rows]
 
 
@@ -112,18 +112,18 @@ class Scheduled:
 
     def image(
         self, number: int, crops: int = 1, network: Network | None = None, outputs: tuple[str, ...] = ("p",)
-    ) -> "asyncio.Task[Answer]":
+    ) -> "asyncio.Task[BatchResult]":
         model: Any = network or self.network
         data = str(number).encode()
         return asyncio.create_task(self.scheduler.infer_image(model, data, crops, outputs))
 
-    def crops(self, *numbers: int) -> "asyncio.Task[Answer]":
+    def crops(self, *numbers: int) -> "asyncio.Task[BatchResult]":
         model: Any = self.network
         return asyncio.create_task(
             self.scheduler.infer_crops(model, [pixels(number) for number in numbers], ("p",))
         )
 
-    async def held(self, number: int = 0) -> "asyncio.Task[Answer]":
+    async def held(self, number: int = 0) -> "asyncio.Task[BatchResult]":
         """The thread decodes an image, until `let_go`."""
         self.decoder.gates[str(number).encode()] = gate = Gate(opened=False)
         task = self.image(number)
@@ -139,10 +139,10 @@ async def scheduled(network: Network | None = None, **settings: Any) -> AsyncIte
     """By default one thread, which waits for ever for a fuller batch while there is more to decode."""
     decoder, network = Decoder(), network or Network()
 
-    def run(model: Any, batch: Any, outputs: Any, alone: bool) -> Any:
-        return model.run(batch, outputs, alone)
+    def run(model: Any, batch: Any, outputs: Any, exclusive: bool) -> Any:
+        return model.run(batch, outputs, exclusive)
 
-    scheduler = Scheduler(decoder, run, **{"threads": 1, "delay": FOREVER} | settings)
+    scheduler = Scheduler(decoder, run, **{"threads": 1, "max_batch_delay": FOREVER} | settings)
     scheduler.start()
     try:
         yield Scheduled(scheduler, decoder, network)

@@ -11,7 +11,7 @@ from tests.support.serving.raw_http import exchange, request, resident
 from tests.support.serving.server import Server, metrics, serving
 
 IMAGE: Final = encoded(noise(3))
-MOST_MEMORY: Final = 200_000_000  # bytes beyond what it took before
+MAX_MEMORY: Final = 200_000_000  # bytes beyond what it took before
 SECOND = dict.fromkeys(("header_timeout_s", "keep_alive_timeout_s", "body_timeout_s", "write_timeout_s"), 1)
 LIMITS = SECOND | {"max_body_bytes": 2_000_000, "max_header_bytes": 20_000}
 
@@ -65,7 +65,7 @@ def witnessed(log: Path, model: Path, **settings: object) -> Iterator[Server]:
             witness.end()
         assert witness.wrong == []
         assert witness.asked > 0
-        assert resident(running) - before < MOST_MEMORY
+        assert resident(running) - before < MAX_MEMORY
         assert "Traceback" not in running.log, running.log[-6000:]
         assert not [key for key in metrics(running) if ",status=5" in key]
-        assert metrics(running)["alexnet_inside_images"] == 0
+        assert metrics(running)["alexnet_in_flight_images"] == 0

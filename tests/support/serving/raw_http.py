@@ -114,9 +114,9 @@ def held_request(server: Server, **headers: str) -> socket.socket:
     return connection
 
 
-def wait_until_inside(server: Server, images: int = 1) -> None:
+def wait_until_in_flight(server: Server, images: int = 1) -> None:
     """Until so many have been admitted."""
-    eventually(lambda: f"\nalexnet_inside_images {images}.0" in server.client.get("/metrics").text)
+    eventually(lambda: f"\nalexnet_in_flight_images {images}.0" in server.client.get("/metrics").text)
 
 
 @contextmanager

@@ -122,8 +122,8 @@ def test_weights_are_rounded_by_no_more_than_their_format_rounds(exported: tuple
 def test_a_batch_answers_as_its_images_alone_do(exported: tuple[Path, Path]) -> None:
     classify, crops = classifier_of(onnx.load(exported[1])), images(32)
     together = classify(crops)
-    alone = torch.cat([classify(crops[i : i + 1]) for i in range(32)])
-    assert (together - alone).abs().max() <= BATCH_TOLERANCE
+    exclusive = torch.cat([classify(crops[i : i + 1]) for i in range(32)])
+    assert (together - exclusive).abs().max() <= BATCH_TOLERANCE
 
 
 def test_the_graph_is_one_file_of_opset_17_with_a_dynamic_batch(exported: tuple[Path, Path]) -> None:

@@ -13,7 +13,7 @@ from service.http.access.keys import Keys
 from service.settings import Settings, SettingsError
 from tests.support.eventually import eventually
 from tests.support.serving.images import plain
-from tests.support.serving.raw_http import held_request, wait_until_inside
+from tests.support.serving.raw_http import held_request, wait_until_in_flight
 from tests.support.serving.responses import check
 from tests.support.serving.server import serving
 
@@ -166,14 +166,14 @@ def test_a_key_has_its_share_and_others_have_theirs(model_file: Path, tmp_path: 
     with serving(tmp_path / "log", model_file, **limits) as server:
         server.client.headers.update(bearer("modest"))
         held = [held_request(server, Authorization="Bearer greedy") for _ in range(2)]
-        wait_until_inside(server, 2)
+        wait_until_in_flight(server, 2)
         refused = httpx.post(server.address + "/predict", headers=bearer("greedy"), content=plain(1))
         check(refused, 429, "overloaded", "of this API key", "2")
         assert int(refused.headers["retry-after"]) >= 1
         held.append(held_request(server, Authorization="Bearer modest"))
-        wait_until_inside(server, 3)
+        wait_until_in_flight(server, 3)
         for connection in held:
             connection.close()
-        wait_until_inside(server, 0)
+        wait_until_in_flight(server, 0)
         with held_request(server, Authorization="Bearer greedy"):
-            wait_until_inside(server, 1)
+            wait_until_in_flight(server, 1)

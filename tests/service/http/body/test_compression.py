@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from service.errors import InvalidRequest
-from service.http.body.compression import MOST_MEMBERS, inflate
+from service.http.body.compression import MAX_MEMBERS, inflate
 from tests.support.serving.images import plain
 from tests.support.serving.responses import check
 from tests.support.serving.server import Server, metrics, serving
@@ -107,7 +107,7 @@ BAD = {
     "deflate twice": ("deflate", zlib.compress(PICTURE) * 2, 422, "behind its end"),
     "too much": ("gzip", gzip.compress(bytes(LIMIT + 1)), 413, f"{LIMIT} bytes"),
     "too much in members": ("gzip", gzip.compress(bytes(LIMIT // 2)) * 3, 413, f"{LIMIT} bytes"),
-    "too many members": ("gzip", gzip.compress(b"") * (MOST_MEMBERS + 1), 422, f"{MOST_MEMBERS} members"),
+    "too many members": ("gzip", gzip.compress(b"") * (MAX_MEMBERS + 1), 422, f"{MAX_MEMBERS} members"),
     "Brotli": ("br", b"x", 415, "'br'; use gzip or deflate"),
     "Zstandard": ("zstd", b"x", 415, "'zstd'; use gzip or deflate"),
     "two layers": ("gzip, gzip", gzip.compress(gzip.compress(PICTURE)), 415, "'gzip, gzip'"),
@@ -159,7 +159,7 @@ def test_what_unpacks_to_more_than_there_is_room_for_waits_or_is_refused(small: 
         thread.join()
     assert set(found) <= {415, 429}
     assert 415 in found, "zeros are no image"
-    assert metrics(small)["alexnet_inside_images"] == 0
+    assert metrics(small)["alexnet_in_flight_images"] == 0
     assert post(small, "/predict", gzip.compress(PICTURE), "", "gzip").status_code == 200
 
 

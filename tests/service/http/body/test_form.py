@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from service.errors import InvalidRequest
-from service.http.body.form import MOST_FIELDS, MOST_VALUE, read_form
+from service.http.body.form import MAX_FIELDS, MAX_VALUE, read_form
 from tests.support.serving.images import plain
 from tests.support.serving.responses import check
 from tests.support.serving.server import Server
@@ -132,12 +132,12 @@ ODD = {
     ),
     "a long text": (
         "multipart/form-data; boundary=b",
-        form((b'Content-Disposition: form-data; name="file"', bytes(MOST_VALUE + 1))),
-        f"{MOST_VALUE} bytes",
+        form((b'Content-Disposition: form-data; name="file"', bytes(MAX_VALUE + 1))),
+        f"{MAX_VALUE} bytes",
     ),
     "another kind of form": ("multipart/mixed; boundary=b", form((FILE, PICTURE)), "multipart/form-data"),
     "a form in a URL": ("application/x-www-form-urlencoded", b"image=%FF%D8", "multipart/form-data"),
-    "fields": ("multipart/form-data; boundary=b", form(*[(FIELD, b"x")] * (MOST_FIELDS + 1)), "fields"),
+    "fields": ("multipart/form-data; boundary=b", form(*[(FIELD, b"x")] * (MAX_FIELDS + 1)), "fields"),
     "a long field": ("multipart/form-data; boundary=b", form((FIELD, bytes(1_000_001))), "1000000"),
 }
 
@@ -156,7 +156,7 @@ WHOLE = {
     "one in capitals": ("b", form((EXTENDED.replace(b"filename", b"FILENAME"), PICTURE))),
     "one in parts": ("b", form((EXTENDED.replace(b"filename*=", b"filename*0*="), PICTURE))),
     "no name, as .NET and Apache's client send bytes": ("b", form((UNNAMED, PICTURE))),
-    "no name, and many bytes": ("b", form((UNNAMED, PICTURE + bytes(MOST_VALUE)))),
+    "no name, and many bytes": ("b", form((UNNAMED, PICTURE + bytes(MAX_VALUE)))),
     ".NET's way of writing": ('"b"', form((UNQUOTED, PICTURE))),
     "no blank before it": ("b", form((EXTENDED.replace(b" filename", b"filename"), PICTURE))),
     "both file names": ("b", form((FILE + b"; filename*=UTF-8''x", PICTURE))),
@@ -215,5 +215,5 @@ def test_several_answers_name_their_files(server: Server) -> None:
     results = post(server, form(*parts)).json()["results"]
     assert [result["file"] for result in results] == list(NAMES.values())
     assert ["predictions" in result for result in results] == [data == PICTURE for _head, data in parts]
-    alone = post(server, form((FILE, PICTURE))).json()
-    assert "file" not in alone, "there is nothing to tell apart"
+    exclusive = post(server, form((FILE, PICTURE))).json()
+    assert "file" not in exclusive, "there is nothing to tell apart"

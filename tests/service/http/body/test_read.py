@@ -18,7 +18,7 @@ import pytest
 
 from service.errors import InvalidRequest
 from service.http.body.json_fields import MAX_JSON_STRINGS, read_json
-from service.http.body.read import LEAST_RATE
+from service.http.body.read import MIN_RATE
 from tests.support.eventually import eventually
 from tests.support.serving.images import plain
 from tests.support.serving.raw_http import POST, answer_on, connect, resident
@@ -53,7 +53,7 @@ def test_bodies_that_do_not_come_take_no_place(small: Server, sent: bytes) -> No
             stack.enter_context(connect(small)).sendall(sent)
         for path in ("/predict", "/explain", "/predict?crops=10"):
             assert small.client.post(path, content=plain(1)).status_code == 200
-        assert metrics(small)["alexnet_inside_images"] == 0
+        assert metrics(small)["alexnet_in_flight_images"] == 0
 
 
 def has_room(server: Server, size: int) -> bool:
@@ -91,7 +91,7 @@ def test_who_sends_more_than_there_is_room_for_is_refused_on_the_way(small: Serv
 
 def test_a_slow_uplink_is_served_while_it_goes_on(model_file: Path, tmp_path: Path) -> None:
     """Longer than BODY_TIMEOUT_S in all, faster than the least rate, and no pause is as long as that."""
-    body = plain(1) + bytes(4 * LEAST_RATE * 2)
+    body = plain(1) + bytes(4 * MIN_RATE * 2)
     with serving(tmp_path / "log", model_file, body_timeout_s=2) as server, connect(server) as connection:
         connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(body))
         began = time.monotonic()
@@ -107,7 +107,7 @@ def test_a_body_that_stops_is_late_however_much_has_come(model_file: Path, tmp_p
     """On average it is fast enough for another two minutes."""
     with serving(tmp_path / "log", model_file, body_timeout_s=1) as server, connect(server) as connection:
         connection.sendall(POST + b"Content-Length: 2000001\r\n\r\n" + bytes(2_000_000))
-        check(answer_on(connection), 408, "timeout", "1 s", str(LEAST_RATE))
+        check(answer_on(connection), 408, "timeout", "1 s", str(MIN_RATE))
 
 
 JUNK = os.urandom(3_700_000)

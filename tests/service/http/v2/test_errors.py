@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException  # type: ignore[import-u
 
 from tests.support.eventually import eventually
 from tests.support.serving.images import PNG_HEADER_OF_10_GIGAPIXELS, encoded, noise, plain
-from tests.support.serving.raw_http import half_sent, held_request, wait_until_inside
+from tests.support.serving.raw_http import half_sent, held_request, wait_until_in_flight
 from tests.support.serving.server import Server, serving
 from tests.support.serving.triton import check, client_of, files, images, pixels, refused, wanted
 
@@ -122,7 +122,7 @@ def test_a_full_house_is_429_whichever_image_of_a_batch_finds_it_so(
         assert status == "400", "it would never be taken"
         assert "one request takes 1 to 3 images" in message
         with held_request(full):
-            wait_until_inside(full)
+            wait_until_in_flight(full)
             assert refused(client, [images(pixels(1, 2, 3))])[0] == "429"
     with (
         serving(tmp_path / "log", model_file, max_queue=3, max_batch=4, max_wait_ms=60_000) as full,
@@ -130,7 +130,7 @@ def test_a_full_house_is_429_whichever_image_of_a_batch_finds_it_so(
         held_request(full),
         held_request(full),
     ):
-        wait_until_inside(full, 3)
+        wait_until_in_flight(full, 3)
         head = {"name": "encoded", "shape": [3], "datatype": "BYTES"}
         text = base64.b64encode(plain(1)).decode()
         body = {"inputs": [head | {"data": [text] * 3}]}

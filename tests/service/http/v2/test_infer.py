@@ -129,14 +129,16 @@ def test_nobody_gets_the_answer_of_another(server: Server, session: ort.Inferenc
         answer = server.client.post("/predict", params={"top_k": 7}, content=encoded(noise(200)))
         results = [request.get_result() for request in pending]
     assert [result.get_response()["id"] for result in results] == [str(i) for i in range(48)]
-    alone = np.concatenate([session.run(["probabilities"], {"images": crop[None]})[0] for crop in batch])
+    exclusive = np.concatenate(
+        [session.run(["probabilities"], {"images": crop[None]})[0] for crop in batch]
+    )
     found = np.concatenate([result.as_numpy("probabilities") for result in results])
-    distances = np.abs(found[:, None] - alone[None]).max(axis=2)
+    distances = np.abs(found[:, None] - exclusive[None]).max(axis=2)
     assert distances.diagonal().max() < 1e-5
     np.fill_diagonal(distances, 1)
     assert distances.min() > 2e-5, "the images are too alike for this test to mean anything"
     best = answer.json()["predictions"][0]
-    assert alone[0, best["index"]] == pytest.approx(best["probability"], abs=1e-5)
+    assert exclusive[0, best["index"]] == pytest.approx(best["probability"], abs=1e-5)
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
