@@ -48,29 +48,37 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def test_the_client_is_one_package_that_needs_two(source: Path, tmp_path: Path) -> None:
-    client = install(source, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "alexnet_client",
-        "alexnet_client-0.1.0.dist-info",
-    }
+@pytest.fixture(scope="module")
+def site(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the client is installed."""
+    folder = tmp_path_factory.mktemp("site")
+    install(source, folder)
+    return folder
+
+
+def test_the_client_is_one_package_that_needs_two(site: Path) -> None:
+    (information,) = site.glob("*.dist-info")
+    client = metadata.Distribution.at(information)
+    assert {path.name for path in site.iterdir()} == {"alexnet_client", "alexnet_client-0.1.0.dist-info"}
     assert {Requirement(text).name for text in client.requires or []} == {"httpx", "pydantic"}
     written = {path.name for path in (ROOT / "alexnet_client").glob("*.py")} | {"py.typed"}
-    assert {path.name for path in (tmp_path / "alexnet_client").iterdir()} == written
+    assert {path.name for path in (site / "alexnet_client").iterdir()} == written
 
 
-def test_the_readme_s_lines_of_python(source: Path, tmp_path: Path) -> None:
+def test_the_readme_s_lines_of_python(site: Path, tmp_path: Path) -> None:
     """With the client, what its metadata asks for, and nothing else; in a folder with a picture."""
-    site, home = tmp_path / "site", tmp_path / "home"
-    for distribution in needed_by(install(source, site)).values():
+    home, all_of_it = tmp_path / "home", tmp_path / "site"
+    (information,) = site.glob("*.dist-info")
+    shutil.copytree(site, all_of_it)
+    for distribution in needed_by(metadata.Distribution.at(information)).values():
         for name in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
-            (site / name).symlink_to(Path(str(distribution.locate_file(name))))
+            (all_of_it / name).symlink_to(Path(str(distribution.locate_file(name))))
     draw_photos(home, ("red",), 1)
     (home / "red/0.jpg").rename(home / "photo.jpg")
     lines, _without_a_server = scripts_of(ROOT / "README.md")
     with serving(tmp_path / "log", ROOT / "models/flowers17.onnx", threads=1) as server:
         (home / "ask.py").write_text(re.sub(r"http://127\.0\.0\.1:8000", server.address, lines))
-        command = [sys.executable, "-I", "-S", "-c", RUN, str(site), "ask.py"]
+        command = [sys.executable, "-I", "-S", "-c", RUN, str(all_of_it), "ask.py"]
         done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
         expected = server.client.post("/predict", content=(home / "photo.jpg").read_bytes()).json()
     assert (done.stdout, done.stderr) == (f"{expected['predictions'][0]['label']}\n", "")

@@ -3,9 +3,11 @@
 import os
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
+import pip
 import pytest
 
 from tests.support.checkout import clone, environ
@@ -44,7 +46,15 @@ def test_python_too_old_or_too_new(checkout: Path, tmp_path: Path, version: str)
     )
 
 
+def make_venv(checkout: Path) -> None:
+    """With the pip of this suite, because ensurepip takes seconds to install one."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", checkout / ".venv"], check=True)
+    (site,) = (checkout / ".venv").glob("lib/python*/site-packages")
+    (site / "pip").symlink_to(Path(pip.__file__).parent)
+
+
 def test_pip_fails(checkout: Path) -> None:
+    make_venv(checkout)
     line = refused(checkout, "serve", PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull)
     assert line.startswith("error: pip failed: ERROR: ")
     assert "pip.log" in line

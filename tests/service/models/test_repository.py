@@ -18,8 +18,11 @@ PHOTO = encoded(noise(3))
 
 @pytest.fixture
 def folder(model_file: Path, fragile_model: Path, tmp_path: Path) -> Path:
+    return filled(tmp_path / "models", model_file, fragile_model)
+
+
+def filled(models: Path, model_file: Path, fragile_model: Path) -> Path:
     """flowers.onnx of version 3, versions 4 and 12 of it, tones.onnx, a broken file and one in no place."""
-    models = tmp_path / "models"
     models.mkdir()
     shutil.copy(model_file, models / "flowers.onnx")
     shutil.copy(fragile_model, models / "tones.onnx")
@@ -38,21 +41,33 @@ def server(folder: Path, tmp_path: Path) -> Iterator[Server]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def unchanged(
+    model_file: Path, fragile_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """The same, for tests that only ask."""
+    place = tmp_path_factory.mktemp("unchanged")
+    with serving(
+        place / "log", None, models=filled(place / "models", model_file, fragile_model)
+    ) as running:
+        yield running
+
+
 def version_of(server: Server, **query: object) -> object:
     params = {key: str(value) for key, value in query.items()}
     return server.client.post("/predict", params=params, content=PHOTO).json()["model"]["version"]
 
 
-def test_by_name_the_newest_unless_a_version_is_named(server: Server) -> None:
-    assert version_of(server, model="flowers") == 12
-    assert version_of(server, model="flowers", version=4) == 4
-    assert version_of(server, model="flowers", version=3) == 3, "the manifest's, where no folder says it"
-    served = [(entry["name"], entry["version"]) for entry in server.client.get("/models").json()]
+def test_by_name_the_newest_unless_a_version_is_named(unchanged: Server) -> None:
+    assert version_of(unchanged, model="flowers") == 12
+    assert version_of(unchanged, model="flowers", version=4) == 4
+    assert version_of(unchanged, model="flowers", version=3) == 3, "the manifest's, where no folder says it"
+    served = [(entry["name"], entry["version"]) for entry in unchanged.client.get("/models").json()]
     assert served == [("flowers", 12), ("flowers", 4), ("flowers", 3), ("tones", 1)]
 
 
-def test_what_is_not_there_or_not_named(server: Server) -> None:
-    post = server.client.post
+def test_what_is_not_there_or_not_named(unchanged: Server) -> None:
+    post = unchanged.client.post
     for path in ("/predict", "/embed", "/explain"):
         said = ("?model=", "DEFAULT_MODEL", "flowers, tones")
         check(post(path, content=PHOTO), 422, "invalid_request", *said)
@@ -61,8 +76,8 @@ def test_what_is_not_there_or_not_named(server: Server) -> None:
     check(post("/predict?model=broken", content=PHOTO), 503, "not_ready", "broken.onnx")
 
 
-def test_a_broken_one_is_named_and_the_others_serve(server: Server) -> None:
-    health = server.client.get("/health").json()
+def test_a_broken_one_is_named_and_the_others_serve(unchanged: Server) -> None:
+    health = unchanged.client.get("/health").json()
     states = {(m["name"], m["version"]): m["state"] for m in health["models"]}
     assert states == {
         ("broken", None): "UNAVAILABLE",
@@ -72,7 +87,7 @@ def test_a_broken_one_is_named_and_the_others_serve(server: Server) -> None:
         ("tones", 1): "READY",
     }
     assert "broken.onnx" in health["reload_error"]
-    assert "broken.onnx" in server.log
+    assert "broken.onnx" in unchanged.log
 
 
 def test_on_a_signal_new_ones_come_and_a_twin_is_refused(

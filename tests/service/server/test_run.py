@@ -176,8 +176,10 @@ def test_a_port_that_another_takes_meanwhile(model_file: Path, tmp_path: Path, w
     assert "Traceback" not in rest
 
 
-@pytest.mark.parametrize("log_format", ["text", "json"])
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    ("closed", "log_format"),
+    [(">&-", "json"), ("2>&-", "text"), ("<&- >&- 2>&-", "text"), ("<&- >&- 2>&-", "json")],
+)
 def test_closed_standard_streams(model_file: Path, closed: str, log_format: str) -> None:
     port = free_port()
     with subprocess.Popen(

@@ -47,14 +47,16 @@ def other_weights(model: Path, target: Path) -> Path:
 
 def test_files_that_are_half_written_gone_or_swapped(model_file: Path, tmp_path: Path) -> None:
     """Whatever a reload meets, an answer is that of one whole file, which it names."""
-    ours, theirs = tmp_path / "ours.onnx", other_weights(model_file, tmp_path / "theirs.onnx")
+    (tmp_path / "both").mkdir()
+    ours, theirs = (tmp_path / f"both/{name}.onnx" for name in ("ours", "theirs"))
     shutil.copy(model_file, ours)
+    other_weights(model_file, theirs)
     file = tmp_path / "served.onnx"
     shutil.copy(ours, file)
     right = {}
-    for one in (ours, theirs):
-        with serving(tmp_path / "log", one, threads=1) as server:
-            answer = server.client.post("/predict", content=IMAGE).json()
+    with serving(tmp_path / "log", None, models=tmp_path / "both", threads=1) as server:
+        for name in ("ours", "theirs"):
+            answer = server.client.post(f"/predict?model={name}", content=IMAGE).json()
             right[answer["model"]["sha256"]] = answer["predictions"]
     assert len({json.dumps(found) for found in right.values()}) == 2
 
