@@ -79,6 +79,7 @@ def test_serving_explains_itself_before_anything_is_installed(checkout: Path) ->
 
 
 def test_an_installation_shows_how_far_it_is(checkout: Path) -> None:
+    make_venv(checkout)
     with zipfile.ZipFile(checkout / "tiny-1.0-py3-none-any.whl", "w") as wheel:
         for name, text in {
             "METADATA": "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n",

@@ -47,7 +47,7 @@ def test_the_same_answers_as_over_http(
             assert record == answer
 
 
-def test_what_the_command_cannot_have(
+def test_bad_options_and_key_files_are_refused(
     server: Server, model_file: Path, photos: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").touch()

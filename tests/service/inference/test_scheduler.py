@@ -38,7 +38,7 @@ def test_a_batch_is_what_was_decoded_while_there_was_more_to_decode() -> None:
     run(test)
 
 
-def test_no_thread_waits_for_more_than_its_share() -> None:
+def test_a_worker_waits_for_no_more_than_its_share() -> None:
     """Of five that are in flight, two threads have three each."""
 
     async def test() -> None:
@@ -54,7 +54,7 @@ def test_no_thread_waits_for_more_than_its_share() -> None:
     run(test)
 
 
-def test_no_batch_waits_for_ever_while_there_is_more_to_decode() -> None:
+def test_a_batch_waits_no_longer_than_the_delay() -> None:
     async def test() -> None:
         async with scheduled(max_batch_delay=0.0) as s:
             asked = [await s.held(), s.image(1), s.image(2)]
@@ -66,7 +66,7 @@ def test_no_batch_waits_for_ever_while_there_is_more_to_decode() -> None:
     run(test)
 
 
-def test_those_of_other_models_and_for_other_outputs_are_other_batches() -> None:
+def test_models_and_outputs_are_not_mixed_in_a_batch() -> None:
     async def test() -> None:
         async with scheduled() as s:
             other = Network()
@@ -107,7 +107,7 @@ def test_crops_come_back_in_order(most: int, batches: list[int]) -> None:
     run(test)
 
 
-def test_what_is_alone_takes_every_core_where_the_network_gains_by_it() -> None:
+def test_a_single_request_uses_every_core_if_the_model_gains_by_it() -> None:
     async def test() -> None:
         async with scheduled(Network(whole=True), threads=2) as s:
             await s.crops(1, 2, 3, 4)
@@ -122,7 +122,7 @@ def test_what_is_alone_takes_every_core_where_the_network_gains_by_it() -> None:
     run(test)
 
 
-def test_crops_that_keep_coming_leave_an_image_its_turn() -> None:
+def test_crops_do_not_starve_images() -> None:
     async def test() -> None:
         gate = Gate(opened=False)
         async with scheduled(Network(gate=gate), max_batch=2) as s:
@@ -153,7 +153,7 @@ def test_runners_run_what_the_others_decode() -> None:
     run(test)
 
 
-def test_with_hold_a_batch_is_full_or_held_for_so_long() -> None:
+def test_hold_delays_a_batch_until_it_is_full_or_timed_out() -> None:
     async def test() -> None:
         async with scheduled(fill_wait=FOREVER, max_batch=2) as s:
             first = s.image(1)

@@ -13,7 +13,7 @@ from tests.support.eventually import eventually_async
 from tests.support.models.scheduled import Gate, Network, run, said, scheduled
 
 
-def test_who_has_gone_is_not_decoded_and_not_run() -> None:
+def test_cancelled_requests_are_neither_decoded_nor_run() -> None:
     async def test() -> None:
         async with scheduled() as s:
             s.decoder.gates[b"4"] = gate = Gate(opened=False)
@@ -34,7 +34,7 @@ def test_who_has_gone_is_not_decoded_and_not_run() -> None:
     run(test)
 
 
-def test_the_bytes_of_who_has_gone_are_freed_at_once() -> None:
+def test_bytes_of_a_cancelled_request_are_freed_at_once() -> None:
     async def test() -> None:
         async with scheduled() as s:
             held, data = await s.held(), b"1" * 1000
@@ -95,9 +95,7 @@ def test_a_run_that_fails_fails_its_batch_only() -> None:
     ],
     ids=["WorkerLost", "a panic"],
 )
-def test_after_a_run_that_can_never_be_repeated_nobody_is_answered(
-    error: BaseException, message: str
-) -> None:
+def test_a_fatal_error_fails_every_request(error: BaseException, message: str) -> None:
     async def test() -> None:
         async with scheduled(threads=2) as s:
             s.network.raises = error
@@ -110,7 +108,7 @@ def test_after_a_run_that_can_never_be_repeated_nobody_is_answered(
     run(test)
 
 
-def test_closing_answers_everybody_and_takes_nobody() -> None:
+def test_close_fails_pending_requests_and_refuses_new_ones() -> None:
     async def test() -> None:
         gate = Gate(opened=False)
         async with scheduled(Network(gate=gate)) as s:

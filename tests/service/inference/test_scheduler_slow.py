@@ -11,7 +11,7 @@ from tests.support.eventually import eventually_async
 from tests.support.models.scheduled import Gate, Network, run, said, scheduled
 
 
-def test_how_long_the_oldest_run_takes_is_told_while_it_runs() -> None:
+def test_stuck_for_is_the_age_of_the_oldest_run() -> None:
     async def test() -> None:
         now, gate = [100.0], Gate(opened=False)
         async with scheduled(Network(gate=gate), threads=2, clock=lambda: now[0]) as s:
@@ -31,7 +31,7 @@ def test_how_long_the_oldest_run_takes_is_told_while_it_runs() -> None:
     run(test)
 
 
-def test_an_image_that_takes_too_long_is_answered_and_its_thread_comes_back() -> None:
+def test_a_decode_timeout_fails_the_image_and_its_worker_recovers() -> None:
     async def test() -> None:
         async with scheduled(timeout=0.05) as s:
             held = await s.held()
@@ -50,7 +50,7 @@ def test_an_image_that_takes_too_long_is_answered_and_its_thread_comes_back() ->
     run(test)
 
 
-def test_where_every_thread_is_lost_to_an_image_batches_are_still_run() -> None:
+def test_batches_run_while_every_worker_is_stuck_decoding() -> None:
     async def test() -> None:
         async with scheduled(threads=2, timeout=0.05) as s:
             asked = [s.image(5), await s.held(1), await s.held(2)]
@@ -68,7 +68,7 @@ def test_where_every_thread_is_lost_to_an_image_batches_are_still_run() -> None:
     run(test)
 
 
-def test_waiting_and_running_are_no_decoding() -> None:
+def test_the_decode_timeout_excludes_waiting_and_inference() -> None:
     async def test() -> None:
         gate = Gate(opened=False)
         async with scheduled(Network(gate=gate), timeout=0.05) as s:
@@ -82,7 +82,7 @@ def test_waiting_and_running_are_no_decoding() -> None:
     run(test)
 
 
-def test_images_that_take_long_are_decoded_apart() -> None:
+def test_slow_images_are_decoded_by_a_worker_of_their_own() -> None:
     async def test() -> None:
         async with scheduled() as s:
             s.decoder.raised[b"1"] = [SlowPicture(2.0)]
@@ -99,7 +99,7 @@ def test_images_that_take_long_are_decoded_apart() -> None:
     run(test)
 
 
-def test_no_more_that_take_long_are_taken_than_are_soon_decoded() -> None:
+def test_slow_images_beyond_max_wait_are_refused() -> None:
     async def test() -> None:
         async with scheduled(max_wait=5.0) as s:
             gates = []

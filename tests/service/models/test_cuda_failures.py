@@ -80,7 +80,7 @@ def test_what_the_loader_of_the_libraries_prints_goes_to_the_log(
     assert "CUDA's libraries: Failed to load libcublas.so.13" in caplog.text
 
 
-def test_where_cuda_does_not_answer_it_is_done_without() -> None:
+def test_without_a_cuda_runtime_memory_is_not_pinned() -> None:
     for cudart in (None, Cudart(answer=2)):
         assert pin(np.zeros(100, np.uint8), cudart) is False
         assert memory_used(cudart) is None
@@ -118,7 +118,7 @@ def test_a_gpu_that_fails_later_ends_the_worker(model_file: Path, caplog: pytest
     assert "the GPU failed: CUDA failure 700: an illegal memory access was encountered\n" in caplog.text
 
 
-def test_what_is_not_the_gpu_s_fault_does_not_end_it(fragile_model: Path, model_file: Path) -> None:
+def test_errors_that_are_not_the_gpu_s_do_not_end_the_worker(fragile_model: Path, model_file: Path) -> None:
     with pytest.raises(FloatingPointError):
         load_model(fragile_model, "cuda", 1, GpuOptions(1), Runtime()).run(
             [np.full_like(images(1)[0], 255)]

@@ -92,7 +92,7 @@ def test_a_signal_before_the_decoders_have_started_is_not_lost(model_file: Path,
         wait_for(server, 4)
 
 
-def test_what_was_there_from_the_start_is_freed(model_file: Path, tmp_path: Path) -> None:
+def test_the_first_model_is_freed_after_a_reload(model_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     shutil.copy(model_file, file)
     with serving_in_process(file, partial(load_model, device="cpu", threads=1), 1) as running:

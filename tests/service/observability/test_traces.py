@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -122,25 +123,34 @@ def test_the_service_has_the_name_that_the_variables_give_it(
         assert (source["service.name"], source["team"]) == (name, "a b")
 
 
-@pytest.mark.parametrize(
-    ("kind", "workers"), [("hangs", 1), ("hangs", 2), ("refuses", 1), ("has no address", 1), ("is slow", 1)]
-)
+COLLECTORS = [("hangs", 1), ("hangs", 2), ("refuses", 1), ("has no address", 1), ("is slow", 1)]
+
+
 def test_a_collector_that_takes_no_spans_does_not_hold_up_the_stop(
-    kind: str, workers: int, model_file: Path, tmp_path: Path
+    model_file: Path, tmp_path: Path
 ) -> None:
-    """Each span is a batch of its own, so that there are many to wait for."""
+    """Each span is a batch of its own, so that there are many to wait for. All at the same time, because
+    what takes long is to wait.
+    """
+
+    def stop(kind: str, workers: int) -> tuple[int, bool]:
+        limits = {"otel_exporter_otlp_endpoint": addresses[kind], "otel_bsp_max_export_batch_size": 1}
+        settings = {"drain_timeout_s": 1, "workers": workers, "threads": 1, **limits}
+        with serving(tmp_path / f"{kind} {workers}", model_file, **settings) as server:
+            for _request in range(5):
+                assert server.client.post("/predict", content=plain(5)).status_code == 200
+            server.process.terminate()
+            return server.process.wait(60), "hangs" in server.log
+
     with socket.create_server(("127.0.0.1", 0)) as hole, collector(wait_s=60) as (slow, *_):
-        address = {
+        addresses = {
             "hangs": f"http://127.0.0.1:{hole.getsockname()[1]}",
             "refuses": "http://127.0.0.1:1",
             "has no address": "http://collector.invalid:4318",
             "is slow": slow,
-        }[kind]
-        limits = {"otel_exporter_otlp_endpoint": address, "otel_bsp_max_export_batch_size": 1}
-        settings = {"drain_timeout_s": 1, "workers": workers, "threads": 1, **limits}
-        with serving(tmp_path / "log", model_file, **settings) as server:
-            for _request in range(5):
-                assert server.client.post("/predict", content=plain(5)).status_code == 200
-            server.process.terminate()
-            assert server.process.wait(60) == 0, server.log
-            assert "hangs" not in server.log
+        }
+        with ThreadPoolExecutor(len(COLLECTORS)) as pool:
+            found = {each: pool.submit(stop, *each) for each in COLLECTORS}
+        assert {each: ended.result() for each, ended in found.items()} == dict.fromkeys(
+            COLLECTORS, (0, False)
+        )

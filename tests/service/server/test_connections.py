@@ -42,7 +42,7 @@ def server(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield running
 
 
-def test_who_does_not_read_is_cut_off(server: Server) -> None:
+def test_a_client_that_does_not_read_is_disconnected(server: Server) -> None:
     """Of 32 answers of a megabyte; the system's own buffers would take one whole."""
     before = descriptors(server)
     with ExitStack() as stack:
@@ -53,7 +53,7 @@ def test_who_does_not_read_is_cut_off(server: Server) -> None:
         eventually(lambda: descriptors(server) <= before + 2)  # and cut off; one or two are the witness's
 
 
-def test_who_reads_slowly_gets_everything(server: Server) -> None:
+def test_a_slow_reader_gets_the_whole_response(server: Server) -> None:
     wanted = server.client.get("/static/swagger-ui-bundle.js", headers={"Accept-Encoding": "identity"})
     received = bytearray()
     with connect(server, 65536) as connection:
@@ -65,7 +65,7 @@ def test_who_reads_slowly_gets_everything(server: Server) -> None:
     assert answer.content == wanted.content
 
 
-def test_requests_sent_ahead_are_answered_in_order(server: Server) -> None:
+def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     images = [encoded(noise(seed)) for seed in range(12)]
     exclusive = [server.client.post("/predict", content=image).json()["predictions"] for image in images]
     assert len({json.dumps(one) for one in exclusive}) == 12, "each image has its own answer"
@@ -87,14 +87,14 @@ def test_requests_sent_ahead_are_answered_in_order(server: Server) -> None:
         (b"", 200),
     ],
 )
-def test_bad_ones_behind_good_ones(server: Server, last: bytes, status: int) -> None:
+def test_pipelined_requests_before_a_bad_one_are_answered(server: Server, last: bytes, status: int) -> None:
     """The good ones are answered first, whatever the next is."""
     found = exchange(server, request("POST", "/predict", IMAGE, close=False) + LIVE * 2 + last)
     assert [answer.status_code for answer in found[:3]] == [200] * 3
     assert found[-1].status_code == status
 
 
-def test_too_many_ahead(server: Server) -> None:
+def test_more_than_32_pipelined_requests_are_refused(server: Server) -> None:
     found = exchange(server, LIVE * 500)
     assert [answer.status_code for answer in found] == [200] * 33 + [400]
     check(found[-1], 400, "invalid_request", "32 requests")
@@ -105,14 +105,14 @@ def test_a_hundred_headers_are_taken(server: Server) -> None:
     assert answer.status_code == 200
 
 
-def test_too_many_headers_ahead(server: Server) -> None:
+def test_headers_of_pipelined_requests_are_bounded_together(server: Server) -> None:
     """Each request may have as many, but all that wait together have MAX_HEADER_BYTES."""
     found = exchange(server, (GET + b"a:b\r\n" * 90 + b"\r\n") * 30)
     assert [answer.status_code for answer in found] == [200] * 7 + [400], "20,000 bytes hold six that wait"
     check(found[-1], 400, "invalid_request", "6 requests wait", "20000 bytes of headers")
 
 
-def test_those_who_wait_make_room(model_file: Path, tmp_path: Path) -> None:
+def test_idle_connections_are_closed_at_the_connection_limit(model_file: Path, tmp_path: Path) -> None:
     """1,200 connections that say nothing, half of a head or nothing more, past a limit of 100."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
@@ -135,7 +135,7 @@ def test_those_who_wait_make_room(model_file: Path, tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_where_nobody_only_waits_there_is_no_room(model_file: Path, tmp_path: Path) -> None:
+def test_a_connection_is_refused_when_all_others_are_busy(model_file: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "log", model_file, max_connections=3) as server, ExitStack() as stack:
         server.client.close()
         busy = [stack.enter_context(connect(server)) for _ in range(3)]
@@ -154,7 +154,9 @@ def test_where_nobody_only_waits_there_is_no_room(model_file: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("begun", [0, 20], ids=["idle", "half a head"])
-def test_what_came_while_nothing_ran_came_in_time(model_file: Path, tmp_path: Path, begun: int) -> None:
+def test_bytes_that_arrive_while_the_process_is_stopped_are_in_time(
+    model_file: Path, tmp_path: Path, begun: int
+) -> None:
     limits = {"keep_alive_timeout_s": 1, "header_timeout_s": 1}
     with serving(tmp_path / "log", model_file, **limits) as server, connect(server) as connection:
         asked = request("GET", "/health/live", close=False)

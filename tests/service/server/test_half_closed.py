@@ -58,7 +58,9 @@ WHOLE = {
 
 
 @pytest.mark.parametrize(("sent", "statuses"), WHOLE.values(), ids=WHOLE)
-def test_what_has_been_asked_is_answered(server: Server, sent: bytes, statuses: list[int]) -> None:
+def test_complete_requests_before_a_half_close_are_answered(
+    server: Server, sent: bytes, statuses: list[int]
+) -> None:
     assert half_closed(server, sent) == statuses
 
 
@@ -73,13 +75,13 @@ PARTS = {
 
 
 @pytest.mark.parametrize("sent", PARTS.values(), ids=PARTS)
-def test_what_is_not_whole_is_the_end(server: Server, sent: bytes) -> None:
+def test_a_partial_request_before_a_half_close_is_dropped(server: Server, sent: bytes) -> None:
     before = metrics(server)["alexnet_images_total"]
     assert half_closed(server, sent) == []
     assert metrics(server)["alexnet_images_total"] == before
 
 
-def test_who_has_its_answer_and_then_ends_is_closed_at_once(server: Server) -> None:
+def test_a_half_close_after_the_response_closes_the_connection(server: Server) -> None:
     with connect(server) as connection:
         send(connection, LIVE)
         assert answer_on(connection).status_code == 200
@@ -98,7 +100,7 @@ def test_no_descriptor_is_kept(server: Server) -> None:
     eventually(lambda: descriptors(server) <= before)
 
 
-def test_who_ends_after_a_while_has_lost_patience(model_file: Path, tmp_path: Path) -> None:
+def test_a_late_half_close_cancels_the_request(model_file: Path, tmp_path: Path) -> None:
     """Most clients close their connection when they give up, which looks the same from here."""
     with (
         serving(tmp_path / "log", model_file, max_wait_ms=60_000) as server,

@@ -35,7 +35,7 @@ def images(server: Server) -> float:
     return float(re.search(r"\nalexnet_images_total (\S+)", server.client.get("/metrics").text)[1])  # type: ignore[index]
 
 
-def test_those_who_read_nothing_make_room(patient: Server) -> None:
+def test_clients_that_read_nothing_are_disconnected_at_the_memory_limit(patient: Server) -> None:
     before = descriptors(patient)
     with ExitStack() as stack:
         held = [stack.enter_context(connect(patient, 4096)) for _ in range(12)]
@@ -47,7 +47,7 @@ def test_those_who_read_nothing_make_room(patient: Server) -> None:
         assert len(answer.content) > 1_000_000, "whoever reads is not cut off"
 
 
-def test_nothing_is_begun_before_what_was_asked_for_earlier_is_read(patient: Server) -> None:
+def test_a_pipelined_request_waits_until_the_previous_response_is_read(patient: Server) -> None:
     asked = images(patient)
     with connect(patient, 4096) as connection:
         predict = request("POST", "/predict", plain(1))

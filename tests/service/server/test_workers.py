@@ -159,7 +159,7 @@ def test_a_reload_reaches_all_and_a_stop_ends_all(own: Server, model_file: Path,
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def test_models_are_not_loaded_in_one_of_them_alone(model_file: Path, tmp_path: Path) -> None:
+def test_load_and_unload_are_refused_with_several_workers(model_file: Path, tmp_path: Path) -> None:
     keys = tmp_path / "admins"
     keys.write_text(hashlib.sha256(b"root").hexdigest())
     with serving(tmp_path / "log", model_file, workers=2, threads=1, admin_keys_file=keys) as server:
@@ -194,12 +194,12 @@ def test_a_model_that_cannot_be_served_ends_it(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[0].startswith("error: model.onnx")
 
 
-def test_on_gpus_they_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_take_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert [gpu_for(n)["CUDA_VISIBLE_DEVICES"] for n in range(4)] == ["3", "5", "3", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert gpu_for(0) == {}
 
 
-def test_none_at_all(model_file: Path) -> None:
+def test_zero_workers_are_refused(model_file: Path) -> None:
     assert refused(model=model_file, workers=0) == (2, "error: WORKERS is 0; it must be 1 or more\n")

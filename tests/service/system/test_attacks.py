@@ -68,7 +68,7 @@ BAD_REQUESTS = {
 
 
 @pytest.mark.parametrize("sent", BAD_REQUESTS.values(), ids=BAD_REQUESTS)
-def test_what_contradicts_itself_is_400_and_the_end(server: Server, sent: bytes) -> None:
+def test_contradictory_requests_are_400_and_close(server: Server, sent: bytes) -> None:
     (answer,) = exchange(server, sent)
     check(answer, 400, "invalid_request")
     assert answer.headers["connection"] == "close"
@@ -188,7 +188,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path[:40])
-def test_paths(server: Server, path: str) -> None:
+def test_odd_paths_are_404(server: Server, path: str) -> None:
     (answer,) = exchange(server, request("GET", path))
     assert answer.status_code == 404, answer.text
     assert len(answer.content) < 1000, "not all of the path is said back"
@@ -197,7 +197,7 @@ def test_paths(server: Server, path: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["[", "a]b[:99999", "", "x" * 10_000, "%00", "{", "a b"])
-def test_hosts(server: Server, host: str) -> None:
+def test_odd_hosts_are_400_or_404(server: Server, host: str) -> None:
     (answer,) = exchange(server, request("GET", "/nothing", Host=host))
     assert answer.status_code in {400, 404}
 
@@ -216,7 +216,7 @@ def test_a_query_without_end_and_expectations(server: Server) -> None:
     check(answer, 413, "too_large")
 
 
-def test_it_is_as_before_when_they_have_gone(model_file: Path, tmp_path: Path) -> None:
+def test_no_descriptor_is_left_after_a_hundred_attacks(model_file: Path, tmp_path: Path) -> None:
     """A hundred attackers at once, each with another attack: no descriptor is kept, nobody is inside."""
     attacks = [*BAD_REQUESTS.values(), *ENDLESS.values(), *(b"".join(parts) for parts, _ in SLOW.values())]
     with serving(tmp_path / "log", model_file, **LIMITS) as server:

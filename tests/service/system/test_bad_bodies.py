@@ -56,7 +56,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_bodies(server: Server, body: dict[str, Any]) -> None:
+def test_bad_bodies_are_422(server: Server, body: dict[str, Any]) -> None:
     as_json = {"headers": {"Content-Type": "application/json"}}
     check(server.client.post("/predict", **(as_json | body)), 422, "invalid_request")
 

@@ -78,7 +78,7 @@ def test_files_that_are_half_written_gone_or_swapped(model_file: Path, tmp_path:
             try:
                 for turn in range(2):
                     whole = (theirs if turn % 2 == 0 else ours).read_bytes()
-                    for cut in (0, 100, len(whole) // 2, len(whole) - 1):
+                    for cut in (0, len(whole) // 2, len(whole) - 1):
                         file.write_bytes(whole[:cut])  # as cp does
                         server.process.send_signal(signal.SIGHUP)
                         wait(lambda: reload_error(server) is not None, asking)
@@ -262,13 +262,13 @@ def test_a_disk_that_fills_up_under_the_metrics(model_file: Path, tmp_path: Path
             with pytest.raises(OSError, match="No space left"):
                 disk.write_bytes(bytes(5_000_000))
             with ThreadPoolExecutor(4) as pool:  # so many explanations are fewer images than MAX_QUEUE
-                paths = ["/predict", "/predict?top_k=0", "/embed", "/explain", "/v2/models/tiny/infer"] * 8
+                paths = ["/predict", "/predict?top_k=0", "/embed", "/explain", "/v2/models/tiny/infer"] * 4
                 found = list(
                     pool.map(lambda path: httpx.post(address + path, content=IMAGE, timeout=20), paths)
                 )
-            assert [answer.status_code for answer in found] == [200, 422, 200, 200, 400] * 8
+            assert [answer.status_code for answer in found] == [200, 422, 200, 200, 400] * 4
             told = httpx.get(address + "/metrics", timeout=20).text
-            assert 'alexnet_requests_total{route="/predict",status="200"} 8.0' in told
+            assert 'alexnet_requests_total{route="/predict",status="200"} 4.0' in told
             assert "alexnet_workers 2.0" in told
         finally:
             process.terminate()
