@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.pictures import draw_classes
 from tests.support.runs import COLOURS
+from training.export import parity
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +18,14 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_classes(root / "train", COLOURS, 4)
     draw_classes(root / "val", COLOURS, 2, first=4)
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _parity_of_few_images() -> Iterator[None]:
+    """Compare a file with torch on 6 images, not 257, which takes seconds; test_export has all of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity, "BATCHES", (1, 6))
+        yield
 
 
 @pytest.fixture(autouse=True)

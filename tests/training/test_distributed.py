@@ -3,8 +3,10 @@
 import csv
 import os
 import signal
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from tests.support.checkout import ROOT
 from tests.support.pictures import draw_classes
 from training.__main__ import main
 from training.run import checkpoint
+from training.run.signals import INTERRUPTED
 
 # 16 pictures in batches of 8: 2 steps an epoch. Without dropout the processes' draws are those of one.
 OPTIONS = [
@@ -41,13 +44,24 @@ def torchrun(data: Path, out: Path, *options: str) -> subprocess.Popen[str]:
 
 def launched(*arguments: str) -> subprocess.Popen[str]:
     """Two processes that run `arguments`."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
-    command += arguments
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
+    return started([*command, *arguments])
+
+
+def started(arguments: list[str], **of_rank: str) -> subprocess.Popen[str]:
+    """A Python process; with RANK and MASTER_PORT, one of two, as torchrun would start it."""
+    place = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "TORCHELASTIC_RUN_ID": "none",
+        "MASTER_ADDR": "127.0.0.1",
+    }
+    threads = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        command,
+        [sys.executable, *arguments],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, **threads, **((place | of_rank) if of_rank else {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -86,17 +100,25 @@ def test_the_curve_is_that_of_one_process_with_the_same_batch(
 
 
 def test_a_signal_to_one_process_stops_both_with_one_checkpoint(colours: Path, tmp_path: Path) -> None:
+    """Without torchrun, which would itself end the other one."""
     run = tmp_path / "run"
-    with torchrun(colours, run, *LEARNS, "--epochs", "5000") as process:
-        assert process.stdout is not None
-        for line in process.stdout:
+    command = ["-m", "training", "train", "--data", str(colours), "--out", str(run), *OPTIONS, *LEARNS]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    with ExitStack() as both:
+        first, second = (
+            both.enter_context(started([*command, "--epochs", "5000"], RANK=rank, MASTER_PORT=port))
+            for rank in ("0", "1")
+        )
+        assert first.stdout is not None
+        for line in first.stdout:
             if line.startswith("epoch 1/"):
                 break
-        workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout
-        os.kill(int(workers.split()[-1]), signal.SIGTERM)
-        said = process.stdout.read()
-        process.wait(timeout=60)
-    assert "saved; go on with --resume" in said, said
+        second.send_signal(signal.SIGTERM)
+        said, _ = first.communicate(timeout=60)
+        second.communicate(timeout=60)
+    assert (first.returncode, second.returncode) == (INTERRUPTED, INTERRUPTED), said
+    assert "saved; go on with --resume" in said
     state = checkpoint.load(run / "last.pt")
     assert (run / f"step-{state.step}.pt").is_file()
 

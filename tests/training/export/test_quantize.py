@@ -33,9 +33,9 @@ Network = tuple[AlexNet, list[float], dict[str, float]]
 
 @pytest.fixture(scope="module")
 def crops() -> Tensor:
-    """(40, 224, 224, 3) uint8, blurred noise."""
+    """(16, 224, 224, 3) uint8, blurred noise."""
     draw = torch.Generator().manual_seed(5)
-    coarse = torch.rand(40, 3, 6, 6, generator=draw) * 255
+    coarse = torch.rand(16, 3, 6, 6, generator=draw) * 255
     pixels = F.interpolate(coarse, size=(224, 224), mode="bilinear")
     return pixels.permute(0, 2, 3, 1).round().to(torch.uint8).contiguous()
 

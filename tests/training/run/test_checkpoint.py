@@ -1,14 +1,12 @@
 """A checkpoint comes back as it was, is replaced whole or not at all, and says so when it is none."""
 
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.support.checkout import ROOT
+from tests.support.full_disk import full_disk
 from training.config import Config
 from training.errors import CheckpointError
 from training.model import AlexNet
@@ -91,38 +89,15 @@ def test_a_setting_of_another_version_is_named(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "last.pt")
 
 
-# The disk's end, as a limit on the size of any file that this process writes: half of the checkpoint.
-SAVE_WITH_A_LIMIT = """
-import resource, sys
-from pathlib import Path
-from training.errors import CheckpointError
-from training.run import checkpoint
-
-path = Path(sys.argv[1])
-state = checkpoint.load(path)
-state.step = 8
-limit = path.stat().st_size // 2
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-try:
-    checkpoint.save(state, path)
-except CheckpointError as error:
-    print(error)
-"""
-
-
 def test_a_failing_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     checkpoint.save(a_checkpoint(), path)
     before = path.read_bytes()
-    done = subprocess.run(
-        [sys.executable, "-c", SAVE_WITH_A_LIMIT, path],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"{path} cannot be written: File too large" in done.stdout
+    state = a_checkpoint()
+    state.step = 8
+    with full_disk(len(before) // 2), pytest.raises(CheckpointError) as raised:
+        checkpoint.save(state, path)
+    assert str(raised.value) == f"{path} cannot be written: File too large"
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
     assert checkpoint.load(path).step == 7

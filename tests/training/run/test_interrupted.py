@@ -4,11 +4,15 @@ import csv
 import os
 import shutil
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tests.support.pictures import draw_classes
 from tests.support.runs import COLOURS, MODERN, PAPER, python, same, train_as
@@ -17,21 +21,37 @@ from training.model import AlexNet
 from training.run import checkpoint, saver
 from training.run.log import read_log
 
-# Ctrl-C at a given step, from within: the signal is real and its moment is certain.
-STOPPED_AT = """
+# SIGKILL at the second step of the second epoch, from within: its moment is certain.
+KILLED = """
 import os, signal, sys
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from training.__main__ import main
 
 steps = iter(range(1, 1000))
 
-def interrupt(*_):
-    if next(steps) == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGINT)
+def kill(*_):
+    if next(steps) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
 
-register_optimizer_step_post_hook(interrupt)
-sys.exit(main(sys.argv[2:]))
+register_optimizer_step_post_hook(kill)
+sys.exit(main(sys.argv[1:]))
 """
+
+
+@contextmanager
+def ctrl_c_at(update: int) -> Iterator[None]:
+    """Send SIGINT to this process at the optimiser's step of that number."""
+    updates = count(1)
+
+    def interrupt(*_step: object) -> None:
+        if next(updates) == update:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    hook = register_optimizer_step_post_hook(interrupt)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @pytest.mark.parametrize(
@@ -46,20 +66,25 @@ sys.exit(main(sys.argv[2:]))
     ids=["paper", "modern", "last-step-of-an-epoch", "fp16-accumulated"],
 )
 def test_an_interrupted_run_ends_with_the_same_weights(
-    photographs: Path, tmp_path: Path, options: list[str], update: int, step: int
+    photographs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    update: int,
+    step: int,
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert train_as(photographs, whole, *options) == 0
 
-    command = ["train", "--data", photographs, "--out", broken, *options]
-    with python("-c", STOPPED_AT, update, *command) as process:
-        out, errors = process.communicate()
-    assert process.returncode == 130, errors
-    assert f"stopped after step {step}, saved; go on with --resume" in errors
+    capsys.readouterr()
+    with ctrl_c_at(update):
+        assert train_as(photographs, broken, *options) == 130
+    said = capsys.readouterr()
+    assert f"stopped after step {step}, saved; go on with --resume" in said.err
     stopped = checkpoint.load(broken / "last.pt")
     assert stopped.metrics == {}, "those of an earlier epoch are not of these weights"
     assert (stopped.step, stopped.epoch) == (step, (step - 1) // 3)
-    assert out.count("top-1") == (step - 1) // 3
+    assert said.out.count("top-1") == (step - 1) // 3
 
     # Without its options: it knows them, and where its photographs are.
     assert main(["train", "--resume", "--out", str(broken), "--device", "cpu"]) == 0
@@ -74,17 +99,14 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert all(float(row["images_per_second"]) > 0 for row in rows[0])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_from_outside_leaves_a_usable_checkpoint(
-    photographs: Path, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_signal_from_outside_leaves_a_usable_checkpoint(photographs: Path, tmp_path: Path) -> None:
     command = ["train", "--data", photographs, "--out", tmp_path / "run", *PAPER, "--epochs", 100_000]
     with python("-m", "training", *command) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         while "steps an epoch" not in (line := process.stdout.readline()):
             assert line, process.stderr.read()
-        process.send_signal(number)
+        process.terminate()
         _out, errors = process.communicate()
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
@@ -176,8 +198,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(photographs: Pat
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train_as(photographs, whole, *PAPER) == 0
     command = ["train", "--data", photographs, "--out", killed, *PAPER]
-    kill = STOPPED_AT.replace("SIGINT", "SIGKILL")
-    with python("-c", kill, 5, *command) as process:
+    with python("-c", KILLED, *command) as process:
         process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert checkpoint.load(killed / "last.pt").step == 3

@@ -122,9 +122,9 @@ def test_a_base_begins_with_a_network_as_wide_or_wider(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made(photographs, tmp_path / "wide.safetensors", "--epochs", "1", "--width", "0.1")
-    assert make(photographs, tmp_path / "b.safetensors", "--from", str(tmp_path / "wide.safetensors")) == 0
-    options = ["--from", str(tmp_path / "wide.safetensors"), "--width", "0.2"]
-    assert make(photographs, tmp_path / "c.safetensors", *options) == 1
+    options = ["--from", str(tmp_path / "wide.safetensors"), "--epochs", "1"]
+    assert make(photographs, tmp_path / "b.safetensors", *options) == 0
+    assert make(photographs, tmp_path / "c.safetensors", *options, "--width", "0.2") == 1
     assert "is not this network, as wide as it or wider" in capsys.readouterr().err
 
 
