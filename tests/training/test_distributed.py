@@ -106,17 +106,19 @@ def test_a_signal_to_one_process_stops_both_with_one_checkpoint(colours: Path, t
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     with ExitStack() as both:
-        first, second = (
-            both.enter_context(started([*command, "--epochs", "5000"], RANK=rank, MASTER_PORT=port))
-            for rank in ("0", "1")
-        )
+        processes = []
+        for rank in ("0", "1"):
+            process = started([*command, "--epochs", "5000"], RANK=rank, MASTER_PORT=port)
+            processes.append(both.enter_context(process))
+            both.callback(process.kill)  # of one that does not stop
+        first, second = processes
         assert first.stdout is not None
         for line in first.stdout:
             if line.startswith("epoch 1/"):
                 break
         second.send_signal(signal.SIGTERM)
-        said, _ = first.communicate(timeout=60)
-        second.communicate(timeout=60)
+        said, _ = first.communicate(timeout=30)
+        second.communicate(timeout=30)
     assert (first.returncode, second.returncode) == (INTERRUPTED, INTERRUPTED), said
     assert "saved; go on with --resume" in said
     state = checkpoint.load(run / "last.pt")
