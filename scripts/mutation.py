@@ -23,6 +23,7 @@ FILES: Final = (
 )
 TESTS: Final = (
     *("tests/contract/test_edges.py", "tests/contract/test_golden.py", "tests/contract/test_manifest.py"),
+    "tests/contract/test_manifest_text.py",
     *("tests/contract/test_preprocess_errors.py", "tests/contract/test_preprocess_parity.py"),
     *("tests/service/inference/test_admission.py", "tests/service/inference/test_batches.py"),
     "tests/service/inference/test_scheduler.py",

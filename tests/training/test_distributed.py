@@ -117,8 +117,8 @@ def test_a_signal_to_one_process_stops_both_with_one_checkpoint(colours: Path, t
             if line.startswith("epoch 1/"):
                 break
         second.send_signal(signal.SIGTERM)
-        said, _ = first.communicate(timeout=30)
-        second.communicate(timeout=30)
+        said, _ = first.communicate(timeout=60)
+        second.communicate(timeout=60)
     assert (first.returncode, second.returncode) == (INTERRUPTED, INTERRUPTED), said
     assert "saved; go on with --resume" in said
     state = checkpoint.load(run / "last.pt")
