@@ -1,1 +1,1 @@
-"""How fast the service is, against the limit of its machine. docs/serving.md has figures."""
+"""How fast the service is, against the limit of its machine. docs/performance.md has figures."""
