@@ -75,7 +75,7 @@ def test_the_readme_s_lines_of_python(site: Path, tmp_path: Path) -> None:
             (all_of_it / name).symlink_to(Path(str(distribution.locate_file(name))))
     draw_photos(home, ("red",), 1)
     (home / "red/0.jpg").rename(home / "photo.jpg")
-    lines, _without_a_server = scripts_of(ROOT / "README.md")
+    (lines,) = scripts_of(ROOT / "README.md")
     with serving(tmp_path / "log", ROOT / "models/flowers17.onnx", threads=1) as server:
         (home / "ask.py").write_text(re.sub(r"http://127\.0\.0\.1:8000", server.address, lines))
         command = [sys.executable, "-I", "-S", "-c", RUN, str(all_of_it), "ask.py"]

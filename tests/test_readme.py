@@ -1,6 +1,8 @@
-"""Every command that the README shows, run as a newcomer would: in a clone, with nothing installed."""
+"""Every command of the README and of docs/deployment.md, in a fresh clone with nothing installed."""
 
+import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +25,7 @@ from training.export.verify import read_model
 from training.start.published import imagenet_classes
 
 SERVE = "scripts/serve"
+TEST = "scripts/test"  # it runs this suite, so it is not run here
 ASK = "curl -F file=@photo.jpg http://127.0.0.1:8000/predict"
 TRAIN = "scripts/training train --data photos"
 EXPORT = "scripts/training export runs/photos --out models/photos.onnx --data photos"
@@ -34,14 +37,29 @@ MAKE_KEY = (
     "print(key, hashlib.sha256(key.encode()).hexdigest())'"
 )
 PREDICT = "scripts/predict photo.jpg"
-INSTALL_CLIENT = "pip install ./alexnet_client"  # run in tests/alexnet_client/test_package.py
+INSTALL_CLIENT = "pip install ./alexnet_client"  # run in tests/test_client_package.py
 DOCKER = "docker compose up"  # run in tests/docker
 
 
-def test_no_command_is_left_out() -> None:
-    asking = [SERVE, ASK, PREDICT, INSTALL_CLIENT]
+def test_every_command_is_known_here() -> None:
+    using = [SERVE, TEST, ASK, PREDICT, INSTALL_CLIENT]
     training = [TRAIN, EXPORT, SERVE_MINE, IMPORT, SERVE_IMPORTED]
-    assert commands(ROOT / "README.md") == [*asking, *training, DOCKER, MAKE_KEY]
+    assert commands(ROOT / "README.md") == [*using, *training, DOCKER]
+    assert commands(ROOT / "docs/deployment.md") == [MAKE_KEY]
+
+
+def test_ci_runs_the_test_command() -> None:
+    assert TEST in (ROOT / ".ci/run").read_text().splitlines()
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_example_is_of_the_included_model() -> None:
+    (example,) = re.findall(r"^```json\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    sha256 = hashlib.sha256((ROOT / "models/flowers17.onnx").read_bytes()).hexdigest()
+    assert json.loads(example)["model"] == {"name": "flowers17", "version": 1, "sha256": sha256}
 
 
 def ask(port: int, cwd: Path) -> dict[str, object]:
@@ -52,8 +70,8 @@ def ask(port: int, cwd: Path) -> dict[str, object]:
 
 
 def answer_of_the_script(checkout: Path, photo: Path, venv: Path) -> list[str]:
-    """What the README's Python script prints, run by the interpreter of `venv`."""
-    _client, script = scripts_of(checkout / "README.md")
+    """Return what the script of docs/model.md prints, run by the interpreter of `venv`."""
+    (script,) = scripts_of(checkout / "docs/model.md")
     command = [str(venv / "bin/python"), "-c", script, str(photo)]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""The files that one image passes from its bytes to its answer are those that docs/serving.md draws."""
+"""The files that one image passes, from its bytes to its result, are drawn in docs/architecture.md."""
 
 import re
 import threading
@@ -35,7 +35,7 @@ def test_an_image_passes_the_files_that_are_drawn(model_file: Path) -> None:
         threading.setprofile(None)
     begin = walk.index(("service/inference/tasks.py", "classify"))
     end = walk.index(("service/http/images.py", "said"))
-    drawn = (ROOT / "docs/serving.md").read_text().split("## One way from bytes to an answer")[1]
+    drawn = (ROOT / "docs/architecture.md").read_text().split("## From an image to its result")[1]
     files = set(re.findall(r"[\w/]+\.py", drawn.split("```")[1]))
     assert {file for file, _function in walk[begin:end]} == files
     assert len(files) == 14
