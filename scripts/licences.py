@@ -16,12 +16,12 @@ ALLOWED: Final = {
 EXCEPTIONS: Final = {
     "certifi": (
         "MPL-2.0",
-        "a list of certificates. The licence asks that changes of the list itself be passed on too",
+        "a list of certificates. The licence requires that changes of the list itself be distributed too",
     ),
     "pillow-heif": (
         "GPL-2.0-or-later",
         "its code is BSD-3-Clause; its wheel contains x265 (GPL-2.0-or-later), libheif and libde265 "
-        "(LGPL-3.0-or-later). Whoever passes on an image with `EXTRAS=heif` passes on GPL software",
+        "(LGPL-3.0-or-later). To distribute an image with `EXTRAS=heif` is to distribute GPL software",
     ),
     **dict.fromkeys(
         (
@@ -30,7 +30,7 @@ EXCEPTIONS: Final = {
         ),
         (
             "LicenseRef-NVIDIA-Proprietary",
-            "NVIDIA's terms, not open source: read them before passing it on",
+            "NVIDIA's terms, not open source: read them before distributing it",
         ),
     ),
 }
@@ -82,12 +82,12 @@ _CLASSIFIERS: Final = {
 _PAGE: Final = """<!-- Written by scripts/lock. -->
 # Licences of what the service's image installs
 
-By what the packages say of themselves, as SPDX expressions. A test refuses whatever is neither in the list
-of `scripts/licences.py` nor one of its exceptions. Most packages bring the text into the image
-(`/venv/lib/python3.11/site-packages/*.dist-info/`). Python itself and Debian's packages come with the base
-image and are not listed.
+As declared by the packages, as SPDX expressions. A test fails for a licence that is neither in the list of
+`scripts/licences.py` nor one of its exceptions. The texts of most are in the image
+(`/venv/lib/python3.11/site-packages/*.dist-info/`). Python and Debian's packages come with the base image
+and are not listed.
 
-`cpu` and `gpu` are the two runtimes; `heif` and `otel` are there where `EXTRAS` asks for them.
+`cpu` and `gpu` are the two runtimes; `heif` and `otel` are installed if `EXTRAS` contains them.
 
 | package | version | licence | in |
 |---|---|---|---|
@@ -97,10 +97,10 @@ image and are not listed.
 
 {exceptions}
 
-## Libraries inside the wheels
+## Libraries in the wheels
 
-Shared libraries that the Linux wheels carry, by the licence texts in the same wheels. Where there is a
-choice (OR), the first is taken. A test fails when a wheel carries one that is not listed.
+Shared libraries in the Linux wheels, by the licence texts in the same wheels. Where there is a choice (OR),
+the first applies. A test fails if a wheel contains a library that is not listed.
 
 | wheel | library | licence |
 |---|---|---|
