@@ -34,6 +34,21 @@ def clone(target: Path) -> Path:
     return target
 
 
+def tracked(*patterns: str) -> list[Path]:
+    """Return the files of this checkout that match the globs and are not ignored by git."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"]
+    globs = [f":(glob){pattern}" for pattern in patterns]
+    listed = subprocess.run([*command, *globs], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [
+        ROOT / name for name in sorted(set(filter(None, listed.split("\0")))) if (ROOT / name).is_file()
+    ]
+
+
+def documents() -> list[Path]:
+    """Return every Markdown file of this checkout."""
+    return tracked("**/*.md")
+
+
 def commands(document: Path) -> list[str]:
     """The lines of the sh blocks of a Markdown file."""
     return [line for block in _blocks(document, "sh") for line in block.splitlines()]

@@ -94,14 +94,14 @@ def test_the_collector_looks_at_models_and_at_no_module(model_file: Path) -> Non
     """
     script = """
 import gc
-from service.models.loading import Found
+from service.models.serving import ServingModel
 from service.server.run import serve
 from service.server.listener import bound
 from service.settings import Settings
 
 def ready(names, provider, path):
     seen = gc.get_objects()
-    print(any(one is serve for one in seen), any(type(one) is Found for one in seen))
+    print(any(one is serve for one in seen), any(type(one) is ServingModel for one in seen))
     before = gc.get_stats()[2]["collections"]
     full_house = [[] for _object in range(400_000)]
     print(gc.get_stats()[2]["collections"] - before)
