@@ -1,4 +1,4 @@
-"""A client of the AlexNet service: `from alexnet_client import Client`. `schemas` has its answers."""
+"""Client of the AlexNet service: `from alexnet_client import Client`. `schemas` has the responses."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ __all__ = ["AsyncClient", "Client", "ClientError"]
 
 
 def __getattr__(name: str) -> object:
-    """Import the clients when they are first asked for: the service takes the schemas and has no httpx."""
+    """Import the clients lazily: the service uses the schemas without httpx installed."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from alexnet_client import client

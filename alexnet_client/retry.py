@@ -1,4 +1,4 @@
-"""What a client makes of an answer, and when it asks again. Nothing here touches the network."""
+"""Retry policy of the clients and parsing of responses. Does no I/O itself."""
 
 import random
 import time
@@ -10,17 +10,19 @@ from pydantic import BaseModel, ValidationError
 
 from alexnet_client.schemas import Problem
 
-A = TypeVar("A", bound=BaseModel)
+T = TypeVar("T", bound=BaseModel)
 
-ATTEMPTS: Final = 5  # at most, and none that begins more than
-PATIENCE: Final = 60  # s after the first
-FIRST_PAUSE: Final = 0.2  # s, which doubles; Retry-After may ask for more
-BROKEN: Final = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
+MAX_ATTEMPTS: Final = 5
+RETRY_DEADLINE_S: Final = 60  # no attempt starts later than this after the first
+FIRST_DELAY_S: Final = 0.2  # doubles with each attempt; Retry-After may ask for more
+TRANSIENT_ERRORS: Final = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
 
 
 class ClientError(Exception):
-    """The server's problem: `status`, `code` and `detail`. Without an answer they are 0, `no_answer` and
-    the reason; `unexpected` is the code of an answer that is not the service's.
+    """A problem that the server reported: its `status`, `code` and `detail`.
+
+    Without a response they are 0, `no_answer` and the reason. The code of a response that does not come
+    from the service is `unexpected`.
     """
 
     def __init__(self, status: int, code: str, detail: str) -> None:
@@ -28,31 +30,32 @@ class ClientError(Exception):
         self.status, self.code, self.detail = status, code, detail
 
 
-def tries(shape: type[A]) -> Generator[float | A, httpx.Response | httpx.RequestError, None]:
-    """Yields the seconds to wait before each try, is sent what came of it, and yields the answer at last.
-    429, 503 and broken connections are tried again, not before Retry-After. Raises ClientError.
+def retry_flow(schema: type[T]) -> Generator[float | T, httpx.Response | httpx.RequestError, None]:
+    """Drive the attempts of one request; the caller waits and sends.
+
+    Yields the seconds to wait before each attempt, is sent its response or error, and finally yields the
+    parsed response. Retries 429, 503 and connection failures, not before Retry-After. Raises ClientError.
     """
-    pause, began = 0.0, time.monotonic()
-    for made in range(1, ATTEMPTS + 1):
-        outcome = yield pause
+    delay, started = 0.0, time.monotonic()
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        outcome = yield delay
         if isinstance(outcome, httpx.Response) and outcome.is_success:
-            yield _read(outcome, shape)
-        # The jitter keeps those who were refused together from coming back together.
-        wait = max(_retry_after(outcome), FIRST_PAUSE * 2 ** (made - 1)) * random.uniform(1, 1.25)
-        late = time.monotonic() - began + wait > PATIENCE
-        if late or made == ATTEMPTS or not _passing(outcome):
+            yield _read(outcome, schema)
+        # Jitter: clients that were refused together must not return together.
+        delay = max(_retry_after(outcome), FIRST_DELAY_S * 2 ** (attempt - 1)) * random.uniform(1, 1.25)
+        too_late = time.monotonic() - started + delay > RETRY_DEADLINE_S
+        if too_late or attempt == MAX_ATTEMPTS or not _is_transient(outcome):
             raise _error(outcome)
-        pause = wait
 
 
-def _passing(outcome: httpx.Response | httpx.RequestError) -> bool:
+def _is_transient(outcome: httpx.Response | httpx.RequestError) -> bool:
     if isinstance(outcome, httpx.Response):
         return outcome.status_code in {429, 503}
-    return isinstance(outcome, BROKEN)
+    return isinstance(outcome, TRANSIENT_ERRORS)
 
 
 def _retry_after(outcome: httpx.Response | httpx.RequestError) -> float:
-    """In seconds; 0 where the header is missing or a date."""
+    """Return Retry-After in seconds; 0 if the header is missing or a date."""
     header = outcome.headers.get("Retry-After", "") if isinstance(outcome, httpx.Response) else ""
     return float(header) if header.isdecimal() else 0.0
 
@@ -65,9 +68,9 @@ def _error(outcome: httpx.Response | httpx.RequestError) -> ClientError:
     return ClientError(0, "no_answer", f"no answer from {outcome.request.url}: {reason}")
 
 
-def _read(response: httpx.Response, shape: type[A]) -> A:
+def _read(response: httpx.Response, schema: type[T]) -> T:
     try:
-        return shape.model_validate_json(response.content)
+        return schema.model_validate_json(response.content)
     except ValidationError:
-        said = f"{response.url} answered {response.status_code}, and not as the service does"
-        raise ClientError(response.status_code, "unexpected", said) from None
+        detail = f"{response.url} answered {response.status_code}, but not in the format of this service"
+        raise ClientError(response.status_code, "unexpected", detail) from None

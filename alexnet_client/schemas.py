@@ -1,22 +1,24 @@
-"""The answers, as the OpenAPI description shows them."""
+"""Schemas of the service's responses, shared by the server, the clients and the OpenAPI description."""
 
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, Field
 
-Each = TypeVar("Each")
+T = TypeVar("T")
 
 
 class Prediction(BaseModel):
     label: str = Field(examples=["sunflower"])
-    index: int = Field(ge=0, description="place of the label among the model's classes", examples=[13])
-    probability: float = Field(ge=0, le=1, description="of the full softmax", examples=[0.916])
+    index: int = Field(ge=0, description="index of the label in the model's classes", examples=[13])
+    probability: float = Field(
+        ge=0, le=1, description="softmax probability over all classes", examples=[0.916]
+    )
 
 
 class ModelName(BaseModel):
     name: str = Field(examples=["flowers17"])
     version: int = Field(ge=1, examples=[1])
-    sha256: str = Field(description="of the model file", examples=["2ce1d7b1cbd91008" * 4])
+    sha256: str = Field(description="SHA-256 of the model file", examples=["2ce1d7b1cbd91008" * 4])
 
 
 class ImageInfo(BaseModel):
@@ -25,15 +27,17 @@ class ImageInfo(BaseModel):
     format: str = Field(examples=["JPEG"])
     profile_ignored: str | None = Field(
         default=None,
-        description="why the file's ICC profile is not used and its colours are taken as sRGB",
+        description="why the file's ICC profile was ignored and its colours were taken as sRGB",
         examples=["its tag 'D2B0' is a chain of elements, which is not read"],
         exclude_if=lambda reason: reason is None,
     )
 
 
 class Timing(BaseModel):
-    """Milliseconds. `queue` is spent waiting for a decoding thread and for the batch, `inference` is
-    the run of the whole batch; `total` starts when the body is there.
+    """Durations in milliseconds.
+
+    `queue` is the wait for a worker and for the batch, `inference` the run of the whole batch. `total`
+    starts when the body has been read.
     """
 
     decode: float = Field(examples=[2.716])
@@ -43,18 +47,18 @@ class Timing(BaseModel):
 
 
 class FileResult(BaseModel):
-    """One of several answers."""
+    """One of several results."""
 
     file: str | None = Field(
         default=None,
-        description="name of the file, where a form with several files says it",
+        description="name of the file, in results of a form with several files",
         examples=["photo.jpg"],
         exclude_if=lambda name: name is None,
     )
 
 
 class Problem(FileResult):
-    """RFC 9457; `code` is stable, `detail` is for people."""
+    """A problem document (RFC 9457). Programs may rely on `code`; `detail` is text for people."""
 
     type: str = Field(examples=["about:blank"])
     title: str = Field(examples=["Unprocessable Entity"])
@@ -64,7 +68,7 @@ class Problem(FileResult):
 
 
 class PredictResponse(FileResult):
-    predictions: list[Prediction] = Field(description="sorted, the most probable first")
+    predictions: list[Prediction] = Field(description="sorted by probability, the highest first")
     model: ModelName
     image: ImageInfo
     timing_ms: Timing
@@ -72,7 +76,8 @@ class PredictResponse(FileResult):
 
 class EmbedResponse(FileResult):
     embedding: list[float] = Field(
-        description="fc7 after its activation: 4096 values at full width", examples=[[0.0, 1.25, 0.5]]
+        description="fc7 after its activation: 4096 values for a full-width model",
+        examples=[[0.0, 1.25, 0.5]],
     )
     model: ModelName
     image: ImageInfo
@@ -84,7 +89,7 @@ class Explanation(BaseModel):
     index: int = Field(ge=0, examples=[13])
     probability: float = Field(ge=0, le=1, examples=[0.916])
     map: list[list[float]] = Field(
-        description="rows of the central crop from the top, 0 to 1: what the answer rests on most is 1",
+        description="occlusion map: rows of the central crop from the top, scaled to 0..1; 1 matters most",
         examples=[[[0.0, 0.25], [1.0, 0.5]]],
     )
     model: ModelName
@@ -95,40 +100,40 @@ class Explanation(BaseModel):
 Answer = PredictResponse | EmbedResponse | Explanation
 
 
-class Results(BaseModel, Generic[Each]):
-    """Of several images, in their order: of each its answer, or what was wrong with it."""
+class Results(BaseModel, Generic[T]):
+    """The results of several images, in their order: a response or a problem for each."""
 
-    results: list[Each | Problem]
+    results: list[T | Problem]
 
 
 class ModelInfo(ModelName):
     classes: list[str] = Field(examples=[["bluebell", "buttercup"]])
     metrics: list[dict[str, Any]] = Field(
-        description="as fractions of 1",
+        description="accuracies as fractions of 1",
         examples=[
             [{"data": "flowers17 (validation)", "images": 255, "crops": 1, "top1": 0.84, "top5": 0.97}]
         ],
     )
-    card: str | None = Field(description="the model card, Markdown", examples=["# flowers17"])
+    card: str | None = Field(description="model card in Markdown", examples=["# flowers17"])
 
 
 class ModelState(BaseModel):
     name: str = Field(examples=["flowers17"])
-    version: int | None = Field(description="null if its file does not say", examples=[1])
+    version: int | None = Field(description="null if the file names none", examples=[1])
     state: Literal["READY", "UNAVAILABLE"]
     error: str | None = Field(
-        description="why it is not served, or not as its file is now",
+        description="why the model, or the current state of its file, is not served",
         examples=["mine.onnx is a JPEG picture and no model; to ask about it: scripts/predict FILE"],
     )
 
 
 class Health(BaseModel):
     status: str = Field(examples=["ok"])
-    model: ModelName = Field(description="the default model; the first by name where none is")
+    model: ModelName = Field(description="the default model; without one, the first by name")
     provider: str = Field(description="the ONNX Runtime provider in use", examples=["CPUExecutionProvider"])
     models: list[ModelState]
     reload_error: str | None = Field(
-        description="why a model file is not what is served: the first of them",
+        description="the first error among the model files, null if all are served",
         examples=["mine.onnx cannot be read: Permission denied"],
     )
 

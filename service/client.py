@@ -1,5 +1,12 @@
-"""The client by its former name; it lives in alexnet_client, which can be installed alone."""
+"""Re-export the client under its former path; it lives in the installable package alexnet_client."""
 
-from alexnet_client.client import AsyncClient, Client, ClientError, ExplainOptions, PredictOptions, Which
+from alexnet_client.client import (
+    AsyncClient,
+    Client,
+    ClientError,
+    ExplainOptions,
+    ModelOptions,
+    PredictOptions,
+)
 
-__all__ = ["AsyncClient", "Client", "ClientError", "ExplainOptions", "PredictOptions", "Which"]
+__all__ = ["AsyncClient", "Client", "ClientError", "ExplainOptions", "ModelOptions", "PredictOptions"]

@@ -1,27 +1,27 @@
-"""Errors that the service raises on purpose. `service.problems` has the status and the code of each.
+"""Define the service's expected errors. `service.problems` maps each to its status and code.
 
     ServiceError
     +-- Unauthorized         no API key, or an unknown one
     +-- Forbidden            the key does not permit this
-    +-- InvalidRequest       the request lacks something or contradicts itself
+    +-- InvalidRequest       the request is incomplete or contradictory
     +-- BodyTooLarge         more bytes than MAX_BODY_BYTES
     +-- BodyTimeout          the body did not arrive in time
     +-- UnsupportedCoding    a Content-Encoding other than gzip and deflate
     +-- UnknownModel         no model of that name and version
     +-- ModelError           a model file that cannot be served
-    |   +-- UnreadableModel  for now: the file may be readable later
+    |   +-- UnreadableModel  temporary: the file may be readable later
     +-- Overloaded           MAX_QUEUE, MAX_QUEUE_BYTES or MAX_QUEUE_PER_KEY is reached
-    +-- NotReady             starting, draining, or no model answers
-    +-- SchedulerClosed      no batch is run any more
-    +-- WorkerLost           a run failed such that no batch can be run again in this process
-    +-- DeadlineExceeded     no answer within REQUEST_TIMEOUT_S or the client's own, shorter limit
+    +-- NotReady             starting, draining, or no model is served
+    +-- SchedulerClosed      the scheduler runs no more batches
+    +-- WorkerLost           a run failed, and no further batch can run in this process
+    +-- DeadlineExceeded     no answer within REQUEST_TIMEOUT_S or the client's own deadline
 
-Images that cannot be used are `contract.errors.ImageError`s. Anything else is a bug: 500.
+Unusable images raise `contract.errors.ImageError`. Any other exception is a bug and answered 500.
 """
 
 
 class ServiceError(Exception):
-    """Its message is for clients."""
+    """An error whose message is sent to the client."""
 
 
 class Unauthorized(ServiceError):
@@ -61,7 +61,7 @@ class UnreadableModel(ModelError):
 
 
 class Overloaded(ServiceError):
-    """`retry_after` in whole seconds."""
+    """Admission refused the request; `retry_after` is in whole seconds."""
 
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""The status and the code of every error, and an error as a problem document (RFC 9457)."""
+"""Map errors to HTTP statuses and codes, and describe them as problem documents (RFC 9457)."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -42,11 +42,11 @@ STATUSES: Final[Mapping[type[Exception], tuple[int, str]]] = {
 
 
 def make_problem(status: int, code: str, detail: str) -> Problem:
-    """Describe an error by its status, its code and what is wrong."""
+    """Create a problem document from a status, a code and a message."""
     title = HTTPStatus(status).phrase
     return Problem(type="about:blank", title=title, status=status, detail=detail, code=code)
 
 
 def problem_of(error: Exception) -> Problem:
-    """Describe an error of `STATUSES`."""
+    """Create the problem document of an error that `STATUSES` lists."""
     return make_problem(*STATUSES[type(error)], str(error))

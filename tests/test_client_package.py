@@ -1,4 +1,4 @@
-"""What pip installs of this repository: the client, and no package by a name that others have too."""
+"""Installation with pip: the client package works alone, and the checkout installs no package."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ from tests.support.checkout import ROOT, draw_photos, scripts_of
 from tests.support.serving.server import serving
 
 INSTALL = ("install", "-q", "--no-deps", "--no-index", "--no-build-isolation", "--no-compile", "--target")
-# Nothing of this suite's environment, nor of the folder it runs in, can be imported.
+# Neither this suite's environment nor the working folder is on the path.
 RUN = "import runpy, sys; sys.path.append(sys.argv[1]); runpy.run_path(sys.argv[2])"
 
 
@@ -26,22 +26,24 @@ def install(source: Path, target: Path) -> metadata.Distribution:
 
 
 def needed_by(distribution: metadata.Distribution) -> dict[str, metadata.Distribution]:
-    """Every distribution that pip would install with it, by name."""
-    found: dict[str, metadata.Distribution] = {}
+    """Return the distributions that pip would install as dependencies, by name."""
+    dependencies: dict[str, metadata.Distribution] = {}
     waiting = [distribution]
     while waiting:
         for text in waiting.pop().requires or []:
-            wanted = Requirement(text)
-            name = normal(wanted.name)
-            if name not in found and (not wanted.marker or wanted.marker.evaluate({"extra": ""})):
-                found[name] = metadata.distribution(name)
-                waiting.append(found[name])
-    return found
+            requirement = Requirement(text)
+            name = normal(requirement.name)
+            if name not in dependencies and (
+                not requirement.marker or requirement.marker.evaluate({"extra": ""})
+            ):
+                dependencies[name] = metadata.distribution(name)
+                waiting.append(dependencies[name])
+    return dependencies
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """pip builds in the folder itself."""
+    """Copy the client package: pip builds in its source folder."""
     copy = tmp_path_factory.mktemp("source") / "alexnet_client"
     return Path(
         shutil.copytree(ROOT / "alexnet_client", copy, ignore=shutil.ignore_patterns("build", "*.egg-info"))
@@ -84,8 +86,8 @@ def test_the_readme_s_lines_of_python(site: Path, tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == (f"{expected['predictions'][0]['label']}\n", "")
 
 
-def test_installing_the_checkout_itself_brings_no_package(tmp_path: Path) -> None:
-    """`service`, `contract` and `training` are everybody's words; the code is run where it lies."""
+def test_checkout_installs_no_package(tmp_path: Path) -> None:
+    """`service`, `contract` and `training` are too common as package names; the code runs in place."""
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
     for package in ("service", "contract", "training"):

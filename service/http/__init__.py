@@ -1,1 +1,1 @@
-"""HTTP: the application, its middleware and routes, and how errors are reported."""
+"""HTTP: the ASGI application, its middleware and routes, and the error responses."""

@@ -1,4 +1,4 @@
-"""The HTTP application: middleware, routes and OpenAPI description, around one engine."""
+"""Create the HTTP application: middleware, routes and OpenAPI description around one engine."""
 
 import asyncio
 import json
@@ -29,10 +29,10 @@ from service.settings import Settings
 
 
 def create_app(settings: Settings, repository: Repository, metrics: Metrics, threads: int) -> FastAPI:
-    """Serve the models of `repository`, decoding and inferring in `threads` threads.
+    """Create the application that serves the models of `repository` with `threads` worker threads.
 
-    While it runs, `app.state.engine` is its engine; setting the event `app.state.reload` has the models and
-    the API keys read again. Raises SettingsError where a file of keys or traces cannot be used.
+    While it runs, `app.state.engine` is its engine. Setting the event `app.state.reload` makes it read the
+    models and the API keys again. Raises SettingsError if an API key file or a tracing setting is unusable.
     """
     keys, reload = Keys(settings), asyncio.Event()
 
@@ -50,11 +50,11 @@ def create_app(settings: Settings, repository: Repository, metrics: Metrics, thr
         description="Image classification: which class a photograph shows, what it resembles, and why.",
         lifespan=lifespan,
         redirect_slashes=False,
-        openapi_url=None,  # below, made once
-        servers=[{"url": "."}],  # where the description is: a proxy may have taken a prefix off the path
-        docs_url=None,  # page.py has it, with assets from here
+        openapi_url=None,  # served below, rendered once
+        servers=[{"url": "."}],  # relative to /openapi.json: a proxy may have stripped a path prefix
+        docs_url=None,  # page.py serves it, with assets from this server instead of a CDN
         redoc_url=None,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # service/observability has ours
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # service/observability has its own
     )
     app.state.settings, app.state.keys, app.state.reload = settings, keys, reload
     clients = Clients(parse_networks(settings.trusted_proxies))
@@ -64,7 +64,7 @@ def create_app(settings: Settings, repository: Repository, metrics: Metrics, thr
     if tracing := tracing_middleware():
         middleware, options = tracing
         app.add_middleware(middleware, **options)
-    if settings.cors_origins:  # outermost: a browser asks beforehand without a key
+    if settings.cors_origins:  # outermost: browsers send preflight requests without an API key
         app.add_middleware(
             CORSMiddleware,
             allow_origins=parse_origins(settings.cors_origins),
@@ -73,17 +73,17 @@ def create_app(settings: Settings, repository: Repository, metrics: Metrics, thr
             expose_headers=EXPOSED,
         )
     install_handlers(app)
-    app.include_router(images.router)  # first, because routes are tried in this order
+    app.include_router(images.router)  # the busiest routes first: they are matched in this order
     app.include_router(v2.router)
     app.include_router(page_routes(settings.max_body_bytes))
     app.include_router(status_routes(metrics))
 
     @app.get("/openapi.json", include_in_schema=False)
     async def description() -> Response:
-        return Response(described(), media_type="application/json")
+        return Response(openapi_json(), media_type="application/json")
 
     @cache
-    def described() -> bytes:
+    def openapi_json() -> bytes:
         return json.dumps(app.openapi(), separators=(",", ":")).encode()
 
     return app

@@ -1,4 +1,4 @@
-"""Responses to errors: problem documents, and below /v2 the shape of the Open Inference Protocol."""
+"""Build error responses: problem documents (RFC 9457), and Open Inference Protocol errors below /v2."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from service.errors import Overloaded, UnsupportedCoding
 from service.problems import STATUSES, make_problem
 
-ROUTING: Final = {404: "not_found", 405: "method_not_allowed"}
-# After a 500 uvicorn closes the connection, so the client is told not to use it again.
+ROUTING_CODES: Final = {404: "not_found", 405: "method_not_allowed"}
+# uvicorn closes the connection after a 500; the header keeps clients from reusing it.
 HEADERS: Final = {
     401: {"WWW-Authenticate": "Bearer"},
     408: {"Connection": "close"},
@@ -20,34 +20,37 @@ HEADERS: Final = {
 }
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe problems of these statuses for OpenAPI, each with an example."""
-    codes = {status: [code for s, code in STATUSES.values() if s == status] for status in statuses}
+def document_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the problems of these statuses for OpenAPI, each with an example."""
+    codes = {
+        status: [code for code_status, code in STATUSES.values() if code_status == status]
+        for status in statuses
+    }
     return {
         status: {
-            "description": " or ".join(dict.fromkeys(of_status)),
+            "description": " or ".join(dict.fromkeys(status_codes)),
             "content": {
                 "application/problem+json": {
                     "schema": {"$ref": "#/components/schemas/Problem"},
                     "example": make_problem(
-                        status, of_status[0], "what is wrong, and what to do"
+                        status, status_codes[0], "what is wrong, and what to do"
                     ).model_dump(),
                 }
             },
         }
-        for status, of_status in codes.items()
+        for status, status_codes in codes.items()
     }
 
 
 def protocol_status(status: int) -> int:
-    """Return the Open Inference Protocol's status, which has one for all that is malformed."""
+    """Map a status to the Open Inference Protocol's: it has only 400 for malformed requests."""
     return 400 if status in {415, 422} else status
 
 
 def problem_response(
     status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, path: str = ""
 ) -> Response:
-    """Write a problem in the shape that the path's protocol has."""
+    """Build the response for a problem, in the format of the path's protocol."""
     if path == "/v2" or path.startswith("/v2/"):
         return JSONResponse({"error": detail}, protocol_status(status), dict(headers or {}))
     content = make_problem(status, code, detail).model_dump_json()
@@ -55,7 +58,7 @@ def problem_response(
 
 
 def error_response(error: Exception, path: str) -> Response:
-    """Write an error of `STATUSES`."""
+    """Build the response for an error that `STATUSES` lists."""
     status, code = STATUSES[type(error)]
     headers = dict(HEADERS.get(status, {}))
     if isinstance(error, Overloaded):
@@ -66,26 +69,26 @@ def error_response(error: Exception, path: str) -> Response:
 
 
 def bug_response(path: str) -> Response:
-    """Write an error that is not in `STATUSES`. It is raised again, so the log gets its traceback."""
+    """Build the 500 for an unexpected error. The caller re-raises it, so that its traceback is logged."""
     detail = "the server failed on this request; its log says why"
     return problem_response(500, "internal", detail, HEADERS[500], path)
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Have the application answer every known error, and those of routing and validation."""
+    """Register handlers for the errors of `STATUSES`, of routing and of validation."""
     for kind in STATUSES:
         app.add_exception_handler(kind, _handle_known)
     app.add_exception_handler(HTTPException, _handle_routing)
     app.add_exception_handler(RequestValidationError, _handle_validation)
 
 
-# Coroutines, because Starlette runs other handlers in threads: under overload nothing else would be done.
+# Coroutines: Starlette would run plain functions in threads, which an overload would exhaust.
 async def _handle_known(request: Request, error: Exception) -> Response:
     return error_response(error, request.scope["path"])
 
 
 async def _handle_routing(request: Request, error: Exception) -> Response:
-    """Also answer OPTIONS, which no route is for: every path that exists answers it."""
+    """Report a routing error; answer OPTIONS, which has no routes, on every existing path."""
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     if error.status_code == 405:
@@ -95,13 +98,13 @@ async def _handle_routing(request: Request, error: Exception) -> Response:
             return Response(status_code=204, headers={"Allow": _all_allowed("GET, POST")})
         if error.status_code == 405:
             return Response(status_code=204, headers=headers)
-    code = ROUTING.get(error.status_code, "invalid_request")
+    code = ROUTING_CODES.get(error.status_code, "invalid_request")
     detail = f"{request.method} {request.scope['path'][:200]}: {error.detail}"
     return problem_response(error.status_code, code, detail, headers, request.scope["path"])
 
 
 def _all_allowed(routed: str) -> str:
-    """Return the methods that a route is for, and those that follow from them."""
+    """Add OPTIONS and, where GET is routed, HEAD to the methods of a route."""
     methods = {*routed.split(", "), "OPTIONS"}
     return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 

@@ -1,4 +1,4 @@
-"""The formats in which metrics are written, and which of them a client asks for."""
+"""Choose the format of /metrics, Prometheus text or OpenMetrics, by the header Accept."""
 
 from typing import Final
 
@@ -10,28 +10,24 @@ from service.observability.metrics import Encode
 
 TEXT: Final = "text/plain"
 OPENMETRICS: Final = "application/openmetrics-text"
-# What is written without a preference, or where there is no such format: everything that scrapes reads it.
+# Every scraper reads this one: used without a preference, or if the format asked for is unknown.
 DEFAULT: Final = (TEXT, "0.0.4")
 ENCODERS: Final[dict[tuple[str, str], Encode]] = {
     DEFAULT: generate_latest,
     (TEXT, "1.0.0"): generate_latest,
     (OPENMETRICS, "1.0.0"): generate_openmetrics,
 }
-VERSIONS: Final = {
-    "*/*": "0.0.4",
-    "text/*": "0.0.4",
-    TEXT: "0.0.4",
-    OPENMETRICS: "1.0.0",
-}  # where none is named
+# Versions for media types that name none.
+DEFAULT_VERSIONS: Final = {"*/*": "0.0.4", "text/*": "0.0.4", TEXT: "0.0.4", OPENMETRICS: "1.0.0"}
 
 
 def format_for(accept: str) -> tuple[Encode, str]:
-    """-> how metrics are written for a header Accept, and the content type of that."""
-    best, found = 0.0, DEFAULT
-    for each in preferences(accept):
-        kind = TEXT if each.name in {"*/*", "text/*"} else each.name
-        wanted = kind, each.parameters.get("version", VERSIONS.get(each.name, ""))
-        if wanted in ENCODERS and each.weight > best:
-            best, found = each.weight, wanted
-    kind, version = found
-    return ENCODERS[found], f"{kind}; version={version}; charset=utf-8"
+    """Return the encoder for a header Accept, and the content type of what it writes."""
+    max_weight, chosen = 0.0, DEFAULT
+    for preference in preferences(accept):
+        media_type = TEXT if preference.name in {"*/*", "text/*"} else preference.name
+        version = preference.parameters.get("version", DEFAULT_VERSIONS.get(preference.name, ""))
+        if (media_type, version) in ENCODERS and preference.weight > max_weight:
+            max_weight, chosen = preference.weight, (media_type, version)
+    media_type, version = chosen
+    return ENCODERS[chosen], f"{media_type}; version={version}; charset=utf-8"

@@ -1,5 +1,7 @@
-"""The routes that take images. Where there would be no room a request is refused (429); else its body is
-read, to the limit at most, its images are admitted or refused, and each is answered.
+"""Routes that take images: /predict, /embed and /explain.
+
+Each request passes admission first, which may refuse it (429). Then its body is read, up to MAX_BODY_BYTES,
+its images are admitted, and each is inferred.
 """
 
 import asyncio
@@ -16,8 +18,8 @@ from alexnet_client.schemas import Answer, EmbedResponse, Explanation, PredictRe
 from contract.picture import ImageError
 from service.errors import InvalidRequest
 from service.http.body.read import read_images
-from service.http.error_responses import documented
-from service.http.query import EmbedQuery, ExplainQuery, PredictQuery, Query, documented_query, read_query
+from service.http.error_responses import document_problems
+from service.http.query import EmbedQuery, ExplainQuery, PredictQuery, Query, query_parameters, read_query
 from service.http.request_frame import RequestFrame, infer_each
 from service.inference.occlusion import GRID, overlay
 from service.inference.tasks import DEFAULT_TOP_K, classify, embed, explain
@@ -57,9 +59,11 @@ _IMAGE_BODY: Final[dict[str, Any]] = {
 }
 
 
-class _Direct(APIRoute):
-    """Its endpoint takes the request and returns the response: FastAPI describes it, and need not look for
-    parameters and dependencies in every request, a twentieth of the event loop's time.
+class _DirectRoute(APIRoute):
+    """A route whose endpoint takes the request and returns the response.
+
+    FastAPI only describes it: resolving parameters and dependencies on every request took 5 % of the event
+    loop's time.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -67,28 +71,32 @@ class _Direct(APIRoute):
         return endpoint
 
 
-router = APIRouter(route_class=_Direct, responses=documented(401, 404, 408, 413, 415, 422, 429, 503, 504))
+router = APIRouter(
+    route_class=_DirectRoute,
+    responses=document_problems(401, 404, 408, 413, 415, 422, 429, 503, 504),
+)
 
 
-def _described(query: type[Query]) -> dict[str, Any]:
-    return _IMAGE_BODY | {"parameters": documented_query(query)}
+def _openapi_extra(query: type[Query]) -> dict[str, Any]:
+    return _IMAGE_BODY | {"parameters": query_parameters(query)}
 
 
 async def infer_images(
     frame: RequestFrame, infer: Callable[[bytes], Awaitable[T]], images_each: int = 1, single: bool = False
 ) -> T | Results[T]:
-    """Infer each image of the body; `images_each` is what one costs.
+    """Infer every image of the body. One image counts as `images_each` in admission.
 
-    Raises what is wrong with a request's only image; of several, each has its own result or problem.
+    `single`: the body may have one image only. Raises the error of a request's only image; of several
+    images, each gets its own result or problem.
     """
     settings = frame.settings
-    most = 1 if single else max(1, settings.max_queue // images_each)
+    max_files = 1 if single else max(1, settings.max_queue // images_each)
     async with frame.admitted(images_each) as permit:
         images = await read_images(
             frame.request,
             settings.max_body_bytes,
             settings.body_timeout_s,
-            most,
+            max_files,
             permit.receive,
             frame.start_deadline,
         )
@@ -98,56 +106,57 @@ async def infer_images(
         results = await infer_each(images.files, infer, turns)
         return Results(
             results=[
-                _named(problem_of(one) if isinstance(one, ImageError) else one, file)
-                for one, file in zip(results, images.names, strict=True)
+                _with_file_name(problem_of(result) if isinstance(result, ImageError) else result, file)
+                for result, file in zip(results, images.names, strict=True)
             ]
         )
 
 
-def _named(answer: T | Problem, file: str | None) -> T | Problem:
-    """Add which of the files of a form it is about."""
-    return answer if file is None else answer.model_copy(update={"file": file})
+def _with_file_name(result: T | Problem, file: str | None) -> T | Problem:
+    """Add the name that a form gives the file."""
+    return result if file is None else result.model_copy(update={"file": file})
 
 
 def _frame(request: Request, query: Query) -> RequestFrame:
     return RequestFrame(request, query.model, query.version, query.timeout_ms)
 
 
-async def said(answer: Answer | Results[Any]) -> Response:
-    """As JSON, not validated once more as FastAPI would. Of one image with Server-Timing for browsers."""
+async def json_response(answer: Answer | Results[Any]) -> Response:
+    """Serialize an answer without FastAPI's second validation; of one image, with Server-Timing."""
     if isinstance(answer, Answer):
         headers = server_timing(answer)
         return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
-    return Response(await asyncio.to_thread(_joined, answer), media_type="application/json")
+    return Response(await asyncio.to_thread(_results_json, answer), media_type="application/json")
 
 
-def _joined(answer: Results[Any]) -> str:
-    """One at a time: whoever else wants the interpreter waits for each call, 0.2 s for 256 of fc7."""
-    return f'{{"results":[{",".join(each.model_dump_json() for each in answer.results)}]}}'
+def _results_json(answer: Results[Any]) -> str:
+    """Serialize one result per call: each call holds the GIL, for 256 fc7 vectors at once 0.2 s."""
+    return f'{{"results":[{",".join(result.model_dump_json() for result in answer.results)}]}}'
 
 
 def server_timing(answer: Answer) -> dict[str, str]:
+    """Build the header Server-Timing, which browsers show, from the stages of an answer."""
     stages = answer.timing_ms.model_dump().items()
     return {"Server-Timing": ", ".join(f"{stage};dur={ms}" for stage, ms in stages)}
 
 
 @router.post(
     "/predict",
-    openapi_extra=_described(PredictQuery),
+    openapi_extra=_openapi_extra(PredictQuery),
     response_model=PredictResponse | Results[PredictResponse],
 )
 async def predict(request: Request) -> Response:
-    """Which class an image shows."""
+    """Classify images: the most probable classes of each."""
     query = read_query(request, PredictQuery)
     frame, top_k, crops = _frame(request, query), query.top_k, query.crops
     classes = len(frame.served.model.manifest.classes)
     if top_k is not None and top_k > classes:
         raise InvalidRequest(f"top_k is {top_k}; this model has {classes} classes")
-    wanted = top_k or min(DEFAULT_TOP_K, classes)
-    return await said(
+    labels = top_k or min(DEFAULT_TOP_K, classes)
+    return await json_response(
         await infer_images(
             frame,
-            lambda data: classify(frame.engine, frame.served, data, wanted, crops),
+            lambda data: classify(frame.engine, frame.served, data, labels, crops),
             images_each=crops,
         )
     )
@@ -155,53 +164,53 @@ async def predict(request: Request) -> Response:
 
 @router.post(
     "/embed",
-    openapi_extra=_described(EmbedQuery),
+    openapi_extra=_openapi_extra(EmbedQuery),
     responses={200: {"content": {"application/octet-stream": {"schema": _FILE}}}},
     response_model=EmbedResponse | Results[EmbedResponse],
 )
 async def embedding(request: Request) -> Response:
-    """fc7, the features of the paper's Figure 4: near each other for images that are alike."""
+    """Embed images: fc7, the features of the paper's Figure 4, which are close for similar images."""
     query = read_query(request, EmbedQuery)
     frame = _frame(request, query)
     answer = await infer_images(
         frame, lambda data: embed(frame.engine, frame.served, data, query.normalize)
     )
     if query.format == "json":
-        return await said(answer)
+        return await json_response(answer)
     answers = answer.results if isinstance(answer, Results) else [answer]
-    for number, each in enumerate(answers, 1):
-        if isinstance(each, Problem):
-            raise InvalidRequest(f"image {number}: {each.detail}; raw features have no place for a problem")
-    vectors = np.array([each.embedding for each in answers], "<f4")  # type: ignore[union-attr]
+    for number, result in enumerate(answers, 1):
+        if isinstance(result, Problem):
+            raise InvalidRequest(f"image {number}: {result.detail}; format=raw cannot report problems")
+    vectors = np.array([result.embedding for result in answers], "<f4")  # type: ignore[union-attr]
     return Response(vectors.tobytes(), media_type="application/octet-stream")
 
 
 @router.post(
     "/explain",
-    openapi_extra=_described(ExplainQuery),
+    openapi_extra=_openapi_extra(ExplainQuery),
     responses={200: {"content": {"image/png": {"schema": _FILE}}, "description": "a PNG, or JSON"}},
     response_model=Explanation,
 )
 async def explanation(request: Request) -> Response:
-    """What the answer rests on: how far its probability falls when a part of the image is covered."""
+    """Explain one image: how far the label's probability falls when a part of it is covered."""
     query = read_query(request, ExplainQuery)
     frame, label = _frame(request, query), query.label
     classes = frame.served.model.manifest.classes
     if label is not None and label not in classes:
         raise InvalidRequest(f"label is {label[:80]!r}; this model has {', '.join(classes)[:200]}")
-    wanted = None if label is None else classes.index(label)
+    index = None if label is None else classes.index(label)
     picture = b""
 
-    async def one(data: bytes) -> Explanation:
+    async def explain_image(data: bytes) -> Explanation:
         nonlocal picture
-        answer, crop = await explain(frame.engine, frame.served, data, wanted)
+        answer, crop = await explain(frame.engine, frame.served, data, index)
         if query.format == "png":
             picture = await asyncio.to_thread(overlay, crop, np.array(answer.map, np.float32))
         return answer
 
-    answer = await infer_images(frame, one, images_each=1 + GRID * GRID, single=True)
+    answer = await infer_images(frame, explain_image, images_each=1 + GRID * GRID, single=True)
     assert isinstance(answer, Explanation)
     if query.format == "json":
-        return await said(answer)
+        return await json_response(answer)
     headers = server_timing(answer) | {"X-Label": quote(answer.label)}
     return Response(picture, headers=headers, media_type="image/png")

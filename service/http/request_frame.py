@@ -1,4 +1,4 @@
-"""What every request for inference shares: its model, its place in the queue, its deadline, its images."""
+"""What every inference request shares: model lookup, admission, deadline, and inference of its images."""
 
 import asyncio
 import math
@@ -20,9 +20,10 @@ T = TypeVar("T")
 
 
 class RequestFrame:
-    """Of a request to the model `name` and `version`, the default model's newest version unless given.
+    """The model, the admission and the deadline of one inference request.
 
-    `timeout_ms` is the client's limit, if it has one. Raises UnknownModel, InvalidRequest and NotReady.
+    `name` and `version` default to the default model and its newest version; `timeout_ms` is the client's
+    own limit. The constructor raises UnknownModel, InvalidRequest and NotReady.
     """
 
     def __init__(
@@ -34,14 +35,14 @@ class RequestFrame:
         self.engine.require_worker()
         self.served: ServingModel = self.engine.repository.find(name, version)
         self.timeout = min(self.settings.request_timeout_s, (timeout_ms or math.inf) / 1000)
-        self._began = math.inf
+        self._started = math.inf
         self._deadline = asyncio.timeout(None)
 
     @asynccontextmanager
     async def admitted(self, images_each: int = 1) -> AsyncIterator[Permit]:
-        """Hold the model and a place for the request. Raises Overloaded, BodyTooLarge and DeadlineExceeded.
+        """Hold the model and a permit for the request. Raises Overloaded, BodyTooLarge, DeadlineExceeded.
 
-        `images_each` is what one image of the request costs, crops and occlusions counted.
+        One image counts as `images_each` in admission: its crops or its occlusions.
         """
         size = announced_bytes(self.request, self.settings.max_body_bytes)
         admission = self.engine.admission.admit(size, images_each, self.request.scope[KEY])
@@ -53,35 +54,35 @@ class RequestFrame:
                 raise DeadlineExceeded(f"no answer within {self.timeout:g} s") from None
 
     def start_deadline(self) -> None:
-        """Start the time of the request, once its body is there."""
-        self._began = asyncio.get_running_loop().time()
-        self._deadline.reschedule(self._began + self.timeout)
+        """Start the deadline. Called when the body has been read, so a slow upload does not count."""
+        self._started = asyncio.get_running_loop().time()
+        self._deadline.reschedule(self._started + self.timeout)
 
     def shorten_deadline(self, timeout: float) -> None:
-        """Take a limit that the body names, in seconds from `start_deadline`, if it is shorter."""
+        """Apply a timeout from the body, in seconds from `start_deadline`, if it is shorter."""
         if timeout < self.timeout:
             self.timeout = timeout
-            self._deadline.reschedule(self._began + timeout)
+            self._deadline.reschedule(self._started + timeout)
 
 
 async def infer_each(
-    files: Sequence[bytes], infer: Callable[[bytes], Awaitable[T]], turns: asyncio.Semaphore
+    files: Sequence[bytes], infer: Callable[[bytes], Awaitable[T]], slots: asyncio.Semaphore
 ) -> list[T | ImageError]:
-    """Infer every image, `turns` of them at once; those that cannot be used are returned as errors.
+    """Infer every image, as many at a time as `slots` permits; return an ImageError for an unusable one.
 
-    If anything else fails, none goes on by itself, and that is raised.
+    Any other failure cancels the remaining images and is raised.
     """
 
-    async def one(data: bytes) -> T | ImageError:
+    async def infer_one(data: bytes) -> T | ImageError:
         try:
-            async with turns:
+            async with slots:
                 return await infer(data)
         except ImageError as error:
-            return error.with_traceback(None)  # its frames hold what was decoded of the image
+            return error.with_traceback(None)  # the traceback would keep the decoded pixels alive
 
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(data)) for data in files]
+            tasks = [group.create_task(infer_one(data)) for data in files]
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]

@@ -1,4 +1,4 @@
-"""alexnet_client: the answers are a real server's; the patience is tried by a server made for that."""
+"""alexnet_client: responses come from a real server, retries are tested with a scripted one."""
 
 import asyncio
 import hashlib
@@ -22,13 +22,13 @@ from tests.support.checkout import ROOT
 from tests.support.serving.images import encoded, noise
 from tests.support.serving.server import Server, serving
 
-KINDS = pytest.mark.parametrize("kind", [Client, AsyncClient])
-Kind = type[Client] | type[AsyncClient]
+CLIENTS = pytest.mark.parametrize("client_type", [Client, AsyncClient])
+ClientType = type[Client] | type[AsyncClient]
 Reply = tuple[int, dict[str, str], bytes]  # status, headers, body
 
 
 def call(
-    kind: Kind,
+    client_type: ClientType,
     address: str,
     method: str,
     *arguments: Any,
@@ -36,8 +36,8 @@ def call(
     query: Any = (),
     **settings: Any,
 ) -> Any:
-    """What the method of a client of that kind returns. It adds seconds to `waits` instead of waiting."""
-    if kind is Client:
+    """Call a method of a new client and return its result. Waits are recorded in `waits`, not slept."""
+    if client_type is Client:
         with Client(address, **settings) as client:
             client.wait = lambda seconds: waits.append(seconds) if seconds else None
             return getattr(client, method)(*arguments, **dict(query))
@@ -55,101 +55,101 @@ def call(
     return asyncio.run(main())
 
 
-# The service itself
+# Against a real server
 
 
-@KINDS
-def test_the_answer_is_that_of_http(server: Server, tmp_path: Path, kind: Kind) -> None:
+@CLIENTS
+def test_result_matches_http(server: Server, tmp_path: Path, client_type: ClientType) -> None:
     data = encoded(noise(1))
     (tmp_path / "photo.jpg").write_bytes(data)
-    bare = server.client.post("/predict?top_k=2", content=data).json()
+    expected = server.client.post("/predict?top_k=2", content=data).json()
     for image in (data, tmp_path / "photo.jpg", str(tmp_path / "photo.jpg")):
-        answer = call(kind, server.address, "predict", image, query={"top_k": 2})
-        assert answer.model_dump(exclude={"timing_ms"}) | {"timing_ms": bare["timing_ms"]} == bare
+        answer = call(client_type, server.address, "predict", image, query={"top_k": 2})
+        assert answer.model_dump(exclude={"timing_ms"}) | {"timing_ms": expected["timing_ms"]} == expected
 
 
-@KINDS
-def test_options_are_the_query_s(server: Server, kind: Kind) -> None:
+@CLIENTS
+def test_options_become_query_parameters(server: Server, client_type: ClientType) -> None:
     data = encoded(noise(2, 500, 260))
-    one = call(kind, server.address, "predict", data, query={"model": "tiny", "version": 3})
-    ten = call(kind, server.address, "predict", data, query={"crops": 10})
-    assert one.model.name == "tiny"
-    assert one.predictions != ten.predictions
+    single = call(client_type, server.address, "predict", data, query={"model": "tiny", "version": 3})
+    ten_crop = call(client_type, server.address, "predict", data, query={"crops": 10})
+    assert single.model.name == "tiny"
+    assert single.predictions != ten_crop.predictions
     with pytest.raises(ClientError) as caught:
-        call(kind, server.address, "predict", data, query={"model": "rose"})
+        call(client_type, server.address, "predict", data, query={"model": "rose"})
     assert (caught.value.status, caught.value.code) == (404, "not_found")
 
 
-@KINDS
-def test_several_images_each_have_their_own_answer(server: Server, kind: Kind) -> None:
+@CLIENTS
+def test_each_image_gets_its_own_result(server: Server, client_type: ClientType) -> None:
     good, other = encoded(noise(3)), encoded(noise(4), "PNG")
-    answers = call(kind, server.address, "predict_all", [good, good[:200], other])
+    answers = call(client_type, server.address, "predict_all", [good, good[:200], other])
     assert [type(answer) for answer in answers] == [PredictResponse, Problem, PredictResponse]
-    assert answers[0].predictions == call(kind, server.address, "predict", good).predictions
+    assert answers[0].predictions == call(client_type, server.address, "predict", good).predictions
     assert answers[1].code == "invalid_image"
     assert answers[2].image.format == "PNG"
-    (exclusive,) = call(kind, server.address, "predict_all", [b"no image"])
+    (exclusive,) = call(client_type, server.address, "predict_all", [b"no image"])
     assert exclusive.code == "unsupported_image"
 
 
-@KINDS
-def test_features_of_unit_length(server: Server, kind: Kind) -> None:
+@CLIENTS
+def test_features_of_unit_length(server: Server, client_type: ClientType) -> None:
     data = encoded(noise(5))
-    plain = call(kind, server.address, "embed", data).embedding
-    unit = call(kind, server.address, "embed", data, query={"normalize": True}).embedding
+    plain = call(client_type, server.address, "embed", data).embedding
+    unit = call(client_type, server.address, "embed", data, query={"normalize": True}).embedding
     length = sum(value * value for value in plain) ** 0.5
     assert length != pytest.approx(1, abs=0.01)
     assert unit == pytest.approx([value / length for value in plain], abs=1e-6)
 
 
-@KINDS
-def test_explaining_a_label(server: Server, kind: Kind) -> None:
-    answer = call(kind, server.address, "explain", encoded(noise(6)), query={"label": "daisy"})
+@CLIENTS
+def test_explain_a_label(server: Server, client_type: ClientType) -> None:
+    answer = call(client_type, server.address, "explain", encoded(noise(6)), query={"label": "daisy"})
     assert answer.label == "daisy"
     values = [value for row in answer.map for value in row]
     assert (min(values) >= 0, max(values) <= 1, min(values) < max(values)) == (True, True, True)
 
 
-@KINDS
-def test_health(server: Server, kind: Kind) -> None:
-    assert call(kind, server.address, "health").model.name == "tiny"
+@CLIENTS
+def test_health(server: Server, client_type: ClientType) -> None:
+    assert call(client_type, server.address, "health").model.name == "tiny"
 
 
-@KINDS
-def test_a_refusal_is_one_exception(server: Server, kind: Kind) -> None:
+@CLIENTS
+def test_problem_raises_client_error(server: Server, client_type: ClientType) -> None:
     with pytest.raises(ClientError, match="not an image in a known format") as caught:
-        call(kind, server.address, "predict", b"no image")
+        call(client_type, server.address, "predict", b"no image")
     error = caught.value
     assert (error.status, error.code, error.detail) == (415, "unsupported_image", str(error))
 
 
-@KINDS
-def test_the_key(model_file: Path, tmp_path: Path, kind: Kind) -> None:
+@CLIENTS
+def test_api_key(model_file: Path, tmp_path: Path, client_type: ClientType) -> None:
     keys = tmp_path / "keys"
     keys.write_text(hashlib.sha256(b"secret").hexdigest() + "\n")
     data = encoded(noise(7))
     with serving(tmp_path / "log", model_file, api_keys_file=keys) as locked:
-        assert call(kind, locked.address, "predict", data, key="secret").predictions
+        assert call(client_type, locked.address, "predict", data, key="secret").predictions
         with pytest.raises(ClientError) as caught:
-            call(kind, locked.address, "predict", data)
+            call(client_type, locked.address, "predict", data)
     assert (caught.value.status, caught.value.code) == (401, "unauthorized")
 
 
-def test_its_former_name_is_the_same() -> None:
+def test_service_client_re_exports_the_client() -> None:
     assert (service.client.Client, service.client.AsyncClient) == (Client, AsyncClient)
     assert service.client.ClientError is ClientError
 
 
-def test_the_service_does_without_httpx() -> None:
+def test_service_does_not_import_httpx() -> None:
     code = "import service.__main__, sys; sys.exit('httpx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-# Its patience
+# Retries, against a scripted server
 
 
-class Scripted(ThreadingHTTPServer):
-    """Answers with one reply after the other; None breaks the connection. `bodies` is what it was sent."""
+class ScriptedServer(ThreadingHTTPServer):
+    """Sends the replies in order; None closes the connection. `bodies` records the request bodies."""
 
     def __init__(self, replies: list[Reply | None]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        assert isinstance(self.server, Scripted)
+        assert isinstance(self.server, ScriptedServer)
         self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
         reply = next(self.server.replies)
         if reply is None:
@@ -179,7 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def scripted(*replies: Reply | None) -> Iterator[tuple[str, list[bytes]]]:
-    with Scripted(list(replies)) as httpd:
+    with ScriptedServer(list(replies)) as httpd:
         thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -201,88 +201,88 @@ def good(server: Server) -> Reply:
     return 200, {}, server.client.post("/predict", content=encoded(noise(8))).content
 
 
-@KINDS
-def test_retry_after_is_honoured(good: Any, kind: Kind) -> None:
+@CLIENTS
+def test_retry_after_is_honoured(good: Any, client_type: ClientType) -> None:
     waits: list[float] = []
     with scripted(refusal(Retry_After="7"), refusal(Retry_After="3"), good) as (address, bodies):
-        answer = call(kind, address, "predict", b"the image", waits=waits)
+        answer = call(client_type, address, "predict", b"the image", waits=waits)
     assert answer.image.width == 320
     assert bodies == [b"the image"] * 3
     assert [7 <= waits[0] <= 1.25 * 7, 3 <= waits[1] <= 1.25 * 3, len(waits)] == [True, True, 2]
 
 
-@KINDS
-def test_waits_grow_where_the_server_names_none(good: Any, kind: Kind) -> None:
+@CLIENTS
+def test_delays_grow_without_retry_after(good: Any, client_type: ClientType) -> None:
     waits: list[float] = []
     proxy: Reply = 503, {}, b"<html>no server is available</html>"
     with scripted(proxy, refusal(), refusal(Retry_After="soon"), good) as (address, _bodies):
-        call(kind, address, "predict", b"x", waits=waits)
+        call(client_type, address, "predict", b"x", waits=waits)
     assert [0.2 * 2**n <= wait <= 0.25 * 2**n for n, wait in enumerate(waits)] == [True] * 3
 
 
-@KINDS
-def test_a_broken_connection_is_tried_again(good: Any, kind: Kind) -> None:
+@CLIENTS
+def test_broken_connection_is_retried(good: Any, client_type: ClientType) -> None:
     waits: list[float] = []
     with scripted(None, good) as (address, bodies):
-        assert call(kind, address, "predict", b"x", waits=waits).predictions
+        assert call(client_type, address, "predict", b"x", waits=waits).predictions
     assert (len(bodies), len(waits)) == (2, 1)
 
 
-@KINDS
-def test_tries_are_limited_in_number(kind: Kind) -> None:
+@CLIENTS
+def test_attempts_are_limited_to_five(client_type: ClientType) -> None:
     waits: list[float] = []
     with (
         scripted(*[refusal(Retry_After="1")] * 9) as (address, bodies),
         pytest.raises(ClientError) as caught,
     ):
-        call(kind, address, "predict", b"x", waits=waits)
+        call(client_type, address, "predict", b"x", waits=waits)
     assert (caught.value.status, caught.value.code, caught.value.detail) == (429, "overloaded", "full")
     assert (len(bodies), len(waits)) == (5, 4)
 
 
-@KINDS
-def test_tries_are_limited_in_time(kind: Kind) -> None:
+@CLIENTS
+def test_no_attempt_starts_after_60s(client_type: ClientType) -> None:
     waits: list[float] = []
     with scripted(refusal(Retry_After="61")) as (address, bodies), pytest.raises(ClientError, match="full"):
-        call(kind, address, "predict", b"x", waits=waits)
+        call(client_type, address, "predict", b"x", waits=waits)
     assert (len(bodies), waits) == (1, [])
 
 
-@KINDS
+@CLIENTS
 @pytest.mark.parametrize("status", [400, 422, 500])
-def test_what_does_not_pass_is_not_tried_again(kind: Kind, status: int) -> None:
+def test_permanent_errors_are_not_retried(client_type: ClientType, status: int) -> None:
     with scripted((status, {"Retry-After": "1"}, b"{}")) as (address, bodies):
         with pytest.raises(
-            ClientError, match=f"/predict answered {status}, and not as the service"
+            ClientError, match=f"/predict answered {status}, but not in the format"
         ) as caught:
-            call(kind, address, "predict", b"x", waits=[])
+            call(client_type, address, "predict", b"x", waits=[])
         assert (caught.value.status, caught.value.code, len(bodies)) == (status, "unexpected", 1)
 
 
-@KINDS
-def test_a_good_answer_of_another_server_is_an_error(kind: Kind) -> None:
+@CLIENTS
+def test_response_of_another_server_is_an_error(client_type: ClientType) -> None:
     with scripted((200, {}, b"<html>")) as (address, _bodies), pytest.raises(ClientError) as caught:
-        call(kind, address, "predict", b"x")
+        call(client_type, address, "predict", b"x")
     assert (caught.value.status, caught.value.code) == (200, "unexpected")
 
 
-@KINDS
-def test_nobody_listens(kind: Kind) -> None:
+@CLIENTS
+def test_connection_refused_is_no_answer(client_type: ClientType) -> None:
     waits: list[float] = []
-    with socket.socket() as silent:  # keeps the port, and does not listen
+    with socket.socket() as silent:  # reserves the port without listening
         silent.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ClientError, match=f"no answer from {address}/predict: .*") as caught:
-            call(kind, address, "predict", b"x", waits=waits)
+            call(client_type, address, "predict", b"x", waits=waits)
     assert (caught.value.status, caught.value.code, len(waits)) == (0, "no_answer", 4)
 
 
-@KINDS
-def test_a_timeout_is_not_tried_again(kind: Kind) -> None:
-    """The server may be at work on it still."""
+@CLIENTS
+def test_timeout_is_not_retried(client_type: ClientType) -> None:
+    """The server may still be processing the request."""
     waits: list[float] = []
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ClientError) as caught:
-            call(kind, address, "predict", b"x", waits=waits, timeout=httpx.Timeout(30, read=0.1))
+            call(client_type, address, "predict", b"x", waits=waits, timeout=httpx.Timeout(30, read=0.1))
     assert (caught.value.code, waits) == ("no_answer", [])

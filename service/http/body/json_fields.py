@@ -32,28 +32,28 @@ def read_json(text: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"the body does not begin with JSON that can be read: {error}") from None
     if not isinstance(found, dict):
-        raise InvalidRequest(f"the JSON is {said(found)}; it must be an object")
+        raise InvalidRequest(f"the JSON is {abbreviate(found)}; it must be an object")
     return found
 
 
 def list_of_objects(record: dict[str, Any], key: str) -> list[dict[str, Any]]:
     found = record.get(key)
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise InvalidRequest(f"{key} is {said(found)}; it must be a list of objects")
+        raise InvalidRequest(f"{key} is {abbreviate(found)}; it must be a list of objects")
     return found
 
 
 def parameters_of(record: dict[str, Any], where: str) -> dict[str, Any]:
     found = record.get("parameters")
     if found is not None and not isinstance(found, dict):
-        raise InvalidRequest(f"{where} has parameters {said(found)}; they must be an object")
+        raise InvalidRequest(f"{where} has parameters {abbreviate(found)}; they must be an object")
     return found or {}
 
 
 def flag(record: dict[str, Any], key: str, where: str, default: bool) -> bool:
     found = record.get(key, default)
     if not isinstance(found, bool):
-        raise InvalidRequest(f"{where}.{key} is {said(found)}; it must be true or false")
+        raise InvalidRequest(f"{where}.{key} is {abbreviate(found)}; it must be true or false")
     return found
 
 
@@ -91,8 +91,8 @@ def _plain_base64(text: str) -> bytes:
     return plain if plain.endswith(b"=") else plain + b"=" * (-len(plain) % 4)
 
 
-def said(value: Any) -> str:
-    """A value in a message, cut to what a line takes."""
+def abbreviate(value: Any) -> str:
+    """Show a value in an error message, cut to one line."""
     return "an object" if isinstance(value, dict) else _repr.repr(value)
 
 
@@ -108,6 +108,6 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise InvalidRequest(f"the JSON has {said(key)} twice in one object; say it once")
+            raise InvalidRequest(f"the JSON has {abbreviate(key)} twice in one object; say it once")
         found[key] = value
     return found

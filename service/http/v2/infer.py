@@ -1,5 +1,6 @@
-"""Inference by the Open Inference Protocol v2: tensors of pixels or image files in, tensors out. Its images
-meet those of /predict in the same batches.
+"""The infer routes of the Open Inference Protocol v2: pixel tensors or image files in, tensors out.
+
+Their images share batches with those of /predict.
 """
 
 import asyncio
@@ -20,14 +21,14 @@ from service.http.query import refuse_unknown
 from service.http.request_frame import RequestFrame, infer_each
 from service.http.v2.request import InferRequest, parse_request
 from service.http.v2.response import build_response
-from service.http.v2.schemas import BINARY, INFER_ANSWER, INFER_REQUEST
+from service.http.v2.schemas import BINARY, INFER_REQUEST, INFER_RESPONSE
 from service.inference.admission import Permit
 from service.inference.engine import Decoded, Engine, Inferred
 from service.models.serving import ServingModel
 from service.models.session import Row
 from service.settings import Settings
 
-ENCODED: Final = Tensor("encoded", "bytes", (None,), "image files, as /predict takes them")
+ENCODED: Final = Tensor("encoded", "bytes", (None,), "image files, as for /predict")
 HEADER: Final = "Inference-Header-Content-Length"
 _INFER: Final[dict[str, Any]] = {
     "response_class": Response,
@@ -39,8 +40,8 @@ _INFER: Final[dict[str, Any]] = {
     },
     "responses": {
         200: {
-            "description": "the outputs",
-            "content": {"application/json": {"schema": INFER_ANSWER}, "application/octet-stream": BINARY},
+            "description": "the requested outputs",
+            "content": {"application/json": {"schema": INFER_RESPONSE}, "application/octet-stream": BINARY},
         }
     },
 }
@@ -48,8 +49,8 @@ _INFER: Final[dict[str, Any]] = {
 router = APIRouter()
 
 
-def version_of(text: str | None) -> int | None:
-    """Read the version in a path. Raises UnknownModel."""
+def parse_version(text: str | None) -> int | None:
+    """Parse the version in a path; None stays None. Raises UnknownModel."""
     if text is not None and not (text.isascii() and text.isdecimal() and len(text) < 16):
         raise UnknownModel(f"version is {text[:40]!r}; versions are whole numbers from 1")
     return None if text is None else int(text)
@@ -61,102 +62,113 @@ async def infer(
     request: Request,
     name: str,
     version: str | None = None,
-    inference_header_content_length: Annotated[str | None, Header(description="bytes of the JSON")] = None,
+    inference_header_content_length: Annotated[
+        str | None, Header(description="length of the JSON part in bytes")
+    ] = None,
     x_request_timeout_ms: Annotated[
-        float | None, Header(ge=1, description="less than the server's")
+        float | None, Header(ge=1, description="deadline in ms; the server's own limit is the maximum")
     ] = None,
 ) -> Response:
-    """The outputs asked for, of the UINT8 tensor `images` or of the image files in the BYTES tensor
-    `encoded`: base64 in JSON, or behind it.
+    """Infer the requested outputs.
+
+    The input is either the UINT8 tensor `images` or the BYTES tensor `encoded` of image files, as base64 in
+    the JSON or as binary data after it.
     """
     refuse_unknown(request, ["version"])
     coding = coding_of(request)
-    frame = RequestFrame(request, name, version_of(version), x_request_timeout_ms)
+    frame = RequestFrame(request, name, parse_version(version), x_request_timeout_ms)
     settings = frame.settings
     async with frame.admitted() as permit:
         body = await read_body(request, settings.max_body_bytes, settings.body_timeout_s, permit.receive)
-        began = time.perf_counter()
+        started = time.perf_counter()
         frame.start_deadline()
         body = await unpack(body, coding, settings.max_body_bytes, permit.receive)
-        json_bytes = _json_bytes(inference_header_content_length, body)
-        given = (body, inference_header_content_length, frame.served, settings)
-        asked = await read_apart(json_bytes > QUICK, _read, *given)
-        del body, given  # the tensors keep what they need of it
-        frame.shorten_deadline(asked.timeout)
-        return await _answer(frame.engine, frame.served, asked, began, permit)
+        json_length = _json_length(inference_header_content_length, body)
+        arguments = (body, inference_header_content_length, frame.served, settings)
+        infer_request = await read_apart(json_length > QUICK, _parse, *arguments)
+        del body, arguments  # the tensors keep the parts that they need
+        frame.shorten_deadline(infer_request.timeout)
+        return await _respond(frame.engine, frame.served, infer_request, started, permit)
 
 
-def _json_bytes(header_length: str | None, body: bytes) -> int:
-    """Of the body; all of it where the header says nothing that can be."""
-    given = header_length or ""
-    return int(given) if given.isascii() and given.isdecimal() and len(given) < 16 else len(body)
+def _json_length(header_length: str | None, body: bytes) -> int:
+    """Return the length of the JSON part: the whole body if the header is missing or malformed."""
+    text = header_length or ""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else len(body)
 
 
-def _read(body: bytes, header_length: str | None, served: ServingModel, settings: Settings) -> InferRequest:
-    """Raises InvalidFields."""
+def _parse(
+    body: bytes, header_length: str | None, served: ServingModel, settings: Settings
+) -> InferRequest:
+    """Parse the body against the model's tensors. Raises InvalidRequest."""
     manifest = served.model.manifest
     inputs = (*manifest.inputs, ENCODED)
     return parse_request(body, header_length, inputs, manifest.outputs, settings.max_queue)
 
 
-async def _answer(
-    engine: Engine, served: ServingModel, asked: InferRequest, began: float, permit: Permit
+async def _respond(
+    engine: Engine, served: ServingModel, request: InferRequest, started: float, permit: Permit
 ) -> Response:
-    """Raises Overloaded, ImageError, SchedulerClosed, or what the session raised. `began` is of
-    `time.perf_counter`.
+    """Infer the request's images and build the response. `started` is a time of `time.perf_counter`.
+
+    Raises Overloaded, ImageError, SchedulerClosed, or the session's own error.
     """
-    ((name, value),) = asked.inputs.items()
-    outputs = tuple(output.tensor.name for output in asked.outputs)
-    decoding = 0.0
+    ((name, value),) = request.inputs.items()
+    outputs = tuple(output.tensor.name for output in request.outputs)
+    decode_s = 0.0
     if isinstance(value, np.ndarray):
         permit.acquire(len(value))
         inferred = await engine.infer(served, list(value), outputs)
     else:
-        turns = permit.acquire_share(len(value))
-        decoding, inferred = await _look(engine, served, name, value, outputs, turns)
+        slots = permit.acquire_share(len(value))
+        decode_s, inferred = await _infer_files(engine, served, name, value, outputs, slots)
     for _row in inferred.rows:
         engine.count_image(inferred.waited)
     head = {"model_name": served.name.name, "model_version": str(served.name.version)}
-    if asked.id is not None:
-        head["id"] = asked.id
+    if request.id is not None:
+        head["id"] = request.id
     labels = served.model.manifest.classes
-    content, json_bytes = await asyncio.to_thread(
-        build_response, head, asked.outputs, inferred.rows, labels
+    content, json_length = await asyncio.to_thread(
+        build_response, head, request.outputs, inferred.rows, labels
     )
     stages = {
-        "decode": decoding,
+        "decode": decode_s,
         "queue": inferred.waited,
         "inference": inferred.took,
-        "total": time.perf_counter() - began,
+        "total": time.perf_counter() - started,
     }
-    headers = {"Server-Timing": ", ".join(f"{stage};dur={s * 1000:.3f}" for stage, s in stages.items())}
-    if json_bytes is None:
+    headers = {
+        "Server-Timing": ", ".join(f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in stages.items())
+    }
+    if json_length is None:
         return Response(content, media_type="application/json", headers=headers)
-    headers[HEADER] = str(json_bytes)
+    headers[HEADER] = str(json_length)
     return Response(content, media_type="application/octet-stream", headers=headers)
 
 
-async def _look(
+async def _infer_files(
     engine: Engine,
     served: ServingModel,
     name: str,
     files: list[bytes],
     outputs: tuple[str, ...],
-    turns: asyncio.Semaphore,
+    slots: asyncio.Semaphore,
 ) -> tuple[float, Inferred]:
-    """-> the longest decoding, seconds; and what the outputs say of each file, with the longest wait for a
-    thread and a batch, and the longest run. Raises ImageError, which names the file.
+    """Infer image files. Return the longest decoding time, s, and the rows of the outputs.
+
+    The result's `waited` is the longest wait for a worker and a batch, `took` the longest run. Raises
+    ImageError, whose message names the tensor and the index of the file.
     """
 
-    def look(data: bytes) -> Coroutine[Any, Any, tuple[Decoded, Inferred]]:
+    def infer_file(data: bytes) -> Coroutine[Any, Any, tuple[Decoded, Inferred]]:
         return engine.look(served, data, outputs, 1)
 
-    rows, decoding, waited, took = list[Row](), 0.0, 0.0, 0.0
-    for index, result in enumerate(await infer_each(files, look, turns)):
+    rows, decode_s, waited, took = list[Row](), 0.0, 0.0, 0.0
+    for index, result in enumerate(await infer_each(files, infer_file, slots)):
         if isinstance(result, ImageError):
             raise type(result)(f"{name}[{index}]: {result}")
         decoded, inferred = result
         rows += inferred.rows
-        decoding = max(decoding, decoded.took)
+        decode_s = max(decode_s, decoded.took)
         waited, took = max(waited, decoded.waited + inferred.waited), max(took, inferred.took)
-    return decoding, Inferred(rows, waited, took)
+    return decode_s, Inferred(rows, waited, took)

@@ -1,13 +1,13 @@
-"""The Open Inference Protocol's bodies, as the OpenAPI description shows them."""
+"""Schemas of the Open Inference Protocol's bodies, for validation and for the OpenAPI description."""
 
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
-PARAMETERS: Final = {"type": "object", "description": "names with a string, number or boolean each"}
+PARAMETERS: Final = {"type": "object", "description": "values are strings, numbers or booleans"}
 _NUMBERS: Final = {
     "type": "array",
-    "description": "flat, or nested as the shape is; of a BYTES input strings of base64",
+    "description": "flat, or nested as the shape; for a BYTES input, base64 strings",
     "items": {},
 }
 
@@ -46,9 +46,11 @@ class ModelReady(Ready):
 
 class IndexEntry(BaseModel):
     name: str = Field(examples=["flowers17"])
-    version: str = Field(examples=["1"], description='"" if the file does not say')
+    version: str = Field(examples=["1"], description='"" if the file names none')
     state: Literal["READY", "UNAVAILABLE"]
-    reason: str = Field(examples=[""], description="why it is not served, or not as its file is now")
+    reason: str = Field(
+        examples=[""], description="why the model, or the current state of its file, is not served"
+    )
 
 
 class ProtocolError(BaseModel):
@@ -59,7 +61,7 @@ INFER_REQUEST: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["inputs"],
     "properties": {
-        "id": {"type": "string", "description": "is repeated in the answer"},
+        "id": {"type": "string", "description": "is repeated in the response"},
         "parameters": PARAMETERS,
         "inputs": {
             "type": "array",
@@ -79,7 +81,7 @@ INFER_REQUEST: Final[dict[str, Any]] = {
         },
         "outputs": {
             "type": "array",
-            "description": "those wanted; all without it",
+            "description": "the requested outputs; default: all",
             "items": {
                 "type": "object",
                 "required": ["name"],
@@ -94,7 +96,7 @@ INFER_REQUEST: Final[dict[str, Any]] = {
         "outputs": [{"name": "probabilities", "parameters": {"classification": 2}}],
     },
 }
-INFER_ANSWER: Final[dict[str, Any]] = {
+INFER_RESPONSE: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["model_name", "model_version", "outputs"],
     "properties": {
@@ -133,16 +135,18 @@ BINARY: Final[dict[str, Any]] = {
     "schema": {
         "type": "string",
         "format": "binary",
-        "description": "the JSON, of Inference-Header-Content-Length bytes, then those of the tensors",
+        "description": "the JSON, Inference-Header-Content-Length bytes long, then the data of the tensors",
     }
 }
 
 
 def _command(properties: dict[str, Any]) -> dict[str, Any]:
-    """The optional body of a call to the repository."""
+    """Describe the optional body of a repository request."""
     schema = {"type": "object", "properties": properties, "example": {}}
     return {"requestBody": {"required": False, "content": {"application/json": {"schema": schema}}}}
 
 
-INDEX_COMMAND: Final = _command({"ready": {"type": "boolean", "description": "true: only what is served"}})
+INDEX_COMMAND: Final = _command(
+    {"ready": {"type": "boolean", "description": "true: only models that are served"}}
+)
 MODEL_COMMAND: Final = _command({"parameters": PARAMETERS})

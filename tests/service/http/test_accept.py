@@ -1,4 +1,4 @@
-"""Headers by which clients say what they prefer, on what is answered in more than one form."""
+"""Content negotiation by the headers Accept and Accept-Encoding."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +8,7 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from service.http.accept import takes_gzip
+from service.http.accept import accepts_gzip
 from tests.support.serving.images import plain
 from tests.support.serving.server import Server, serving
 
@@ -29,15 +29,15 @@ PLAIN += ["gzip;q=0.5, identity", "not-gzip", "gzip;q=x", "gzip;q=2", "identity;
 
 
 @pytest.mark.parametrize("header", GZIP)
-def test_what_takes_gzip_gets_it(server: Server, header: str) -> None:
-    assert takes_gzip(header)
+def test_gzip_is_sent_where_accepted(server: Server, header: str) -> None:
+    assert accepts_gzip(header)
     answer = server.client.get("/", headers={"Accept-Encoding": header})
     assert (answer.headers["content-encoding"], "<html" in answer.text) == ("gzip", True)
 
 
 @pytest.mark.parametrize("header", PLAIN)
-def test_what_does_not_take_gzip_gets_none(server: Server, header: str) -> None:
-    assert not takes_gzip(header)
+def test_gzip_is_not_sent_where_not_accepted(server: Server, header: str) -> None:
+    assert not accepts_gzip(header)
     for path in ("/", "/docs", "/static/app.js"):
         answer = server.client.get(path, headers={"Accept-Encoding": header})
         assert (answer.status_code, "content-encoding" in answer.headers) == (200, False)
@@ -72,7 +72,7 @@ FORMATS = {
 
 
 @pytest.mark.parametrize(("accept", "kind"), FORMATS.items())
-def test_metrics_are_written_as_accept_asks(server: Server, accept: str, kind: str) -> None:
+def test_metrics_format_follows_accept(server: Server, accept: str, kind: str) -> None:
     assert server.client.post("/predict", content=plain(1)).status_code == 200
     answer = server.client.get("/metrics", headers={"Accept": accept})
     assert (answer.headers["content-type"], answer.headers["vary"]) == (kind, "Accept")
@@ -80,14 +80,14 @@ def test_metrics_are_written_as_accept_asks(server: Server, accept: str, kind: s
 
 
 def images_in(text: str, kind: str) -> float:
-    """By Prometheus' own parsers, of which that of OpenMetrics is strict."""
+    """Read alexnet_images_total with Prometheus' parsers; the OpenMetrics parser is strict."""
     families: Iterable[Metric] = read_openmetrics(text) if kind == OPEN else read_text(text)  # type: ignore[no-untyped-call]
     samples = [sample for family in families for sample in family.samples]
-    (found,) = (float(sample.value) for sample in samples if sample.name == "alexnet_images_total")
-    return found
+    (total,) = (float(sample.value) for sample in samples if sample.name == "alexnet_images_total")
+    return total
 
 
-def test_so_they_are_of_several_workers(model_file: Path, tmp_path: Path) -> None:
+def test_metrics_format_follows_accept_with_several_workers(model_file: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "log", model_file, workers=2) as server:
         assert server.client.post("/predict", content=plain(1)).status_code == 200
         for accept, kind in (("", OLD), (PROMETHEUS, OPEN)):

@@ -1,4 +1,4 @@
-"""Every error that a client can meet: its status, code and shape, through a real server."""
+"""Every error that a client can get from a real server: status, code and format."""
 
 import hashlib
 import socket
@@ -48,7 +48,7 @@ def test_top_k_out_of_range(server: Server, top_k: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_body", "said"),
+    ("request_body", "message"),
     [
         ({"content": b""}, "empty"),
         ({"files": {"file": b""}}, "empty"),
@@ -61,29 +61,29 @@ def test_top_k_out_of_range(server: Server, top_k: str) -> None:
         ),
     ],
 )
-def test_a_body_without_one_image(server: Server, request_body: dict[str, Any], said: str) -> None:
-    check(server.client.post("/predict", **request_body), 422, "invalid_request", said)
+def test_body_without_an_image(server: Server, request_body: dict[str, Any], message: str) -> None:
+    check(server.client.post("/predict", **request_body), 422, "invalid_request", message)
 
 
 @pytest.mark.parametrize("data", [b"hello", b"%PDF-1.7", b"\0" * 100, b"<svg xmlns='x'/>", b"PK\x03\x04"])
-def test_no_signature_of_an_image(server: Server, data: bytes) -> None:
+def test_unknown_image_signature(server: Server, data: bytes) -> None:
     check(server.client.post("/predict", content=data), 415, "unsupported_image", "JPEG")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"])
-def test_a_truncated_image(server: Server, kind: str) -> None:
+def test_truncated_image(server: Server, kind: str) -> None:
     data = encoded(noise(6), kind)
     check(server.client.post("/predict", content=data[: len(data) // 3]), 422, "invalid_image", kind)
 
 
-def test_too_many_pixels_by_the_header_alone(server: Server) -> None:
+def test_too_many_pixels_is_detected_from_the_header(server: Server) -> None:
     response = server.client.post("/predict", content=PNG_HEADER_OF_10_GIGAPIXELS)
     check(response, 413, "too_large", "100000x100000", "67000000")
 
 
 @pytest.fixture(scope="module")
 def strict(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Small limits: one image at a time, 100 kB, half a second for a body, a key."""
+    """A server with small limits (1 image in flight, bodies of 100 kB within 0.5 s) and two API keys."""
     folder = tmp_path_factory.mktemp("strict")
     keys = folder / "keys"
     keys.write_text(
@@ -96,7 +96,7 @@ def strict(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer third", "Bearer", "Basic second", "second"])
-def test_no_or_a_wrong_key(strict: Server, authorization: str) -> None:
+def test_missing_or_wrong_key(strict: Server, authorization: str) -> None:
     for response in (
         httpx.get(strict.address + "/models", headers={"Authorization": authorization}),
         httpx.post(strict.address + "/predict", headers={"Authorization": authorization}, content=plain(1)),
@@ -105,19 +105,19 @@ def test_no_or_a_wrong_key(strict: Server, authorization: str) -> None:
         assert response.headers["www-authenticate"] == "Bearer"
 
 
-def test_no_path_but_health_says_anything_without_a_key(strict: Server) -> None:
+def test_only_health_works_without_a_key(strict: Server) -> None:
     for path in ("/docs", "/openapi.json", "/nothing", "/models", "/metrics"):
         check(httpx.get(strict.address + path), 401, "unauthorized")
 
 
-def test_health_needs_no_key_and_either_key_will_do(strict: Server) -> None:
+def test_health_needs_no_key_and_both_keys_work(strict: Server) -> None:
     assert httpx.get(strict.address + "/health").status_code == 200
     for key in ("first", "second"):
         response = httpx.get(strict.address + "/models", headers={"Authorization": f"Bearer {key}"})
         assert response.status_code == 200
 
 
-def test_too_many_bytes_declared_counted_or_in_a_form(strict: Server) -> None:
+def test_body_too_large_declared_streamed_or_in_a_form(strict: Server) -> None:
     zeros = b"\0" * 300_000
     for response in (
         strict.client.post("/predict", content=zeros),
@@ -128,7 +128,7 @@ def test_too_many_bytes_declared_counted_or_in_a_form(strict: Server) -> None:
     assert strict.client.post("/predict", content=plain(1)).status_code == 200
 
 
-def test_a_body_that_does_not_arrive(strict: Server) -> None:
+def test_body_that_does_not_arrive(strict: Server) -> None:
     with open_request(strict) as connection:
         answer = connection.makefile("rb").read().decode()  # to the end: the connection is closed
     assert answer.startswith("HTTP/1.1 408 ")
@@ -137,7 +137,7 @@ def test_a_body_that_does_not_arrive(strict: Server) -> None:
 
 
 def status_of(stream: BinaryIO) -> int:
-    """Reads one answer to its end."""
+    """Read one response to its end; return its status."""
     status = int(stream.readline().split()[1])
     length = 0
     while (line := stream.readline().lower()) != b"\r\n":
@@ -147,8 +147,8 @@ def status_of(stream: BinaryIO) -> int:
     return status
 
 
-def test_a_connection_whose_body_was_refused_is_closed_when_it_idles(strict: Server) -> None:
-    """The answer comes first, then the rest of the body; after uvicorn's 5 idle seconds it is over."""
+def test_connection_with_a_refused_body_is_closed_when_idle(strict: Server) -> None:
+    """The response precedes the rest of the body; uvicorn closes the connection after 5 idle seconds."""
     host, port = strict.address.removeprefix("http://").split(":")
     refused = b"POST /predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer first\r\n"
     refused += b"Content-Length: 200000\r\n\r\n"
@@ -161,14 +161,14 @@ def test_a_connection_whose_body_was_refused_is_closed_when_it_idles(strict: Ser
             assert status_of(answers) == 413
             connection.sendall(bytes(200_000))
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert status_of(answers) == 200, "it can be used again until then"
+        assert status_of(answers) == 200, "the connection can be reused until then"
         connection.sendall(refused)
         assert status_of(answers) == 413
         connection.sendall(bytes(200_000))
-        assert answers.read() == b"", "the server hangs up"
+        assert answers.read() == b"", "the server closes the connection"
 
 
-def test_more_than_the_queue_holds(model_file: Path, tmp_path: Path) -> None:
+def test_more_images_than_max_queue_is_429(model_file: Path, tmp_path: Path) -> None:
     with (
         serving(tmp_path / "log", model_file, max_queue=1, max_wait_ms=60_000) as full,
         held_request(full),
@@ -183,31 +183,30 @@ def test_more_than_the_queue_holds(model_file: Path, tmp_path: Path) -> None:
         )
 
 
-def test_an_error_is_answered_without_a_thread() -> None:
-    """Starlette runs handlers that are no coroutines in threads: under overload nothing else was done."""
+def test_error_handlers_are_coroutines() -> None:
+    """Starlette runs plain functions in threads, which an overload would exhaust."""
     install_handlers(app := FastAPI())
-    ours = {error: app.exception_handlers[error] for error in (*STATUSES, HTTPException)}
-    assert [error for error, handler in ours.items() if not iscoroutinefunction(handler)] == []
+    handlers = {error: app.exception_handlers[error] for error in (*STATUSES, HTTPException)}
+    assert [error for error, handler in handlers.items() if not iscoroutinefunction(handler)] == []
 
 
-def test_more_bytes_than_the_house_holds(model_file: Path, tmp_path: Path) -> None:
+def test_more_bytes_than_max_queue_bytes_is_429(model_file: Path, tmp_path: Path) -> None:
     limits = {"max_body_bytes": 100_000, "max_queue_bytes": 100_000, "body_timeout_s": 30}
     with serving(tmp_path / "log", model_file, **limits) as full, open_request(full):
 
         def refused() -> httpx.Response | None:
-            """Once the two bytes of the other have come."""
+            """Return the refusal, once the two bytes of the other request have arrived."""
             response = full.client.post("/predict", content=iter([plain(1)]))
             return None if response.status_code == 200 else response
 
         response = eventually(refused)
-        check(
-            response, 429, "overloaded", "100000"
-        )  # of unknown length, it counts as the most that it can have
+        # A body of unknown length counts as MAX_BODY_BYTES.
+        check(response, 429, "overloaded", "100000")
         assert full.client.post("/predict", content=plain(1)).status_code == 200
 
 
 @pytest.mark.parametrize("sent", [b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\0\0\r\n\r\n"])
-def test_no_http(server: Server, sent: bytes) -> None:
+def test_malformed_http_is_400_and_not_logged(server: Server, sent: bytes) -> None:
     host, port = server.address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(sent)
@@ -217,10 +216,10 @@ def test_no_http(server: Server, sent: bytes) -> None:
             httpx.Response(raw.status, headers=raw.getheaders(), content=raw.read()), 400, "invalid_request"
         )
         assert connection.recv(1) == b""
-    assert "HTTP" not in server.log, "strangers could fill the disk"
+    assert "HTTP" not in server.log, "untrusted clients could fill the disk"
 
 
-def test_the_body_of_a_refused_request_is_not_read_for_ever(strict: Server) -> None:
+def test_body_of_a_refused_request_is_not_read_without_limit(strict: Server) -> None:
     host, port = strict.address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000000\r\n\r\n")
@@ -234,12 +233,15 @@ def test_the_body_of_a_refused_request_is_not_read_for_ever(strict: Server) -> N
             except OSError:
                 break
             sent += len(chunk)
-    assert 1_000_000 < sent < 200_000_000  # a client that sends all before it reads gets its answer
+    assert (
+        1_000_000 < sent < 200_000_000
+    )  # enough for clients that read the response only after sending all
 
 
-def test_large_pictures_are_decoded_within_bounds(model_file: Path, tmp_path: Path) -> None:
-    """Small files of many pixels, WebP with alpha, which takes the most memory for each: 16 bytes, and
-    that of its Huffman codes.
+def test_large_pictures_are_decoded_within_memory_limits(model_file: Path, tmp_path: Path) -> None:
+    """Decode small files with many pixels: WebP with alpha, which needs the most memory per pixel.
+
+    It takes 16 bytes per pixel, and the memory of its Huffman codes.
     """
     pixels = 32_000_000
     bomb = encoded(Image.new("RGBA", (4000, 2700), (1, 2, 3, 9)), "WEBP", lossless=True)
@@ -257,25 +259,25 @@ def test_large_pictures_are_decoded_within_bounds(model_file: Path, tmp_path: Pa
 
 
 def peak_memory(server: Server) -> int:
-    """Bytes, of the process so far."""
+    """Return the peak resident memory of the server process in bytes."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
-def test_the_deadline(model_file: Path, tmp_path: Path) -> None:
+def test_request_timeout_is_504(model_file: Path, tmp_path: Path) -> None:
     large = encoded(Image.new("RGB", (4000, 4000)), "PNG")
     with serving(tmp_path / "log", model_file, request_timeout_s=0.01) as hasty:
         check(hasty.client.post("/predict", content=large), 504, "deadline", "0.01 s")
 
 
-def test_our_own_bug_is_500_and_in_the_log(fragile_model: Path, tmp_path: Path) -> None:
+def test_unexpected_exception_is_500_and_logged(fragile_model: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "log", fragile_model) as fragile:
         check(fragile.client.post("/predict", content=plain(255)), 500, "internal")
         assert fragile.client.post("/predict", content=plain(0)).status_code == 200
         assert "FloatingPointError" in fragile.log
 
 
-def test_bad_images_do_not_disturb_the_others(server: Server) -> None:
+def test_bad_images_do_not_affect_good_ones(server: Server) -> None:
     good = encoded(noise(7))
     exclusive = server.client.post("/predict", content=good).json()["predictions"]
 
@@ -287,6 +289,6 @@ def test_bad_images_do_not_disturb_the_others(server: Server) -> None:
         responses = list(pool.map(ask, range(64)))
     assert [r.status_code for r in responses] == [200, 422, 415, 413] * 16
     for response in responses[::4]:
-        for got, wanted in zip(response.json()["predictions"], exclusive, strict=True):
-            assert got["label"] == wanted["label"]
-            assert got["probability"] == pytest.approx(wanted["probability"], abs=1e-5)
+        for actual, expected in zip(response.json()["predictions"], exclusive, strict=True):
+            assert actual["label"] == expected["label"]
+            assert actual["probability"] == pytest.approx(expected["probability"], abs=1e-5)

@@ -1,4 +1,4 @@
-"""POST /predict and the descriptive routes, through a real server on a real socket."""
+"""POST /predict, /health and /models, through a real server on a real socket."""
 
 import hashlib
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ from tests.support.serving.server import CLASSES, Server, serving
 
 
 def expected(model_file: Path, data: bytes) -> list[float]:
-    """What the plain script of onnxruntime and our preprocessing makes of one image alone."""
+    """Compute the probabilities of one image with onnxruntime and our preprocessing directly."""
     session = ort.InferenceSession(str(model_file), providers=["CPUExecutionProvider"])
     crop = centre_crop(decode(data, DEFAULT_RECIPE, 10**8), DEFAULT_RECIPE)
     (probabilities,) = session.run(["probabilities"], {"images": crop[None]})
     return [float(p) for p in np.asarray(probabilities)[0]]
 
 
-def test_the_answer_is_the_model_s_own(server: Server, model_file: Path) -> None:
+def test_response_matches_the_model(server: Server, model_file: Path) -> None:
     data = encoded(noise(1))
     response = server.client.post("/predict", params={"top_k": 7}, files={"file": data})
     answer = response.json()
@@ -82,20 +82,20 @@ def test_top_k_defaults_to_five(server: Server, query: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"])
-def test_every_format_is_read(server: Server, kind: str) -> None:
+def test_every_image_format_is_read(server: Server, kind: str) -> None:
     answer = server.client.post("/predict", content=encoded(noise(4), kind)).json()
     assert answer["image"] == {"width": 320, "height": 240, "format": kind}
 
 
-def test_size_is_that_after_the_exif_rotation(server: Server) -> None:
+def test_size_is_reported_after_the_exif_rotation(server: Server) -> None:
     picture = noise(5)
     picture.getexif()[0x0112] = 6
     data = encoded(picture, exif=picture.getexif())
     assert server.client.post("/predict", content=data).json()["image"]["width"] == 240
 
 
-def test_nobody_gets_the_answer_of_another(server: Server, model_file: Path) -> None:
-    """64 clients with an image each, all at once, so that they share batches."""
+def test_concurrent_clients_get_their_own_results(server: Server, model_file: Path) -> None:
+    """64 clients send one image each at the same time, so that they share batches."""
     images = [encoded(noise(100 + seed), quality=70) for seed in range(64)]
 
     def ask(data: bytes) -> list[float]:
@@ -110,7 +110,7 @@ def test_nobody_gets_the_answer_of_another(server: Server, model_file: Path) -> 
     assert distances.min() > 2e-5, "the images are too alike for this test to mean anything"
 
 
-def test_health_says_what_is_served_and_by_what(server: Server, model_file: Path) -> None:
+def test_health_reports_model_and_provider(server: Server, model_file: Path) -> None:
     sha256 = hashlib.sha256(model_file.read_bytes()).hexdigest()
     for path in ("/health", "/health/ready"):
         response = server.client.get(path)
@@ -134,7 +134,7 @@ def test_models_lists_classes_metrics_and_card(server: Server) -> None:
 
 
 @pytest.mark.parametrize("processes", [0, 1], ids=["threads", "processes"])
-def test_an_ignored_profile_is_named(model_file: Path, tmp_path: Path, processes: int) -> None:
+def test_ignored_icc_profile_is_reported(model_file: Path, tmp_path: Path, processes: int) -> None:
     known, plain = profiles(), Image.new("RGB", (64, 64), (200, 30, 90))
     strange = encoded(plain, "PNG", icc_profile=display((b"D2B0", mpet(2, b"matf" + bytes(60)))))
     with serving(tmp_path / "log", model_file, decode_processes=processes) as server:

@@ -1,4 +1,4 @@
-"""Parameters in the query: a misspelt one is refused by name, and would otherwise change nothing unseen."""
+"""Query parameters: a misspelt one is refused by name, not silently ignored."""
 
 from base64 import b64encode
 
@@ -27,26 +27,26 @@ MISSPELT = {
 }
 
 
-@pytest.mark.parametrize(("path", "said"), MISSPELT.items(), ids=lambda value: str(value)[:40])
-def test_a_parameter_that_there_is_not_is_named(server: Server, path: str, said: tuple[str, str]) -> None:
+@pytest.mark.parametrize(("path", "messages"), MISSPELT.items(), ids=lambda value: str(value)[:40])
+def test_unknown_parameter_is_refused_by_name(server: Server, path: str, messages: tuple[str, str]) -> None:
     answer = server.client.post(path, content=PICTURE)
-    check(answer, 422, "invalid_request", *said)
+    check(answer, 422, "invalid_request", *messages)
     assert len(answer.content) < 1000
 
 
-def test_the_picture_of_filters_has_one_parameter(server: Server) -> None:
+def test_filters_png_takes_only_version(server: Server) -> None:
     get = server.client.get
     check(get("/models/tiny/filters.png?versoin=3"), 422, "invalid_request", "'versoin'", "it has version")
     assert get("/models/tiny/filters.png?version=3").status_code == 200
 
 
-def test_those_that_there_are_are_taken(server: Server) -> None:
+def test_known_parameters_are_accepted(server: Server) -> None:
     for path in ("/predict?model=tiny&version=3&top_k=2&crops=10", "/predict?"):
         assert server.client.post(path, content=PICTURE).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/v2/models/tiny/infer", "/v2/models/tiny/versions/3/infer"])
-def test_inference_by_the_protocol_has_one_parameter(server: Server, path: str) -> None:
+def test_infer_takes_only_version(server: Server, path: str) -> None:
     entry = {"name": "encoded", "shape": [1], "datatype": "BYTES", "data": [b64encode(PICTURE).decode()]}
     refused = server.client.post(f"{path}?vresion=2", json={"inputs": [entry]})
     assert refused.status_code == 400

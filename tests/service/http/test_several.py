@@ -1,4 +1,4 @@
-"""More than one image in a request, ten crops of one, features, through a real server."""
+"""Several images in a request, ten-crop and embeddings, through a real server."""
 
 import base64
 from pathlib import Path
@@ -29,7 +29,7 @@ def files(*contents: bytes) -> list[tuple[str, tuple[str, bytes]]]:
     return [("file", (f"{number}.jpg", data)) for number, data in enumerate(contents)]
 
 
-def test_each_image_has_its_own_answer_or_problem_in_order(server: Server) -> None:
+def test_each_image_gets_its_own_result_or_problem_in_order(server: Server) -> None:
     mixed = [PHOTOS[0], b"no image", PHOTOS[1], PHOTOS[2][:500], b""]
     answer = server.client.post("/predict", files=files(*mixed))
     assert answer.status_code == 200
@@ -46,10 +46,10 @@ def test_each_image_has_its_own_answer_or_problem_in_order(server: Server) -> No
     assert [result["file"] for result in results] == [f"{number}.jpg" for number in range(5)]
 
 
-def test_a_failing_batch_fails_the_request_and_leaves_nobody_inside(
+def test_failing_batch_fails_the_request_and_releases_its_images(
     fragile_model: Path, tmp_path: Path
 ) -> None:
-    """Nor do its other images go on by themselves, uncounted: they would have been answered by the next."""
+    """Its other images are cancelled: else the next request would have seen them in the metrics."""
     with serving(tmp_path / "log", fragile_model, max_batch=1) as server:
         failing = files(plain(250), *[plain(5)] * 199)
         check(server.client.post("/predict", files=failing), 500, "internal")
@@ -60,15 +60,15 @@ def test_a_failing_batch_fails_the_request_and_leaves_nobody_inside(
 
 def test_json_with_base64(server: Server) -> None:
     texts = [base64.b64encode(data).decode() for data in PHOTOS]
-    one = server.client.post("/predict", json={"image": texts[0]}).json()
+    single = server.client.post("/predict", json={"image": texts[0]}).json()
     many = server.client.post("/predict", json={"images": texts[:1]}).json()
     exclusive = server.client.post("/predict", content=PHOTOS[0]).json()
-    assert one["predictions"] == many["results"][0]["predictions"] == exclusive["predictions"]
+    assert single["predictions"] == many["results"][0]["predictions"] == exclusive["predictions"]
     assert len(server.client.post("/predict", json={"images": texts}).json()["results"]) == 3
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (b"{", "JSON"),
         (b"[" * 100_000, "JSON"),
@@ -83,33 +83,33 @@ def test_json_with_base64(server: Server) -> None:
         (b'{"image": ""}', "empty"),
     ],
 )
-def test_json_that_cannot_be_used(server: Server, body: bytes, said: str) -> None:
+def test_unusable_json_is_refused(server: Server, body: bytes, message: str) -> None:
     answer = server.client.post("/predict", content=body, headers={"Content-Type": "application/json"})
-    check(answer, 422, "invalid_request", said)
+    check(answer, 422, "invalid_request", message)
 
 
-def test_ten_crops_are_the_mean_of_their_softmax(server: Server, model_file: Path) -> None:
+def test_ten_crop_is_the_mean_of_the_softmax(server: Server, model_file: Path) -> None:
     pixels = ten_crops(square(decode(PHOTOS[0], DEFAULT_RECIPE, 10**8), DEFAULT_RECIPE), DEFAULT_RECIPE)
-    wanted = run(model_file, pixels, "probabilities").mean(axis=0)
+    expected = run(model_file, pixels, "probabilities").mean(axis=0)
     answer = server.client.post("/predict", params={"crops": 10, "top_k": 7}, content=PHOTOS[0]).json()
-    assert by_index(answer) == pytest.approx(wanted.tolist(), abs=1e-6)
-    one = server.client.post("/predict", params={"top_k": 7}, content=PHOTOS[0]).json()
-    assert by_index(answer) != pytest.approx(by_index(one), abs=1e-6)
+    assert by_index(answer) == pytest.approx(expected.tolist(), abs=1e-6)
+    single = server.client.post("/predict", params={"top_k": 7}, content=PHOTOS[0]).json()
+    assert by_index(answer) != pytest.approx(by_index(single), abs=1e-6)
     check(server.client.post("/predict?crops=5", content=PHOTOS[0]), 422, "invalid_request", "crops")
 
 
 def test_features_are_fc7(server: Server, model_file: Path) -> None:
     crop = centre_crop(decode(PHOTOS[1], DEFAULT_RECIPE, 10**8), DEFAULT_RECIPE)
-    wanted = run(model_file, crop[None], "fc7")[0]
+    expected = run(model_file, crop[None], "fc7")[0]
     answer = server.client.post("/embed", content=PHOTOS[1]).json()
     assert answer.keys() == {"embedding", "model", "image", "timing_ms"}
-    assert answer["embedding"] == pytest.approx(wanted.tolist(), abs=1e-5)
+    assert answer["embedding"] == pytest.approx(expected.tolist(), abs=1e-5)
 
     raw = server.client.post("/embed?format=raw&normalize=true", files=files(PHOTOS[1], PHOTOS[2]))
     assert raw.headers["content-type"] == "application/octet-stream"
     vectors = np.frombuffer(raw.content, "<f4").reshape(2, -1)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1], abs=1e-5)
-    assert vectors[0] == pytest.approx(wanted / np.linalg.norm(wanted), abs=1e-5)
+    assert vectors[0] == pytest.approx(expected / np.linalg.norm(expected), abs=1e-5)
     check(
         server.client.post("/embed?format=raw", files=files(PHOTOS[1], b"x")),
         422,
@@ -118,8 +118,8 @@ def test_features_are_fc7(server: Server, model_file: Path) -> None:
     )
 
 
-def test_every_image_and_crop_counts(model_file: Path, tmp_path: Path) -> None:
-    """Against MAX_QUEUE, and what can never fit is told so at once."""
+def test_every_image_crop_and_occlusion_counts_against_max_queue(model_file: Path, tmp_path: Path) -> None:
+    """A request that can never fit into MAX_QUEUE is refused with 422 instead of 429."""
     with serving(tmp_path / "log", model_file, max_queue=9) as server:
         assert server.client.post("/predict", files=files(*PHOTOS)).status_code == 200
         check(server.client.post("/predict?crops=10", content=PHOTOS[0]), 422, "invalid_request", "10", "9")
@@ -128,8 +128,8 @@ def test_every_image_and_crop_counts(model_file: Path, tmp_path: Path) -> None:
         assert server.client.post("/predict", content=PHOTOS[0]).status_code == 200
 
 
-def test_a_client_that_hangs_up_is_not_worked_for(fragile_model: Path, tmp_path: Path) -> None:
-    """Its request ends where it is, here in the wait for a body, and is counted as gone."""
+def test_request_is_cancelled_on_disconnect(fragile_model: Path, tmp_path: Path) -> None:
+    """Disconnect while the server waits for the body: the request ends and counts as status 499."""
     with serving(tmp_path / "log", fragile_model, max_queue=1) as server:
         with half_sent(server, plain(1)):
             pass

@@ -1,4 +1,4 @@
-"""When the inference worker has ended, everybody is told so."""
+"""Health and errors after the inference worker has ended."""
 
 import asyncio
 from functools import partial
@@ -27,16 +27,17 @@ def check_not_ready(client: httpx.Client, engine: Engine) -> None:
     eventually(lambda: engine.failed)  # `python -m service` ends then
 
 
-def test_a_dead_worker_is_503_and_not_ready_but_alive(model_file: Path) -> None:
+def test_dead_worker_is_503_and_not_ready_but_live(model_file: Path) -> None:
     load = partial(load_model, device="cpu", threads=1)
     with serving_in_process(model_file, load, threads=1) as running:
         asyncio.run_coroutine_threadsafe(running.engine.scheduler.close(), running.loop).result(10)
         check_not_ready(running.client, running.engine)
 
 
-def test_a_gpu_that_fails_is_503_and_not_ready_but_alive(model_file: Path) -> None:
-    """The process does not go on by the CPU: it would be slow, and say that it is not. It ends, and what
-    DEVICE means is decided anew when a supervisor starts it again.
+def test_failed_gpu_is_503_and_not_ready_but_live(model_file: Path) -> None:
+    """The process does not fall back to the CPU, which would be slow without anyone noticing.
+
+    It ends, and DEVICE is evaluated again when a supervisor restarts it.
     """
     runtime = Runtime()
     load = partial(load_model, device="auto", threads=1, gpu=GpuOptions(4), runtime=runtime)

@@ -1,4 +1,4 @@
-"""What strangers write cannot move a terminal's cursor, begin a line of its own, or fill the log."""
+"""Text from untrusted clients cannot control a terminal, forge a log line or fill the log."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from tests.support.eventually import eventually
 from tests.support.serving.raw_http import PATIENCE_S, request
 from tests.support.serving.server import COMMAND, environ
 
-ODD = "\x00\x07\x08\x1b\r\x7f\x80\x9b\u061c\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069\ufeff\ud800"
+UNSAFE = "\x00\x07\x08\x1b\r\x7f\x80\x9b\u061c\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069\ufeff\ud800"
 
 
 def record(message: str, error: BaseException | None = None) -> logging.LogRecord:
@@ -22,42 +22,47 @@ def record(message: str, error: BaseException | None = None) -> logging.LogRecor
     return logging.LogRecord("alexnet", logging.ERROR, "", 0, message, (), info)
 
 
-def test_odd_characters_are_escaped() -> None:
-    plain, line = TextFormatter().format(record(f"a{ODD}ü\nERROR b")), JsonFormatter().format(record(ODD))
-    for character in ODD:
+def test_unsafe_characters_are_escaped() -> None:
+    plain, line = (
+        TextFormatter().format(record(f"a{UNSAFE}ü\nERROR b")),
+        JsonFormatter().format(record(UNSAFE)),
+    )
+    for character in UNSAFE:
         assert character not in plain
         assert character not in line
     assert plain.startswith("ERROR a\\u0000\\u0007")
     assert "ü" in plain
     assert "\n" not in plain
-    assert json.loads(line)["message"] == ODD
+    assert json.loads(line)["message"] == UNSAFE
 
 
-def test_a_traceback_has_its_lines_and_none_looks_like_an_entry() -> None:
+def test_traceback_lines_are_indented() -> None:
     try:
-        raise ValueError(f"a\nERROR b{ODD}")
+        raise ValueError(f"a\nERROR b{UNSAFE}")
     except ValueError as error:
-        text, line = (kind.format(record("m", error)) for kind in (TextFormatter(), JsonFormatter()))
+        text, line = (
+            formatter.format(record("m", error)) for formatter in (TextFormatter(), JsonFormatter())
+        )
     first, *others = text.split("\n")
     assert first == "ERROR m"
     assert len(others) > 3
     assert all(other.startswith("  ") for other in others)
-    assert not [character for character in ODD if character in text]
-    assert json.loads(line)["exception"].endswith(f"ValueError: a\nERROR b{ODD}")
+    assert not [character for character in UNSAFE if character in text]
+    assert json.loads(line)["exception"].endswith(f"ValueError: a\nERROR b{UNSAFE}")
 
 
-@pytest.mark.parametrize("kind", [TextFormatter, JsonFormatter])
-def test_lines_are_bounded(kind: type[logging.Formatter]) -> None:
+@pytest.mark.parametrize("formatter", [TextFormatter, JsonFormatter])
+def test_messages_and_tracebacks_are_truncated(formatter: type[logging.Formatter]) -> None:
     try:
         raise ValueError("b" * 1_000_000)
     except ValueError as error:
-        text = kind().format(record("a" * 1_000_000, error))
+        text = formatter().format(record("a" * 1_000_000, error))
     assert 2 * MAX_TEXT < len(text) < 3 * MAX_TEXT
 
 
-def test_a_path_is_escaped_and_cut(model_file: Path, tmp_path: Path) -> None:
+def test_paths_are_escaped_and_truncated(model_file: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    paths = ["/" + quote(character, errors="surrogatepass") for character in ODD] + ["/" + "a" * 50_000]
+    paths = ["/" + quote(character, errors="surrogatepass") for character in UNSAFE] + ["/" + "a" * 50_000]
     settings = environ(model=model_file, log_format="json")
     with (
         log.open("w") as out,
@@ -79,4 +84,4 @@ def test_a_path_is_escaped_and_cut(model_file: Path, tmp_path: Path) -> None:
     assert all(len(line) < 1500 for line in lines)
     for line in lines:
         json.loads(line)
-        assert not [character for character in ODD if character.encode("utf-8", "surrogatepass") in line]
+        assert not [character for character in UNSAFE if character.encode("utf-8", "surrogatepass") in line]

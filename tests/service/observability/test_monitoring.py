@@ -1,4 +1,4 @@
-"""docker/monitoring asks for what the service has, and its alerts fire when they should."""
+"""The queries of docker/monitoring use existing metrics, and its alerts fire when they should."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from tests.support.promql import DASHBOARD, MONITORING, alerts, labels_in, metri
 from tests.support.serving.images import plain
 from tests.support.serving.server import Server
 
-# What others than the service have; tests/docker/test_monitoring.py asks them.
-OF_OTHERS = {
+# Metrics of other sources than the service; tests/docker/test_monitoring.py checks them.
+EXTERNAL_METRICS = {
     "up": {"job", "instance"},
     "ALERTS": {"alertname", "alertstate"},
     "haproxy_backend_requests_denied_total": {"proxy"},
 }
-ALL = [*alerts().values(), *(query for panel in queries().values() for query in panel)]
+QUERIES = [*alerts().values(), *(query for panel in queries().values() for query in panel)]
 
 
 def promtool(*arguments: str | Path) -> None:
@@ -31,21 +31,21 @@ def promtool(*arguments: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_query_asks_for_what_the_service_has(server: Server) -> None:
+def test_every_query_uses_existing_metrics_and_labels(server: Server) -> None:
     assert server.client.post("/predict", content=plain(1)).status_code == 200
-    labels: dict[str, set[str]] = {name: set(own) for name, own in OF_OTHERS.items()}
+    labels: dict[str, set[str]] = {name: set(names) for name, names in EXTERNAL_METRICS.items()}
     for family in text_string_to_metric_families(server.client.get("/metrics").text):
         for sample in family.samples:
             labels.setdefault(sample.name, {"job", "instance"}).update(sample.labels)
-    assert len(ALL) > 30
-    for query in ALL:
+    assert len(QUERIES) > 30
+    for query in QUERIES:
         names = metrics_in(query)
         assert names, query
         assert names <= set(labels), query
         assert labels_in(query) <= set().union(*(labels[name] for name in names)), query
 
 
-def test_names_are_found_in_a_query() -> None:
+def test_metric_and_label_names_are_parsed_from_a_query() -> None:
     query = (
         'sum by (le, stage) (rate(a_total{b=~"c{2}d"}[5m])) / on (e) group_left max(f:g) > 5 or vector(1e3)'
     )
@@ -53,12 +53,12 @@ def test_names_are_found_in_a_query() -> None:
     assert labels_in(query) == {"le", "stage", "b"}
 
 
-def test_the_alerts_fire_when_they_should() -> None:
+def test_alerts_fire_when_they_should() -> None:
     promtool("test", "rules", Path(__file__).with_name("alerts.yml"))
 
 
-def test_prometheus_understands_the_dashboard(tmp_path: Path) -> None:
-    """Its queries as recording rules, which promtool checks; YAML holds JSON."""
+def test_promtool_accepts_the_dashboard_queries(tmp_path: Path) -> None:
+    """Write the queries as recording rules (JSON is valid YAML) and check them with promtool."""
     rules = [
         {"record": f"query:{number}", "expr": query}
         for number, query in enumerate(query for panel in queries().values() for query in panel)
@@ -68,8 +68,8 @@ def test_prometheus_understands_the_dashboard(tmp_path: Path) -> None:
     promtool("check", "rules", "--lint=none", path)
 
 
-def test_the_dashboard_is_whole() -> None:
-    """Panels beside each other, each with its data source as it is provisioned."""
+def test_dashboard_panels_do_not_overlap() -> None:
+    """Panels have unique ids and titles, a provisioned data source, and do not overlap."""
     panels = json.loads(DASHBOARD.read_text())["panels"]
     assert (
         len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)
@@ -78,7 +78,7 @@ def test_the_dashboard_is_whole() -> None:
     for panel in panels:
         assert f"uid: {panel['datasource']['uid']}\n" in provisioned
         assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
-    for one, other in combinations([panel["gridPos"] for panel in panels], 2):
-        beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
-        above = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
-        assert beside or above, (one, other)
+    for first, second in combinations([panel["gridPos"] for panel in panels], 2):
+        beside = first["x"] + first["w"] <= second["x"] or second["x"] + second["w"] <= first["x"]
+        above = first["y"] + first["h"] <= second["y"] or second["y"] + second["h"] <= first["y"]
+        assert beside or above, (first, second)

@@ -1,4 +1,4 @@
-"""Traces reach a collector, a real one in what it reads: OTLP over HTTP, in protobuf."""
+"""Traces are sent to a collector: OTLP over HTTP, in protobuf."""
 
 import socket
 import threading
@@ -20,19 +20,19 @@ TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 @contextmanager
 def collector(wait_s: float = 0.0) -> Iterator[tuple[str, list[Any], dict[str, str]]]:
-    """-> its address, the spans that it has got, and the attributes of what they come from."""
+    """Run a collector. Yield its address, the spans received and the attributes of their resource."""
     spans: list[Any] = []
-    source: dict[str, str] = {}
-    ended = threading.Event()
+    attributes: dict[str, str] = {}
+    stopping = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             assert self.path == "/v1/traces"
             request = ExportTraceServiceRequest.FromString(body)
-            ended.wait(wait_s)
+            stopping.wait(wait_s)
             for resource in request.resource_spans:
-                source.update({a.key: a.value.string_value for a in resource.resource.attributes})
+                attributes.update({a.key: a.value.string_value for a in resource.resource.attributes})
                 for scope in resource.scope_spans:
                     spans.extend(scope.spans)
             self.send_response(200)
@@ -45,32 +45,32 @@ def collector(wait_s: float = 0.0) -> Iterator[tuple[str, list[Any], dict[str, s
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}", spans, source
+            yield f"http://127.0.0.1:{server.server_port}", spans, attributes
         finally:
-            ended.set()
+            stopping.set()
             server.shutdown()
             thread.join()
 
 
-def test_a_request_and_its_stages_are_one_trace(model_file: Path, tmp_path: Path) -> None:
-    with collector() as (address, spans, _source):
+def test_request_and_stages_are_one_trace(model_file: Path, tmp_path: Path) -> None:
+    with collector() as (address, spans, _attributes):
         limits = {"otel_exporter_otlp_endpoint": address, "otel_bsp_schedule_delay": 100}
         with serving(tmp_path / "log", model_file, **limits) as server:
             headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
             assert server.client.post("/predict", content=plain(5), headers=headers).status_code == 200
             assert server.client.get("/health").status_code == 200
-        # The service has ended, and sent what it had.
-        found = {span.name: span for span in spans}
-        assert found.keys() == {"POST /predict", "decode", "inference"}
-        request = found["POST /predict"]
+        # The service has stopped and flushed its spans.
+        by_name = {span.name: span for span in spans}
+        assert by_name.keys() == {"POST /predict", "decode", "inference"}
+        request = by_name["POST /predict"]
         assert (request.trace_id.hex(), request.parent_span_id.hex()) == (TRACE, PARENT)
         for stage in ("decode", "inference"):
-            assert found[stage].parent_span_id == request.span_id
-            assert found[stage].start_time_unix_nano <= found[stage].end_time_unix_nano
+            assert by_name[stage].parent_span_id == request.span_id
+            assert by_name[stage].start_time_unix_nano <= by_name[stage].end_time_unix_nano
         assert server.log == ""
 
 
-def test_without_a_collector_nothing_is_loaded_or_sent(model_file: Path, tmp_path: Path) -> None:
+def test_exporter_is_not_loaded_without_a_collector(model_file: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "log", model_file) as server:
         maps = Path(f"/proc/{server.process.pid}/maps").read_text()
         assert server.client.post("/predict", content=plain(5)).status_code == 200
@@ -86,7 +86,7 @@ def test_without_a_collector_nothing_is_loaded_or_sent(model_file: Path, tmp_pat
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "127.0.0.1:4318", "is '127.0.0.1:4318'; it must be a URL"),
     ],
 )
-def test_a_bad_variable_of_opentelemetry_is_named(
+def test_invalid_opentelemetry_variable_is_named(
     variable: str, value: str, reason: str, model_file: Path
 ) -> None:
     variables = {"otel_exporter_otlp_endpoint": "http://127.0.0.1:1", variable.lower(): value}
@@ -94,9 +94,7 @@ def test_a_bad_variable_of_opentelemetry_is_named(
     assert (code, reason in error, "OTEL_" in error) == (2, True, True), error
 
 
-def test_without_a_collector_variables_of_other_programs_do_not_matter(
-    model_file: Path, tmp_path: Path
-) -> None:
+def test_opentelemetry_variables_are_ignored_without_a_collector(model_file: Path, tmp_path: Path) -> None:
     others = {"otel_propagators": "b3", "otel_python_tracer_provider": "x", "otel_python_context": "x"}
     with serving(tmp_path / "log", model_file, **others) as server:
         assert server.client.post("/predict", content=plain(5)).status_code == 200
@@ -104,23 +102,23 @@ def test_without_a_collector_variables_of_other_programs_do_not_matter(
 
 
 @pytest.mark.parametrize(
-    ("attributes", "service", "name"),
+    ("resource_attributes", "service", "name"),
     [
         ("service.name=roses,team=a%20b", "", "roses"),
         ("service.name=roses,team=a%20b", "bulbs", "bulbs"),
         ("team=a%20b", "", "alexnet"),
     ],
 )
-def test_the_service_has_the_name_that_the_variables_give_it(
-    attributes: str, service: str, name: str, model_file: Path, tmp_path: Path
+def test_service_name_comes_from_the_variables(
+    resource_attributes: str, service: str, name: str, model_file: Path, tmp_path: Path
 ) -> None:
-    variables = {"otel_resource_attributes": attributes, "otel_service_name": service}
-    with collector() as (address, _spans, source):
+    variables = {"otel_resource_attributes": resource_attributes, "otel_service_name": service}
+    with collector() as (address, _spans, attributes):
         with serving(
             tmp_path / "log", model_file, otel_exporter_otlp_endpoint=address, **variables
         ) as server:
             assert server.client.get("/models").status_code == 200
-        assert (source["service.name"], source["team"]) == (name, "a b")
+        assert (attributes["service.name"], attributes["team"]) == (name, "a b")
 
 
 COLLECTORS = [("hangs", 1), ("hangs", 2), ("refuses", 1), ("has no address", 1), ("is slow", 1)]

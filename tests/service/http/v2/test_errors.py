@@ -1,4 +1,4 @@
-"""What is wrong is said in the Open Inference Protocol's shape, and its client's exception says it on."""
+"""Errors of the Open Inference Protocol, as its client reports them."""
 
 import base64
 import gzip
@@ -19,9 +19,9 @@ from tests.support.serving.server import Server, serving
 from tests.support.serving.triton import check, client_of, files, images, pixels, refused, wanted
 
 
-def test_what_the_request_gets_wrong_is_400(client: Any) -> None:
+def test_invalid_request_is_400(client: Any) -> None:
     batch = pixels(1)
-    wrong: list[tuple[list[Any], dict[str, Any], str]] = [
+    invalid_requests: list[tuple[list[Any], dict[str, Any], str]] = [
         ([images(batch), files(b"x")], {}, "inputs has 2 tensors; send one, images or encoded"),
         (
             [images(batch[:, :100])],
@@ -40,15 +40,15 @@ def test_what_the_request_gets_wrong_is_400(client: Any) -> None:
         ([files(b"hello")], {}, "JPEG"),
         ([files(plain(1), b"")], {}, "encoded[1]: "),
     ]
-    for inputs, options, said in wrong:
+    for inputs, options, expected_message in invalid_requests:
         status, message = refused(client, inputs, **options)
         assert status == "400", message
-        assert said in message
+        assert expected_message in message
     floats = triton.InferInput("images", [1, 2], "FP32").set_data_from_numpy(np.zeros((1, 2), np.float32))
     assert refused(client, [floats]) == ("400", "inputs[0].datatype is 'FP32'; images takes UINT8")
 
 
-def test_what_is_not_here_is_404(client: Any) -> None:
+def test_unknown_model_version_or_path_is_404(client: Any) -> None:
     batch = images(pixels(1))
     status, message = refused(client, [batch], model="another")
     assert status == "404"
@@ -61,11 +61,11 @@ def test_what_is_not_here_is_404(client: Any) -> None:
     assert raised.value.status() == "404"
 
 
-def test_a_timeout_is_kept(client: Any) -> None:
+def test_missed_timeout_is_504(client: Any) -> None:
     assert refused(client, [images(pixels(1))], timeout=1) == ("504", "no answer within 1e-06 s")
 
 
-def test_too_many_pixels(client: Any) -> None:
+def test_too_many_pixels_is_413(client: Any) -> None:
     status, message = refused(client, [files(PNG_HEADER_OF_10_GIGAPIXELS)])
     assert status == "413"
     assert message.startswith("encoded[0]: ")
@@ -85,12 +85,12 @@ def test_too_many_pixels(client: Any) -> None:
         ("POST", "/v2/repository/models/tiny/unload", 403),
     ],
 )
-def test_one_shape_for_every_error(server: Server, method: str, path: str, status: int) -> None:
+def test_every_error_has_the_same_format(server: Server, method: str, path: str, status: int) -> None:
     check(server.client.request(method, path), status)
 
 
 @pytest.mark.parametrize(
-    ("content", "headers", "status", "said"),
+    ("content", "headers", "status", "message"),
     [
         (b"{", {}, 400, "JSON"),
         (b"[" * 100_000, {}, 400, "JSON"),
@@ -104,22 +104,20 @@ def test_one_shape_for_every_error(server: Server, method: str, path: str, statu
         (bytes(20_000_001), {}, 413, "20000000"),
     ],
 )
-def test_bodies_that_are_refused(
-    server: Server, content: bytes, headers: dict[str, str], status: int, said: str
+def test_invalid_bodies_are_refused(
+    server: Server, content: bytes, headers: dict[str, str], status: int, message: str
 ) -> None:
-    check(server.client.post("/v2/models/tiny/infer", content=content, headers=headers), status, said)
+    check(server.client.post("/v2/models/tiny/infer", content=content, headers=headers), status, message)
 
 
-def test_a_full_house_is_429_whichever_image_of_a_batch_finds_it_so(
-    model_file: Path, tmp_path: Path
-) -> None:
+def test_no_free_permits_is_429_for_any_image_of_a_batch(model_file: Path, tmp_path: Path) -> None:
     with (
         serving(tmp_path / "log", model_file, max_queue=3, max_batch=3, max_wait_ms=60_000) as full,
         client_of(full) as client,
     ):
         assert client.infer("tiny", [images(pixels(1, 2, 3))]).as_numpy("probabilities").shape == (3, 7)
         status, message = refused(client, [images(pixels(1, 2, 3, 4))])
-        assert status == "400", "it would never be taken"
+        assert status == "400", "it would never fit"
         assert "one request takes 1 to 3 images" in message
         with held_request(full):
             wait_until_in_flight(full)
@@ -139,7 +137,7 @@ def test_a_full_house_is_429_whichever_image_of_a_batch_finds_it_so(
         assert 1 <= int(response.headers["retry-after"]) <= 60
 
 
-def test_a_network_that_fails_is_500_for_that_request_alone(fragile_model: Path, tmp_path: Path) -> None:
+def test_failing_run_is_500_for_that_request_only(fragile_model: Path, tmp_path: Path) -> None:
     bright, dark = (np.full((1, 224, 224, 3), level, np.uint8) for level in (255, 1))
     with serving(tmp_path / "log", fragile_model) as server, client_of(server) as client:
         status, message = refused(client, [images(bright)], model="fragile")
@@ -147,7 +145,7 @@ def test_a_network_that_fails_is_500_for_that_request_alone(fragile_model: Path,
         assert client.infer("fragile", [images(dark)]).as_numpy("probabilities").shape == (1, 2)
 
 
-def test_a_server_that_stops_is_not_ready_but_live(model_file: Path, tmp_path: Path) -> None:
+def test_stopping_server_is_not_ready_but_live(model_file: Path, tmp_path: Path) -> None:
     with (
         serving(tmp_path / "log", model_file, drain_delay_s=20) as server,
         half_sent(server, plain(1)),

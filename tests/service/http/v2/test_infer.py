@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, asked by NVIDIA's own client, as it is, through a real server."""
+"""The Open Inference Protocol on a real server, with NVIDIA's unmodified client."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ def test_the_server_describes_itself(client: Any) -> None:
 
 
 @pytest.mark.parametrize("version", ["", "3"])
-def test_the_model_is_described_as_its_file_does(client: Any, version: str) -> None:
+def test_model_metadata_matches_the_file(client: Any, version: str) -> None:
     assert client.get_model_metadata("tiny", version) == {
         "name": "tiny",
         "versions": ["3"],
@@ -60,53 +60,54 @@ def test_health(client: Any, server: Server) -> None:
     assert not client.is_model_ready("tiny", "4")
 
 
-@pytest.mark.parametrize("sent", [True, False], ids=["binary", "JSON"])
-@pytest.mark.parametrize("got", [True, False], ids=["binary", "JSON"])
-def test_a_batch_of_pixels_is_the_model_s_own_answer(
-    client: Any, session: ort.InferenceSession, sent: bool, got: bool
+@pytest.mark.parametrize("binary_input", [True, False], ids=["binary", "JSON"])
+@pytest.mark.parametrize("binary_output", [True, False], ids=["binary", "JSON"])
+def test_batch_of_pixels_matches_the_model(
+    client: Any, session: ort.InferenceSession, binary_input: bool, binary_output: bool
 ) -> None:
     batch = pixels(1, 2, 3)
     result = client.infer(
-        "tiny", [images(batch, sent)], outputs=wanted(*OUTPUTS, binary=got), request_id="7"
+        "tiny",
+        [images(batch, binary_input)],
+        outputs=wanted(*OUTPUTS, binary=binary_output),
+        request_id="7",
     )
     head = result.get_response()
     assert (head["model_name"], head["model_version"], head["id"]) == ("tiny", "3", "7")
     for name, expected in zip(OUTPUTS, session.run(OUTPUTS, {"images": batch}), strict=True):
-        found = result.as_numpy(name)
-        assert (found.dtype, found.shape) == (np.float32, expected.shape)
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        output = result.as_numpy(name)
+        assert (output.dtype, output.shape) == (np.float32, expected.shape)
+        np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5)
     distances = np.abs(result.as_numpy("probabilities")[:, None] - result.as_numpy("probabilities")[None])
     assert distances.max(axis=2)[~np.eye(3, dtype=bool)].min() > 1e-4, "the images are too alike"
 
 
-def test_without_a_choice_every_output_comes_as_binary_data(client: Any) -> None:
+def test_default_is_every_output_as_binary_data(client: Any) -> None:
     outputs = client.infer("tiny", [images(pixels(1))], model_version="3").get_response()["outputs"]
     sizes = {output["name"]: output["parameters"]["binary_data_size"] for output in outputs}
     assert sizes == {"probabilities": 4 * 7, "fc7": 4 * 204, "conv5": 4 * 12 * 13 * 13}
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_encoded_images_are_answered_as_predict_does(client: Any, server: Server, binary: bool) -> None:
+def test_encoded_images_match_predict(client: Any, server: Server, binary: bool) -> None:
     data = [encoded(noise(4)), encoded(noise(5), "PNG"), encoded(noise(6), "WEBP")]
     result = client.infer("tiny", [files(*data, binary=binary)], outputs=wanted("probabilities", "fc7"))
     for index, file in enumerate(data):
         answer = server.client.post("/predict", params={"top_k": 7}, content=file).json()
         for prediction in answer["predictions"]:
-            found = result.as_numpy("probabilities")[index, prediction["index"]]
-            assert found == pytest.approx(prediction["probability"], abs=1e-6)
+            probability = result.as_numpy("probabilities")[index, prediction["index"]]
+            assert probability == pytest.approx(prediction["probability"], abs=1e-6)
         features = server.client.post("/embed", content=file).json()["embedding"]
         np.testing.assert_allclose(result.as_numpy("fc7")[index], features, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_classification_gives_the_labels_that_predict_gives(
-    client: Any, server: Server, binary: bool
-) -> None:
+def test_classification_labels_match_predict(client: Any, server: Server, binary: bool) -> None:
     data = [encoded(noise(7)), encoded(noise(8))]
     output = wanted("probabilities", binary=binary, top=4)
-    found = client.infer("tiny", [files(*data)], outputs=output).as_numpy("probabilities")
-    assert found.shape == (2, 4)
-    for file, row in zip(data, found, strict=True):
+    rows = client.infer("tiny", [files(*data)], outputs=output).as_numpy("probabilities")
+    assert rows.shape == (2, 4)
+    for file, row in zip(data, rows, strict=True):
         answer = server.client.post("/predict", params={"top_k": 4}, content=file).json()
         for element, prediction in zip(row, answer["predictions"], strict=True):
             text = element.decode() if binary else element
@@ -116,8 +117,8 @@ def test_classification_gives_the_labels_that_predict_gives(
             assert float(value) == pytest.approx(prediction["probability"], abs=1e-6)
 
 
-def test_nobody_gets_the_answer_of_another(server: Server, session: ort.InferenceSession) -> None:
-    """48 requests over 8 connections, so that they share batches, with /predict's among them."""
+def test_concurrent_requests_get_their_own_results(server: Server, session: ort.InferenceSession) -> None:
+    """48 requests over 8 connections and one /predict at the same time, so that they share batches."""
     batch = pixels(*range(200, 248))
     with client_of(server, concurrency=8) as client:
         pending = [
@@ -132,8 +133,8 @@ def test_nobody_gets_the_answer_of_another(server: Server, session: ort.Inferenc
     exclusive = np.concatenate(
         [session.run(["probabilities"], {"images": crop[None]})[0] for crop in batch]
     )
-    found = np.concatenate([result.as_numpy("probabilities") for result in results])
-    distances = np.abs(found[:, None] - exclusive[None]).max(axis=2)
+    probabilities = np.concatenate([result.as_numpy("probabilities") for result in results])
+    distances = np.abs(probabilities[:, None] - exclusive[None]).max(axis=2)
     assert distances.diagonal().max() < 1e-5
     np.fill_diagonal(distances, 1)
     assert distances.min() > 2e-5, "the images are too alike for this test to mean anything"
@@ -142,21 +143,21 @@ def test_nobody_gets_the_answer_of_another(server: Server, session: ort.Inferenc
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
-def test_compressed_requests_are_taken(client: Any, algorithm: str) -> None:
+def test_compressed_requests_are_accepted(client: Any, algorithm: str) -> None:
     batch = pixels(1)
-    result, plainly = (
+    compressed, uncompressed = (
         client.infer(
             "tiny",
             [images(batch)],
-            request_compression_algorithm=one,
-            response_compression_algorithm=one,
+            request_compression_algorithm=coding,
+            response_compression_algorithm=coding,
         )
-        for one in (algorithm, None)
+        for coding in (algorithm, None)
     )
-    assert np.array_equal(result.as_numpy("probabilities"), plainly.as_numpy("probabilities"))
+    assert np.array_equal(compressed.as_numpy("probabilities"), uncompressed.as_numpy("probabilities"))
 
 
-def test_the_stages_are_timed(server: Server) -> None:
+def test_server_timing_has_every_stage(server: Server) -> None:
     tensor = {"name": "encoded", "shape": [1], "datatype": "BYTES"}
     body = {"inputs": [tensor | {"data": [base64.b64encode(plain(1)).decode()]}]}
     timing = server.client.post("/v2/models/tiny/infer", json=body).headers["server-timing"]
@@ -165,12 +166,12 @@ def test_the_stages_are_timed(server: Server) -> None:
     assert 0 < float(stages["decode"]) < float(stages["total"])
 
 
-def test_the_description_has_the_protocol(server: Server) -> None:
+def test_openapi_describes_the_protocol(server: Server) -> None:
     document = server.client.get("/openapi.json").json()
     infer = document["paths"]["/v2/models/{name}/versions/{version}/infer"]["post"]
     for content in (infer["requestBody"]["content"], infer["responses"]["200"]["content"]):
         assert content.keys() == {"application/json", "application/octet-stream"}
     assert {"200", "400", "401", "404", "408", "413", "429", "503", "504"} <= infer["responses"].keys()
     assert "422" not in infer["responses"]
-    refusal = infer["responses"]["400"]["content"]["application/json"]["schema"]
-    assert json.dumps(refusal).endswith('/ProtocolError"}')
+    error_schema = infer["responses"]["400"]["content"]["application/json"]["schema"]
+    assert json.dumps(error_schema).endswith('/ProtocolError"}')

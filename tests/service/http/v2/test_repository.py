@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's model repository: who may load and unload what."""
+"""The model repository extension of the Open Inference Protocol: loading and unloading by admins."""
 
 import hashlib
 import shutil
@@ -14,7 +14,7 @@ from tests.support.serving.triton import check, client_of, images, pixels, refus
 
 @pytest.fixture
 def repository(model_file: Path, tmp_path: Path) -> Path:
-    """`one` as a file, `two` in versions 1 and 2, and a file that is no model."""
+    """Create a folder with `one` as a file, `two` in versions 1 and 2, and a file that is no model."""
     folder = tmp_path / "models"
     for name in ("one.onnx", "two/1/model.onnx", "two/2/model.onnx"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -29,13 +29,11 @@ def key_file(path: Path, *keys: str) -> Path:
 
 
 def states(client: Any) -> list[tuple[str, str, str]]:
-    found = client.get_model_repository_index(headers={"Authorization": "Bearer user"})
-    return [(entry["name"], entry["version"], entry["state"]) for entry in found]
+    entries = client.get_model_repository_index(headers={"Authorization": "Bearer user"})
+    return [(entry["name"], entry["version"], entry["state"]) for entry in entries]
 
 
-def test_models_are_loaded_and_unloaded_by_admins(
-    repository: Path, model_file: Path, tmp_path: Path
-) -> None:
+def test_admins_load_and_unload_models(repository: Path, model_file: Path, tmp_path: Path) -> None:
     settings = {
         "MODEL": "",
         "MODELS": repository,
@@ -86,7 +84,7 @@ def test_models_are_loaded_and_unloaded_by_admins(
         with pytest.raises(InferenceServerException, match="missing") as raised:
             client.load_model("missing", headers=admin)
         assert raised.value.status() == "404"
-        with pytest.raises(InferenceServerException, match=r"parameters\.config is not taken"):
+        with pytest.raises(InferenceServerException, match=r"parameters\.config is not supported"):
             client.load_model("one", headers=admin, config="{}")
-        for wrong in (b"[]", b'{"ready": 1}'):
-            check(server.client.post("/v2/repository/index", content=wrong, headers=user), 400)
+        for body in (b"[]", b'{"ready": 1}'):
+            check(server.client.post("/v2/repository/index", content=body, headers=user), 400)

@@ -1,4 +1,4 @@
-"""Requests of the Open Inference Protocol, without a server: what is taken arrives as it was sent."""
+"""Parsing of valid requests of the Open Inference Protocol, without a server."""
 
 import base64
 import math
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.http.v2.request import Output
+from service.http.v2.request import RequestedOutput
 from tests.support.serving.tensors import (
     COUNTS,
     MAP,
@@ -24,9 +24,9 @@ from tests.support.serving.tensors import (
 
 @pytest.mark.parametrize("data", [COUNTS, np.arange(12).reshape(1, 2, 2, 3).tolist()])
 def test_pixels_as_json_flat_or_nested(data: Any) -> None:
-    found = parse(request(pixels(data=data), id="42"))
-    assert found.id == "42"
-    array = np.asarray(found.inputs["images"])
+    parsed = parse(request(pixels(data=data), id="42"))
+    assert parsed.id == "42"
+    array = np.asarray(parsed.inputs["images"])
     assert array.dtype == np.uint8
     assert array.shape == (1, 2, 2, 3)
     assert array.ravel().tolist() == COUNTS
@@ -52,39 +52,42 @@ def test_encoded_images_as_base64_and_as_bytes() -> None:
     assert parse(text).inputs == parse(body, length).inputs == {"encoded": files}
 
 
-def test_a_header_length_without_binary_data_is_the_whole_body() -> None:
+def test_header_length_without_binary_data_is_the_whole_body() -> None:
     body = request(pixels())
     assert parse(body, str(len(body))).inputs.keys() == {"images"}
 
 
 @pytest.mark.parametrize(
-    ("more", "wanted"),
+    ("more", "expected"),
     [
-        ({}, [Output(PROBABILITIES, False), Output(MAP, False)]),
-        ({"outputs": []}, [Output(PROBABILITIES, False), Output(MAP, False)]),
-        ({"parameters": {"binary_data_output": True}}, [Output(PROBABILITIES, True), Output(MAP, True)]),
-        ({"outputs": [{"name": "conv5"}]}, [Output(MAP, False)]),
+        ({}, [RequestedOutput(PROBABILITIES, False), RequestedOutput(MAP, False)]),
+        ({"outputs": []}, [RequestedOutput(PROBABILITIES, False), RequestedOutput(MAP, False)]),
+        (
+            {"parameters": {"binary_data_output": True}},
+            [RequestedOutput(PROBABILITIES, True), RequestedOutput(MAP, True)],
+        ),
+        ({"outputs": [{"name": "conv5"}]}, [RequestedOutput(MAP, False)]),
         (
             {
-                "parameters": {"binary_data_output": True, "custom": "is let pass", "priority": 1},
+                "parameters": {"binary_data_output": True, "custom": "is ignored", "priority": 1},
                 "outputs": [
                     {"name": "conv5"},
                     {"name": "probabilities", "parameters": {"binary_data": False, "classification": 3}},
                 ],
             },
-            [Output(MAP, True), Output(PROBABILITIES, False, 3)],
+            [RequestedOutput(MAP, True), RequestedOutput(PROBABILITIES, False, 3)],
         ),
     ],
 )
-def test_the_client_chooses_outputs(more: dict[str, Any], wanted: list[Output]) -> None:
-    assert parse(request(pixels(), **more)).outputs == tuple(wanted)
+def test_requested_outputs(more: dict[str, Any], expected: list[RequestedOutput]) -> None:
+    assert parse(request(pixels(), **more)).outputs == tuple(expected)
 
 
 @pytest.mark.parametrize(
-    ("given", "seconds"), [({}, math.inf), ({"timeout": 0}, math.inf), ({"timeout": 1500}, 0.0015)]
+    ("parameters", "seconds"), [({}, math.inf), ({"timeout": 0}, math.inf), ({"timeout": 1500}, 0.0015)]
 )
-def test_a_timeout_is_in_microseconds(given: dict[str, int], seconds: float) -> None:
-    assert parse(request(pixels(), parameters=given)).timeout == seconds
+def test_timeout_is_in_microseconds(parameters: dict[str, int], seconds: float) -> None:
+    assert parse(request(pixels(), parameters=parameters)).timeout == seconds
 
 
 @given(
@@ -92,26 +95,26 @@ def test_a_timeout_is_in_microseconds(given: dict[str, int], seconds: float) -> 
     st.sampled_from(["flat", "nested", "binary"]),
     st.none() | st.text(),
 )
-def test_pixels_arrive_as_they_were_sent(raw: bytes, way: str, name: str | None) -> None:
+def test_pixels_round_trip(raw: bytes, encoding: str, name: str | None) -> None:
     array = np.frombuffer(raw, np.uint8).reshape(-1, 2, 2, 3)
     entry = pixels(shape=list(array.shape), data=None)
     more = {} if name is None else {"id": name}
-    if way == "binary":
+    if encoding == "binary":
         entry["parameters"] = {"binary_data_size": len(raw)}
-        found = parse(*behind(request(entry, **more), raw))
+        parsed = parse(*behind(request(entry, **more), raw))
     else:
-        entry["data"] = array.tolist() if way == "nested" else list(raw)
-        found = parse(request(entry, **more))
-    assert found.id == name
-    assert np.array_equal(np.asarray(found.inputs["images"]), array)
+        entry["data"] = array.tolist() if encoding == "nested" else list(raw)
+        parsed = parse(request(entry, **more))
+    assert parsed.id == name
+    assert np.array_equal(np.asarray(parsed.inputs["images"]), array)
 
 
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=8), st.booleans())
-def test_files_arrive_as_they_were_sent(sent: list[bytes], binary: bool) -> None:
+def test_files_round_trip(sent: list[bytes], binary: bool) -> None:
     entry: dict[str, Any] = {"name": "encoded", "shape": [len(sent)], "datatype": "BYTES"}
     if binary:
         raw = prefixed(*sent)
-        found = parse(*behind(request(entry | {"parameters": {"binary_data_size": len(raw)}}), raw))
+        parsed = parse(*behind(request(entry | {"parameters": {"binary_data_size": len(raw)}}), raw))
     else:
-        found = parse(request(entry | {"data": [base64.b64encode(file).decode() for file in sent]}))
-    assert found.inputs == {"encoded": sent}
+        parsed = parse(request(entry | {"data": [base64.b64encode(file).decode() for file in sent]}))
+    assert parsed.inputs == {"encoded": sent}

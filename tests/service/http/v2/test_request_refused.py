@@ -1,5 +1,6 @@
-"""Every way in which a request of the Open Inference Protocol can lie; a message names the field, what it
-has, and what it takes.
+"""Invalid requests of the Open Inference Protocol are refused.
+
+The message names the field, its value and what is expected.
 """
 
 import json
@@ -17,7 +18,7 @@ from service.http.body.json_fields import MAX_JSON_VALUES
 from service.http.v2.request import parse_request
 from tests.support.serving.tensors import COUNTS, PIXELS, behind, parse, pixels, prefixed, request
 
-WRONG_JSON: list[tuple[bytes, str]] = [
+INVALID_JSON: list[tuple[bytes, str]] = [
     (b"", "JSON"),
     (b"\xff\xfe{}", "JSON"),
     ("\ufeff{}".encode(), "inputs is None"),
@@ -97,8 +98,8 @@ WRONG_JSON: list[tuple[bytes, str]] = [
     (request(pixels(), outputs=[{"name": "fc9"}]), "outputs[0].name is 'fc9'; this model has"),
     (request(pixels(), outputs=[{"name": "conv5"}] * 2), "outputs[1].name is 'conv5' again"),
     *(
-        (request(pixels(), outputs=[{"name": "conv5", "parameters": parameters}]), said)
-        for parameters, said in [
+        (request(pixels(), outputs=[{"name": "conv5", "parameters": parameters}]), message)
+        for parameters, message in [
             ("x", "outputs[0] has parameters 'x'"),
             (
                 {"binary_data": "yes"},
@@ -114,13 +115,13 @@ WRONG_JSON: list[tuple[bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "said"), WRONG_JSON)
-def test_json_that_is_refused(body: bytes, said: str) -> None:
+@pytest.mark.parametrize(("body", "message"), INVALID_JSON)
+def test_invalid_json_is_refused(body: bytes, message: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         parse(body)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert len(str(refused.value)) < 400
-    str(refused.value).encode()  # no half of a surrogate pair goes into an answer
+    str(refused.value).encode()  # no lone surrogate, which could not be sent
 
 
 BINARY = request(pixels(data=None, parameters={"binary_data_size": 12}))
@@ -134,7 +135,7 @@ def files(size: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("body", "length", "said"),
+    ("body", "length", "message"),
     [
         (BINARY + bytes(12), None, "JSON"),
         (BINARY, None, "Inference-Header-Content-Length is missing"),
@@ -146,8 +147,8 @@ def files(size: Any) -> bytes:
         (BINARY + bytes(12), str(len(BINARY) - 1), "JSON"),
         (BINARY + bytes(12), "0", "JSON"),
         (*behind(BINARY, bytes(11)), "binary_data_size is 12; 11 bytes are left"),
-        (*behind(BINARY, bytes(13)), "1 bytes lie behind the last tensor"),
-        (*behind(request(pixels()), b"x"), "1 bytes lie behind the last tensor"),
+        (*behind(BINARY, bytes(13)), "1 bytes follow the last tensor"),
+        (*behind(request(pixels()), b"x"), "1 bytes follow the last tensor"),
         *(
             (
                 *behind(request(pixels(data=None, parameters={"binary_data_size": size})), bytes(24)),
@@ -160,16 +161,16 @@ def files(size: Any) -> bytes:
         (*behind(files(9), b"\xff\xff\xff\xff12345"), "element 0 goes past the 9 bytes"),
         (*behind(files(6), prefixed(b"ab")), "element 1 goes past the 6 bytes"),
         (*behind(files(9), prefixed(b"ab"), b"\0\0\0"), "element 1 goes past the 9 bytes"),
-        (*behind(files(13), prefixed(b"a", b"b", b"")[:13]), "3 bytes lie behind its 2 elements"),
+        (*behind(files(13), prefixed(b"a", b"b", b"")[:13]), "3 bytes follow its 2 elements"),
     ],
 )
-def test_binary_data_that_is_refused(body: bytes, length: str | None, said: str) -> None:
+def test_invalid_binary_data_is_refused(body: bytes, length: str | None, message: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         parse(body, length)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
-def test_json_of_too_many_values_is_not_read() -> None:
+def test_json_with_too_many_values_is_not_parsed() -> None:
     for filler in (
         b"[" * (MAX_JSON_VALUES + 1),
         b"0," * (MAX_JSON_VALUES + 1),
@@ -179,28 +180,28 @@ def test_json_of_too_many_values_is_not_read() -> None:
             parse(b'{"inputs": [' + filler)
 
 
-def test_an_answer_of_too_many_json_values_is_not_computed() -> None:
+def test_response_with_too_many_json_values_is_not_computed() -> None:
     large = Tensor("conv5", "float32", (None, MAX_JSON_VALUES // 2), "a map")
     shape = [3, 2, 2, 3]
     body, length = behind(
         request(pixels(data=None, shape=shape, parameters={"binary_data_size": 36})), bytes(36)
     )
-    with pytest.raises(InvalidRequest, match=f"{3 * (MAX_JSON_VALUES // 2)} values of JSON.*binary_data"):
+    with pytest.raises(InvalidRequest, match=f"{3 * (MAX_JSON_VALUES // 2)} JSON values.*binary_data"):
         parse_request(body, length, (PIXELS,), (large,), 8)
 
 
-def test_many_keys_are_not_quadratic() -> None:
-    """An object of 200,000 keys, of which the last two are one: minutes, were each counted."""
+def test_many_keys_take_linear_time() -> None:
+    """An object of 200,000 keys with a duplicate at the end: quadratic time would be minutes."""
     keys = ",".join(f'"{number}":0' for number in range(200_000))
-    began = time.perf_counter()
+    started = time.perf_counter()
     with pytest.raises(InvalidRequest, match="'199999' twice"):
         parse(f'{{{keys},"199999":0}}'.encode())
-    assert time.perf_counter() - began < 20
+    assert time.perf_counter() - started < 20
 
 
-def test_nothing_is_allocated_by_a_declared_size() -> None:
-    """A gigabyte by shape, and elements of four by their prefix, in bodies of a few bytes."""
-    lies = [
+def test_declared_sizes_allocate_nothing() -> None:
+    """Bodies of a few bytes declare a gigabyte by shape, and elements of 4 GB by length prefix."""
+    requests = [
         behind(
             request(pixels(data=None, shape=[2**30, 2, 2, 3], parameters={"binary_data_size": 12})),
             bytes(12),
@@ -210,7 +211,7 @@ def test_nothing_is_allocated_by_a_declared_size() -> None:
     ]
     tracemalloc.start()
     try:
-        for body, length in lies:
+        for body, length in requests:
             with pytest.raises(InvalidRequest):
                 parse(body, length, most=2**40)
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
@@ -234,13 +235,13 @@ JSON = st.recursive(
 
 @given(st.binary(max_size=200), st.none() | st.text(max_size=5) | st.integers(0, 300).map(str))
 @example(b"{}", "2")
-def test_arbitrary_bytes_raise_nothing_but_our_error(body: bytes, length: str | None) -> None:
+def test_arbitrary_bytes_raise_only_invalid_request(body: bytes, length: str | None) -> None:
     with pytest.raises(InvalidRequest):
         parse(body, length)
 
 
 @given(JSON, JSON, JSON, st.binary(max_size=40))
-def test_arbitrary_json_raises_nothing_but_our_error(
+def test_arbitrary_json_raises_only_invalid_request(
     entry: Any, outputs: Any, more: Any, tail: bytes
 ) -> None:
     bodies = [
@@ -255,8 +256,8 @@ def test_arbitrary_json_raises_nothing_but_our_error(
         head = json.dumps(body).encode()
         for length in (None, str(len(head))):
             try:
-                found = parse(head + tail, length)
+                parsed = parse(head + tail, length)
             except InvalidRequest as error:
                 str(error).encode()
             else:
-                assert set(found.inputs) <= {"images", "encoded"}
+                assert set(parsed.inputs) <= {"images", "encoded"}

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's answers, without a server."""
+"""Building responses of the Open Inference Protocol, without a server."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.http.v2.request import Output
+from service.http.v2.request import RequestedOutput
 from service.http.v2.response import build_response
 from tests.support.serving.tensors import MAP, PROBABILITIES, prefixed
 
@@ -26,12 +26,12 @@ FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 @given(
     st.lists(st.lists(FLOATS, min_size=6, max_size=6), min_size=1, max_size=3), st.booleans(), st.booleans()
 )
-def test_answers_arrive_as_they_were_computed(values: list[list[float]], binary: bool, mixed: bool) -> None:
+def test_outputs_round_trip(values: list[list[float]], binary: bool, mixed: bool) -> None:
     rows = [
         {"conv5": np.array(v, np.float32).reshape(2, 3), "probabilities": np.array(v[:4], np.float32)}
         for v in values
     ]
-    outputs = (Output(MAP, binary), Output(PROBABILITIES, binary ^ mixed))
+    outputs = (RequestedOutput(MAP, binary), RequestedOutput(PROBABILITIES, binary ^ mixed))
     head, tail = read(*build_response({"id": "\u00e9"}, outputs, rows, LABELS))
     assert head["id"] == "\u00e9"
     assert [entry["shape"] for entry in head["outputs"]] == [[len(rows), 2, 3], [len(rows), 4]]
@@ -39,11 +39,11 @@ def test_answers_arrive_as_they_were_computed(values: list[list[float]], binary:
         assert entry["datatype"] == "FP32"
         expected = np.stack([row[entry["name"]] for row in rows])
         if "data" in entry:
-            found = np.array(entry["data"], np.float32).reshape(entry["shape"])
+            values_read = np.array(entry["data"], np.float32).reshape(entry["shape"])
         else:
             size = entry["parameters"]["binary_data_size"]
-            found, tail = np.frombuffer(tail[:size], "<f4").reshape(entry["shape"]), tail[size:]
-        assert np.array_equal(found, expected)
+            values_read, tail = np.frombuffer(tail[:size], "<f4").reshape(entry["shape"]), tail[size:]
+        assert np.array_equal(values_read, expected)
     assert tail == b""
 
 
@@ -53,7 +53,7 @@ def test_classification_is_value_index_label(binary: bool) -> None:
         {"probabilities": np.array([0.25, 0.5, 1e-7, 0.25], np.float32)},
         {"probabilities": np.array([0, 0.1, 0.2, 0.7], np.float32)},
     ]
-    body, length = build_response({}, (Output(PROBABILITIES, binary, 2),), rows, LABELS)
+    body, length = build_response({}, (RequestedOutput(PROBABILITIES, binary, 2),), rows, LABELS)
     head, tail = read(body, length)
     (entry,) = head["outputs"]
     assert (entry["name"], entry["datatype"], entry["shape"]) == ("probabilities", "BYTES", [2, 2])
@@ -68,10 +68,12 @@ def test_classification_is_value_index_label(binary: bool) -> None:
 
 def test_classification_of_a_map_has_no_labels() -> None:
     rows = [{"conv5": np.array([[1, 5, 3], [2, 4, 0]], np.float32)}]
-    head, _tail = read(*build_response({}, (Output(MAP, False, 2),), rows, LABELS))
+    head, _tail = read(*build_response({}, (RequestedOutput(MAP, False, 2),), rows, LABELS))
     assert head["outputs"][0]["data"] == ["5.0:1", "4.0:4"]
 
 
-def test_infinity_is_no_json() -> None:
+def test_infinity_is_not_written_as_json() -> None:
     with pytest.raises(ValueError, match="JSON"):
-        build_response({}, (Output(MAP, False),), [{"conv5": np.full((2, 3), np.inf, np.float32)}], LABELS)
+        build_response(
+            {}, (RequestedOutput(MAP, False),), [{"conv5": np.full((2, 3), np.inf, np.float32)}], LABELS
+        )
