@@ -1,1 +1,1 @@
-"""The command line: python -m service predict."""
+"""The command line `python -m service predict`, and the usage help of `python -m service`."""

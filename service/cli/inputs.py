@@ -1,4 +1,4 @@
-"""The picture files that somebody names on the command line."""
+"""Find and read the picture files named on the command line."""
 
 import glob
 import re
@@ -18,27 +18,27 @@ STDIN: Final = "-"
 URL: Final = re.compile("[A-Za-z][A-Za-z0-9+.-]*://|data:")
 
 
-class Unreadable(Exception):
+class UnreadableFile(Exception):
     """A file that cannot be read; the message says why."""
 
 
 @dataclass(frozen=True)
 class File:
-    """`name` as it was given, or as it was found below a folder; `-` is standard input."""
+    """A file to predict. `name` is the argument, or the path found below a folder; `-` is stdin."""
 
     name: str
-    missing: str | None = None  # why there is nothing of that name
+    missing: str | None = None  # why there is no such file
 
     @property
-    def place(self) -> Path:
-        """Where it lies, whatever links lead to its folder."""
+    def location(self) -> Path:
+        """The path with the links of its folder resolved, to detect duplicates."""
         path = Path(self.name)
         return path.parent.resolve() / path.name
 
     def read(self, limit: int | None) -> bytes:
-        """Raises Unreadable, InvalidRequest if it is empty, BodyTooLarge past `limit` bytes."""
+        """Read up to `limit` bytes. Raises UnreadableFile, InvalidRequest if empty, else BodyTooLarge."""
         if self.missing:
-            raise Unreadable(self.missing)
+            raise UnreadableFile(self.missing)
         size = -1 if limit is None else limit + 1
         try:
             if self.name == STDIN:
@@ -47,7 +47,7 @@ class File:
                 with Path(self.name).open("rb") as file:
                     data = file.read(size)
         except OSError as error:
-            raise Unreadable(error.strerror or str(error)) from None
+            raise UnreadableFile(error.strerror or str(error)) from None
         if not data:
             raise InvalidRequest("the image is empty; send the bytes of one image file")
         if limit is not None and len(data) > limit:
@@ -55,55 +55,59 @@ class File:
         return data
 
 
-def named(arguments: Iterable[str]) -> list[File]:
-    """Files as they are, the pictures below folders, and what wildcards stand for, each in the order of
-    its name. What is not there has its place too.
+def find_files(arguments: Iterable[str]) -> list[File]:
+    """Resolve the arguments: files, the pictures below folders and the matches of wildcards.
+
+    The order is that of the arguments, and sorted by name within each. A missing file gets an entry whose
+    `missing` says why.
     """
     files: list[File] = []
     for argument in arguments:
         if not argument:  # an empty variable; as a path it would be the current folder
             files.append(File(argument, "the name is empty; . is the current folder"))
-        elif argument == STDIN or _is_there(argument):
-            files += _at(argument)
+        elif argument == STDIN or _exists(argument):
+            files += _files_at(argument)
         elif URL.match(argument):
             download = f"download it first: curl -LO {shlex.quote(argument)}"
             remedy = download if argument.startswith("http") else "name a file"
             files.append(File(argument, f"URLs are not fetched; {remedy}"))
         elif glob.has_magic(argument):
-            # `a/**/*` stands for a folder and for what is in it, which may be a link to that folder.
-            found: dict[Path, File] = {}
-            for file in (file for name in _matches(argument) for file in _at(name)):
-                found.setdefault(file.place, file)
-            files += found.values() or [File(argument, "no file matches")]
+            # `a/**/*` matches a folder and its content, which may be a link to that folder.
+            matches: dict[Path, File] = {}
+            for file in (file for name in _matches(argument) for file in _files_at(name)):
+                matches.setdefault(file.location, file)
+            files += matches.values() or [File(argument, "no file matches")]
         else:
             files.append(File(argument))
     return files
 
 
-def _is_there(name: str) -> bool:
+def _exists(name: str) -> bool:
     try:
         return Path(name).exists()
-    except OSError:  # too long for a name
+    except OSError:  # the name is too long
         return False
 
 
 def _matches(pattern: str) -> list[str]:
-    """Sorted names. `**` stands for the folders that `_folders` finds; glob's own would follow links in
-    circles, 40 times each.
+    """Return the sorted matches of a pattern.
+
+    `**` is expanded with `_folders`, because glob's own would follow circular links 40 times each.
     """
     parts = Path(pattern).parts
     if "**" not in parts:
-        return sorted(glob.glob(pattern))  # noqa: PTH207  Path.glob takes no absolute ones
-    at = parts.index("**")
-    tops, below = _matches(str(Path(*parts[:at]))), parts[at + 1 :]
-    if not below:
+        return sorted(glob.glob(pattern))  # noqa: PTH207  Path.glob refuses absolute patterns
+    index = parts.index("**")
+    tops, rest = _matches(str(Path(*parts[:index]))), parts[index + 1 :]
+    if not rest:
         return tops
-    within = {folder for top in tops for folder in _folders(Path(top))}
-    found = {name for each in within for name in _matches(str(Path(glob.escape(str(each)), *below)))}
-    return sorted(found)
+    folders = {folder for top in tops for folder in _folders(Path(top))}
+    return sorted(
+        {name for folder in folders for name in _matches(str(Path(glob.escape(str(folder)), *rest)))}
+    )
 
 
-def _at(name: str) -> list[File]:
+def _files_at(name: str) -> list[File]:
     if name == STDIN or not Path(name).is_dir():
         return [File(name)]
     files = sorted(path for folder in _folders(Path(name)) for path in _entries(folder))
@@ -113,24 +117,25 @@ def _at(name: str) -> list[File]:
 
 
 def _folders(top: Path) -> list[Path]:
-    """Itself and the folders below it, by links too, hidden ones passed over as in training. One that is
-    reached twice counts once, which ends circles.
+    """List a folder and the folders below it, following links and skipping hidden ones as training does.
+
+    A folder that is reached twice is listed once, so circular links end.
     """
-    found: dict[Path, Path] = {}  # by the real path
+    by_real_path: dict[Path, Path] = {}
     waiting = deque([top])
     while waiting:
         folder = waiting.popleft()
-        if found.setdefault(folder.resolve(), folder) is not folder:
+        if by_real_path.setdefault(folder.resolve(), folder) is not folder:
             continue
         below = [path for path in _entries(folder) if path.is_dir()]
         waiting.extendleft(path for path in below if not path.is_symlink())
-        # Links last, so that a folder goes by the name where it lies.
+        # Links last, so that a folder is listed by its real name.
         waiting.extend(path for path in below if path.is_symlink())
-    return list(found.values())
+    return list(by_real_path.values())
 
 
 def _entries(folder: Path) -> list[Path]:
-    """In order, without what is hidden; none of a folder that cannot be read."""
+    """List the visible entries of a folder, sorted; an unreadable folder has none."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError:
@@ -138,7 +143,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _is_picture(path: Path) -> bool:
-    """By its name or by its first bytes."""
+    """Return whether a path is a picture, by its suffix or its first bytes."""
     if not path.is_file():
         return False
     if path.suffix.lower() in PICTURES:

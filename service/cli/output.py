@@ -1,4 +1,4 @@
-"""Answers as lines on the standard output, each as it comes, and how far the work has got on stderr."""
+"""Print results as a table, CSV or JSON lines on stdout, and a progress bar on stderr."""
 
 import csv
 import json
@@ -11,51 +11,55 @@ from typing import Final, Protocol, Self, TextIO
 from alexnet_client.schemas import PredictResponse, Problem
 
 COLUMNS: Final = ("file", "rank", "label", "index", "probability", "error")
-BAR: Final = 30  # characters
+BAR_WIDTH: Final = 30  # characters
 
 
 class Writer(Protocol):
-    def __call__(self, name: str, answer: PredictResponse | Problem) -> None: ...
+    """Writes the result of one file."""
+
+    def __call__(self, name: str, result: PredictResponse | Problem) -> None: ...
 
 
 def json_lines(out: TextIO, _names: Sequence[str]) -> Writer:
-    """The answer over HTTP, or its problem, and `file`."""
+    """Write one JSON object per file: the response of POST /predict, or a problem, and `file`."""
 
-    def write(name: str, answer: PredictResponse | Problem) -> None:
-        print(json.dumps({"file": name} | answer.model_dump(mode="json")), file=out, flush=True)
+    def write(name: str, result: PredictResponse | Problem) -> None:
+        print(json.dumps({"file": name} | result.model_dump(mode="json")), file=out, flush=True)
 
     return write
 
 
-def comma_separated(out: TextIO, _names: Sequence[str]) -> Writer:
-    """A row for each prediction, one with `error` for a file without any."""
+def csv_rows(out: TextIO, _names: Sequence[str]) -> Writer:
+    """Write a CSV row per prediction; a failed file gets one row with `error`."""
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(COLUMNS)
 
-    def write(name: str, answer: PredictResponse | Problem) -> None:
-        if isinstance(answer, Problem):
-            rows.writerow([name, "", "", "", "", answer.detail])
+    def write(name: str, result: PredictResponse | Problem) -> None:
+        if isinstance(result, Problem):
+            rows.writerow([name, "", "", "", "", result.detail])
         else:
-            for rank, each in enumerate(answer.predictions, 1):
-                rows.writerow([name, rank, each.label, each.index, each.probability, ""])
+            for rank, prediction in enumerate(result.predictions, 1):
+                values = prediction.label, prediction.index, prediction.probability
+                rows.writerow([name, rank, *values, ""])
         out.flush()
 
     return write
 
 
 def table(out: TextIO, names: Sequence[str]) -> Writer:
-    """For people: on a terminal, names that leave no room for a label lose their beginning."""
+    """Write an aligned table; on a terminal, long names lose their beginning to leave room for labels."""
     columns = shutil.get_terminal_size().columns if out.isatty() else 1 << 30
-    width = min(max(_cells(_printable(name)) for name in names), max(columns - 40, columns // 2))
+    width = min(max(_display_width(_printable(name)) for name in names), max(columns - 40, columns // 2))
 
-    def write(name: str, answer: PredictResponse | Problem) -> None:
-        shown = _cut(_printable(name), width)
-        first = shown + " " * (width - _cells(shown))
-        if isinstance(answer, Problem):
-            print(f"{first}     error  {_printable(answer.detail)}", file=out)
+    def write(name: str, result: PredictResponse | Problem) -> None:
+        shown = _truncate(_printable(name), width)
+        first = shown + " " * (width - _display_width(shown))
+        if isinstance(result, Problem):
+            print(f"{first}     error  {_printable(result.detail)}", file=out)
         else:
-            for each in answer.predictions:
-                print(f"{first}  {100 * each.probability:6.2f} %  {_printable(each.label)}", file=out)
+            for prediction in result.predictions:
+                percent = f"{100 * prediction.probability:6.2f} %"
+                print(f"{first}  {percent}  {_printable(prediction.label)}", file=out)
                 first = " " * width
         out.flush()
 
@@ -65,17 +69,17 @@ def table(out: TextIO, names: Sequence[str]) -> Writer:
 FORMATS: Final[dict[str, Callable[[TextIO, Sequence[str]], Writer]]] = {
     "table": table,
     "jsonl": json_lines,
-    "csv": comma_separated,
+    "csv": csv_rows,
 }
 
 
 class Progress:
-    """A bar on the last line of a terminal; nothing elsewhere, nor for a single file."""
+    """A progress bar on the last line of a terminal; nothing for a single file or without a terminal."""
 
     def __init__(self, out: TextIO, total: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._out, self._total, self._clock = out, total, clock
         self._shown = total > 1 and out.isatty()
-        self._began, self._done = clock(), 0
+        self._started, self._done = clock(), 0
 
     def __enter__(self) -> Self:
         self._show("")
@@ -85,40 +89,40 @@ class Progress:
         self.clear()
 
     def step(self) -> None:
-        """One more is done."""
+        """Count one more file as done."""
         self._done += 1
-        left = (self._clock() - self._began) / self._done * (self._total - self._done)
+        left = (self._clock() - self._started) / self._done * (self._total - self._done)
         self._show(f", {left:.0f} s left")
 
     def clear(self) -> None:
-        """Before anything else is printed."""
+        """Erase the bar, before anything else is printed."""
         if self._shown:
             self._out.write("\r\x1b[K")
             self._out.flush()
 
     def _show(self, left: str) -> None:
         if self._shown:
-            bar = ("#" * (BAR * self._done // self._total)).ljust(BAR, ".")
+            bar = ("#" * (BAR_WIDTH * self._done // self._total)).ljust(BAR_WIDTH, ".")
             self._out.write(f"\r\x1b[K[{bar}] {self._done} of {self._total}{left}")
             self._out.flush()
 
 
 def _printable(text: str) -> str:
-    """Without what would move the cursor or is no character at all."""
+    """Replace control characters and invalid characters by `?`."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _cells(text: str) -> int:
-    """The columns that a terminal gives it: two for East Asian characters, none for combining ones."""
+def _display_width(text: str) -> int:
+    """Count terminal columns: two for wide East Asian characters, none for combining ones."""
     return sum(
         0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text
     )
 
 
-def _cut(text: str, width: int) -> str:
-    """The end of a path says more than its beginning."""
-    if _cells(text) <= width:
+def _truncate(text: str, width: int) -> str:
+    """Truncate at the start: the end of a path says more."""
+    if _display_width(text) <= width:
         return text
-    while _cells(text) > width - 1:
+    while _display_width(text) > width - 1:
         text = text[1:]
     return "…" + text

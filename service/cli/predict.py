@@ -1,4 +1,4 @@
-"""Answers about picture files without HTTP, by the service's own engine, or with it, by a server's."""
+"""Classify picture files with a local engine, or with a server over HTTP."""
 
 import asyncio
 from collections import deque
@@ -11,7 +11,7 @@ from typing import Final, Literal
 from alexnet_client.schemas import PredictResponse, Problem
 from contract.limits import usable_cores
 from contract.picture import ImageError
-from service.cli.inputs import File, Unreadable
+from service.cli.inputs import File, UnreadableFile
 from service.errors import BodyTooLarge, InvalidRequest, ModelError
 from service.inference.engine import running_engine
 from service.inference.tasks import DEFAULT_TOP_K, classify
@@ -26,54 +26,56 @@ from service.problems import make_problem, problem_of
 from service.settings import Settings
 
 Crops = Literal[1, 10]
-Ask = Callable[[bytes], Awaitable[PredictResponse | Problem]]
+Result = PredictResponse | Problem
+Predict = Callable[[bytes], Awaitable[Result]]
 
-SERVER_AT_ONCE: Final = 8  # requests to a server
-# Codes of a server's that speak of one image; after any other the rest would fare no better.
-OF_ONE_IMAGE: Final = {"unsupported_image", "invalid_image", "too_large", "timeout", "deadline", "internal"}
-OF_THE_COMMAND: Final = {"invalid_request", "not_found"}
-
-
-class Usage(Exception):
-    """The command asks for what there is not."""
+MAX_SERVER_REQUESTS: Final = 8  # at the same time
+# Problem codes of a server that concern one image only; any other would meet the other images too.
+IMAGE_CODES: Final = {"unsupported_image", "invalid_image", "too_large", "timeout", "deadline", "internal"}
+USAGE_CODES: Final = {"invalid_request", "not_found"}
 
 
-class Failed(Exception):
-    """Nothing more can be answered."""
+class UsageError(Exception):
+    """The command line names something that does not exist or is invalid."""
+
+
+class PredictionFailed(Exception):
+    """No further file can be classified."""
 
 
 def find_models(settings: Settings, model: str | None) -> list[LoadResult]:
-    """Every version of the model: of that file, of that name in the folder MODELS, or of the default one
-    there. Raises Usage, SettingsError and ModelError.
+    """Load every version of a model: a file, a name in the folder MODELS, or the default model there.
+
+    Raises UsageError, SettingsError and ModelError.
     """
     if model is not None and _names_a_file(model):
         if not Path(model).exists():
-            raise Usage(f"there is no model file {model}")
+            raise UsageError(f"there is no model file {model}")
         settings = settings.model_copy(update={"model": Path(model)})
     elif model is not None:
         settings, model = settings.model_copy(update={"model": None}), normal(model)
     else:
         require_file(settings)
-    wanted = places(settings)
-    if names := sorted({place.name for place in wanted if place.name}):
+    locations = places(settings)
+    if names := sorted({location.name for location in locations if location.name}):
         name = default_name(configured(settings), names) if model is None else model
         if name is None:
-            raise Usage(f"name one of the models with --model: {', '.join(names)}")
+            raise UsageError(f"name one of the models with --model: {', '.join(names)}")
         if name not in names:
-            raise Usage(
+            raise UsageError(
                 f"there is no model {name} in {settings.models}; the models there: {', '.join(names)}"
             )
-        wanted = [place for place in wanted if place.name == name]
-    if not wanted:
-        raise Usage(f"there is no model in {settings.models}; name a model file with --model")
-    found = [read(place, _load(settings)) for place in wanted]
-    if not any(one.model for one in found):
-        raise ModelError("; ".join(one.error or "" for one in found))
-    return found
+        locations = [location for location in locations if location.name == name]
+    if not locations:
+        raise UsageError(f"there is no model in {settings.models}; name a model file with --model")
+    results = [read(location, _load(settings)) for location in locations]
+    if not any(result.model for result in results):
+        raise ModelError("; ".join(result.error or "" for result in results))
+    return results
 
 
 def _names_a_file(model: str) -> bool:
-    """And not a model in MODELS, whose name may have a dot in it."""
+    """Return whether `model` is a file rather than a model in MODELS, whose name may contain a dot."""
     path = Path(model)
     return model.endswith(".onnx") or "/" in model or (path.suffix != "" and path.is_file())
 
@@ -84,19 +86,19 @@ def _load(settings: Settings) -> Load:
 
 
 @asynccontextmanager
-async def here(
-    settings: Settings, found: list[LoadResult], top_k: int | None, crops: Crops
-) -> AsyncIterator[Ask]:
-    """The engine that the service has, without a server around it. Raises Usage."""
+async def local_engine(
+    settings: Settings, models: list[LoadResult], top_k: int | None, crops: Crops
+) -> AsyncIterator[Predict]:
+    """Run the service's engine without a server; yield its predict function. Raises UsageError."""
     metrics = Metrics()
-    repository = Repository(settings, found, _load(settings), metrics)
+    repository = Repository(settings, models, _load(settings), metrics)
     async with running_engine(settings, repository, settings.threads or usable_cores(), metrics) as engine:
         served = next(repository.served)
         classes = len(served.model.manifest.classes)
         if (top_k or 1) > classes:
-            raise Usage(f"top_k is {top_k}; this model has {classes} classes")
+            raise UsageError(f"top_k is {top_k}; this model has {classes} classes")
 
-        async def ask(data: bytes) -> PredictResponse | Problem:
+        async def predict(data: bytes) -> Result:
             try:
                 return await classify(engine, served, data, top_k or min(DEFAULT_TOP_K, classes), crops)
             except ImageError as error:
@@ -104,18 +106,18 @@ async def here(
             except FloatingPointError as error:
                 return make_problem(500, "internal", str(error))
 
-        yield ask
+        yield predict
 
 
 @asynccontextmanager
-async def by_server(
+async def remote_server(
     server: str, key: str | None, model: str | None, top_k: int | None, crops: Crops
-) -> AsyncIterator[Ask]:
-    """Raises Failed and Usage, also from `ask`."""
+) -> AsyncIterator[Predict]:
+    """Connect to a server; yield its predict function. Both raise PredictionFailed and UsageError."""
     try:
-        from alexnet_client.client import AsyncClient, ClientError, PredictOptions  # alone take httpx
+        from alexnet_client.client import AsyncClient, ClientError, PredictOptions  # needs httpx
     except ImportError:
-        raise Failed("--server needs httpx: pip install httpx (the extra `client`)") from None
+        raise PredictionFailed("--server needs httpx: pip install httpx (the extra `client`)") from None
     query = PredictOptions(crops=crops)
     if model is not None:
         query["model"] = model
@@ -123,26 +125,31 @@ async def by_server(
         query["top_k"] = top_k
     async with AsyncClient(server, key) as client:
 
-        async def ask(data: bytes) -> PredictResponse | Problem:
+        async def predict(data: bytes) -> Result:
             try:
                 return await client.predict(data, **query)
             except ClientError as error:
-                if error.code in OF_ONE_IMAGE:
+                if error.code in IMAGE_CODES:
                     return make_problem(error.status, error.code, error.detail)
-                raise (Usage if error.code in OF_THE_COMMAND else Failed)(error.detail) from None
+                raise (UsageError if error.code in USAGE_CODES else PredictionFailed)(
+                    error.detail
+                ) from None
 
-        yield ask
+        yield predict
 
 
-async def answers(
-    files: Iterable[File], ask: Ask, at_once: int, limit: int | None
-) -> AsyncGenerator[tuple[File, PredictResponse | Problem], None]:
-    """In the order of the files, `at_once` of them under way. Raises what `ask` raises."""
-    waiting: deque[tuple[File, asyncio.Task[PredictResponse | Problem]]] = deque()
+async def predict_files(
+    files: Iterable[File], predict: Predict, concurrency: int, max_bytes: int | None
+) -> AsyncGenerator[tuple[File, Result], None]:
+    """Yield each file with its result, in order, with up to `concurrency` in flight.
+
+    Raises what `predict` raises.
+    """
+    waiting: deque[tuple[File, asyncio.Task[Result]]] = deque()
     try:
         for file in files:
-            waiting.append((file, asyncio.create_task(_answer(file, ask, limit))))
-            if len(waiting) == at_once:
+            waiting.append((file, asyncio.create_task(_predict_file(file, predict, max_bytes))))
+            if len(waiting) == concurrency:
                 yield waiting[0][0], await waiting[0][1]
                 waiting.popleft()
         while waiting:
@@ -154,11 +161,11 @@ async def answers(
         await asyncio.gather(*(task for _file, task in waiting), return_exceptions=True)
 
 
-async def _answer(file: File, ask: Ask, limit: int | None) -> PredictResponse | Problem:
+async def _predict_file(file: File, predict: Predict, max_bytes: int | None) -> Result:
     try:
-        data = await asyncio.to_thread(file.read, limit)
-    except Unreadable as error:
+        data = await asyncio.to_thread(file.read, max_bytes)
+    except UnreadableFile as error:
         return make_problem(422, "unreadable_file", str(error))
     except (InvalidRequest, BodyTooLarge) as error:
         return problem_of(error)
-    return await ask(data)
+    return await predict(data)

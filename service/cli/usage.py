@@ -1,6 +1,7 @@
-"""What serving says to arguments, of which it takes none: its settings are environment variables.
+"""Help and error messages for arguments to `python -m service`, which takes none.
 
-Nothing here needs a package, so that scripts/serve can say it before anything is installed.
+Its settings are environment variables. This module uses the standard library only, so that scripts/serve
+can print the messages before anything is installed.
 """
 
 import os
@@ -27,8 +28,8 @@ PICTURES: Final = (
     ".tiff",
     ".webp",
 )
-NAMES: Final = {*re.findall(r"^  ([A-Z0-9_]+)$", SETTINGS, re.M), "EXTRAS"}
-SHORT: Final = {"P": "PORT"}  # as -p, which many servers have
+SETTING_NAMES: Final = {*re.findall(r"^  ([A-Z0-9_]+)$", SETTINGS, re.M), "EXTRAS"}
+SHORT_OPTIONS: Final = {"P": "PORT"}  # -p is common among servers
 
 HELP: Final = """usage: [NAME=VALUE ...] {serve}
 
@@ -38,45 +39,45 @@ settings are environment variables.
   PORT=9000 {serve}                  on another port
   MODEL=models/mine.onnx {serve}     one model file
 
-To answer about picture files, without a server or by one: {predict} photo.jpg (--help has more)
+To classify picture files, locally or with a server: {predict} photo.jpg (--help has more)
 
 settings:
 {settings}"""
 
 
-def typed(default: str) -> str:
-    """The command that the user typed, which the scripts pass on."""
+def command_name(default: str) -> str:
+    """Return the command that the user typed, which the scripts pass in ALEXNET_COMMAND."""
     return os.environ.get("ALEXNET_COMMAND") or default
 
 
 def explain(arguments: Sequence[str]) -> int:
-    """Print the help, or what was meant by `arguments` and how to write it. -> the exit code"""
-    serve = typed("python -m service")
+    """Print the help, or an error that suggests the right command; return the exit code."""
+    serve = command_name("python -m service")
     predict = serve.removesuffix("serve") + "predict" if serve.endswith("/serve") else f"{serve} predict"
     if {"-h", "--help"} & set(arguments) or list(arguments) == ["help"]:
         print(HELP.format(serve=serve, predict=predict, settings=SETTINGS), end="")
         return 0
-    print(f"error: {_meant(deque(arguments), serve, predict)}", file=sys.stderr)
+    print(f"error: {_suggestion(deque(arguments), serve, predict)}", file=sys.stderr)
     return 2
 
 
-def _meant(arguments: deque[str], serve: str, predict: str) -> str:
-    """One line that says what to write instead of `arguments`."""
-    # Those that are no option and no option's value
-    bare = [each for before, each in zip(["", *arguments], arguments, strict=False) if before[:1] != "-"]
-    if runs := [each for each in bare if _is_a_run(each)]:
+def _suggestion(arguments: deque[str], serve: str, predict: str) -> str:
+    """Return one line that says what to write instead of `arguments`."""
+    # Arguments that follow no option, and so may be files
+    names = [name for before, name in zip(["", *arguments], arguments, strict=False) if before[:1] != "-"]
+    if runs := [name for name in names if _is_a_run(name)]:
         folder = serve.removesuffix("serve") if serve.endswith("/serve") else "scripts/"
         return f"export it first: {folder}training export {shlex.quote(runs[0])} --out models/NAME.onnx"
-    if any(_is_for_predict(each) for each in bare):
+    if any(_is_for_predict(name) for name in names):
         files = shlex.join(argument for argument in arguments if argument != "predict")
-        return f"serving takes no pictures; this answers about them: {predict} {files}".rstrip()
-    wanted: list[tuple[str, str]] = []
+        return f"the server takes no picture files; to classify them: {predict} {files}".rstrip()
+    variables: list[tuple[str, str]] = []
     while arguments:
         argument = arguments.popleft()
         option, equals, value = argument.partition("=")
         name = option.lstrip("-").replace("-", "_").upper()
-        name = SHORT.get(name, name) if option.startswith("-") else name
-        if name in NAMES and (equals or option.startswith("-")):
+        name = SHORT_OPTIONS.get(name, name) if option.startswith("-") else name
+        if name in SETTING_NAMES and (equals or option.startswith("-")):
             if not equals and arguments and not arguments[0].startswith("-"):
                 value = arguments.popleft()
             value = value or ("1" if name in SWITCHES else "VALUE")
@@ -89,23 +90,26 @@ def _meant(arguments: deque[str], serve: str, predict: str) -> str:
         elif Path(argument).is_dir():
             name, value = "MODELS", argument
         else:
-            return f"there is no command or file {argument!r}; what there is: {serve} --help"
-        wanted.append((name, value))
-    models = [value for name, value in wanted if name == "MODEL"]
+            return f"there is no command or file {argument!r}; see {serve} --help"
+        variables.append((name, value))
+    models = [value for name, value in variables if name == "MODEL"]
     if len(models) > 1:  # models/*.onnx
-        wanted = [("MODELS", str(Path(models[0]).parent)), *(w for w in wanted if w[0] != "MODEL")]
-    line = " ".join(f"{name}={shlex.quote(value)}" for name, value in wanted)
+        variables = [
+            ("MODELS", str(Path(models[0]).parent)),
+            *(variable for variable in variables if variable[0] != "MODEL"),
+        ]
+    line = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables)
     return f"settings are environment variables; write: {line} {serve}"
 
 
 def _is_a_run(argument: str) -> bool:
-    """Whether it is a checkpoint, or a folder with some."""
+    """Return whether a path is a checkpoint, or a folder with checkpoints."""
     path = Path(argument)
     return path.suffix in {".pt", ".pth"} or (path.is_dir() and any(path.glob("*.pt")))
 
 
 def _is_for_predict(argument: str) -> bool:
-    """Whether it is a picture, or a folder that has no models."""
+    """Return whether an argument is meant for `predict`: a picture, or a folder without models."""
     path = Path(argument)
     folder = path.is_dir() and not any(path.glob("*.onnx")) and not any(path.glob("*/*/*.onnx"))
     return argument == "predict" or path.suffix.lower() in PICTURES or folder

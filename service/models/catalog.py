@@ -94,4 +94,4 @@ class Catalog:
         self._default.choose(self._names(), dict.fromkeys(s.name for s in self.sources if s.current))
         served = [source.served for source in self.sources if source.served]
         self._served = sorted(served, key=lambda one: one.name.name != self._default.name)
-        self._metrics.serving([(one.name, one.model.provider) for one in self._served])
+        self._metrics.set_models([(one.name, one.model.provider) for one in self._served])

@@ -1,4 +1,4 @@
-"""What `/metrics` tells Prometheus, named by its conventions: seconds, totals, base units."""
+"""Define the metrics of `/metrics`, named by Prometheus conventions: seconds, totals, base units."""
 
 import asyncio
 import os
@@ -25,32 +25,41 @@ from contract.limits import memory_limit
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-METRICS_BYTES: Final = 1_000_000  # of each worker's files there
-METRICS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"  # by this variable prometheus_client knows of workers
+METRICS_BYTES: Final = 1_000_000  # size of the metric files of one worker process
+METRICS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"  # variable with the folder of these files
 GAUGES: Final[tuple[tuple[str, str, Literal["livesum", "livemin", "livemax"]], ...]] = (
     ("ready", "1 while /health/ready is 200, in every worker", "livemin"),
     ("in_flight_images", "images admitted and not yet answered", "livesum"),
-    ("in_flight_images_limit", "MAX_QUEUE of all workers; more are answered 429", "livesum"),
-    ("queue_images", "decoded images that wait for a batch", "livesum"),
-    ("resident_memory_bytes", "of all workers, what they share counted in each", "livesum"),
-    ("memory_limit_bytes", "of the container; +Inf without a limit", "livemax"),
-    ("workers", "processes that serve", "livesum"),
-    ("gpu_memory_bytes", "of this worker's GPU, taken by whomever; 0 without one", "livemax"),
+    (
+        "in_flight_images_limit",
+        "maximum images in flight: MAX_QUEUE, summed over workers; beyond it: 429",
+        "livesum",
+    ),
+    ("queue_images", "decoded images waiting for a batch", "livesum"),
+    (
+        "resident_memory_bytes",
+        "resident memory of all workers; shared pages count once per worker",
+        "livesum",
+    ),
+    ("memory_limit_bytes", "memory limit of the container; +Inf without one", "livemax"),
+    ("workers", "serving processes", "livesum"),
+    ("gpu_memory_bytes", "memory in use on the GPU, by all processes; 0 without a GPU", "livemax"),
 )
 
 Encode = Callable[[CollectorRegistry], bytes]
 
 
 class Metrics:
-    """Of this process, or with WORKERS of all of them: prometheus_client then adds them up in a folder.
-    What is refused or late is a status of `requests`: 429 is more than MAX_QUEUE, 504 a deadline missed.
+    """The metrics of this process, or of all WORKERS, which prometheus_client sums up from files.
+
+    Refused and late requests are statuses of `requests`: 429 beyond MAX_QUEUE, 504 for a missed deadline.
     """
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         if METRICS_FOLDER in os.environ:
-            registry.register(_Workers(None))  # type: ignore[no-untyped-call]
-            # What is measured here goes into the folder, and what is told comes from there.
+            registry.register(_WorkerCollector(None))  # type: ignore[no-untyped-call]
+            # Values are written to the files of the folder, and reported from there.
             registry = CollectorRegistry()
         else:
             ProcessCollector(registry=registry)
@@ -60,7 +69,7 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "alexnet_request_seconds",
-            "from a request's headers to the end of its answer, the body's arrival included",
+            "from the request headers to the end of the response, including the upload",
             ["route"],
             buckets=SECONDS,
             registry=registry,
@@ -68,44 +77,44 @@ class Metrics:
         self.images = Counter("alexnet_images", "images answered", registry=registry)
         stages = Histogram(
             "alexnet_stage_seconds",
-            "of one image: decode, queue (for a thread and for the batch), inference (its batches' runs)",
+            "stages of one image: decode, queue (wait for a worker and a batch), inference (batch runs)",
             ["stage"],
             buckets=SECONDS,
             registry=registry,
         )
-        # Found by its label once, not with every image.
+        # Look up each label once, not for every image.
         self.decode_seconds = stages.labels("decode")
         self.queue_seconds = stages.labels("queue")
         self.inference_seconds = stages.labels("inference")
         self.batch_images = Histogram(
-            "alexnet_batch_images", "images in one run of the network", buckets=BATCHES, registry=registry
+            "alexnet_batch_images", "images in one batch", buckets=BATCHES, registry=registry
         )
         self._model = Gauge(
             "alexnet_model_info",
-            "1 for each model that is served, 0 for one that was",
+            "1 for each served model, 0 for a model that is no longer served",
             ["name", "version", "sha256", "provider"],
             multiprocess_mode="livemax",
             registry=registry,
         )
         self._gauges = {
-            name: Gauge(f"alexnet_{name}", meaning, multiprocess_mode=mode, registry=registry)
-            for name, meaning, mode in GAUGES
+            name: Gauge(f"alexnet_{name}", description, multiprocess_mode=mode, registry=registry)
+            for name, description, mode in GAUGES
         }
         if METRICS_FOLDER in os.environ:
             _reserve(Path(os.environ[METRICS_FOLDER]))
-        self._coming: dict[Encode, asyncio.Task[bytes]] = {}  # the next texts, not begun yet
-        self._making = asyncio.Lock()
-        self._next = 0.0  # when it may be begun, of time.monotonic
+        self._pending: dict[Encode, asyncio.Task[bytes]] = {}  # the next texts, not started yet
+        self._encoding = asyncio.Lock()
+        self._next_start = 0.0  # earliest start of the next text, by time.monotonic
         self._labels: set[tuple[str, ...]] = set()
         self._measure: Callable[[], dict[str, float]] = dict
 
     def watch(self, measure: Callable[[], dict[str, float]]) -> None:
-        """`measure` gives the gauges that the engine knows, by name without their prefix."""
+        """Set the source of the engine's gauges: values by name, without the prefix `alexnet_`."""
         self._measure = measure
         self.refresh()
 
     def refresh(self) -> None:
-        """Takes the gauges as they are now; those of other workers come from their own calls."""
+        """Update the gauges of this process; other workers update their own."""
         values = self._measure() | {
             "resident_memory_bytes": resident_memory(),
             "memory_limit_bytes": memory_limit(),
@@ -114,8 +123,8 @@ class Metrics:
         for name, value in values.items():
             self._gauges[name].set(value)
 
-    def serving(self, models: Iterable[tuple[ModelName, str]]) -> None:
-        """The models that are served from now on, each with its provider."""
+    def set_models(self, models: Iterable[tuple[ModelName, str]]) -> None:
+        """Report the served models, each with its ONNX Runtime provider."""
         for labels in self._labels:
             self._model.labels(*labels).set(0)
         for name, provider in models:
@@ -124,53 +133,57 @@ class Metrics:
             self._model.labels(*labels).set(1)
 
     async def text(self, encode: Encode = generate_latest) -> bytes:
-        """As it is now or a moment later. All who ask meanwhile get the same, so that making it takes a
-        tenth of the time at most.
-        """
-        if encode not in self._coming:
-            self._coming[encode] = asyncio.create_task(self._make_text(encode))
-        return await asyncio.shield(self._coming[encode])
+        """Return the metrics in one format, as of now or a moment later.
 
-    async def _make_text(self, encode: Encode) -> bytes:
-        async with self._making:  # one format at a time
-            await asyncio.sleep(self._next - time.monotonic())
-            del self._coming[encode]  # whoever asks from now on gets the next
-            began = time.monotonic()
+        Concurrent callers share one text, and encoding is paced to take at most a tenth of the time.
+        """
+        if encode not in self._pending:
+            self._pending[encode] = asyncio.create_task(self._encode_text(encode))
+        return await asyncio.shield(self._pending[encode])
+
+    async def _encode_text(self, encode: Encode) -> bytes:
+        async with self._encoding:  # one format at a time
+            await asyncio.sleep(self._next_start - time.monotonic())
+            del self._pending[encode]  # later callers get the next text
+            started = time.monotonic()
             self.refresh()
             text = encode(self._registry)
             ended = time.monotonic()
-            self._next = ended + 9 * (ended - began)
+            self._next_start = ended + 9 * (ended - started)
         return text
 
 
-class _Workers(MultiProcessCollector):
-    """Adds the workers' files up, without those that a starting worker has made and not filled yet, which
-    prometheus_client takes for damaged.
+class _WorkerCollector(MultiProcessCollector):
+    """Sum up the files of all workers.
+
+    Skips empty files, which a starting worker has created but not filled: prometheus_client reports them as
+    damaged.
     """
 
     def collect(self) -> Iterable[Metric]:
-        files = [str(file) for file in Path(self._path).glob("*.db") if _filled(file)]
+        files = [str(file) for file in Path(self._path).glob("*.db") if _is_filled(file)]
         return self.merge(files)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def _filled(file: Path) -> bool:
+def _is_filled(file: Path) -> bool:
     try:
         return file.stat().st_size > 0
-    except FileNotFoundError:  # that of a worker that has ended
+    except FileNotFoundError:  # its worker has ended
         return False
 
 
 def _reserve(folder: Path) -> None:
-    """This process's files get the disk's blocks for all of their size: a page that is mapped and finds no
-    room when it is first written to is the end of the process.
+    """Allocate the disk blocks of this process's metric files.
+
+    On a full disk, the first write to an unallocated page of a mapped file would kill the process.
     """
     for file in folder.glob(f"*_{os.getpid()}.db"):
-        with file.open("r+b") as opened:
-            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        with file.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
 
 
 def resident_memory() -> float:
-    """Bytes of this process; 0 where there is no /proc."""
+    """Return the resident memory of this process in bytes; 0 without /proc."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:

@@ -1,7 +1,7 @@
-"""OpenTelemetry: each request a span with its stages below it, sent to a collector where there is one.
+"""OpenTelemetry tracing: a span per request with its stages as children, sent to a collector.
 
-The variables are OpenTelemetry's own (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER,
-...); without the first of them nothing is recorded and nothing is sent. Needs the extra `otel`.
+Configured by OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME,
+OTEL_TRACES_SAMPLER, ...). Without the first of them nothing is recorded. Needs the extra `otel`.
 """
 
 import os
@@ -23,18 +23,18 @@ _tracer: Final = trace.get_tracer("alexnet")
 
 
 def add_span(name: str, began: float, ended: float) -> None:
-    """A stage of the current request, by `time.perf_counter`."""
-    if TRACED:  # else even a span that is not kept has its cost
+    """Record a stage of the current request; times are those of `time.perf_counter`."""
+    if TRACED:  # even a span that is not recorded costs time
         to_epoch = time.time_ns() - time.perf_counter_ns()
         start = to_epoch + round(began * 1e9)
         _tracer.start_span(name, start_time=start).end(to_epoch + round(ended * 1e9))
 
 
 def tracing_middleware() -> tuple[Callable[..., Any], dict[str, Any]] | None:
-    """Return the ASGI middleware that makes a span of each request, and its arguments; None if not traced.
+    """Return the ASGI middleware that records a span per request, and its arguments; None without tracing.
 
-    It continues a request's `traceparent`. Raises SettingsError where the extra `otel` is not installed or
-    a variable cannot be used.
+    It continues the trace of the header `traceparent`. Raises SettingsError if the extra `otel` is not
+    installed or a variable is invalid.
     """
     if not TRACED:
         return None
@@ -49,15 +49,18 @@ def tracing_middleware() -> tuple[Callable[..., Any], dict[str, Any]] | None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        # OTEL_SERVICE_NAME, else that of OTEL_RESOURCE_ATTRIBUTES; `create` would let one given here win.
+        # OTEL_SERVICE_NAME, else service.name of OTEL_RESOURCE_ATTRIBUTES. Looked up first, because a name
+        # passed to `create` would override both.
         name = OTELResourceDetector().detect().attributes.get("service.name") or "alexnet"
         resource = Resource.create({"service.name": name})
-        provider = TracerProvider(resource=resource, shutdown_on_exit=False)  # `flush` does it, in time
+        provider = TracerProvider(
+            resource=resource, shutdown_on_exit=False
+        )  # `flush` shuts it down within a time limit
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     except ImportError:
         raise SettingsError(f"{OTLP_ENDPOINTS[0]} is set, but the extra `otel` is not installed") from None
     except ValueError as error:
-        raise SettingsError(f"a variable of OpenTelemetry, OTEL_..., cannot be used: {error}") from None
+        raise SettingsError(f"an OpenTelemetry variable (OTEL_...) is invalid: {error}") from None
     trace.set_tracer_provider(provider)
     options = {
         "tracer_provider": provider,
@@ -68,9 +71,9 @@ def tracing_middleware() -> tuple[Callable[..., Any], dict[str, Any]] | None:
 
 
 def flush() -> None:
-    """Send the spans that are queued, for FLUSH_S at most: a collector that hangs holds up no stop.
+    """Send the queued spans, for at most FLUSH_S, so that a hanging collector does not delay the stop.
 
-    The exporter itself waits 10 s for each batch, and tries again.
+    The exporter itself would wait 10 s per batch, and retry.
     """
     if not TRACED:
         return
@@ -79,4 +82,4 @@ def flush() -> None:
     sending.start()
     sending.join(FLUSH_S)
     if sending.is_alive():
-        log.warning("the collector did not take every span within %g s; the rest is lost", FLUSH_S)
+        log.warning("the trace collector did not accept all spans within %g s; the rest is lost", FLUSH_S)

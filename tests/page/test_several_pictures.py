@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, FilePayload, Page, expect
 
 from alexnet_client.schemas import PredictResponse, Problem
-from service.cli.output import comma_separated
+from service.cli.output import csv_rows
 from tests.page.checks import Start, ask, check_accessible, shown, small
 from tests.support.serving.server import Server
 
@@ -149,7 +149,7 @@ def rows(data: bytes) -> list[list[str | float]]:
 def expected(answers: dict[str, httpx.Response]) -> list[list[str | float]]:
     """What `python -m service predict --format csv` writes."""
     out = io.StringIO()
-    write = comma_separated(out, list(answers))
+    write = csv_rows(out, list(answers))
     for name, answer in answers.items():
         kind = PredictResponse if answer.is_success else Problem
         write(name, kind.model_validate(answer.json()))

@@ -1,4 +1,4 @@
-"""`python -m service predict`, as a process, on real files."""
+"""`python -m service predict` with a local model, as a process, on real files."""
 
 import csv
 import os
@@ -9,24 +9,26 @@ from pathlib import Path
 
 import pytest
 
-from service.cli.inputs import named
+from service.cli.inputs import find_files
 from tests.support.serving.command import COMMAND, environ, predict, records, refused
 from tests.support.serving.images import encoded, noise, plain
 from tests.support.serving.server import Server
 
 
-def test_batches_give_everybody_their_own_answer(model_file: Path, server: Server, tmp_path: Path) -> None:
+def test_each_file_of_a_batch_gets_its_own_result(model_file: Path, server: Server, tmp_path: Path) -> None:
     for seed in range(40):
         (tmp_path / f"{seed:02}.jpg").write_bytes(encoded(noise(seed)))
-    found = records(predict("*.jpg", "--format", "jsonl", "--model", model_file, cwd=tmp_path, MAX_BATCH=7))
-    for seed, record in enumerate(found):
+    results = records(
+        predict("*.jpg", "--format", "jsonl", "--model", model_file, cwd=tmp_path, MAX_BATCH=7)
+    )
+    for seed, record in enumerate(results):
         answer = server.client.post("/predict", content=(tmp_path / record["file"]).read_bytes()).json()
         assert record["file"] == f"{seed:02}.jpg"
         expected = {p["label"]: p["probability"] for p in answer["predictions"]}
         assert {p["label"]: p["probability"] for p in record["predictions"]} == pytest.approx(
             expected, abs=1e-5
         )
-    assert len(found) == 40
+    assert len(results) == 40
 
 
 def test_csv(model_file: Path, photos: Path) -> None:
@@ -50,46 +52,46 @@ def test_csv(model_file: Path, photos: Path) -> None:
     assert done.returncode == 1
 
 
-def test_a_table_is_aligned_and_says_what_failed(model_file: Path, photos: Path) -> None:
+def test_table_is_aligned_and_reports_failures(model_file: Path, photos: Path) -> None:
     (photos / "向日葵\x1b[2J.jpg").write_bytes(encoded(noise(8)))
     done = predict("a.jpg", "*日*", "b.jpg", "--top-k", 1, "--model", model_file, cwd=photos)
-    one, wide, broken = done.stdout.splitlines()
-    assert (one[:6], wide[:12], broken[:6]) == ("a.jpg ", "向日葵?[2J.jpg ", "b.jpg ")
-    assert one.index("%") == broken.index("error") + 4
-    assert one.index("%") == wide.index("%") + 3, "three characters that are two columns wide"
+    narrow, wide, broken = done.stdout.splitlines()
+    assert (narrow[:6], wide[:12], broken[:6]) == ("a.jpg ", "向日葵?[2J.jpg ", "b.jpg ")
+    assert narrow.index("%") == broken.index("error") + 4
+    assert narrow.index("%") == wide.index("%") + 3, "three characters that are two columns wide"
     assert "\x1b" not in done.stdout
     assert "the JPEG file is corrupt or truncated" in broken
 
 
 def on_a_terminal(*arguments: object, cwd: Path, columns: int) -> str:
-    """What a person sees, stdout and stderr."""
-    ours, theirs = pty.openpty()
+    """Run the command on a terminal of `columns`; return what it shows, stdout and stderr."""
+    master, terminal = pty.openpty()
     command = COMMAND + [str(a) for a in arguments]
     with subprocess.Popen(
-        command, cwd=cwd, stdout=theirs, stderr=theirs, env=environ(COLUMNS=columns)
+        command, cwd=cwd, stdout=terminal, stderr=terminal, env=environ(COLUMNS=columns)
     ) as process:
-        os.close(theirs)
-        seen = b""
+        os.close(terminal)
+        output = b""
         try:
-            while chunk := os.read(ours, 4096):
-                seen += chunk
+            while chunk := os.read(master, 4096):
+                output += chunk
         except OSError:  # EIO: the other side is closed
             pass
         process.wait(100)
-    os.close(ours)
-    return seen.decode()
+    os.close(master)
+    return output.decode()
 
 
-def test_on_a_terminal(model_file: Path, tmp_path: Path) -> None:
+def test_progress_bar_and_truncated_names_on_a_terminal(model_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "a-name-that-is-much-too-long-for-half-of-a-line"
     folder.mkdir()
     for seed in range(3):
         (folder / f"{seed}.jpg").write_bytes(encoded(noise(seed)))
-    seen = on_a_terminal(folder.name, "--top-k", 1, "--model", model_file, cwd=tmp_path, columns=40)
-    assert "] 0 of 3" in seen
-    assert "[##############################] 3 of 3, 0 s left" in seen
-    assert seen.endswith("\r\x1b[K"), "the bar goes when all is done"
-    lines = [line.rpartition("\x1b[K")[2] for line in seen.split("\r\n")]
+    output = on_a_terminal(folder.name, "--top-k", 1, "--model", model_file, cwd=tmp_path, columns=40)
+    assert "] 0 of 3" in output
+    assert "[##############################] 3 of 3, 0 s left" in output
+    assert output.endswith("\r\x1b[K"), "the bar is erased at the end"
+    lines = [line.rpartition("\x1b[K")[2] for line in output.split("\r\n")]
     assert [
         line.startswith("…") and line[:20].endswith(f"{n}.jpg") for n, line in enumerate(lines[:3])
     ] == [True] * 3
@@ -99,7 +101,7 @@ def test_on_a_terminal(model_file: Path, tmp_path: Path) -> None:
     assert str(folder / "0.jpg") in exclusive
 
 
-def test_what_is_named(model_file: Path, photos: Path) -> None:
+def test_arguments_are_resolved_to_files(model_file: Path, photos: Path) -> None:
     def files(*arguments: str) -> list[str]:
         done = predict(*arguments, "--format", "jsonl", "--model", model_file, cwd=photos)
         return [f"{r['file']} {r.get('detail', '')}".strip() for r in records(done)]
@@ -144,25 +146,27 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     (photos / "linked").symlink_to("../elsewhere")
     (photos / "again").symlink_to("daisy")
-    for name in ("daisy/up", "daisy/top", "tulip/up", "tulip/top"):  # two in each: 2^40 paths to follow
+    for name in ("daisy/up", "daisy/top", "tulip/up", "tulip/top"):  # two per folder: 2^40 paths
         (photos / name).symlink_to("../..")
     (photos / "daisy/latest.jpg").symlink_to("1.jpg")
     (photos / "circle").symlink_to("circle")
     (photos / "lost").symlink_to("nowhere")
 
     def names(pattern: str) -> list[str]:
-        return [str(Path(file.name).relative_to(tmp_path)) for file in named([str(tmp_path / pattern)])]
+        return [
+            str(Path(file.name).relative_to(tmp_path)) for file in find_files([str(tmp_path / pattern)])
+        ]
 
     daisies = ["photos/daisy/1.jpg", "photos/daisy/latest.jpg"]
     everything = ["elsewhere/deep/2.jpg", *daisies, "photos/tulip/1.jpg"]
-    assert sorted(str(Path(file.name).resolve()) for file in named([str(photos)])) == sorted(
+    assert sorted(str(Path(file.name).resolve()) for file in find_files([str(photos)])) == sorted(
         str((tmp_path / name).resolve()) for name in everything
     )
     for pattern in ("**", "**/*.jpg", "photos/../**/[12l]*.jpg"):
         assert [name.replace("photos/../", "") for name in names(pattern)] == everything
     assert names("photos/daisy/*.jpg") == daisies
     assert names("*/linked/**/*.jpg") == ["photos/linked/deep/2.jpg"]
-    assert len({file.place for file in named([str(photos / "**/*.jpg")])}) == 4
+    assert len({file.location for file in find_files([str(photos / "**/*.jpg")])}) == 4
 
 
 def test_standard_input(model_file: Path, photos: Path) -> None:
@@ -175,7 +179,7 @@ def test_standard_input(model_file: Path, photos: Path) -> None:
     assert [p["label"] for p in piped["predictions"]] == [p["label"] for p in file["predictions"]]
 
 
-def test_rows_come_as_they_are_ready_and_in_order(model_file: Path, photos: Path) -> None:
+def test_rows_are_written_as_soon_as_ready_and_in_order(model_file: Path, photos: Path) -> None:
     os.mkfifo(photos / "late")
     command = [
         *COMMAND,
@@ -198,7 +202,7 @@ def test_rows_come_as_they_are_ready_and_in_order(model_file: Path, photos: Path
         assert process.wait(60) == 0
 
 
-def test_ctrl_c_ends_it_even_while_a_pipe_is_waited_for(model_file: Path, photos: Path) -> None:
+def test_ctrl_c_ends_the_command_while_it_waits_for_a_pipe(model_file: Path, photos: Path) -> None:
     os.mkfifo(photos / "late")
     command = [*COMMAND, "a.jpg", "late", "--model", str(model_file)]
     with subprocess.Popen(command, cwd=photos, stdout=subprocess.PIPE, text=True, env=environ()) as process:
@@ -208,7 +212,7 @@ def test_ctrl_c_ends_it_even_while_a_pipe_is_waited_for(model_file: Path, photos
         assert process.wait(20) == -signal.SIGINT
 
 
-def test_a_reader_that_has_seen_enough(model_file: Path, photos: Path) -> None:
+def test_closed_pipe_is_not_an_error(model_file: Path, photos: Path) -> None:
     command = f"{' '.join(COMMAND)} . . . . --format csv --model {model_file} | head -n 1"
     done = subprocess.run(
         ["bash", "-c", command], cwd=photos, env=environ(), capture_output=True, text=True, check=True
@@ -218,7 +222,7 @@ def test_a_reader_that_has_seen_enough(model_file: Path, photos: Path) -> None:
     assert "BrokenPipe" not in done.stderr
 
 
-def test_limits_are_those_of_the_settings(model_file: Path, photos: Path) -> None:
+def test_limits_of_the_settings_apply(model_file: Path, photos: Path) -> None:
     arguments = ("a.jpg", "--format", "jsonl", "--model", model_file)
     (pixels,) = records(predict(*arguments, cwd=photos, MAX_PIXELS=1000))
     (size,) = records(predict(*arguments, cwd=photos, MAX_BODY_BYTES=1000))
@@ -226,7 +230,7 @@ def test_limits_are_those_of_the_settings(model_file: Path, photos: Path) -> Non
     assert refused(predict("a.jpg", cwd=photos, MAX_PIXELS="x"))[0] == 2
 
 
-def test_numbers_that_are_none_are_an_error_of_that_picture(fragile_model: Path, tmp_path: Path) -> None:
+def test_nan_is_an_error_of_that_picture_only(fragile_model: Path, tmp_path: Path) -> None:
     (tmp_path / "dark.png").write_bytes(plain(10))
     (tmp_path / "bright.png").write_bytes(plain(250))
     done = predict(".", "--format", "jsonl", "--model", fragile_model, cwd=tmp_path, MAX_BATCH=1)
@@ -234,7 +238,7 @@ def test_numbers_that_are_none_are_an_error_of_that_picture(fragile_model: Path,
     assert (bright["code"], dark["predictions"][0]["label"], done.returncode) == ("internal", "dark", 1)
 
 
-def test_models_by_name(model_file: Path, fragile_model: Path, photos: Path, tmp_path: Path) -> None:
+def test_model_by_name_or_file(model_file: Path, fragile_model: Path, photos: Path, tmp_path: Path) -> None:
     models = tmp_path / "models"
     (models / "rose/7").mkdir(parents=True)
     for name in ("rose.onnx", "rose/7/model.onnx"):
@@ -243,8 +247,8 @@ def test_models_by_name(model_file: Path, fragile_model: Path, photos: Path, tmp
     (only,) = records(predict("a.jpg", "--format", "jsonl", cwd=photos, MODELS=models))
     assert (only["model"]["name"], only["model"]["version"]) == ("rose", 7)
     (models / "other.onnx").write_bytes(fragile_model.read_bytes())
-    (named,) = records(predict("a.jpg", "--model", "rose", "--format", "jsonl", cwd=photos, MODELS=models))
-    assert named["model"] == only["model"]
+    (chosen,) = records(predict("a.jpg", "--model", "rose", "--format", "jsonl", cwd=photos, MODELS=models))
+    assert chosen["model"] == only["model"]
     assert refused(predict("a.jpg", cwd=photos, MODELS=models)) == (
         2,
         "error: name one of the models with --model: other, rose\n",
@@ -274,13 +278,13 @@ def test_models_by_name(model_file: Path, fragile_model: Path, photos: Path, tmp
         ("a", "--server", "localhost"),
     ],
 )
-def test_usage(arguments: tuple[str, ...]) -> None:
+def test_invalid_arguments_print_the_usage(arguments: tuple[str, ...]) -> None:
     done = predict(*arguments)
     assert (done.returncode, done.stdout, done.stderr[:6]) == (2, "", "usage:")
 
 
 @pytest.mark.parametrize("typed", ["", "scripts/predict"])
-def test_the_usage_names_what_was_typed(typed: str) -> None:
+def test_usage_names_the_typed_command(typed: str) -> None:
     done = predict("--help", ALEXNET_COMMAND=typed)
     assert done.returncode == 0
     assert done.stdout.startswith(f"usage: {typed or 'python -m service predict'} [-h]")

@@ -1,4 +1,4 @@
-"""What serving says to arguments, which it does not take: what was meant, and how that is written."""
+"""Arguments to `python -m service`, which takes none: the error suggests the right command."""
 
 import os
 import subprocess
@@ -52,7 +52,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--models photos", "settings are environment variables; write: MODELS=photos SERVE"),
         (
             "--top-k 1 photo.JPG",
-            "serving takes no pictures; this answers about them: PREDICT --top-k 1 photo.JPG",
+            "the server takes no picture files; to classify them: PREDICT --top-k 1 photo.JPG",
         ),
         ("--max-batch 8", "settings are environment variables; write: MAX_BATCH=8 SERVE"),
         (
@@ -67,15 +67,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("mine", "settings are environment variables; write: MODELS=mine SERVE"),
         ("versions", "settings are environment variables; write: MODELS=versions SERVE"),
         ("mine/a.onnx mine/b.onnx", "settings are environment variables; write: MODELS=mine SERVE"),
-        ("photo.JPG", "serving takes no pictures; this answers about them: PREDICT photo.JPG"),
-        ("photos", "serving takes no pictures; this answers about them: PREDICT photos"),
-        ("predict a.png", "serving takes no pictures; this answers about them: PREDICT a.png"),
-        ("predict", "serving takes no pictures; this answers about them: PREDICT"),
+        ("photo.JPG", "the server takes no picture files; to classify them: PREDICT photo.JPG"),
+        ("photos", "the server takes no picture files; to classify them: PREDICT photos"),
+        ("predict a.png", "the server takes no picture files; to classify them: PREDICT a.png"),
+        ("predict", "the server takes no picture files; to classify them: PREDICT"),
         ("--reload", "there is no option --reload; the settings are environment variables: SERVE --help"),
-        ("start", "there is no command or file 'start'; what there is: SERVE --help"),
+        ("start", "there is no command or file 'start'; see SERVE --help"),
     ],
 )
-def test_what_was_meant(
+def test_error_suggests_the_right_command(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -87,12 +87,12 @@ def test_what_was_meant(
 ) -> None:
     monkeypatch.setenv("ALEXNET_COMMAND", typed)
     assert explain(arguments.split()) == 2
-    found = capsys.readouterr()
-    assert found.out == ""
+    captured = capsys.readouterr()
+    assert captured.out == ""
     training = serve.replace("/serve", "/training") if typed else "scripts/training"
     for word, command in {"SERVE": serve, "PREDICT": predict, "TRAINING": training}.items():
         line = line.replace(word, command)
-    assert found.err == f"error: {line}\n"
+    assert captured.err == f"error: {line}\n"
 
 
 def test_values_are_quoted_for_the_shell(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +101,7 @@ def test_values_are_quoted_for_the_shell(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """With the standard library alone: nothing has to be installed for that."""
+    """Run with the standard library only: usage errors must not need installed packages."""
     command = [sys.executable, "-S", "-m", "service", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environ(), capture_output=True, text=True, check=False)
 
@@ -119,17 +119,17 @@ def test_help(arguments: list[str]) -> None:
     assert {name.upper() for name in Settings.model_fields} <= set(names)
 
 
-def test_without_the_packages_it_names_the_script_that_installs_them() -> None:
+def test_missing_packages_name_the_installing_script() -> None:
     done = run()
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: uvicorn is not installed; scripts/serve installs what is needed\n"
     assert "; scripts/predict installs what is needed" in run("predict", "a.jpg").stderr
 
 
-def test_after_serve_nothing_is_a_command() -> None:
+def test_arguments_after_serve_are_refused() -> None:
     for arguments in (["--port", "9000"], ["serve", "--port", "9000"]):
         done = run(*arguments)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.endswith("write: PORT=9000 python -m service\n")
-    assert "this answers about them" in run("serve", "predict", "a.jpg").stderr
+    assert "to classify them" in run("serve", "predict", "a.jpg").stderr
     assert os.linesep not in run("start").stderr.strip()

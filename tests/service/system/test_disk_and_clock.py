@@ -181,7 +181,7 @@ def written(handler: logs.Handler) -> None:
 
 
 def test_lines_that_are_lost_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "WAITING", 5)
+    monkeypatch.setattr(logs, "MAX_WAITING_LINES", 5)
     reads, writes = os.pipe()
     fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, 4096)
     handler = logs.Handler(writes)
@@ -197,7 +197,7 @@ def test_lines_that_are_lost_are_counted(monkeypatch: pytest.MonkeyPatch) -> Non
         os.close(writes)
         *lines, last = said.result()
     assert last == "heard again\n"
-    lost = [int(line.split()[0]) for line in lines if line.endswith("were not read\n")]
+    lost = [int(line.split()[0]) for line in lines if line.endswith("is too slow\n")]
     assert sum(lost) > 0
     assert len(lines) - len(lost) + sum(lost) == 30
 
