@@ -13,7 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from contract.errors import InvalidImage, TooManyPixels, UnsupportedImage
 from service import errors
 from service.http.app import create_app
-from service.http.error_responses import ROUTING
+from service.http.error_responses import ROUTING_CODES
 from service.models.repository import Repository
 from service.observability.metrics import Metrics
 from service.problems import STATUSES
@@ -43,8 +43,8 @@ BEYOND: Final = (
         "invalid_request",
         "The request is not valid HTTP, or its `Host` is missing, malformed or not accepted.",
     ),
-    (404, ROUTING[404], "There is no such path."),
-    (405, ROUTING[405], "The path does not support this method."),
+    (404, ROUTING_CODES[404], "There is no such path."),
+    (405, ROUTING_CODES[405], "The path does not support this method."),
     (408, "timeout", "The headers did not arrive in time."),
     (431, "too_large", "The headers exceed `MAX_HEADER_BYTES`, or there are more than 100."),
     (500, "internal", "A bug in the service. The log has the traceback."),

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from service.cli.predict import Usage, find_models
+from service.cli.predict import UsageError, find_models
 from service.errors import InvalidRequest, NotReady
 from service.models.default_model import announced
 from service.models.discovery import normal
@@ -180,7 +180,7 @@ def test_the_command_has_the_same_default(folder: Callable[..., Path]) -> None:
         found = find_models(Settings(models=models, device="cpu", **settings), model)  # type: ignore[arg-type]
         return found[0].name
 
-    with pytest.raises(Usage, match="name one of the models with --model: a, b"):
+    with pytest.raises(UsageError, match="name one of the models with --model: a, b"):
         name()
     with pytest.raises(SettingsError, match="DEFAULT_MODEL is 'c'"):
         name(default_model="c")
