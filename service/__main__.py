@@ -22,7 +22,7 @@ def main() -> int:
 
         return explain(arguments[serving:])
     inherited.remove(serving)
-    signals.exit_at_once(serving)
+    signals.exit_on_signal(serving)
     if serving:
         from service import stdio
 
@@ -54,7 +54,7 @@ def start() -> int:
     from service.models.default_model import require_file
     from service.observability import logs
     from service.server.fd_limit import raise_fd_limit
-    from service.server.listener import address_of, bound
+    from service.server.listener import address_of, bind_socket
     from service.server.run import serve
     from service.server.workers import supervise
     from service.settings import Settings
@@ -63,10 +63,10 @@ def start() -> int:
     settings = Settings.from_environ()
     require_file(settings)
     if settings.workers == 1:
-        stdio.log_what_libraries_write()
+        stdio.log_library_stderr()
     logs.configure(settings.log_format)
     settings = raise_fd_limit(settings)
-    listener = bound(settings.host, settings.port)
+    listener = bind_socket(settings.host, settings.port)
     address = address_of(listener)
 
     def ready(names: str, provider: str, path: str) -> None:
@@ -75,7 +75,9 @@ def start() -> int:
             logs.log.info(line)
         else:
             key = '-H "Authorization: Bearer KEY" ' if settings.api_keys_file else ""
-            stdio.say(f"{line}\ntry: curl {key}-F file=@photo.jpg {quote(address + path)}", sys.stdout)
+            stdio.write_line(
+                f"{line}\ntry: curl {key}-F file=@photo.jpg {quote(address + path)}", sys.stdout
+            )
 
     if settings.workers > 1:
         return supervise(settings, listener, ready)

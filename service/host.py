@@ -13,9 +13,9 @@ M_TRIM_THRESHOLD: Final = -1  # of glibc's malloc.h
 M_MMAP_THRESHOLD: Final = -3
 # Decoding holds the interpreter now and then: for what takes the core from it then, the event loop waits
 # too. 60 s at 10 times the peak, twice each, refusals (p99): 165 and 65 ms with 5 for both, 19 and 30 so.
-DECODING: Final = 5
-SLOW_DECODING: Final = 7  # not much lower: beside other programs it would hardly be done at all
-BATCHES: Final = 10
+DECODE_NICE: Final = 5
+SLOW_DECODE_NICE: Final = 7  # not much lower: beside other programs it would hardly be done at all
+BATCH_NICE: Final = 10
 
 
 def set_mmap_threshold() -> None:

@@ -41,7 +41,7 @@ def open_missing() -> None:
         sys.stderr = _text(2)
 
 
-def say(text: str, stream: TextIO) -> None:
+def write_line(text: str, stream: TextIO) -> None:
     """Writes a line as far as somebody reads it; nobody is waited for, and nobody there is no error."""
     data, descriptor, room = text.encode(errors="backslashreplace") + b"\n", stream.fileno(), select.poll()
     room.register(descriptor, select.POLLOUT)
@@ -50,7 +50,7 @@ def say(text: str, stream: TextIO) -> None:
             data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
 
 
-def log_what_libraries_write() -> None:
+def log_library_stderr() -> None:
     """Keeps stderr for Python; what C libraries write on descriptor 2 goes to the log, in bounds.
 
     They write about many a broken picture: 20 lines a minute are logged, the rest is lost, and no library
@@ -67,7 +67,7 @@ def log_what_libraries_write() -> None:
     threading.Thread(target=_log_lines, args=(pipe,), daemon=True, name="stderr").start()
 
 
-def drop_what_libraries_write() -> None:
+def discard_library_stderr() -> None:
     """Keeps stderr for Python; what C libraries write on descriptor 2 is lost."""
     _keep_stderr_for_python()
     nowhere = os.open(os.devnull, os.O_WRONLY)

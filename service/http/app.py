@@ -41,7 +41,7 @@ def create_app(settings: Settings, repository: Repository, metrics: Metrics, thr
         timeout = settings.request_timeout_s
         async with running_engine(settings, repository, threads, metrics, timeout) as engine:
             app.state.engine = engine
-            watching = asyncio.create_task(watch(engine, reload, keys.read_again, settings.watch_model))
+            watching = asyncio.create_task(watch(engine, reload, keys.reload, settings.watch_model))
             yield
             watching.cancel()
 

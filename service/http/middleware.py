@@ -29,7 +29,7 @@ _TRACE: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2
 MAX_PATH: Final = 1000  # characters of a path in the log
 # A server that is asked for ten times what it can do mostly refuses; here that takes half as long as in the
 # route, where the Open Inference Protocol's are refused. Strangers cannot make up more of these labels.
-FOR_IMAGES: Final = {"/predict", "/embed", "/explain"}
+IMAGE_ROUTES: Final = {"/predict", "/embed", "/explain"}
 
 
 class RequestMiddleware:
@@ -95,22 +95,22 @@ class RequestMiddleware:
     def _wrong_host(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
         pairs = scope["headers"]
         twice = pairs if len(pairs) > len(headers) else ()
-        detail = self._hosts.refuse(headers.get(b"host"), scope["http_version"], twice)
+        detail = self._hosts.refusal(headers.get(b"host"), scope["http_version"], twice)
         return problem_response(400, "invalid_request", detail, path=scope["path"]) if detail else None
 
     def _authorize(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         """Raises Unauthorized and Overloaded."""
-        scope[KEY] = key = self._keys.known(headers.get(b"authorization", b""))
+        scope[KEY] = key = self._keys.digest_of(headers.get(b"authorization", b""))
         path = scope["path"]
-        if not key and self._keys.wanted and not _is_open(path):
+        if not key and self._keys.required and not _is_open(path):
             raise Unauthorized("send a known API key as the header `Authorization: Bearer KEY`")
-        if scope["method"] == "POST" and path in FOR_IMAGES:
+        if scope["method"] == "POST" and path in IMAGE_ROUTES:
             engine_of(scope).admission.require_capacity()
 
     def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         # Paths that strangers make up are one label, not one each.
         path = scope["path"]
-        route = path if path in FOR_IMAGES else getattr(scope.get("route"), "path", "other")
+        route = path if path in IMAGE_ROUTES else getattr(scope.get("route"), "path", "other")
         self._metrics.requests.labels(route, status).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
         if not requests.isEnabledFor(logging.INFO) or (status == 200 and _is_health(path)):

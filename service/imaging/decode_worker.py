@@ -20,7 +20,7 @@ from contract.picture import Header
 from contract.recipe import RECIPES
 from service.host import limit_memory, set_mmap_threshold
 from service.imaging.decode import SLOW_S, SlowPicture, decode_crops, estimated_seconds, shared_crops
-from service.stdio import drop_what_libraries_write
+from service.stdio import discard_library_stderr
 
 PR_SET_PDEATHSIG: Final = 1  # of linux/prctl.h
 
@@ -61,7 +61,7 @@ def main() -> None:
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C in a terminal is for the service, which lets us finish
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    drop_what_libraries_write()
+    discard_library_stderr()
     set_mmap_threshold()
     memory, shared = map(int, sys.argv[1:])
     limit_memory(memory)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from contract.preprocess import Pixels
 from service.errors import SchedulerClosed, WorkerLost
-from service.host import BATCHES, DECODING, SLOW_DECODING, lower_thread_priority, pin_thread
+from service.host import BATCH_NICE, DECODE_NICE, SLOW_DECODE_NICE, lower_thread_priority, pin_thread
 from service.imaging.decode import SlowPicture, too_long
 from service.imaging.decoder import Decoder, Watch
 from service.inference.batches import Batch, Batches, BatchResult, Request
@@ -80,9 +80,11 @@ class Scheduler:
         self._slow_work = SlowWork(slow, max_wait)
         self._closed: str | None = None  # why
         changed = partial(threading.Condition, self._lock)
-        self._ordinary = _Group("decode", threads, DECODING, changed(), decodes=True, runs=not runners)
-        self._slow = _Group("slow", slow, SLOW_DECODING, changed(), decodes=True)
-        self._runners = _Group("run", runners, BATCHES, changed(), runs=True) if runners else self._ordinary
+        self._ordinary = _Group("decode", threads, DECODE_NICE, changed(), decodes=True, runs=not runners)
+        self._slow = _Group("slow", slow, SLOW_DECODE_NICE, changed(), decodes=True)
+        self._runners = (
+            _Group("run", runners, BATCH_NICE, changed(), runs=True) if runners else self._ordinary
+        )
         self._groups: list[_Group] = []
         self._threads: list[threading.Thread] = []
 
@@ -187,7 +189,7 @@ class Scheduler:
             group.stuck[request] = self._clock()
             lost = len(group.stuck), group.size
             if group is self._runners and group.lost:  # crops that wait, or come without an image, go on
-                self._runners = _Group("run", 1, BATCHES, threading.Condition(self._lock), runs=True)
+                self._runners = _Group("run", 1, BATCH_NICE, threading.Condition(self._lock), runs=True)
                 self._start_group(self._runners)
         log.warning("an image takes longer than DECODE_TIMEOUT_MS: %d of %d threads are lost", *lost)
         _deliver([(request, too_long(self._timeout))])

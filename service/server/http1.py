@@ -16,7 +16,7 @@ MAX_HEADERS: Final = 100
 HEADER_BYTES: Final = 32
 # Requests that a client may send ahead of their answers, with MAX_HEADER_BYTES of headers together; each
 # takes some 3 KB more while it waits.
-MAX_AHEAD: Final = 32
+MAX_PIPELINED: Final = 32
 
 
 class Refused(Exception):
@@ -97,9 +97,9 @@ class Http1Protocol(HttpToolsProtocol):
 
     def _send_ahead(self, size: int) -> None:
         self.ahead.append(size)
-        if len(self.ahead) > MAX_AHEAD or sum(self.ahead) > self._max_bytes:
+        if len(self.ahead) > MAX_PIPELINED or sum(self.ahead) > self._max_bytes:
             detail = (
-                f"{len(self.ahead) - 1} requests wait on this connection already; {MAX_AHEAD} may, "
+                f"{len(self.ahead) - 1} requests wait on this connection already; {MAX_PIPELINED} may, "
                 f"with {self._max_bytes} bytes of headers in all; wait for answers"
             )
             self.reason = (400, "invalid_request", detail)

@@ -14,7 +14,7 @@ from starlette.types import Scope
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from service.http.access.origins import allowing
+from service.http.access.origins import cors_headers
 from service.http.error_responses import problem_response
 from service.http.scope import cancel_on_disconnect
 from service.parsers import parse_origins
@@ -206,7 +206,7 @@ class Protocol(Http1Protocol):
     def _refuse(self, status: int, code: str, detail: str) -> None:
         """What cannot be parsed is answered in the one shape of errors, and the connection ends."""
         origin = dict(self.headers or ()).get(b"origin", b"").decode("latin-1")
-        headers = {"Connection": "close"} | allowing(self._shared.origins, origin)
+        headers = {"Connection": "close"} | cors_headers(self._shared.origins, origin)
         answer = problem_response(status, code, detail, headers)
         head = b"".join(b"%b: %b\r\n" % header for header in answer.raw_headers)
         self._refusal = STATUS_LINE[status] + head + b"\r\n" + bytes(answer.body)

@@ -18,7 +18,7 @@ class ListenError(Exception):
     """An address that cannot be listened on; the message names the variable and what to do."""
 
 
-def bound(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int) -> socket.socket:
     """Bind `host`, where connections are refused until `listen` is called. Raises ListenError.
 
     A name that has several addresses stands for an IPv4 one. `::` takes IPv4 too.

@@ -25,7 +25,7 @@ from service.server.http_protocol import Connections, Protocol
 from service.server.listener import ListenError, listen
 from service.server.uvicorn_server import Server
 from service.settings import Settings, SettingsError
-from service.stdio import say
+from service.stdio import write_line
 
 # uvloop takes one new connection in each turn of its loop for each descriptor that it listens on: with one
 # alone and 1,000 clients arriving at a busy server, /health/live waited 13 to 28 s to be let in.
@@ -94,7 +94,7 @@ def exit_code(run: Callable[[], int]) -> int:
     try:
         return run()
     except (SettingsError, ModelError, ListenError) as error:
-        say(f"error: {error}", sys.stderr)
+        write_line(f"error: {error}", sys.stderr)
         return 2 if isinstance(error, SettingsError) else 1
     finally:
         signals.ignore()

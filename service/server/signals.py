@@ -13,7 +13,7 @@ STOPS = (signal.SIGTERM, signal.SIGINT)
 _has_terminal = False
 
 
-def exit_at_once(serves: bool) -> None:
+def exit_on_signal(serves: bool) -> None:
     """Have signals end this process until something else handles them: imports take a second, models more.
 
     The first process of a container is not ended by a signal that it has no handler for; nor would it get

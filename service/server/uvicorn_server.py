@@ -14,7 +14,7 @@ from service.observability.logs import log
 from service.server import signals
 
 TICKS_A_SECOND: Final = 10  # of uvicorn's main loop
-LAST_S: Final = 5.0  # to end batches and threads, after the drain or a second signal
+FORCED_EXIT_S: Final = 5.0  # to end batches and threads, after the drain or a second signal
 
 
 class Server(uvicorn.Server):
@@ -54,7 +54,7 @@ class Server(uvicorn.Server):
         if self.should_exit and not self.force_exit:
             self.force_exit = True
             self._forced.set()
-            _end_after(LAST_S)
+            _end_after(FORCED_EXIT_S)
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -68,7 +68,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._drain()
-        _end_after(self._delay + (self.config.timeout_graceful_shutdown or 0) + LAST_S)
+        _end_after(self._delay + (self.config.timeout_graceful_shutdown or 0) + FORCED_EXIT_S)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._forced.wait(), self._delay)
         await super().shutdown(sockets)

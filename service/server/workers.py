@@ -26,7 +26,7 @@ from service.observability import logs
 from service.observability.metrics import METRICS_BYTES, METRICS_FOLDER
 from service.server import signals
 from service.server.run import exit_code, serve
-from service.server.uvicorn_server import LAST_S
+from service.server.uvicorn_server import FORCED_EXIT_S
 from service.settings import Settings, SettingsError
 
 PERIOD_S: Final = 0.1
@@ -154,7 +154,7 @@ class Workers:
         if not self.stopping:
             self.forward_signal(signal.SIGTERM)
         settings = self._settings
-        end = time.monotonic() + settings.drain_delay_s + settings.drain_timeout_s + LAST_S + 1
+        end = time.monotonic() + settings.drain_delay_s + settings.drain_timeout_s + FORCED_EXIT_S + 1
         for place, member in enumerate(self._members):
             if not member.end_within(max(0.0, end - time.monotonic())):
                 logs.log.error("worker %s does not stop and is killed", place)
@@ -228,7 +228,7 @@ def main(listener: int, says: int) -> int:
             os.write(says, BEAT)
 
     settings = Settings.from_environ()
-    stdio.log_what_libraries_write()
+    stdio.log_library_stderr()
     logs.configure(settings.log_format)
     return serve(settings, socket.socket(fileno=listener), ready, beat)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.host import DECODING, SLOW_DECODING, pin_thread
+from service.host import DECODE_NICE, SLOW_DECODE_NICE, pin_thread
 from tests.support.serving.images import plain
 from tests.support.serving.server import serving
 
@@ -28,7 +28,7 @@ def test_threads_that_compute_give_way_to_the_event_loop(model_file: Path, tmp_p
         ours = os.getpriority(os.PRIO_PROCESS, 0)
         assert found[pid] == ours
         lower = sorted(nice for nice in found.values() if nice > ours)
-        wanted = [ours + DECODING] * THREADS + [ours + SLOW_DECODING] * THREADS
+        wanted = [ours + DECODE_NICE] * THREADS + [ours + SLOW_DECODE_NICE] * THREADS
         assert lower == [min(19, nice) for nice in wanted]
 
 

@@ -30,7 +30,7 @@ class Hosts:
             self._names = {"localhost", settings.host.lower()}
         self._remembered = lru_cache(1000)(self._look_up)
 
-    def refuse(self, host: bytes | None, version: str, headers: Sequence[tuple[bytes, bytes]]) -> str:
+    def refusal(self, host: bytes | None, version: str, headers: Sequence[tuple[bytes, bytes]]) -> str:
         """-> why a request with the Host `host` is not answered, or "". `headers` are all that it has,
         or none where no name is there twice. RFC 9112, 3.2: HTTP/1.1 needs one, which may be empty.
         """

@@ -29,7 +29,7 @@ class Keys:
                 if not digests:
                     raise SettingsError(f"{name} has no key in it; unset it to serve without")
 
-    def read_again(self) -> None:
+    def reload(self) -> None:
         """Replace each file's keys. A damaged file changes nothing; one without keys revokes them all."""
         for name, path in self._files.items():
             if path is None:
@@ -43,10 +43,10 @@ class Keys:
                 log.error("%s has no key in it any more: all of its keys are revoked", name)
 
     @property
-    def wanted(self) -> bool:
+    def required(self) -> bool:
         return self._files["API_KEYS_FILE"] is not None
 
-    def known(self, authorization: bytes) -> str:
+    def digest_of(self, authorization: bytes) -> str:
         """The SHA-256 of the key in an Authorization header `Bearer KEY`; "" if it is none of the keys."""
         scheme, _, key = authorization.partition(b" ")
         if scheme.lower() != b"bearer":

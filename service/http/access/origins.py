@@ -14,7 +14,7 @@ EXPOSED: Final = (
 )
 
 
-def allowing(origins: tuple[str, ...], origin: str) -> dict[str, str]:
+def cors_headers(origins: tuple[str, ...], origin: str) -> dict[str, str]:
     """Headers for an answer that no middleware sees, to a request with this header Origin."""
     if not origins:
         return {}

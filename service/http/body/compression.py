@@ -9,7 +9,7 @@ from typing import Final
 from starlette.requests import Request
 
 from service.errors import BodyTooLarge, InvalidRequest, UnsupportedCoding
-from service.http.body.reader_thread import read_apart
+from service.http.body.reader_thread import run_in_reader_thread
 
 IDENTITY: Final = "identity"
 NAMES: Final = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
@@ -42,7 +42,7 @@ async def unpack(body: bytes, coding: str, limit: int, arrived: Callable[[int], 
         return body
     async with _inflating:  # whoever waits for it takes no more than has come
         arrived(limit - len(body))
-        data = await read_apart(True, inflate, body, coding, limit)
+        data = await run_in_reader_thread(True, inflate, body, coding, limit)
         arrived(len(data) - limit)
     return data
 

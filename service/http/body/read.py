@@ -13,7 +13,7 @@ from service.errors import BodyTimeout, BodyTooLarge, InvalidRequest
 from service.http.body.compression import IDENTITY, coding_of, unpack
 from service.http.body.form import read_form
 from service.http.body.json_fields import from_base64, read_json
-from service.http.body.reader_thread import QUICK, read_apart
+from service.http.body.reader_thread import MAX_INLINE_BYTES, run_in_reader_thread
 
 ENVELOPE: Final = 100_000  # bytes that the headers of a multipart body may add to its files
 # Bytes/s that a client has to send of a body, or to read of an answer, after a while: 131 kbit/s.
@@ -70,7 +70,7 @@ async def read_images(
         if kind == "multipart/form-data":
             images = await _of_form(content_type, bare, most, max_bytes)
         elif kind == "application/json":
-            images = await read_apart(len(bare) > QUICK, _of_json, bare)
+            images = await run_in_reader_thread(len(bare) > MAX_INLINE_BYTES, _of_json, bare)
         else:
             _refuse_other_kinds(bare, kind)
             images = Images([bare], False, [None])

@@ -8,13 +8,13 @@ from typing import Any, Final, TypeVar
 
 from service.errors import ServiceError
 
-QUICK: Final = 100_000  # bytes of JSON that are read on the event loop, in 3 ms at most
+MAX_INLINE_BYTES: Final = 100_000  # bytes of JSON that are read on the event loop, in 3 ms at most
 T = TypeVar("T")
 # Of its own, so that what else runs in asyncio's pool does not hold it up.
 _reader: Final = ThreadPoolExecutor(1, "json")
 
 
-async def read_apart(large: bool, read: Callable[..., T], *args: Any) -> T:
+async def run_in_reader_thread(large: bool, read: Callable[..., T], *args: Any) -> T:
     """`read`, in the one thread for such work where it is `large`. Raises what it raises."""
     if not large:
         return read(*args)

@@ -16,7 +16,7 @@ from contract.picture import ImageError
 from service.errors import UnknownModel
 from service.http.body.compression import coding_of, unpack
 from service.http.body.read import read_body
-from service.http.body.reader_thread import QUICK, read_apart
+from service.http.body.reader_thread import MAX_INLINE_BYTES, run_in_reader_thread
 from service.http.query import refuse_unknown
 from service.http.request_frame import RequestFrame, infer_each
 from service.http.v2.request import InferRequest, parse_request
@@ -85,7 +85,7 @@ async def infer(
         body = await unpack(body, coding, settings.max_body_bytes, permit.receive)
         json_length = _json_length(inference_header_content_length, body)
         arguments = (body, inference_header_content_length, frame.served, settings)
-        infer_request = await read_apart(json_length > QUICK, _parse, *arguments)
+        infer_request = await run_in_reader_thread(json_length > MAX_INLINE_BYTES, _parse, *arguments)
         del body, arguments  # the tensors keep the parts that they need
         frame.shorten_deadline(infer_request.timeout)
         return await _respond(frame.engine, frame.served, infer_request, started, permit)

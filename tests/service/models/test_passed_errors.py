@@ -145,11 +145,11 @@ def test_a_disk_that_hung_is_tried_again(
         going_on.set()
         monkeypatch.undo()
 
-        async def read_again() -> bool:
+        async def reload() -> bool:
             await repository.refresh(changed_only=True)
             return repository.sources[1].error is None
 
-        await eventually_async(read_again)
+        await eventually_async(reload)
         assert repository.find("b").name.version == 3
 
     trying(steps, models=models, load=load)

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.server.listener import ListenError, address_of, bound
+from service.server.listener import ListenError, address_of, bind_socket
 from tests.support.serving.server import COMMAND, environ, refused, serving
 
 OFF = "mount -t proc proc /proc && echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6 && exec "
@@ -31,7 +31,7 @@ def test_the_unspecified_address_of_ipv6_takes_both_families(model_file: Path, t
     ],
 )
 def test_an_address_is_listened_on_alone(host: str, reached: str, refused_by: str) -> None:
-    with bound(host, 0) as listener:
+    with bind_socket(host, 0) as listener:
         listener.listen()
         url, port = httpx.URL(address_of(listener)), listener.getsockname()[1]
         for address in (reached, url.host):
@@ -45,13 +45,13 @@ def test_an_address_is_listened_on_alone(host: str, reached: str, refused_by: st
 def test_a_name_that_stands_for_nothing_is_named_as_host(host: str) -> None:
     """conda sets HOST to what its compilers build for."""
     with pytest.raises(ListenError, match=rf"^HOST is '{host}': .*; unset it or use 127\.0\.0\.1$"):
-        bound(host, 0)
+        bind_socket(host, 0)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "fe80::1"])
 def test_an_address_of_another_machine_is_named_as_host(host: str) -> None:
     with pytest.raises(ListenError, match=rf"^HOST is '{host}': .*; use 127\.0\.0\.1, or 0\.0\.0\.0"):
-        bound(host, 0)
+        bind_socket(host, 0)
 
 
 def test_a_host_that_conda_set_ends_the_start_with_1(model_file: Path) -> None:
@@ -61,10 +61,10 @@ def test_a_host_that_conda_set_ends_the_start_with_1(model_file: Path) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::"])
 def test_a_port_that_is_taken_is_named(host: str) -> None:
-    with bound(host, 0) as taken:
+    with bind_socket(host, 0) as taken:
         taken.listen()
         with pytest.raises(ListenError, match=r"^cannot listen on .*: Address already in use; .*PORT to"):
-            bound(host, taken.getsockname()[1])
+            bind_socket(host, taken.getsockname()[1])
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can take its own privilege away")

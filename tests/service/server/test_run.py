@@ -96,7 +96,7 @@ def test_the_collector_looks_at_models_and_at_no_module(model_file: Path) -> Non
 import gc
 from service.models.serving import ServingModel
 from service.server.run import serve
-from service.server.listener import bound
+from service.server.listener import bind_socket
 from service.settings import Settings
 
 def ready(names, provider, path):
@@ -107,7 +107,7 @@ def ready(names, provider, path):
     print(gc.get_stats()[2]["collections"] - before)
     raise SystemExit
 
-serve(Settings.from_environ(), bound("127.0.0.1", 0), ready)
+serve(Settings.from_environ(), bind_socket("127.0.0.1", 0), ready)
 """
     env = os.environ | {"MODEL": str(model_file)}
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from service.observability.metrics import METRICS_FOLDER
-from service.server.listener import bound, listen
+from service.server.listener import bind_socket, listen
 from service.server.workers import gpu_for
 from tests.support.eventually import eventually
 from tests.support.models.small_models import numbered
@@ -97,7 +97,7 @@ def test_a_folder_of_metrics_that_another_run_left_is_not_used(
 
 
 def test_copies_of_a_listener_do_not_make_it_block() -> None:
-    with bound("127.0.0.1", 0) as listener:
+    with bind_socket("127.0.0.1", 0) as listener:
         listen(listener, 5)
         listener.dup().close()
         assert not os.get_blocking(listener.fileno())

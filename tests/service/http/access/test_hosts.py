@@ -37,7 +37,7 @@ MALFORMED = [
 
 
 def allowed(asked: str, **settings: str) -> bool:
-    return not Hosts(Settings(**settings)).refuse(asked.encode("latin-1"), "1.1", ())  # type: ignore[arg-type]
+    return not Hosts(Settings(**settings)).refusal(asked.encode("latin-1"), "1.1", ())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("listening", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])

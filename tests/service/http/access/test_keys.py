@@ -48,19 +48,19 @@ def test_a_file_without_keys_revokes_them_all_and_opens_nothing(emptied: bytes, 
     keys = Keys(Settings(api_keys_file=users, admin_keys_file=admins))
     users.write_bytes(emptied)
     admins.write_bytes(b"not a digest")
-    keys.read_again()
-    assert keys.wanted
-    assert not keys.known(b"Bearer user")
-    assert keys.known(b"Bearer root"), "of a damaged file the keys stay"
+    keys.reload()
+    assert keys.required
+    assert not keys.digest_of(b"Bearer user")
+    assert keys.digest_of(b"Bearer root"), "of a damaged file the keys stay"
     admins.write_bytes(emptied)
-    keys.read_again()
-    assert keys.wanted
-    assert not keys.known(b"Bearer root")
+    keys.reload()
+    assert keys.required
+    assert not keys.digest_of(b"Bearer root")
     with pytest.raises(Forbidden):
-        keys.require_admin(keys.known(b"Bearer root"))
+        keys.require_admin(keys.digest_of(b"Bearer root"))
     written(users, "user")
-    keys.read_again()
-    assert keys.known(b"Bearer user")
+    keys.reload()
+    assert keys.digest_of(b"Bearer user")
 
 
 def test_an_emptied_file_revokes_its_keys_on_a_signal(model_file: Path, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_the_hash_of_nothing_is_no_key(key: str, tmp_path: Path) -> None:
 def test_an_empty_key_opens_nothing(tmp_path: Path) -> None:
     keys = Keys(Settings(api_keys_file=written(tmp_path / "keys", "user")))
     for header in (b"", b"Bearer", b"Bearer ", b"Bearer  ", b"bearer \t"):
-        assert not keys.known(header)
+        assert not keys.digest_of(header)
 
 
 DIGEST = hashlib.sha256(b"user").hexdigest()
@@ -106,7 +106,7 @@ DIGEST = hashlib.sha256(b"user").hexdigest()
 )
 def test_files_of_keys_that_are_read(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "keys").write_bytes(data)
-    assert Keys(Settings(api_keys_file=tmp_path / "keys")).known(b"Bearer user") == DIGEST
+    assert Keys(Settings(api_keys_file=tmp_path / "keys")).digest_of(b"Bearer user") == DIGEST
 
 
 @pytest.mark.parametrize(
@@ -138,23 +138,23 @@ def test_keys_are_read_from_plain_files_alone(tmp_path: Path) -> None:
             Keys(Settings(api_keys_file=path))
     written(tmp_path / "keys", "user")
     (tmp_path / "link").symlink_to("keys")  # as Kubernetes mounts them
-    assert Keys(Settings(api_keys_file=tmp_path / "link")).known(b"Bearer user")
+    assert Keys(Settings(api_keys_file=tmp_path / "link")).digest_of(b"Bearer user")
 
 
 def test_an_admin_s_key_opens_everything_and_no_other_does_admin(tmp_path: Path) -> None:
     keys = Keys(Settings(admin_keys_file=written(tmp_path / "admins", "root")))
-    assert not keys.wanted
-    keys.require_admin(keys.known(b"Bearer root"))
+    assert not keys.required
+    keys.require_admin(keys.digest_of(b"Bearer root"))
     for other in (b"", b"Bearer", b"Bearer user", b"Basic root"):
         with pytest.raises(Forbidden, match="admin's key"):
-            keys.require_admin(keys.known(other))
+            keys.require_admin(keys.digest_of(other))
     both = Keys(
         Settings(api_keys_file=written(tmp_path / "keys", "user"), admin_keys_file=tmp_path / "admins")
     )
-    assert both.wanted
-    assert both.known(b"Bearer root")
+    assert both.required
+    assert both.digest_of(b"Bearer root")
     with pytest.raises(Forbidden, match="admin's key"):
-        both.require_admin(both.known(b"Bearer user"))
+        both.require_admin(both.digest_of(b"Bearer user"))
     with pytest.raises(Forbidden, match="ADMIN_KEYS_FILE"):
         Keys(Settings()).require_admin("")
 
