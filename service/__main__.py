@@ -1,8 +1,10 @@
-"""python -m service: loads the models, warms them up, and serves. Settings come from the environment.
-`predict` is a command, service/cli/main.py; to other arguments it says what to write.
+"""Start the service: `python -m service` loads the models, warms them up, and serves.
 
-Exit codes: 0 after SIGTERM or Ctrl-C, 1 if no model or the port cannot be used, the network hangs or the
-GPU fails, 2 for a bad setting.
+Settings come from environment variables. `python -m service predict` runs the command of
+service/cli/main.py; other arguments print the usage.
+
+Exit codes: 0 after SIGTERM or Ctrl-C; 1 if there is no usable model, the port cannot be used, the network
+hangs or the GPU fails; 2 for a bad setting.
 """
 
 import os
@@ -15,6 +17,7 @@ from service.server import signals
 
 
 def main() -> int:
+    """Run the service or a command, by the arguments; return the exit code."""
     arguments = sys.argv[1:]
     serving = arguments[:1] in ([], ["serve"])
     if arguments[1:] if serving else arguments[0] != "predict":
@@ -42,6 +45,7 @@ def main() -> int:
 
 
 def command() -> int:
+    """Run `predict`; return the exit code."""
     from service.cli.main import main
     from service.host import set_mmap_threshold
 
@@ -50,6 +54,7 @@ def command() -> int:
 
 
 def start() -> int:
+    """Serve with the settings of the environment, in one process or in WORKERS; return the exit code."""
     from service import stdio
     from service.models.default_model import require_file
     from service.observability import logs

@@ -1,4 +1,4 @@
-"""What a process takes of its machine: memory, priorities of threads, and cores."""
+"""Set how the process uses its machine: memory, thread priorities, and cores."""
 
 import ctypes
 import gc
@@ -11,35 +11,37 @@ from typing import Final
 
 M_TRIM_THRESHOLD: Final = -1  # of glibc's malloc.h
 M_MMAP_THRESHOLD: Final = -3
-# Decoding holds the interpreter now and then: for what takes the core from it then, the event loop waits
-# too. 60 s at 10 times the peak, twice each, refusals (p99): 165 and 65 ms with 5 for both, 19 and 30 so.
+# Nice values of threads; the event loop has 0. Decoding sometimes holds the GIL: a thread that takes its
+# core meanwhile delays the event loop too, so batches come after decoding. Two runs of 60 s at 10 times the
+# peak load, p99 of refusals: 165 and 65 ms with 5 for both kinds, 19 and 30 ms with these values.
 DECODE_NICE: Final = 5
-SLOW_DECODE_NICE: Final = 7  # not much lower: beside other programs it would hardly be done at all
+SLOW_DECODE_NICE: Final = 7  # not much lower, or it would hardly run beside other programs
 BATCH_NICE: Final = 10
 
 
 def set_mmap_threshold() -> None:
-    """Free blocks of a picture's size for the system, and keep those that the next picture takes.
+    """Make malloc return freed blocks of 8 MB or more to the system, and keep smaller ones.
 
-    glibc learns to keep freed blocks of up to 32 MB, in every thread; pictures are made of 16 MB ones.
-    With a fixed threshold they go back to the system: 18 bytes a pixel held by four threads, not 60.
-    Smaller ones at the end of its heap went back as well: 0.5 ms of the kernel for each 500x375 pixels.
+    By default glibc raises this threshold to up to 32 MB, for every thread, and image buffers consist of 16
+    MB blocks. With a fixed threshold four threads hold 18 bytes per pixel, not 60. A trim threshold of 4 MB
+    keeps smaller blocks at the end of the heap: returning them cost 0.5 ms in the kernel per 500x375
+    pixels.
     """
     mallopt(M_MMAP_THRESHOLD, 8_000_000)
     mallopt(M_TRIM_THRESHOLD, 4_000_000)
 
 
 def mallopt(option: int, value: int) -> None:
-    """glibc's, where the allocator is glibc's."""
+    """Call glibc's mallopt; do nothing with another C library."""
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
         set_option(option, value)
 
 
 def trim() -> None:
-    """Give the system what is free of the allocator's memory, where it is glibc's; some 10 ms.
+    """Return the allocator's free memory to the system, in about 10 ms; only with glibc.
 
-    It keeps the blocks that pieces of bodies or a model were in, until those above them are free too.
+    Otherwise glibc keeps blocks that held parts of bodies or a model until those above them are free too.
     """
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
@@ -47,11 +49,11 @@ def trim() -> None:
 
 
 def freeze_startup_objects() -> None:
-    """What is there by now is never looked at by the collector again. Of the modules alone one look takes
-    40 ms, in which no thread runs; models that are loaded later can still be freed.
+    """Exempt start-up objects from garbage collection, and make full collections rare.
 
-    A look at all the rest takes 60 ms while the house is full (75,000 objects of requests), and came every
-    four seconds and found nothing: it comes every few minutes of full load instead.
+    A full pass over imported modules stops every thread for 40 ms. Models that are loaded later can still
+    be freed. A full pass over the other objects takes 60 ms under full load (75,000 objects of requests);
+    it came every four seconds and freed nothing, and now comes every few minutes of full load.
     """
     gc.collect()
     gc.freeze()
@@ -59,12 +61,12 @@ def freeze_startup_objects() -> None:
     gc.set_threshold(young, middle, 1000)
 
 
-def limit_memory(more: int) -> None:
-    """`more` bytes than now, of addresses; and no files, no core dumps."""
+def limit_memory(extra_bytes: int) -> None:
+    """Limit the address space to `extra_bytes` more than now; forbid core dumps and writing files."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + more
+    max_bytes = pages * resource.getpagesize() + extra_bytes
     for kind, limit in (
-        (resource.RLIMIT_AS, most),
+        (resource.RLIMIT_AS, max_bytes),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_NOFILE, 16),
@@ -73,20 +75,25 @@ def limit_memory(more: int) -> None:
 
 
 def lower_thread_priority(nice: int) -> None:
-    """Lowers the priority of the calling thread. Where every core computes, the event loop waits for its
-    turn like everybody: each refusal and each /health behind a batch.
+    """Lower the priority of the calling thread by `nice`, on Linux.
+
+    Else the event loop competes with it where every core is busy: each refusal and each /health would wait
+    for a batch.
     """
-    if sys.platform == "linux":  # elsewhere a priority is a whole process's
-        with suppress(OSError):  # a sandbox may not let us; then it is as it was
+    if sys.platform == "linux":  # elsewhere a priority applies to the whole process
+        with suppress(OSError):  # a sandbox may forbid it; then the priority stays
             os.nice(nice)
 
 
 def pin_thread(number: int, threads: int) -> None:
-    """The calling thread is one of so many that compute, and stays on one core where each can have its own.
-    The scheduler leaves two on a core for milliseconds while another core is at rest.
+    """Pin the calling thread, `number` of `threads`, to a core, if each thread can have its own.
+
+    The kernel's scheduler leaves two threads on one core for milliseconds while another core is idle.
     """
     if sys.platform == "linux":
         cores = sorted(os.sched_getaffinity(0))
-        if len(cores) == threads:  # not where a quota leaves fewer: others would choose the same ones
+        if (
+            len(cores) == threads
+        ):  # not with a CPU quota: other processes might pin threads to the same cores
             with suppress(OSError):
                 os.sched_setaffinity(0, {cores[number]})

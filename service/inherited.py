@@ -1,26 +1,27 @@
-"""Environment variables that packages read as they are imported.
+"""Remove environment variables that packages read on import and that are meant for other programs.
 
-They are often set for other programs of the machine or the cluster, and may end this one.
+They are often set for a whole machine or cluster, and may make this program fail.
 """
 
 import os
 from typing import Final
 
 OTLP_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-NOT_OURS: Final = (
-    # prometheus_client would count the files there with this process's; WORKERS make a folder of their own.
+REMOVED: Final = (
+    # prometheus_client would add the metrics in that folder to this process's; WORKERS use their own
+    # folder.
     "PROMETHEUS_MULTIPROC_DIR",
     "prometheus_multiproc_dir",
-    # Packages that provide spans, metrics, logs and context; service/observability/traces.py names its own.
+    # Packages for spans, metrics, logs and context; service/observability/traces.py selects its own.
     *(
-        f"OTEL_PYTHON_{what}"
-        for what in ("TRACER_PROVIDER", "METER_PROVIDER", "LOGGER_PROVIDER", "CONTEXT")
+        f"OTEL_PYTHON_{component}"
+        for component in ("TRACER_PROVIDER", "METER_PROVIDER", "LOGGER_PROVIDER", "CONTEXT")
     ),
 )
 
 
 def remove(serving: bool) -> None:
-    """Remove what this process has no use for, OTEL_PROPAGATORS too where nothing is traced."""
+    """Remove the variables that this process does not use; OTEL_PROPAGATORS too without tracing."""
     traced = serving and any(os.environ.get(name) for name in OTLP_ENDPOINTS)
-    for name in NOT_OURS if traced else (*NOT_OURS, "OTEL_PROPAGATORS"):
+    for name in REMOVED if traced else (*REMOVED, "OTEL_PROPAGATORS"):
         os.environ.pop(name, None)

@@ -1,6 +1,7 @@
-"""Parse the settings that are more than a number or a word: hosts, networks and origins.
+"""Parse settings that are more than a number or a word: hosts, networks and origins.
 
-Each raises ValueError with a text that goes on behind the setting's name: "is 'x'; it must be ...".
+Each parser raises ValueError with a text that continues a sentence after the setting's name: "is 'x'; it
+must be ...".
 """
 
 import ipaddress
@@ -11,19 +12,19 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 ANY: Final = "*"
 NULL: Final = "null"  # the origin of local files and sandboxed frames
 DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
-# RFC 6454, 6.1, with any scheme: browser extensions and apps have their own.
+# RFC 6454, 6.1, with any scheme, because browser extensions and apps have their own.
 _ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 
 
 def parse_host(text: str) -> str:
-    """Accept an address or a host name. Raises ValueError for a URL, brackets or a port."""
+    """Return an IP address or a host name unchanged. Raises ValueError for a URL, brackets or a port."""
     try:
         ipaddress.ip_address(text)
     except ValueError:
         if set(text) & set(" /:[]@"):
             raise ValueError(
-                f"is {text!r}; it must be an address or a name alone, such as 127.0.0.1 or ::1, without "
-                "scheme, brackets or port, which is PORT"
+                f"is {text!r}; it must be just an address or a name, such as 127.0.0.1 or ::1, without "
+                "scheme, brackets or port; the port is set by PORT"
             ) from None
     return text
 
@@ -34,7 +35,7 @@ def parse_networks(text: str) -> tuple[Network, ...]:
         return tuple(_parse_network(part) for part in _split(text))
     except ValueError as error:
         raise ValueError(
-            f"is {text!r}; it must be addresses or networks such as 10.0.0.0/8, with commas: {error}"
+            f"is {text!r}; it must be addresses or networks such as 10.0.0.0/8, separated by commas: {error}"
         ) from None
 
 
@@ -42,10 +43,10 @@ def parse_origins(text: str) -> tuple[str, ...]:
     """Parse comma-separated origins. Raises ValueError for one that no browser sends, naming it."""
     origins = tuple(_split(text))
     if ANY in origins and len(origins) > 1:
-        raise ValueError(f"is {text!r}; * allows all, so leave the others out")
+        raise ValueError(f"is {text!r}; * allows all origins, so leave the others out")
     for origin in origins:
         if origin not in {ANY, NULL} and (reason := _origin_error(origin)):
-            raise ValueError(f"has {origin!r}, which is never a page's origin: {reason}")
+            raise ValueError(f"has {origin!r}, which no browser sends as an origin: {reason}")
     return origins
 
 
@@ -63,22 +64,22 @@ def _parse_network(text: str) -> Network:
 
 
 def _origin_error(origin: str) -> str:
-    """Say what is wrong with an origin, and the remedy; "" for a valid one."""
+    """Return what is wrong with an origin, and the remedy; "" for a valid one."""
     if "://" not in origin:
         return f"it has no scheme; write https://{origin} or http://{origin}"
     scheme, _, rest = origin.partition("://")
     host = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if host != rest:
-        return f"it has a path or a slash behind the host; write {scheme}://{host}"
+        return f"it has a path or a slash after the host; write {scheme}://{host}"
     if ANY in host:
-        return "* cannot be a part of a host; list each host, or use * alone"
+        return "* cannot be a part of a host; list each host, or use only *"
     if not host.isascii():
-        return "browsers write such a host in ASCII (xn--...)"
+        return "browsers send such a host in ASCII (xn--...); write that"
     if origin != origin.lower():
-        return f"browsers write it in small letters; write {origin.lower()}"
+        return f"browsers send it in lower case; write {origin.lower()}"
     match = _ORIGIN.fullmatch(origin)
     if match is None or int(match[3] or 0) > 65535:
         return "write scheme://host or scheme://host:port"
     if match[3] is not None and match[3] == DEFAULT_PORTS.get(scheme):
-        return f"browsers leave the port out where it is the scheme's own; write {scheme}://{match[2]}"
+        return f"browsers leave out the scheme's default port; write {scheme}://{match[2]}"
     return ""

@@ -1,4 +1,4 @@
-"""The standard streams of a serving process: always open, never waited for, closed to C libraries."""
+"""Keep a serving process's standard streams open and non-blocking, and redirect what C libraries write."""
 
 import faulthandler
 import logging
@@ -14,27 +14,28 @@ from typing import Final, TextIO
 LINES_A_MINUTE: Final = 20
 LINE_BYTES: Final = 500
 MINUTE_S: Final = 60.0
-PIPE_BYTES: Final = 65536  # what a pipe holds at most
+PIPE_BYTES: Final = 65536  # capacity of a pipe
 
 log = logging.getLogger("alexnet")
 _real_stderr = 2
 
 
 def real_stderr() -> int:
-    """-> the descriptor on which somebody may read what this process says."""
+    """Return the descriptor of the stderr that the process was started with."""
     return _real_stderr
 
 
 def open_missing() -> None:
-    """Opens /dev/null in place of closed standard streams; else a socket would get such a number, and what
-    is meant for stderr would go to a client.
+    """Open /dev/null for closed standard streams.
+
+    Otherwise a socket would get such a number, and what is meant for stderr would go to a client.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)  # the lowest that is free
-            os.set_inheritable(opened, True)
+            descriptor = os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
+            os.set_inheritable(descriptor, True)
     if sys.stdout is None:
         sys.stdout = _text(1)
     if sys.stderr is None:
@@ -42,37 +43,37 @@ def open_missing() -> None:
 
 
 def write_line(text: str, stream: TextIO) -> None:
-    """Writes a line as far as somebody reads it; nobody is waited for, and nobody there is no error."""
-    data, descriptor, room = text.encode(errors="backslashreplace") + b"\n", stream.fileno(), select.poll()
-    room.register(descriptor, select.POLLOUT)
-    with suppress(OSError):  # the reader is gone, or the disk full
-        while data and room.poll(0):  # where there is room at all, there is room for PIPE_BUF: pipe(7)
+    """Write a line without waiting: what the reader does not take is dropped; errors are ignored."""
+    data, descriptor = text.encode(errors="backslashreplace") + b"\n", stream.fileno()
+    writable = select.poll()
+    writable.register(descriptor, select.POLLOUT)
+    with suppress(OSError):  # the reader has gone, or the disk is full
+        while data and writable.poll(0):  # a writable pipe takes at least PIPE_BUF bytes: pipe(7)
             data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
 
 
 def log_library_stderr() -> None:
-    """Keeps stderr for Python; what C libraries write on descriptor 2 goes to the log, in bounds.
+    """Keep stderr for Python; log what C libraries write on descriptor 2, up to 20 lines a minute.
 
-    They write about many a broken picture: 20 lines a minute are logged, the rest is lost, and no library
-    waits for anybody to read it. A fatal signal is reported by faulthandler on the real stderr, because the
-    last message on descriptor 2 may be lost with the process. To be called before logs.configure, which
-    looks up stderr.
+    Libraries write a lot about some broken images. More lines are lost, and no library ever blocks on a
+    write. faulthandler reports a fatal signal on the real stderr, because the last message on descriptor 2
+    may be lost with the process. To be called before logs.configure, which looks up stderr.
     """
     _keep_stderr_for_python()
     faulthandler.enable(sys.stderr)
-    pipe, theirs = os.pipe()
-    os.set_blocking(theirs, False)
-    os.dup2(theirs, 2)
-    os.close(theirs)
+    pipe, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    os.dup2(write_end, 2)
+    os.close(write_end)
     threading.Thread(target=_log_lines, args=(pipe,), daemon=True, name="stderr").start()
 
 
 def discard_library_stderr() -> None:
-    """Keeps stderr for Python; what C libraries write on descriptor 2 is lost."""
+    """Keep stderr for Python; discard what C libraries write on descriptor 2."""
     _keep_stderr_for_python()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)
+    os.close(devnull)
 
 
 def _keep_stderr_for_python() -> None:
@@ -80,7 +81,7 @@ def _keep_stderr_for_python() -> None:
     _real_stderr = os.dup(2)
     sys.stderr = _text(_real_stderr)
     if not sys.warnoptions:
-        # Pillow's speak of what is odd in a picture, and Python remembers each text for ever.
+        # Pillow warns of oddities in images, and Python stores the text of each warning for ever.
         warnings.simplefilter("ignore")
 
 
@@ -89,23 +90,23 @@ def _text(descriptor: int) -> TextIO:
 
 
 def _log_lines(pipe: int) -> None:
-    """Reads until nobody can write any more."""
-    waiting = select.poll()
-    waiting.register(pipe, select.POLLIN)
-    began, logged, rest = time.monotonic(), 0, b""
+    """Log the lines that arrive on `pipe`, until its write end is closed."""
+    readable = select.poll()
+    readable.register(pipe, select.POLLIN)
+    minute_began, logged, rest = time.monotonic(), 0, b""
     while data := os.read(pipe, PIPE_BYTES):
         *lines, rest = (rest + data).split(b"\n")
         if len(rest) > LINE_BYTES:
             lines, rest = [*lines, rest], b""
-        if time.monotonic() - began > MINUTE_S:
-            began, logged = time.monotonic(), 0
+        if time.monotonic() - minute_began > MINUTE_S:
+            minute_began, logged = time.monotonic(), 0
         for line in lines[: LINES_A_MINUTE - logged]:
-            # Parts of it may come from a picture: escaped, so that no terminal takes them for commands.
+            # Escaped, because parts may come from an image and a terminal would run control sequences.
             log.warning("a library wrote on stderr: %s", ascii(line[:LINE_BYTES])[2:-1])
         logged += len(lines)
         if logged >= LINES_A_MINUTE:
-            log.warning("libraries write much on stderr; what they write in the next minute is lost")
-            time.sleep(MINUTE_S)  # the pipe fills up, and takes no more
+            log.warning("libraries write too much on stderr; what they write in the next minute is lost")
+            time.sleep(MINUTE_S)  # meanwhile the pipe fills up, and further writes fail
             rest = b""
-            if waiting.poll(0):
+            if readable.poll(0):
                 os.read(pipe, PIPE_BYTES)

@@ -1,6 +1,7 @@
-"""What happens to every request around its route: an id, the host that it names, the API key, a refusal
-where there is no room for images, a stop in its middle, and the line in the log and in the metrics that it
-leaves behind.
+"""Wrap every request: request id, host and API key checks, early 429, cancellation, log and metrics.
+
+Requests that are cancelled are answered 503 where the server stops, and counted as 499 where the client has
+disconnected.
 """
 
 import asyncio
@@ -25,15 +26,17 @@ from service.observability.metrics import Metrics
 _ID: Final = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACE: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C traceparent
 
-
 MAX_PATH: Final = 1000  # characters of a path in the log
-# A server that is asked for ten times what it can do mostly refuses; here that takes half as long as in the
-# route, where the Open Inference Protocol's are refused. Strangers cannot make up more of these labels.
+# Under overload most requests are refused: here that takes half as long as in the route, which refuses
+# those of the Open Inference Protocol. The set is fixed, so that clients cannot create metric labels.
 IMAGE_ROUTES: Final = {"/predict", "/embed", "/explain"}
 
 
 class RequestMiddleware:
-    """Without keys none is asked for. The page and everything about health never need one."""
+    """Check, log and count the HTTP requests of `app`.
+
+    An API key is required only where API_KEYS_FILE is set, and never for the page and the health routes.
+    """
 
     def __init__(self, app: ASGIApp, hosts: Hosts, keys: Keys, metrics: Metrics, clients: Clients) -> None:
         self._app = app
@@ -46,17 +49,17 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 500
+        started_at, status = time.perf_counter(), 500
         headers = dict(scope["headers"])
         if scope["path"].endswith("/"):
             scope["path"] = _without_slash(scope["path"])
-        # uvicorn leaves the body out of an answer to HEAD, by its own scope.
+        # HEAD is routed as GET; uvicorn leaves the body out because its own scope still says HEAD.
         inner = scope if scope["method"] != "HEAD" else {**scope, "method": "GET"}
         request_id = _request_id(headers)
         REQUEST_ID.set(request_id)
         started = False
 
-        async def sending(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal started, status
             if message["type"] == "http.response.start":
                 started, status = True, message["status"]
@@ -66,40 +69,43 @@ class RequestMiddleware:
         scope[TASK] = asyncio.current_task()
         try:
             try:
-                if wrong := self._wrong_host(scope, headers):
-                    await wrong(scope, receive, sending)
+                if refusal := self._host_error(scope, headers):
+                    await refusal(scope, receive, send_with_id)
                     return
                 self._authorize(inner, headers)
             except ServiceError as error:
-                await error_response(error, scope["path"])(scope, receive, sending)
+                await error_response(error, scope["path"])(scope, receive, send_with_id)
             else:
-                await self._app(inner, receive, sending)
+                await self._app(inner, receive, send_with_id)
         except Exception:
-            if not started:  # here, and not by Starlette, whose answer would go around other middleware
-                await bug_response(scope["path"])(scope, receive, sending)
+            if not started:  # Starlette's own answer would bypass the other middleware
+                await bug_response(scope["path"])(scope, receive, send_with_id)
             raise
         except asyncio.CancelledError:
-            if scope[TASK] is None:  # `cancel_on_disconnect` has done it
+            if scope[TASK] is None:  # cancelled by `cancel_on_disconnect`
                 status = 499
                 return
-            # The server's time to drain is over, and it cancels what is still under way.
+            # The drain is over: the server cancels the requests that are still in flight.
             if started:
                 raise
-            answer = error_response(
+            response = error_response(
                 NotReady("the server is stopping; send the request again"), scope["path"]
             )
-            await answer(scope, receive, sending)
+            await response(scope, receive, send_with_id)
         finally:
-            self._record(inner, scope["method"], status, time.perf_counter() - began)
+            self._record(inner, scope["method"], status, time.perf_counter() - started_at)
 
-    def _wrong_host(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
+    def _host_error(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
         pairs = scope["headers"]
-        twice = pairs if len(pairs) > len(headers) else ()
-        detail = self._hosts.refusal(headers.get(b"host"), scope["http_version"], twice)
+        repeated = pairs if len(pairs) > len(headers) else ()
+        detail = self._hosts.refusal(headers.get(b"host"), scope["http_version"], repeated)
         return problem_response(400, "invalid_request", detail, path=scope["path"]) if detail else None
 
     def _authorize(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        """Raises Unauthorized and Overloaded."""
+        """Check the API key, and the free capacity for routes that take images.
+
+        Raises Unauthorized and Overloaded.
+        """
         scope[KEY] = key = self._keys.digest_of(headers.get(b"authorization", b""))
         path = scope["path"]
         if not key and self._keys.required and not _is_open(path):
@@ -108,7 +114,7 @@ class RequestMiddleware:
             engine_of(scope).admission.require_capacity()
 
     def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
-        # Paths that strangers make up are one label, not one each.
+        # Unknown paths share one label: else clients could create any number of them.
         path = scope["path"]
         route = path if path in IMAGE_ROUTES else getattr(scope.get("route"), "path", "other")
         self._metrics.requests.labels(route, status).inc()
@@ -127,7 +133,7 @@ class RequestMiddleware:
 
 
 def _without_slash(path: str) -> str:
-    """A slash at a path's end is left out; but neither two of them, nor that of a file."""
+    """Remove one slash from the end of a path, except of the root, of `//` and of static files."""
     if path == "/" or path.endswith("//") or path.startswith("/static/"):
         return path
     return path[:-1]
@@ -138,16 +144,19 @@ def _is_open(path: str) -> bool:
 
 
 def _is_health(path: str) -> bool:
-    """What is asked every second by whoever watches the service."""
+    """Return whether the path is a health route, which monitors request every second."""
     return path == "/health" or path.startswith(("/health/", "/v2/health/"))
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:
-    """The client's X-Request-ID, else its trace's id, else a new one: 1 to 128 harmless characters."""
-    given = headers.get(b"x-request-id", b"")
-    if _ID.fullmatch(given):
-        return given.decode()
+    """Return X-Request-ID if valid, else the id of the client's trace, else a new one.
+
+    Valid are 1 to 128 characters of `_ID`, which are safe in logs and headers.
+    """
+    client_id = headers.get(b"x-request-id", b"")
+    if _ID.fullmatch(client_id):
+        return client_id.decode()
     if trace := _TRACE.fullmatch(headers.get(b"traceparent", b"")):
         return trace[1].decode()
-    # Not a secret. The system's random numbers cost a call in which another thread takes the interpreter.
+    # Not a secret, so no os.urandom(): its system call releases the GIL, which another thread then takes.
     return f"{random.getrandbits(128):032x}"

@@ -1,4 +1,4 @@
-"""Entries of a request's ASGI scope that middleware and routes share."""
+"""Access the entries of a request's ASGI scope that middleware and routes share."""
 
 from typing import Final
 
@@ -11,7 +11,7 @@ TASK: Final = "alexnet.task"  # the task that handles the request
 
 
 def engine_of(scope: Scope) -> Engine:
-    """Return the engine of the application that the request is made to, once it has started."""
+    """Return the inference engine of the request's application, which must have started."""
     engine: Engine = scope["app"].state.engine
     return engine
 

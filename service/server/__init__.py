@@ -1,1 +1,1 @@
-"""The serving process: sockets, signals, workers, and uvicorn's HTTP/1.1 protocol with limits."""
+"""Serving process: listening socket, signals, worker processes, uvicorn's HTTP/1.1 with limits."""

@@ -1,4 +1,4 @@
-"""Open files: the connections that the process's limit has room for."""
+"""Raise the limit of open files, and reduce MAX_CONNECTIONS to what the hard limit allows."""
 
 import resource
 from typing import Final
@@ -6,38 +6,39 @@ from typing import Final
 from service.observability.logs import log
 from service.settings import Settings, SettingsError
 
-# Beside connections: 45 that are always open, 32 of which listen; as many connections again as are accepted
-# at once, and those whose place they take; a model's file, the log.
+# Besides connections: 45 that are always open, 32 of them listening; as many connections as are accepted in
+# one turn of the event loop, and the idle ones that these replace; a model file, the log.
 OTHER_FILES: Final = 128
-FILES_OF_PROCESS: Final = 4  # pipes to and from a process that decodes, and the process itself
-REMEDY: Final = "raise it: `ulimit -Hn`, systemd's LimitNOFILE=, `ulimits` of a container"
+FILES_PER_DECODER: Final = 4  # pipes to and from a decoding process, and the process itself
+REMEDY: Final = "raise it: `ulimit -Hn`, systemd's LimitNOFILE=, a container's `ulimits`"
 
 
 def raise_fd_limit(settings: Settings) -> Settings:
-    """Raise the soft limit of open files, 1024 in many places, as far as MAX_CONNECTIONS needs it.
+    """Raise the soft limit of open files, often 1024, as far as MAX_CONNECTIONS needs it.
 
-    -> the settings with as many connections, in each worker, as the hard limit has room for. Raises
-    SettingsError where that is none: at the limit, connections would wait and nobody would be answered.
+    Returns the settings, with max_connections (of each worker) reduced to what the hard limit allows, which
+    is logged as a warning. Raises SettingsError if it allows none: at the limit, connections would wait
+    without an answer.
     """
-    others = OTHER_FILES + FILES_OF_PROCESS * settings.decode_processes
-    wanted = settings.max_connections + others
+    reserved = OTHER_FILES + FILES_PER_DECODER * settings.decode_processes
+    required = settings.max_connections + reserved
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    allowed = required if hard == resource.RLIM_INFINITY else min(required, hard)
     if soft != resource.RLIM_INFINITY and soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed == wanted:
+    if allowed == required:
         return settings
-    if allowed <= others:
+    if allowed <= reserved:
         raise SettingsError(
-            f"MAX_CONNECTIONS is {settings.max_connections}: that takes {wanted} open files, and with the "
-            f"{allowed} that are allowed there could not be one connection; {REMEDY}"
+            f"MAX_CONNECTIONS is {settings.max_connections}: that needs {required} open files; the limit "
+            f"of {allowed} has no room for a single connection; {REMEDY}"
         )
     log.warning(
-        "MAX_CONNECTIONS is %s, and %s are taken: %s open files are needed and %s allowed; %s",
+        "MAX_CONNECTIONS is %s, reduced to %s: it needs %s open files, and the limit is %s; %s",
         settings.max_connections,
-        allowed - others,
-        wanted,
+        allowed - reserved,
+        required,
         allowed,
         REMEDY,
     )
-    return settings.model_copy(update={"max_connections": allowed - others})
+    return settings.model_copy(update={"max_connections": allowed - reserved})

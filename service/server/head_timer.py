@@ -1,19 +1,20 @@
-"""How long a client may take for the head of a request."""
+"""Limit the time in which a client must send the head of a request."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Final
 
-# The event loop runs timers before it reads: while it was busy, a request may have come in time.
-LAST_LOOK_S: Final = 0.01
+# The event loop runs timers before it reads sockets. If it was busy, the head may have arrived in time but
+# not been read yet: so the timer waits this much longer, during which the loop reads.
+GRACE_S: Final = 0.01
 
 
 class HeadTimer:
-    """Calls `late` when it has been armed for `seconds`, and what had arrived by then has been read."""
+    """Call `on_timeout` `seconds` after `arm`, once everything that arrived by then has been read."""
 
-    def __init__(self, seconds: float, late: Callable[[], None]) -> None:
+    def __init__(self, seconds: float, on_timeout: Callable[[], None]) -> None:
         self._seconds = seconds
-        self._late = late
+        self._on_timeout = on_timeout
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -21,13 +22,13 @@ class HeadTimer:
         return self._timer is not None
 
     def arm(self) -> None:
-        self.end()
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._look_once_more)
+        self.cancel()
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._wait_for_reads)
 
-    def end(self) -> None:
+    def cancel(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look_once_more(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(LAST_LOOK_S, self._late)
+    def _wait_for_reads(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(GRACE_S, self._on_timeout)

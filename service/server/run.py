@@ -1,4 +1,4 @@
-"""One serving process, from its settings to its exit code."""
+"""Run one serving process: load the models, serve requests, and return the exit code."""
 
 import asyncio
 import socket
@@ -27,9 +27,9 @@ from service.server.uvicorn_server import Server
 from service.settings import Settings, SettingsError
 from service.stdio import write_line
 
-# uvloop takes one new connection in each turn of its loop for each descriptor that it listens on: with one
-# alone and 1,000 clients arriving at a busy server, /health/live waited 13 to 28 s to be let in.
-ACCEPTED_AT_ONCE: Final = 32
+# uvloop accepts one connection per turn of its loop and listening descriptor. With a single descriptor and
+# 1,000 clients connecting to a busy server, /health/live waited 13 to 28 s to be accepted.
+LISTENING_DESCRIPTORS: Final = 32
 
 
 def serve(
@@ -38,11 +38,11 @@ def serve(
     ready: Callable[[str, str, str], None],
     beat: Callable[[], None] = lambda: None,
 ) -> int:
-    """Load the models and serve them until a signal comes.
+    """Load the models and serve them on the bound `listener` until a signal arrives.
 
-    -> 0, or 1 if the network hangs or the GPU fails. `ready` gets the models' names, the provider and
-    a path to try, once requests are answered; `beat` is called every second. Raises ModelError,
-    SettingsError and ListenError.
+    Returns the exit code: 0, or 1 if the network hangs or the GPU fails. `ready` is called with the models'
+    names, the provider and a path to try, once requests are answered; `beat` is called every second. Raises
+    ModelError, SettingsError and ListenError.
     """
     set_mmap_threshold()
     freeze_startup_objects()
@@ -51,11 +51,11 @@ def serve(
     metrics = Metrics()
     repository = Repository(settings, read_all(settings, load), load, metrics)
     app = create_app(settings, repository, metrics, threads)
-    served = [(one.name.name, one.name.version) for one in repository.served]
+    served = [(model.name.name, model.name.version) for model in repository.served]
     names, path = announced(settings, served)
     provider = next(repository.served).model.provider
 
-    def count(status: int) -> None:
+    def count_status(status: int) -> None:
         metrics.requests.labels("other", status).inc()
 
     def drain() -> None:
@@ -63,14 +63,16 @@ def serve(
 
     config = uvicorn.Config(
         app,
-        log_config=None,  # its loggers hand over to ours
+        log_config=None,  # uvicorn's loggers propagate to the service's handler
         log_level="warning",
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # it would believe whoever connects from the loopback; see TRUSTED_PROXIES
-        http=cast(type[asyncio.Protocol], partial(Protocol, Connections(settings, count))),
+        proxy_headers=False,  # uvicorn would trust any client on the loopback; see TRUSTED_PROXIES
+        http=cast(type[asyncio.Protocol], partial(Protocol, Connections(settings, count_status))),
         ws="none",
-        timeout_keep_alive=cast(int, settings.keep_alive_timeout_s),  # it is handed to the loop's timer
+        timeout_keep_alive=cast(
+            int, settings.keep_alive_timeout_s
+        ),  # only used for a timer, which takes floats
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
     server = Server(
@@ -83,14 +85,17 @@ def serve(
         delay=settings.drain_delay_s,
     )
     listen(listener, config.backlog)
-    server.run(sockets=[listener, *(listener.dup() for _more in range(ACCEPTED_AT_ONCE - 1))])
+    server.run(sockets=[listener, *(listener.dup() for _copy in range(LISTENING_DESCRIPTORS - 1))])
     traces.flush()
-    # Without an engine it did not start, and uvicorn has said why.
+    # Without an engine the application did not start, and uvicorn has logged why.
     return 0 if hasattr(app.state, "engine") and not app.state.engine.failed else 1
 
 
 def exit_code(run: Callable[[], int]) -> int:
-    """`run`'s own, or what a person can mend, said in a line: 2 for a setting, 1 for a model or a port."""
+    """Call `run` and return its exit code; on an error that a user can fix, print it in one line.
+
+    That gives 2 for a SettingsError, and 1 for a ModelError or a ListenError.
+    """
     try:
         return run()
     except (SettingsError, ModelError, ListenError) as error:

@@ -1,6 +1,6 @@
-"""Signals of a serving process: SIGTERM and Ctrl-C stop it, SIGHUP reloads models and keys.
+"""Handle a serving process's signals: SIGTERM and Ctrl-C stop it, SIGHUP reloads models and keys.
 
-When the terminal that a server was started at is closed, a SIGHUP comes, too: that one stops it.
+SIGHUP is also sent when the terminal is closed in which the server was started: then it stops the server.
 """
 
 import asyncio
@@ -13,19 +13,19 @@ STOPS = (signal.SIGTERM, signal.SIGINT)
 _has_terminal = False
 
 
-def exit_on_signal(serves: bool) -> None:
-    """Have signals end this process until something else handles them: imports take a second, models more.
+def exit_on_signal(serving: bool) -> None:
+    """Let signals end this process until other handlers are installed: imports take a second, models more.
 
-    The first process of a container is not ended by a signal that it has no handler for; nor would it get
-    one that came before, if the image did not start it with these signals blocked.
+    Process 1 of a container ignores signals without a handler. To lose none before this call, the image
+    starts the process with these signals blocked; they are unblocked here.
     """
-    if serves:
-        _note_terminal()
+    if serving:
+        _record_terminal()
         signal.signal(signal.SIGHUP, lambda _number, _frame: terminal_is_closed() and os._exit(0))
         for number in STOPS:
             signal.signal(number, lambda _number, _frame: os._exit(0))  # nothing is in flight yet
     else:
-        # At once: a thread that waits for a pipe would hold up anything gentler.
+        # Without clean-up, which a thread that waits for a pipe would delay.
         for number in STOPS:
             if os.getpid() == 1:
                 signal.signal(number, lambda number, _frame: os._exit(128 + number))
@@ -36,7 +36,7 @@ def exit_on_signal(serves: bool) -> None:
 
 @contextmanager
 def handled_on_loop(stop: Callable[[], None], reload: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` and `reload` on the running event loop; afterwards ignore signals: the process ends."""
+    """Handle signals by `stop` and `reload` on the running event loop; afterwards ignore them."""
     loop = asyncio.get_running_loop()
     for number in STOPS:
         loop.add_signal_handler(number, stop)
@@ -44,7 +44,8 @@ def handled_on_loop(stop: Callable[[], None], reload: Callable[[], None]) -> Ite
     try:
         yield
     finally:
-        # Blocked in between, because asyncio gives them back to the system, which would end the process.
+        # Blocked meanwhile: asyncio restores the default handlers, with which a signal would kill the
+        # process.
         signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPS, signal.SIGHUP))
         for number in (*STOPS, signal.SIGHUP):
             loop.remove_signal_handler(number)
@@ -53,30 +54,34 @@ def handled_on_loop(stop: Callable[[], None], reload: Callable[[], None]) -> Ite
 
 
 def ignore() -> None:
-    """Ignore signals while Python shuts down: it would give them back to the system, and the exit code
-    would be another.
+    """Ignore signals from now on.
+
+    Python restores the default handlers as it shuts down; a signal would then change the exit code.
     """
     for number in (*STOPS, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
 def terminal_is_closed() -> bool:
-    """Return whether there was one and is no more; never in a worker, whose parent looks after that."""
-    return _has_terminal and not _opens()
+    """Return whether the terminal of the start has been closed; always false in a worker process.
+
+    There the parent process handles it.
+    """
+    return _has_terminal and not _terminal_opens()
 
 
-def _note_terminal() -> None:
-    """Remember whether there is one, before SIGHUP gets a handler.
+def _record_terminal() -> None:
+    """Record whether the process has a terminal; to be called before SIGHUP gets a handler.
 
-    There is none for what systemd, cron or `setsid` starts. Where SIGHUP is ignored, as by `nohup`, the
-    server is to outlive it. A container's own (`tty: true`) stays open.
+    Processes that systemd, cron or `setsid` start have none. Where SIGHUP is ignored, as by `nohup`, the
+    server must outlive its terminal. A container's own terminal (`tty: true`) stays open.
     """
     global _has_terminal
-    _has_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _opens()
+    _has_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _terminal_opens()
 
 
-def _opens() -> bool:
-    """Open the terminal: the kernel takes a closed one away from its session before it sends the signal."""
+def _terminal_opens() -> bool:
+    """Return whether /dev/tty opens: a closed terminal is detached before SIGHUP is sent."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:

@@ -1,4 +1,4 @@
-"""uvicorn's server with our signals and our order of stopping."""
+"""Run uvicorn's server with this service's signal handling and order of shutdown."""
 
 import asyncio
 import os
@@ -14,17 +14,17 @@ from service.observability.logs import log
 from service.server import signals
 
 TICKS_A_SECOND: Final = 10  # of uvicorn's main loop
-FORCED_EXIT_S: Final = 5.0  # to end batches and threads, after the drain or a second signal
+FORCED_EXIT_S: Final = 5.0  # time to end batches and threads after the drain, or after a second signal
 
 
 class Server(uvicorn.Server):
-    """Serve until SIGTERM or Ctrl-C, or until `failed` says so.
+    """Serve until SIGTERM or Ctrl-C, or until `failed` returns true.
 
     At a signal `drain` is called, and connections are accepted for `delay` s more, so that a load balancer
     notices; then requests in flight are answered, within uvicorn's `timeout_graceful_shutdown`. A second
-    signal ends it at once. A process that hangs in native code by then ends with exit code 1. SIGHUP calls
-    `reload`. `started` is called once requests are answered, and `beat` every second while the event loop
-    turns.
+    signal stops the server at once. A process that still hangs in native code FORCED_EXIT_S later ends with
+    exit code 1. SIGHUP calls `reload`. `started` is called once requests are answered, and `beat` every
+    second while the event loop runs.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class Server(uvicorn.Server):
             await asyncio.wait_for(self._forced.wait(), self._delay)
         await super().shutdown(sockets)
         if self.force_exit:
-            os._exit(0)  # the application is not closed, and would complain that its tasks are cancelled
+            os._exit(0)  # the application is not closed, and would log that its tasks are cancelled
 
 
 def _end_after(seconds: float) -> None:
     """End the process from a thread, because the event loop may be what hangs."""
 
     def end() -> None:
-        log.critical("the network or the decoder hangs, and the process ends without it")
+        log.critical("the network or a decoder does not stop; the process is ended")
         os._exit(1)
 
     timer = threading.Timer(seconds, end)

@@ -1,7 +1,8 @@
-"""WORKERS processes on one socket, where one Python process cannot feed the device.
+"""Serve with WORKERS processes on one socket, where a single Python process cannot keep the device busy.
 
-The parent listens, starts the workers, hands signals on to them, and starts one again that has died or
-does not answer any more. On GPUs they take turns. prometheus_client adds their metrics up in a folder.
+The parent binds the socket, starts the workers, forwards signals to them, and restarts those that have died
+or no longer respond. GPUs are assigned to them in turn. prometheus_client adds up their metrics, which they
+write to files in a common folder.
 """
 
 import ctypes
@@ -30,54 +31,60 @@ from service.server.uvicorn_server import FORCED_EXIT_S
 from service.settings import Settings, SettingsError
 
 PERIOD_S: Final = 0.1
-MAX_DEATHS: Final = 5  # of workers, within MINUTE_S; then the service ends, for a supervisor to see
+MAX_DEATHS: Final = 5  # worker deaths within MINUTE_S after which the service ends with an error
 MINUTE_S: Final = 60.0
-MIN_SILENCE_S: Final = 5.0  # REQUEST_TIMEOUT_S may be shorter than a busy machine needs for a beat
+MIN_SILENCE_S: Final = 5.0  # a beat may take longer than REQUEST_TIMEOUT_S on a busy machine
 BEAT: Final = b"\0"
 PR_SET_PDEATHSIG: Final = 1  # of Linux' prctl.h
 
 
 class Worker:
-    """A process that serves on the parent's socket, and a pipe on which it says what it serves, and from
-    then on every second that its event loop turns.
+    """Start and watch one worker process, which serves on the parent's `listener`.
+
+    On a pipe it first writes what it serves, in three lines, and then one byte every second as long as its
+    event loop runs.
     """
 
     def __init__(self, number: int, listener: socket.socket) -> None:
-        self._pipe, its = os.pipe()
+        self._pipe, write_end = os.pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service.server.workers", str(listener.fileno()), str(its)],
+            [sys.executable, "-m", "service.server.workers", str(listener.fileno()), str(write_end)],
             env=os.environ | gpu_for(number),
-            pass_fds=(listener.fileno(), its),
-            process_group=0,  # or Ctrl-C would reach it twice
+            pass_fds=(listener.fileno(), write_end),
+            process_group=0,  # else Ctrl-C would reach it twice
         )
-        os.close(its)
+        os.close(write_end)
         os.set_blocking(self._pipe, False)
-        self._beating = False
+        self._has_beaten = False
         self._silent_s = 0.0
 
     def wait_until_ready(self) -> list[str]:
-        """What it serves, by which provider, and a path to ask; nothing if it has ended instead."""
-        os.set_blocking(self._pipe, True)
-        said = b""
-        while said.count(b"\n") < 3 and (more := os.read(self._pipe, 65536)):
-            said += more
-        os.set_blocking(self._pipe, False)
-        return said.decode().split("\n")[:3] if said.count(b"\n") == 3 else []
+        """Wait until it serves; return its models' names, the provider and a path to try.
 
-    def silent_for(self, passed: float) -> float:
-        """-> seconds without a beat, `passed` s after the last call; 0 before the first one.
-
-        They are counted by the calls: where the parent stands still too, in a paused container, none pass.
+        Returns an empty list if the process has ended instead.
         """
-        heard = b""
+        os.set_blocking(self._pipe, True)
+        output = b""
+        while output.count(b"\n") < 3 and (data := os.read(self._pipe, 65536)):
+            output += data
+        os.set_blocking(self._pipe, False)
+        return output.decode().split("\n")[:3] if output.count(b"\n") == 3 else []
+
+    def silent_for(self, elapsed: float) -> float:
+        """Return the seconds without a beat, `elapsed` s after the last call; 0 before the first beat.
+
+        They are added up by these calls: while the parent is suspended too, as in a paused container, none
+        are counted.
+        """
+        data = b""
         with suppress(BlockingIOError):
-            heard = os.read(self._pipe, 65536)
-        self._beating = self._beating or BEAT in heard
-        self._silent_s = self._silent_s + passed if self._beating and BEAT not in heard else 0.0
+            data = os.read(self._pipe, 65536)
+        self._has_beaten = self._has_beaten or BEAT in data
+        self._silent_s = self._silent_s + elapsed if self._has_beaten and BEAT not in data else 0.0
         return self._silent_s
 
     def end_within(self, seconds: float) -> bool:
-        """-> whether it has ended by itself; if not, it is killed."""
+        """Wait `seconds` for it to end, else kill it. Return whether it ended by itself."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -94,97 +101,110 @@ class Worker:
 
 
 class Workers:
+    """Start, watch, restart and stop the worker processes."""
+
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self._settings = settings
         self._listener = listener
-        self._members: list[Worker] = []
+        self._workers: list[Worker] = []
         self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
         self.stopping = self.failed = False
 
     def start(self) -> None:
         for number in range(self._settings.workers):
-            self._members.append(Worker(number, self._listener))
-            self._stop_too(self._members[-1])
+            self._workers.append(Worker(number, self._listener))
+            self._stop_if_stopping(self._workers[-1])
 
     def wait_until_ready(self) -> list[str]:
-        """What they serve, by which provider, and a path to ask; nothing if one of them has ended."""
-        said = [member.wait_until_ready() for member in self._members]
-        return said[0] if all(said) else []
+        """Wait until all serve; return the models' names, the provider and a path to try.
+
+        Returns an empty list if one of them has ended instead.
+        """
+        outputs = [worker.wait_until_ready() for worker in self._workers]
+        return outputs[0] if all(outputs) else []
 
     def forward_signal(self, number: int, _frame: FrameType | None = None) -> None:
+        """Send a signal to all workers; any but SIGHUP stops the service."""
         self.stopping = self.stopping or number != signal.SIGHUP
-        for member in self._members:
-            if member.process.poll() is None:
-                member.process.send_signal(number)
+        for worker in self._workers:
+            if worker.process.poll() is None:
+                worker.process.send_signal(number)
 
-    def hang_up(self, number: int, _frame: FrameType | None = None) -> None:
-        """Have the models read again, or stop where the terminal has been closed."""
+    def handle_sighup(self, number: int, _frame: FrameType | None = None) -> None:
+        """Let the workers reload, or stop them if the terminal has been closed."""
         self.forward_signal(signal.SIGTERM if signals.terminal_is_closed() else number)
 
-    def kill_unresponsive_workers(self, passed: float) -> None:
-        """Those that are stopped, or whose event loop hangs: the connections that they have are lost."""
+    def kill_unresponsive_workers(self, elapsed: float) -> None:
+        """Kill workers that are suspended or whose event loop hangs, `elapsed` s after the last call.
+
+        Their connections are lost.
+        """
         limit = max(self._settings.request_timeout_s, MIN_SILENCE_S)
-        for place, member in enumerate(self._members):
-            if member.silent_for(passed) > limit and member.process.poll() is None:
-                logs.log.error("worker %s has not answered for %g s and is killed", place, limit)
-                member.kill()
+        for index, worker in enumerate(self._workers):
+            if worker.silent_for(elapsed) > limit and worker.process.poll() is None:
+                logs.log.error("worker %s has not responded for %g s and is killed", index, limit)
+                worker.kill()
 
     def restart_workers(self) -> None:
-        """So many deaths in so short a time that it does not help are a failure."""
-        for place, member in enumerate(self._members):
-            if member.process.poll() is None or self.stopping:
+        """Restart workers that have ended; MAX_DEATHS within MINUTE_S are a failure."""
+        for index, worker in enumerate(self._workers):
+            if worker.process.poll() is None or self.stopping:
                 continue
-            logs.log.error("worker %s has ended with %s", place, member.process.returncode)
-            mark_process_dead(member.process.pid)  # type: ignore[no-untyped-call]
+            logs.log.error("worker %s has ended with %s", index, worker.process.returncode)
+            mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]
             self._deaths.append(time.monotonic())
             if len(self._deaths) == MAX_DEATHS and self._deaths[-1] - self._deaths[0] < MINUTE_S:
                 self.failed = True
                 return
-            member.close()
-            self._members[place] = Worker(place, self._listener)
-            self._stop_too(self._members[place])
+            worker.close()
+            self._workers[index] = Worker(index, self._listener)
+            self._stop_if_stopping(self._workers[index])
 
-    def _stop_too(self, member: Worker) -> None:
-        """If the signal came while it was being started, and went to the dead one in its place."""
+    def _stop_if_stopping(self, worker: Worker) -> None:
+        """Stop a worker that was being started while the signal to stop arrived."""
         if self.stopping:
-            member.process.send_signal(signal.SIGTERM)
+            worker.process.send_signal(signal.SIGTERM)
 
     def end(self) -> None:
-        """They end by themselves within the limits of a stop, unless one does not run at all."""
+        """Stop all workers; kill those that do not end within the limits of a shutdown."""
         if not self.stopping:
             self.forward_signal(signal.SIGTERM)
         settings = self._settings
         end = time.monotonic() + settings.drain_delay_s + settings.drain_timeout_s + FORCED_EXIT_S + 1
-        for place, member in enumerate(self._members):
-            if not member.end_within(max(0.0, end - time.monotonic())):
-                logs.log.error("worker %s does not stop and is killed", place)
+        for index, worker in enumerate(self._workers):
+            if not worker.end_within(max(0.0, end - time.monotonic())):
+                logs.log.error("worker %s does not stop and is killed", index)
                 self.failed = True
 
 
 def supervise(settings: Settings, listener: socket.socket, ready: Callable[[str, str, str], None]) -> int:
-    """Serves until a signal comes; -> 0, or 1 if the workers do not start or keep dying. Raises
-    SettingsError.
+    """Serve with several workers until a signal arrives.
+
+    Returns the exit code: 0, or 1 if the workers do not start or keep dying. `ready` is called as by
+    `serve`. Raises SettingsError if TMPDIR has no space for the workers' metrics.
     """
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="alexnet-metrics-"))
-            # A full disk kills whoever writes to a file that is mapped: better now than then.
-            (Path(folder) / "room").write_bytes(bytes(METRICS_BYTES * settings.workers))
-            (Path(folder) / "room").unlink()
+            # Workers map these files: on a full disk, a write would kill them. So check the space now.
+            (Path(folder) / "space").write_bytes(bytes(METRICS_BYTES * settings.workers))
+            (Path(folder) / "space").unlink()
         except OSError as error:
             raise SettingsError(
                 f"WORKERS is {settings.workers}; their metrics need {METRICS_BYTES} bytes each in "
                 f"TMPDIR: {error.strerror}"
             ) from None
         os.environ[METRICS_FOLDER] = folder
-        os.environ["MAX_CONNECTIONS"] = str(settings.max_connections)  # what the limit of open files left
-        # Until there is whom to hand it on to; they inherit it.
+        os.environ["MAX_CONNECTIONS"] = str(
+            settings.max_connections
+        )  # as reduced by the limit of open files
+        # Ignored until the workers run, which inherit this.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         workers = Workers(settings, listener)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, workers.forward_signal)
         workers.start()
-        signal.signal(signal.SIGHUP, workers.hang_up)
+        signal.signal(signal.SIGHUP, workers.handle_sighup)
         served = workers.wait_until_ready()
         if served:
             names, provider, path = served
@@ -199,33 +219,33 @@ def supervise(settings: Settings, listener: socket.socket, ready: Callable[[str,
 
 
 def gpu_for(number: int) -> dict[str, str]:
-    """The variable that shows a worker its GPU alone: they take turns on those there are."""
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if shown is None:
+    """Return the environment variable that assigns a worker one of the GPUs in turn; {} without a GPU."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
         folder = Path("/proc/driver/nvidia/gpus")
         gpus = [str(n) for n, _gpu in enumerate(folder.iterdir())] if folder.is_dir() else []
     else:
-        gpus = [gpu for gpu in shown.split(",") if gpu]
+        gpus = [gpu for gpu in visible.split(",") if gpu]
     return {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
 
 
-def main(listener: int, says: int) -> int:
-    """One worker."""
+def main(listener: int, pipe: int) -> int:
+    """Run one worker with the descriptors of the socket and of the pipe to the parent."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # when the parent is killed
 
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the models are being read anyway
-    for descriptor in (listener, says):  # not for the processes that decode
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the models are being loaded anyway
+    for descriptor in (listener, pipe):  # not for decoding processes
         os.set_inheritable(descriptor, False)
-    os.set_blocking(says, False)  # a parent that stands still is not waited for
+    os.set_blocking(pipe, False)  # never wait for a suspended parent
 
-    def ready(*said: str) -> None:
-        os.write(says, "".join(f"{line}\n" for line in said).encode())
+    def ready(*lines: str) -> None:
+        os.write(pipe, "".join(f"{line}\n" for line in lines).encode())
 
     def beat() -> None:
-        with suppress(OSError):  # it is full, or the parent has gone
-            os.write(says, BEAT)
+        with suppress(OSError):  # the pipe is full, or the parent has ended
+            os.write(pipe, BEAT)
 
     settings = Settings.from_environ()
     stdio.log_library_stderr()

@@ -1,1 +1,1 @@
-"""Who may use the service: API keys, host names, origins, and the client's address."""
+"""Access control: API keys, allowed hosts, CORS origins, and the client's address."""

@@ -1,4 +1,4 @@
-"""Whose request it is: the address of the connection, or what proxies that are trusted say of theirs."""
+"""Find a client's address: the connection's, or what trusted proxies report in X-Forwarded-For."""
 
 import ipaddress
 import re
@@ -9,30 +9,33 @@ from typing import Final
 from service.parsers import Network
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-MAX_FORWARDED: Final = 2000  # characters of X-Forwarded-For, from the end: proxies add to it there
-# An address with a port, which some proxies write: 192.0.2.1:80, [2001:db8::1]:80.
+MAX_FORWARDED: Final = 2000  # characters of X-Forwarded-For, from its end, where proxies append
+# Some proxies write an address with a port: 192.0.2.1:80, [2001:db8::1]:80.
 _WITH_PORT: Final = re.compile(r"\[([^]]*)\](?::\d+)?|([^:]*):\d+")
 
 
 class Clients:
-    """`trusted` proxies are believed: the last address that none of them has is the client's."""
+    """Find clients' addresses behind `trusted` proxies.
+
+    The client's address is the last one in X-Forwarded-For that is not a trusted proxy's.
+    """
 
     def __init__(self, trusted: tuple[Network, ...]) -> None:
         self._trusted = trusted
-        self._trusts = lru_cache(1000)(self._look_up)
+        self._is_trusted = lru_cache(1000)(self._look_up)
 
     def address(self, peer: str | None, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-        """Return that of a request with these `headers`, from the connection of `peer`."""
+        """Return the client's address for a request with `headers` on a connection from `peer`."""
         address = _parse(peer or "")
         if address is None:
             return peer
-        if self._trusts(address):
+        if self._is_trusted(address):
             for hop in reversed(_hops(headers)):
-                said = _parse(hop)
-                if said is None:  # whoever wrote that is the last that is known
+                hop_address = _parse(hop)
+                if hop_address is None:  # the proxy that wrote this entry is the last known address
                     break
-                address = said
-                if not self._trusts(address):
+                address = hop_address
+                if not self._is_trusted(address):
                     break
         return str(address)
 
@@ -42,19 +45,19 @@ class Clients:
 
 def _hops(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
     lines = [value for name, value in headers if name == b"x-forwarded-for"]
-    said = b",".join(lines)[-MAX_FORWARDED:].decode("latin-1")
-    return [hop for hop in said.split(",") if hop.strip()]  # a list may have empty elements (RFC 9110)
+    text = b",".join(lines)[-MAX_FORWARDED:].decode("latin-1")
+    return [hop for hop in text.split(",") if hop.strip()]  # a list may have empty elements (RFC 9110)
 
 
 @lru_cache(1000)
 def _parse(text: str) -> Address | None:
     text = text.strip()
-    if found := _WITH_PORT.fullmatch(text):
-        text = found[1] or found[2]
+    if match := _WITH_PORT.fullmatch(text):
+        text = match[1] or match[2]
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
         return None
-    # An IPv4 client of a socket that takes both families.
+    # A socket for both families reports IPv4 clients as IPv4-mapped IPv6 addresses.
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address

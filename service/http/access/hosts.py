@@ -1,4 +1,4 @@
-"""The names by which a server may be asked: a page from elsewhere whose name points here gets no answer."""
+"""Check the Host header against DNS rebinding: a page whose name is made to point to this server."""
 
 import ipaddress
 import re
@@ -17,22 +17,26 @@ MAX_HOST: Final = 300  # bytes; a name has 253 at most
 
 
 class Hosts:
-    """By ALLOWED_HOSTS, or else by what the server listens on. An address is always allowed: no name server
-    can make it point elsewhere, and whoever probes by address needs no setting.
+    """Decide which hosts are allowed, by ALLOWED_HOSTS or else by the address the server listens on.
+
+    On the loopback only local names are allowed by default, elsewhere all. An IP address is always allowed:
+    DNS cannot make it point elsewhere, and probes by address need no setting.
     """
 
     def __init__(self, settings: Settings) -> None:
-        given = [name.strip().lower().rstrip(".") for name in settings.allowed_hosts.split(",")]
-        self._names = {name for name in given if name}
+        listed = [name.strip().lower().rstrip(".") for name in settings.allowed_hosts.split(",")]
+        self._names = {name for name in listed if name}
         self._local = not self._names and is_loopback(settings.host)
         self._any = ANY in self._names or not (self._names or self._local)
         if self._local:
             self._names = {"localhost", settings.host.lower()}
-        self._remembered = lru_cache(1000)(self._look_up)
+        self._cached_refusal = lru_cache(1000)(self._look_up)
 
     def refusal(self, host: bytes | None, version: str, headers: Sequence[tuple[bytes, bytes]]) -> str:
-        """-> why a request with the Host `host` is not answered, or "". `headers` are all that it has,
-        or none where no name is there twice. RFC 9112, 3.2: HTTP/1.1 needs one, which may be empty.
+        """Return why a request with the Host `host` and HTTP `version` is refused, "" if it is not.
+
+        `headers` are all its headers, or none if no name is repeated. RFC 9112, 3.2: HTTP/1.1 requires one
+        Host header, which may be empty.
         """
         if host is None:
             return (
@@ -41,34 +45,37 @@ class Hosts:
         if headers and sum(name == b"host" for name, _value in headers) > 1:
             return "the request has more than one header Host; send one"
         if len(host) > MAX_HOST:
-            return f"the header Host has {len(host)} bytes; a name has {MAX_HOST} at most, with its port"
-        return self._remembered(host) if host else ""
+            return f"the header Host has {len(host)} bytes; the limit is {MAX_HOST}, with the port"
+        return self._cached_refusal(host) if host else ""
 
     def _look_up(self, host: bytes) -> str:
-        said = host.decode("latin-1")
-        found = _HOST.fullmatch(said.lower())
-        if found is None:
-            return f"the header Host is {said[:80]!r}; it must be a name or an address, and a port or none"
-        if self._is_allowed(found[1].rstrip(".")):
+        text = host.decode("latin-1")
+        match = _HOST.fullmatch(text.lower())
+        if match is None:
+            return (
+                f"the header Host is {text[:80]!r}; it must be a name or an address, with or without a port"
+            )
+        if self._is_allowed(match[1].rstrip(".")):
             return ""
         return (
-            f"the host {said[:80]!r} is none of this server's; use its address, or add the name to "
+            f"the host {text[:80]!r} is not allowed; use the server's address, or add the name to "
             "ALLOWED_HOSTS"
         )
 
     def _is_allowed(self, name: str) -> bool:
         if self._any or name in self._names or is_address(name):
             return True
-        # A name without a dot, such as that of a container, is known to the local network alone.
+        # A name without a dot, such as a container's, can only be resolved in the local network.
         return self._local and ("." not in name or name.endswith(".localhost"))
 
 
 def is_loopback(host: str) -> bool:
+    """Return whether `host` is localhost or a loopback address."""
     return host.lower() == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def is_address(name: str) -> bool:
-    """IPv4, or IPv6 with or without its brackets."""
+    """Return whether `name` is an IPv4 address, or an IPv6 address with or without brackets."""
     try:
         ipaddress.ip_address(name.strip("[]"))
     except ValueError:

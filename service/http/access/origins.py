@@ -1,10 +1,10 @@
-"""CORS_ORIGINS: pages from elsewhere whose scripts may read answers, as browsers name them in Origin."""
+"""Build CORS headers: which origins' scripts may read answers (CORS_ORIGINS)."""
 
 from typing import Final
 
 from service.parsers import ANY
 
-# What scripts may read of an answer beside its body and its type.
+# Headers that scripts may read besides those that CORS always exposes.
 EXPOSED: Final = (
     "Retry-After",
     "X-Request-ID",
@@ -15,7 +15,7 @@ EXPOSED: Final = (
 
 
 def cors_headers(origins: tuple[str, ...], origin: str) -> dict[str, str]:
-    """Headers for an answer that no middleware sees, to a request with this header Origin."""
+    """Return the CORS headers of an answer that bypasses the middleware, for the request's Origin."""
     if not origins:
         return {}
     headers = {"Vary": "Origin"}

@@ -1,1 +1,1 @@
-"""Request bodies: received, decompressed and parsed, within limits."""
+"""Receive, decompress and parse request bodies, within limits."""

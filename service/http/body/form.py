@@ -1,5 +1,7 @@
-"""Multipart forms: the files in their fields `file`, in memory. Nothing that a client names, such as a
-charset, chooses how it is read: names and values are UTF-8. A file's name is for the answer alone.
+"""Read multipart forms: the files of their fields `file`, in memory.
+
+A form cannot choose a codec, such as a charset: names and values are always UTF-8. A file's name is only
+repeated in the answer.
 """
 
 import asyncio
@@ -15,36 +17,40 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from contract.formats.signatures import sniff
 from service.errors import InvalidRequest
 
-MAX_FIELDS: Final = 8  # that are no files
-MAX_VALUE: Final = 1_000_000  # bytes of such a field
+MAX_FIELDS: Final = 8  # fields that are not files
+MAX_VALUE: Final = 1_000_000  # bytes of the value of such a field
 MAX_NAME: Final = 255  # bytes of a file's name
-SLICE: Final = 65_536  # bytes of a whole form that are read at a time
-# RFC 7578 knows no charset of a form; that of the text in it is UTF-8, of which ASCII is a part.
+SLICE_BYTES: Final = 65_536  # parsed at a time of a form that is already in memory
+# RFC 7578 has no charset parameter for a form; its text is UTF-8, of which ASCII is a subset.
 CHARSETS: Final = {b"utf-8", b"utf8", b"us-ascii"}
-# A file's name in RFC 8187's form, which RFC 7578 forbids and some clients send alone; not inside quotes.
+# `filename*` of RFC 8187, outside quotes. RFC 7578 forbids it, and some clients send nothing else.
 _EXTENDED_NAME: Final = re.compile(rb'(?i)(?:[^"]|"(?:[^"\\]|\\.)*")*?;[ \t]*filename\*(?:=([^;]*))?')
 
 
 class File(NamedTuple):
-    name: str | None  # as the client says it
+    """One file of a form."""
+
+    name: str | None  # as the client sent it
     data: bytes
 
 
-async def read_form(content_type: str, body: bytes | AsyncIterable[bytes], most: int) -> list[File]:
-    """The files in the fields `file`, in their order, from a `body` that arrives or is there as a whole.
-    Raises InvalidRequest, also where there is none, or more than `most` files in all.
+async def read_form(content_type: str, body: bytes | AsyncIterable[bytes], max_files: int) -> list[File]:
+    """Read the files of the fields `file`, in order, from a complete `body` or a stream of its chunks.
+
+    Raises InvalidRequest for a malformed form, for one without such a file, and for more than `max_files`
+    files in all fields.
     """
     _, options = parse_options_header(content_type)
     charset = options.get(b"charset", b"utf-8")
     if charset.lower() not in CHARSETS:
-        said = charset[:40].decode("latin-1")
-        raise InvalidRequest(f"the charset of the form is {said!r}; use utf-8, or leave it out")
+        name = charset[:40].decode("latin-1")
+        raise InvalidRequest(f"the charset of the form is {name!r}; use utf-8, or leave it out")
     boundary = options.get(b"boundary")
     if not boundary:
         raise _unusable("its Content-Type has no boundary")
     if isinstance(body, bytes):
         body = _slices(body)
-    form = _Form(most)
+    form = _Form(max_files)
     try:
         parser = MultipartParser(
             boundary,
@@ -60,7 +66,7 @@ async def read_form(content_type: str, body: bytes | AsyncIterable[bytes], most:
                 "on_end": form.end,
             },
         )
-        async for chunk in _from_first_part(body, b"--" + boundary, most):
+        async for chunk in _from_first_part(body, b"--" + boundary, max_files):
             parser.write(chunk)
     except FormParserError as error:
         raise _unusable(str(error)) from None
@@ -70,47 +76,53 @@ async def read_form(content_type: str, body: bytes | AsyncIterable[bytes], most:
 
 
 async def _slices(body: bytes) -> AsyncIterator[bytes]:
-    for at in range(0, len(body), SLICE):
-        yield body[at : at + SLICE]
-        await asyncio.sleep(0)  # others have their turn, as while a body arrives
+    for at in range(0, len(body), SLICE_BYTES):
+        yield body[at : at + SLICE_BYTES]
+        await asyncio.sleep(0)  # lets other requests run in between
 
 
-async def _from_first_part(body: AsyncIterable[bytes], delimiter: bytes, most: int) -> AsyncIterator[bytes]:
-    """Without a preamble (RFC 2046, 5.1.1), which the parser does not know. Raises InvalidRequest, also for
-    more delimiters than `most` files have: each takes the parser 1 us, and 20 MB of them, which unpack from
-    20 KB, would take seconds.
+async def _from_first_part(
+    body: AsyncIterable[bytes], delimiter: bytes, max_files: int
+) -> AsyncIterator[bytes]:
+    """Yield the body without its preamble (RFC 2046, 5.1.1), which the parser does not support.
+
+    Raises InvalidRequest for a body without the delimiter, with bare LF as line ends, or with more
+    delimiters than `max_files` files and MAX_FIELDS fields need: each takes the parser 1 us, and 20 MB of
+    them, which unpack from 20 KB, would take seconds.
     """
-    left = most + MAX_FIELDS + 1
-    before: bytes | None = b"\n"  # the end of what has come without a delimiter; None behind the first one
+    delimiters_left = max_files + MAX_FIELDS + 1
+    tail: bytes | None = b"\n"  # end of the preamble that has arrived so far; None after it
     async for chunk in body:
-        if before is not None:
+        if tail is not None:
             at = 0
-            if before != b"\n" or not chunk.startswith(delimiter):
-                chunk = before + chunk
+            if tail != b"\n" or not chunk.startswith(delimiter):
+                chunk = tail + chunk
                 at = chunk.find(b"\n" + delimiter) + 1
                 if not at:
-                    before = chunk[-len(delimiter) :]
+                    tail = chunk[-len(delimiter) :]
                     continue
             if chunk.startswith(b"\n", at + len(delimiter)):
-                raise _unusable("its lines end with LF alone; end them with CRLF")
-            before, chunk = None, chunk[at:]
-        left -= chunk.count(b"\n" + delimiter)
-        if left < 0:
-            raise _unusable(f"it has too many parts; {most} files and {MAX_FIELDS} other fields are taken")
+                raise _unusable("its lines end with a bare LF; end them with CRLF")
+            tail, chunk = None, chunk[at:]
+        delimiters_left -= chunk.count(b"\n" + delimiter)
+        if delimiters_left < 0:
+            raise _unusable(
+                f"it has too many parts; the limit is {max_files} files and {MAX_FIELDS} other fields"
+            )
         yield chunk
-    if before is not None:
-        said = delimiter[:80].decode("latin-1")
-        raise _unusable(f"no line begins with {said}, the boundary that its Content-Type names")
+    if tail is not None:
+        line = delimiter[:80].decode("latin-1")
+        raise _unusable(f"no line begins with {line}, the boundary of its Content-Type")
 
 
 class _Form:
-    """What the parser has found so far; a part counts once its end is there."""
+    """Collect the files from the parser's callbacks; a part counts once it is complete."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, max_files: int) -> None:
         self.files: list[File] = []
-        self._most = most
+        self._max_files = max_files
         self._fields = self._all_files = 0
-        self._names: dict[str, None] = {}  # of all fields, in their order
+        self._names: dict[str, None] = {}  # of all fields, in order
         self._ended = False
 
     def begin_part(self) -> None:
@@ -136,7 +148,7 @@ class _Form:
             raise _unusable("a part has no name in its header Content-Disposition")
         self._field = _text(options[b"name"], "a field's name")
         self._names[self._field[:40]] = None
-        # Browsers send this where no file was chosen, with nothing in it.
+        # Browsers send an empty file name and no data for a field in which no file was chosen.
         self._unchosen = options.get(b"filename") == b""
         extended = _EXTENDED_NAME.match(self._disposition)
         name = options.get(b"filename")
@@ -146,17 +158,17 @@ class _Form:
         self._has_name = name is not None or extended is not None
         if self._has_name or self._field == "file":
             self._all_files += 1
-            if self._all_files > self._most:
-                raise _unusable(f"it has too many files; {self._most} are taken at once")
+            if self._all_files > self._max_files:
+                raise _unusable(f"it has too many files; the limit is {self._max_files}")
         else:
             self._fields += 1
             if self._fields > MAX_FIELDS:
-                raise _unusable(f"it has too many fields that are no files; {MAX_FIELDS} are taken")
+                raise _unusable(f"it has too many fields that are not files; the limit is {MAX_FIELDS}")
 
     def add_data(self, data: bytes, start: int, end: int) -> None:
         self._data.write(memoryview(data)[start:end])
         if self._data.tell() > MAX_VALUE and not self._is_file():
-            raise _unusable(f"a field has more than the {MAX_VALUE} bytes that are taken")
+            raise _unusable(f"a field exceeds the limit of {MAX_VALUE} bytes")
 
     def end_part(self) -> None:
         data = self._data.getvalue()
@@ -166,8 +178,10 @@ class _Form:
             self.files.append(File(self._file_name, data))
 
     def _is_file(self) -> bool:
-        """By its name, or else by its first bytes: RFC 7578, 4.2 asks for a name, and .NET's and Apache's
-        clients leave it out where they are given bytes alone.
+        """Return whether a part is a file, by its file name or else by its first bytes.
+
+        RFC 7578, 4.2 asks for a name; .NET's and Apache's clients leave it out if they are given only
+        bytes.
         """
         if self._has_name or self._field != "file":
             return self._has_name
@@ -177,7 +191,7 @@ class _Form:
         self._ended = True
 
     def require_end(self, boundary: bytes) -> None:
-        """Raises InvalidRequest where the form may lack its last files, or a part of one."""
+        """Raise InvalidRequest for a form that is cut off, and may lack files or a part of one."""
         if not self._ended:
             last = b"--" + boundary[:80] + b"--"
             raise _unusable(
@@ -185,24 +199,25 @@ class _Form:
             )
 
     def require_file(self) -> None:
-        """Raises InvalidRequest."""
+        """Raise InvalidRequest for a form without a file in a field `file`."""
         if self.files:
             return
         if "file" in self._names:
-            why = "its field `file` has no file: none was chosen, or it was sent as text"
+            reason = "its field `file` has no file: none was chosen, or it was sent as text"
         elif self._names:
-            why = f"it has no file in a field named `file`, but {', '.join(map(repr, self._names))}"
+            fields = ", ".join(map(repr, self._names))
+            reason = f"it has no file in a field named `file`, but the fields {fields}"
         else:
-            why = "it has no fields"
-        raise _unusable(f"{why}; send the image as `file`, as `curl -F file=@photo.jpg` does")
+            reason = "it has no fields"
+        raise _unusable(f"{reason}; send the image as `file`, as `curl -F file=@photo.jpg` does")
 
 
-def _text(data: bytes, what: str) -> str:
+def _text(data: bytes, name: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise _unusable(f"{what} is not UTF-8") from None
+        raise _unusable(f"{name} is not UTF-8") from None
 
 
-def _unusable(why: str) -> InvalidRequest:
-    return InvalidRequest(f"the multipart body cannot be used: {why}")
+def _unusable(reason: str) -> InvalidRequest:
+    return InvalidRequest(f"the multipart body cannot be used: {reason}")

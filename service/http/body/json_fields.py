@@ -1,4 +1,4 @@
-"""JSON that strangers send, and its fields."""
+"""Parse JSON from untrusted clients, within limits, and read its fields."""
 
 import binascii
 import json
@@ -8,61 +8,68 @@ from typing import Any, Final
 
 from service.errors import InvalidRequest
 
-# Each costs about 60 ns on the one interpreter, and up to 64 bytes. 6 images of pixels fit, as JSON.
+# Each costs about 60 ns, during which no other thread runs, and up to 64 bytes. 6 images of pixels fit.
 MAX_JSON_VALUES: Final = 1_000_000
 # A string or an object costs up to 300 bytes, however short it is.
 MAX_JSON_STRINGS: Final = 250_000
 
 
 def read_json(text: bytes) -> dict[str, Any]:
-    """A JSON object, of an amount that is quick to read. Raises InvalidRequest."""
+    """Parse a JSON object of bounded size. Raises InvalidRequest."""
     if sum(map(text.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
         raise InvalidRequest(
             f"the JSON has more than {MAX_JSON_VALUES} values; send tensors as binary data, or fewer images"
         )
-    # Each string has two quotes, and each object that is not empty has a string.
+    # Counted before parsing: each string has two quotes, and each non-empty object has a string.
     if text.count(b'"') > 2 * MAX_JSON_STRINGS or text.count(b"{") > MAX_JSON_STRINGS:
         raise InvalidRequest(f"the JSON has more than {MAX_JSON_STRINGS} strings or objects; send fewer")
     try:
-        found = json.loads(
+        record = json.loads(
             text.removeprefix(BOM_UTF8).decode(),
             parse_constant=_refuse_constant,
-            object_pairs_hook=_without_doubles,
+            object_pairs_hook=_without_duplicates,
         )
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the body does not begin with JSON that can be read: {error}") from None
-    if not isinstance(found, dict):
-        raise InvalidRequest(f"the JSON is {abbreviate(found)}; it must be an object")
-    return found
+        raise InvalidRequest(f"the JSON is invalid: {error}") from None
+    if not isinstance(record, dict):
+        raise InvalidRequest(f"the JSON is {abbreviate(record)}; it must be an object")
+    return record
 
 
 def list_of_objects(record: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    found = record.get(key)
-    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise InvalidRequest(f"{key} is {abbreviate(found)}; it must be a list of objects")
-    return found
+    """Return the field `key`. Raises InvalidRequest unless it is a list of objects."""
+    value = record.get(key)
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise InvalidRequest(f"{key} is {abbreviate(value)}; it must be a list of objects")
+    return value
 
 
 def parameters_of(record: dict[str, Any], where: str) -> dict[str, Any]:
-    found = record.get("parameters")
-    if found is not None and not isinstance(found, dict):
-        raise InvalidRequest(f"{where} has parameters {abbreviate(found)}; they must be an object")
-    return found or {}
+    """Return the field `parameters`, or {} without one.
+
+    Raises InvalidRequest, which calls the record `where`, unless it is an object.
+    """
+    value = record.get("parameters")
+    if value is not None and not isinstance(value, dict):
+        raise InvalidRequest(f"{where} has parameters {abbreviate(value)}; they must be an object")
+    return value or {}
 
 
 def flag(record: dict[str, Any], key: str, where: str, default: bool) -> bool:
-    found = record.get(key, default)
-    if not isinstance(found, bool):
-        raise InvalidRequest(f"{where}.{key} is {abbreviate(found)}; it must be true or false")
-    return found
+    """Return the boolean field `key`, or `default`. Raises InvalidRequest, which calls the record `where`."""
+    value = record.get(key, default)
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{where}.{key} is {abbreviate(value)}; it must be true or false")
+    return value
 
 
 def from_base64(text: str) -> bytes:
-    """Of RFC 4648's alphabet, or of its own for URLs; with blanks and line ends in it or without, padded or
-    not; or in a URL `data:...;base64,...`. Raises ValueError, which says why.
+    """Decode base64 in RFC 4648's alphabet or its variant for URLs, or in a URL `data:...;base64,...`.
+
+    Blanks, line ends and missing padding are accepted. Raises ValueError with the reason.
     """
     try:
-        return binascii.a2b_base64(text, strict_mode=True)  # what most send takes no longer for the others
+        return binascii.a2b_base64(text, strict_mode=True)  # the usual form, decoded without a copy
     except ValueError:
         return binascii.a2b_base64(_plain_base64(text), strict_mode=True)
 
@@ -92,7 +99,7 @@ def _plain_base64(text: str) -> bytes:
 
 
 def abbreviate(value: Any) -> str:
-    """Show a value in an error message, cut to one line."""
+    """Return a short representation of a value, for one line of a message."""
     return "an object" if isinstance(value, dict) else _repr.repr(value)
 
 
@@ -104,10 +111,10 @@ def _refuse_constant(name: str) -> float:
     raise InvalidRequest(f"the JSON has {name}; its numbers must be finite")
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
-            raise InvalidRequest(f"the JSON has {abbreviate(key)} twice in one object; say it once")
-        found[key] = value
-    return found
+        if key in record:
+            raise InvalidRequest(f"the JSON has {abbreviate(key)} twice in one object; send it once")
+        record[key] = value
+    return record

@@ -1,4 +1,4 @@
-"""The images in a request's body, in memory, with its bytes counted as they arrive."""
+"""Read the images of a request's body into memory, counting its bytes as they arrive."""
 
 import asyncio
 import re
@@ -15,10 +15,10 @@ from service.http.body.form import read_form
 from service.http.body.json_fields import from_base64, read_json
 from service.http.body.reader_thread import MAX_INLINE_BYTES, run_in_reader_thread
 
-ENVELOPE: Final = 100_000  # bytes that the headers of a multipart body may add to its files
-# Bytes/s that a client has to send of a body, or to read of an answer, after a while: 131 kbit/s.
+MULTIPART_OVERHEAD: Final = 100_000  # bytes that a multipart body may have in addition to its files
+# Bytes/s at which a client must send a body or read an answer, on average: 131 kbit/s.
 MIN_RATE: Final = 16_384
-# No image file begins like this: JSON, with a byte order mark or without; the fields of a form in a URL.
+# Bodies that are no image: JSON, with or without a byte order mark; URL-encoded form fields.
 _JSON: Final = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*[{\[]")
 _URL_FORM: Final = re.compile(rb"(?:file|images?|data)=")
 T = TypeVar("T")
@@ -26,8 +26,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Images:
-    """The bytes of each image file; `several` says that the answer is to be a list. `names` are those of
-    the files, where a form says them.
+    """The image files of one request.
+
+    `several` means that the answer is a list. `names` has the file names of a form, else None for each.
     """
 
     files: list[bytes]
@@ -36,7 +37,7 @@ class Images:
 
 
 def announced_bytes(request: Request, max_bytes: int) -> int:
-    """What the body will take in memory: `max_bytes` where its length is not known or is too much."""
+    """Return the body's declared length, or `max_bytes` if it is unknown or larger."""
     declared = request.headers.get("content-length", "")
     return min(int(declared), max_bytes) if declared.isdecimal() else max_bytes
 
@@ -45,13 +46,15 @@ async def read_images(
     request: Request,
     max_bytes: int,
     timeout: float,
-    most: int,
+    max_images: int,
     arrived: Callable[[int], None],
     complete: Callable[[], None],
 ) -> Images:
-    """The multipart fields `file`, `most` of them; or JSON's `image` or `images` in base64; or else the
-    bare body, whatever its content type says. `arrived` is told of bytes as they come, and `complete` is
-    called when all are there.
+    """Read up to `max_images` image files from a request's body.
+
+    They are the multipart fields `file`, or JSON's `image` or `images` in base64, or else the bare body,
+    whatever its content type. `arrived` is called with the number of bytes of each chunk, and `complete`
+    once all have arrived.
 
     Raises BodyTooLarge, BodyTimeout (see `read_body`), UnsupportedCoding, InvalidRequest, or what `arrived`
     raises.
@@ -60,22 +63,22 @@ async def read_images(
     kind = content_type.lower().partition(";")[0].strip()
     coding = coding_of(request)
     if kind == "multipart/form-data" and coding == IDENTITY:
-        body = _counted(request, max_bytes + ENVELOPE, max_bytes, timeout, arrived)
-        images = await _of_form(content_type, body, most, max_bytes)
+        body = _counted(request, max_bytes + MULTIPART_OVERHEAD, max_bytes, timeout, arrived)
+        images = await _images_of_form(content_type, body, max_images, max_bytes)
         complete()
     else:
-        bare = await read_body(request, max_bytes, timeout, arrived)
+        data = await read_body(request, max_bytes, timeout, arrived)
         complete()
-        bare = await unpack(bare, coding, max_bytes, arrived)
+        data = await unpack(data, coding, max_bytes, arrived)
         if kind == "multipart/form-data":
-            images = await _of_form(content_type, bare, most, max_bytes)
+            images = await _images_of_form(content_type, data, max_images, max_bytes)
         elif kind == "application/json":
-            images = await run_in_reader_thread(len(bare) > MAX_INLINE_BYTES, _of_json, bare)
+            images = await run_in_reader_thread(len(data) > MAX_INLINE_BYTES, _images_of_json, data)
         else:
-            _refuse_other_kinds(bare, kind)
-            images = Images([bare], False, [None])
-    if len(images.files) > most:
-        raise InvalidRequest(f"the request has {len(images.files)} images; {most} are taken at once")
+            _refuse_other_kinds(data, kind)
+            images = Images([data], False, [None])
+    if len(images.files) > max_images:
+        raise InvalidRequest(f"the request has {len(images.files)} images; the limit is {max_images}")
     if images.files == [b""]:
         raise InvalidRequest("the image is empty; send the bytes of one image file")
     return images
@@ -84,17 +87,20 @@ async def read_images(
 async def read_body(
     request: Request, max_bytes: int, timeout: float, arrived: Callable[[int], None] = lambda _size: None
 ) -> bytes:
-    """All of it. It may come for `timeout` s, and for as long as MIN_RATE is kept on average, without a
-    pause of `timeout` s. Raises BodyTooLarge, BodyTimeout, InvalidRequest, or what `arrived` raises.
+    """Read the complete body, of up to `max_bytes`.
+
+    It may take `timeout` s, and longer while its average rate is at least MIN_RATE and no pause lasts
+    `timeout` s. `arrived` is called with the number of bytes of each chunk. Raises BodyTooLarge,
+    BodyTimeout, InvalidRequest for a client that disconnects, or what `arrived` raises.
     """
-    return await _or_gone(_joined(_counted(request, max_bytes, max_bytes, timeout, arrived)))
+    return await _until_disconnect(_joined(_counted(request, max_bytes, max_bytes, timeout, arrived)))
 
 
-async def _or_gone(reading: Coroutine[Any, Any, T]) -> T:
+async def _until_disconnect(reading: Coroutine[Any, Any, T]) -> T:
     try:
         return await reading
     except ClientDisconnect:
-        raise InvalidRequest("the client went away before its body was complete") from None
+        raise InvalidRequest("the client disconnected before its body was complete") from None
 
 
 async def _counted(
@@ -112,7 +118,7 @@ async def _counted(
                 chunk = await anext(chunks, None)
         except TimeoutError:
             raise BodyTimeout(
-                f"the body did not arrive within {timeout:g} s, nor {MIN_RATE} bytes of it in each second"
+                f"the body did not arrive within {timeout:g} s, nor at {MIN_RATE} bytes per second"
             ) from None
         if chunk is None:
             return
@@ -127,52 +133,52 @@ async def _counted(
 
 
 async def _joined(stream: AsyncGenerator[bytes, None]) -> bytes:
-    """One that grows takes its size once; a list of chunks that is joined takes it twice."""
+    """Join the chunks in a growing buffer: joining a list would need twice the memory."""
     first = await anext(stream, b"")
-    body = BytesIO(first)  # no copy, unless there is more
+    body = BytesIO(first)  # no copy, unless more chunks follow
     body.seek(len(first))
     async for chunk in stream:
         body.write(chunk)
     return body.getvalue()
 
 
-async def _of_form(
-    content_type: str, body: bytes | AsyncGenerator[bytes, None], most: int, max_bytes: int
+async def _images_of_form(
+    content_type: str, body: bytes | AsyncGenerator[bytes, None], max_images: int, max_bytes: int
 ) -> Images:
-    files = await _or_gone(read_form(content_type, body, most))
+    files = await _until_disconnect(read_form(content_type, body, max_images))
     if sum(len(file.data) for file in files) > max_bytes:
         raise _too_large(max_bytes)
     return Images([file.data for file in files], len(files) > 1, [file.name for file in files])
 
 
 def _refuse_other_kinds(body: bytes, kind: str) -> None:
-    """Raises InvalidRequest for what is no image but would be understood under another content type."""
+    """Raise InvalidRequest for JSON or a form whose content type names something else."""
     if _JSON.match(body):
-        found, remedy = "JSON", "with the header `Content-Type: application/json`"
+        body_type, remedy = "JSON", "with the header `Content-Type: application/json`"
     elif kind.startswith("multipart/") or _URL_FORM.match(body):
-        found, remedy = "a form", "as multipart/form-data, as `curl -F file=@photo.jpg` does"
+        body_type, remedy = "a form", "as multipart/form-data, as `curl -F file=@photo.jpg` does"
     else:
         return
-    said = f"its Content-Type is {kind[:80]!r}" if kind else "it has no Content-Type"
-    raise InvalidRequest(f"the body is {found}, and {said}; send it {remedy}")
+    declared = f"its Content-Type is {kind[:80]!r}" if kind else "it has no Content-Type"
+    raise InvalidRequest(f"the body is {body_type}, and {declared}; send it {remedy}")
 
 
-def _of_json(body: bytes) -> Images:
+def _images_of_json(body: bytes) -> Images:
     record = read_json(body)
-    found = [key for key in ("image", "images") if key in record]
-    if len(found) != 1:
+    keys = [key for key in ("image", "images") if key in record]
+    if len(keys) != 1:
         raise InvalidRequest('JSON must be {"image": BASE64} or {"images": [BASE64, ...]}')
-    several = found == ["images"]
+    several = keys == ["images"]
     texts = record["images"] if several else [record["image"]]
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise InvalidRequest(
-            f"`{found[0]}` must be base64 text" + (", one or more in a list" if several else "")
+            f"`{keys[0]}` must be base64 text" + (", one or more in a list" if several else "")
         )
     try:
         return Images([from_base64(text) for text in texts], several, [None] * len(texts))
     except ValueError as error:
-        raise InvalidRequest(f"`{found[0]}` is not base64: {error}") from None
+        raise InvalidRequest(f"`{keys[0]}` is not base64: {error}") from None
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the body has more than the {max_bytes} bytes that are taken")
+    return BodyTooLarge(f"the body exceeds the limit of {max_bytes} bytes")
