@@ -19,7 +19,7 @@ def read_file(path: Path, max_bytes: int, links: bool = True) -> bytes:
             kind = " but a folder" if stat.S_ISDIR(status.st_mode) else ""
             raise OSError(errno.EINVAL, f"it is not a regular file{kind}")
         if status.st_size > max_bytes:
-            raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes; the limit is {max_bytes:,}")
+            raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, {max_bytes:,} are allowed")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(status.st_size + 1)
     finally:

@@ -35,7 +35,7 @@ def parse_networks(text: str) -> tuple[Network, ...]:
         return tuple(_parse_network(part) for part in _split(text))
     except ValueError as error:
         raise ValueError(
-            f"is {text!r}; it must be addresses or networks such as 10.0.0.0/8, separated by commas: {error}"
+            f"is {text!r}; it must be addresses or networks such as 10.0.0.0/8, with commas: {error}"
         ) from None
 
 

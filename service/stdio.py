@@ -1,4 +1,4 @@
-"""Keep a serving process's standard streams open and non-blocking, and redirect what C libraries write."""
+"""Keep the standard streams of a server open and non-blocking; redirect what C libraries write."""
 
 import faulthandler
 import logging

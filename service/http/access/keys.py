@@ -46,7 +46,7 @@ class Keys:
 
     @property
     def required(self) -> bool:
-        """Whether requests need an API key."""
+        """Return whether requests need an API key."""
         return self._files["API_KEYS_FILE"] is not None
 
     def digest_of(self, authorization: bytes) -> str:

@@ -56,7 +56,10 @@ def parameters_of(record: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def flag(record: dict[str, Any], key: str, where: str, default: bool) -> bool:
-    """Return the boolean field `key`, or `default`. Raises InvalidRequest, which calls the record `where`."""
+    """Return the boolean field `key`, or `default` without one.
+
+    Raises InvalidRequest, which calls the record `where`, for any other value.
+    """
     value = record.get(key, default)
     if not isinstance(value, bool):
         raise InvalidRequest(f"{where}.{key} is {abbreviate(value)}; it must be true or false")
