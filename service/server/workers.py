@@ -195,9 +195,8 @@ def supervise(settings: Settings, listener: socket.socket, ready: Callable[[str,
                 f"TMPDIR: {error.strerror}"
             ) from None
         os.environ[METRICS_FOLDER] = folder
-        os.environ["MAX_CONNECTIONS"] = str(
-            settings.max_connections
-        )  # as reduced by the limit of open files
+        # For the workers, as reduced by the limit of open files.
+        os.environ["MAX_CONNECTIONS"] = str(settings.max_connections)
         # Ignored until the workers run, which inherit this.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         workers = Workers(settings, listener)

@@ -1,6 +1,4 @@
-"""Connections as no good client has them: requests sent ahead, readers that do not read, crowds, heads that
-are in time although nothing ran.
-"""
+"""Test connections of bad clients: pipelining, unread answers, too many connections, late heads."""
 
 import json
 import os
@@ -42,19 +40,21 @@ def server(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield running
 
 
-def test_a_client_that_does_not_read_is_disconnected(server: Server) -> None:
-    """Of 32 answers of a megabyte; the system's own buffers would take one whole."""
+def test_clients_that_do_not_read_are_disconnected(server: Server) -> None:
+    """Each asks for 32 answers of a megabyte: one alone would fit into the kernel's buffers."""
     before = descriptors(server)
     with ExitStack() as stack:
         held = [stack.enter_context(connect(server, 4096)) for _ in range(10)]
         for connection in held:
             connection.sendall(request("GET", "/static/swagger-ui-bundle.js", close=False) * 32)
-        eventually(lambda: descriptors(server) >= before + 10)  # they are accepted
-        eventually(lambda: descriptors(server) <= before + 2)  # and cut off; one or two are the witness's
+        eventually(lambda: descriptors(server) >= before + 10)  # all are accepted
+        eventually(
+            lambda: descriptors(server) <= before + 2
+        )  # all are closed; one or two belong to the bystander
 
 
-def test_a_slow_reader_gets_the_whole_response(server: Server) -> None:
-    wanted = server.client.get("/static/swagger-ui-bundle.js", headers={"Accept-Encoding": "identity"})
+def test_slow_readers_get_the_whole_answer(server: Server) -> None:
+    expected = server.client.get("/static/swagger-ui-bundle.js", headers={"Accept-Encoding": "identity"})
     received = bytearray()
     with connect(server, 65536) as connection:
         connection.sendall(request("GET", "/static/swagger-ui-bundle.js"))
@@ -62,20 +62,20 @@ def test_a_slow_reader_gets_the_whole_response(server: Server) -> None:
             received += part
             time.sleep(0.3)
     (answer,) = answers(bytes(received))
-    assert answer.content == wanted.content
+    assert answer.content == expected.content
 
 
 def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     images = [encoded(noise(seed)) for seed in range(12)]
-    exclusive = [server.client.post("/predict", content=image).json()["predictions"] for image in images]
-    assert len({json.dumps(one) for one in exclusive}) == 12, "each image has its own answer"
-    ahead = [request("POST", "/predict", image, close=False) for image in images]
-    found = exchange(server, b"".join(ahead), request("GET", "/nothing"))
-    assert [answer.status_code for answer in found] == [200] * 12 + [404]
-    for answer, wanted in zip(found, exclusive, strict=False):
-        for got, right in zip(answer.json()["predictions"], wanted, strict=True):
-            assert got["label"] == right["label"]
-            assert got["probability"] == pytest.approx(right["probability"], abs=1e-5)
+    expected = [server.client.post("/predict", content=image).json()["predictions"] for image in images]
+    assert len({json.dumps(predictions) for predictions in expected}) == 12, "all answers differ"
+    pipelined = [request("POST", "/predict", image, close=False) for image in images]
+    responses = exchange(server, b"".join(pipelined), request("GET", "/nothing"))
+    assert [response.status_code for response in responses] == [200] * 12 + [404]
+    for response, predictions in zip(responses, expected, strict=False):
+        for actual, reference in zip(response.json()["predictions"], predictions, strict=True):
+            assert actual["label"] == reference["label"]
+            assert actual["probability"] == pytest.approx(reference["probability"], abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -87,47 +87,48 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
         (b"", 200),
     ],
 )
-def test_pipelined_requests_before_a_bad_one_are_answered(server: Server, last: bytes, status: int) -> None:
-    """The good ones are answered first, whatever the next is."""
-    found = exchange(server, request("POST", "/predict", IMAGE, close=False) + LIVE * 2 + last)
-    assert [answer.status_code for answer in found[:3]] == [200] * 3
-    assert found[-1].status_code == status
+def test_requests_before_a_bad_one_are_answered(server: Server, last: bytes, status: int) -> None:
+    """The valid requests are answered first, whatever follows them."""
+    responses = exchange(server, request("POST", "/predict", IMAGE, close=False) + LIVE * 2 + last)
+    assert [response.status_code for response in responses[:3]] == [200] * 3
+    assert responses[-1].status_code == status
 
 
-def test_more_than_32_pipelined_requests_are_refused(server: Server) -> None:
-    found = exchange(server, LIVE * 500)
-    assert [answer.status_code for answer in found] == [200] * 33 + [400]
-    check(found[-1], 400, "invalid_request", "32 requests")
+def test_pipelining_is_limited_to_32_requests(server: Server) -> None:
+    responses = exchange(server, LIVE * 500)
+    assert [response.status_code for response in responses] == [200] * 33 + [400]
+    check(responses[-1], 400, "invalid_request", "32 requests")
 
 
-def test_a_hundred_headers_are_taken(server: Server) -> None:
+def test_100_headers_are_accepted(server: Server) -> None:
     (answer,) = exchange(server, GET + b"Connection: close\r\n" + b"a:b\r\n" * 98 + b"\r\n")
     assert answer.status_code == 200
 
 
-def test_headers_of_pipelined_requests_are_bounded_together(server: Server) -> None:
-    """Each request may have as many, but all that wait together have MAX_HEADER_BYTES."""
-    found = exchange(server, (GET + b"a:b\r\n" * 90 + b"\r\n") * 30)
-    assert [answer.status_code for answer in found] == [200] * 7 + [400], "20,000 bytes hold six that wait"
-    check(found[-1], 400, "invalid_request", "6 requests wait", "20000 bytes of headers")
+def test_headers_of_pipelined_requests_are_limited_in_total(server: Server) -> None:
+    """Each request is within the limit, but all that wait share MAX_HEADER_BYTES."""
+    responses = exchange(server, (GET + b"a:b\r\n" * 90 + b"\r\n") * 30)
+    statuses = [response.status_code for response in responses]
+    assert statuses == [200] * 7 + [400], "six waiting requests fit into 20,000 bytes"
+    check(responses[-1], 400, "invalid_request", "6 requests already wait", "20000 bytes of headers")
 
 
-def test_idle_connections_are_closed_at_the_connection_limit(model_file: Path, tmp_path: Path) -> None:
-    """1,200 connections that say nothing, half of a head or nothing more, past a limit of 100."""
+def test_idle_connections_are_closed_for_new_ones(model_file: Path, tmp_path: Path) -> None:
+    """Open 1,200 connections with a limit of 100: silent, with half a head, or idle after a request."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
     limits = {"max_connections": 100, "header_timeout_s": 300, "keep_alive_timeout_s": 300}
     try:
         with serving(tmp_path / "log", model_file, **limits) as server, ExitStack() as stack:
-            right = httpx.post(server.address + "/predict", content=IMAGE).json()["predictions"]
+            expected = httpx.post(server.address + "/predict", content=IMAGE).json()["predictions"]
             before, memory = descriptors(server), resident(server)
             for number in range(1200):
                 held = stack.enter_context(connect(server))
                 send(held, (b"", GET, LIVE)[number % 3])
                 if number % 200 == 0:
                     assert httpx.get(server.address + "/health/live", timeout=20).status_code == 200
-            found = httpx.post(server.address + "/predict", content=IMAGE, timeout=20).json()
-            assert [p["label"] for p in found["predictions"]] == [p["label"] for p in right]
+            actual = httpx.post(server.address + "/predict", content=IMAGE, timeout=20).json()
+            assert [p["label"] for p in actual["predictions"]] == [p["label"] for p in expected]
             assert descriptors(server) - before <= 101
             assert resident(server) - memory < 20_000_000
             assert server.log == ""
@@ -135,37 +136,37 @@ def test_idle_connections_are_closed_at_the_connection_limit(model_file: Path, t
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_connection_is_refused_when_all_others_are_busy(model_file: Path, tmp_path: Path) -> None:
+def test_a_new_connection_gets_503_if_none_is_idle(model_file: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "log", model_file, max_connections=3) as server, ExitStack() as stack:
         server.client.close()
         busy = [stack.enter_context(connect(server)) for _ in range(3)]
         for connection in busy:
             connection.sendall(request("POST", "/predict", IMAGE, Expect="100-continue")[:-1])
             assert connection.recv(100).startswith(b"HTTP/1.1 100")
-        with connect(server) as one_more:
-            (answer,) = answers(rest_of(one_more))
+        with connect(server) as extra:
+            (answer,) = answers(rest_of(extra))
         check(answer, 503, "not_ready", "3 connections")
         busy[0].sendall(IMAGE[-1:])
         (answer,) = answers(rest_of(busy[0]))
         assert answer.json()["predictions"][0]["label"] in CLASSES
         assert httpx.get(server.address + "/health/live").status_code == 200
-        found = httpx.get(server.address + "/metrics").text
-        assert 'alexnet_requests_total{route="other",status="503"} 1.0' in found
+        metrics = httpx.get(server.address + "/metrics").text
+        assert 'alexnet_requests_total{route="other",status="503"} 1.0' in metrics
 
 
-@pytest.mark.parametrize("begun", [0, 20], ids=["idle", "half a head"])
-def test_bytes_that_arrive_while_the_process_is_stopped_are_in_time(
-    model_file: Path, tmp_path: Path, begun: int
+@pytest.mark.parametrize("sent_before", [0, 20], ids=["idle", "half a head"])
+def test_a_request_that_arrives_while_the_server_is_suspended_is_not_late(
+    model_file: Path, tmp_path: Path, sent_before: int
 ) -> None:
     limits = {"keep_alive_timeout_s": 1, "header_timeout_s": 1}
     with serving(tmp_path / "log", model_file, **limits) as server, connect(server) as connection:
-        asked = request("GET", "/health/live", close=False)
-        send(connection, asked)
+        live = request("GET", "/health/live", close=False)
+        send(connection, live)
         assert answer_on(connection).status_code == 200
-        send(connection, asked[:begun])
-        time.sleep(0.2)  # until that is read
+        send(connection, live[:sent_before])
+        time.sleep(0.2)  # until that has been read
         os.kill(server.process.pid, signal.SIGSTOP)
-        send(connection, asked[begun:])
+        send(connection, live[sent_before:])
         time.sleep(1.2)
         os.kill(server.process.pid, signal.SIGCONT)
         assert answer_on(connection).status_code == 200

@@ -1,4 +1,4 @@
-"""A low limit of open files: fewer connections are taken, and the others are answered."""
+"""Test a low limit of open files: fewer connections are accepted, and requests are still answered."""
 
 import socket
 import subprocess
@@ -14,11 +14,14 @@ from tests.support.serving.server import COMMAND, environ
 
 
 def limited(files: int) -> list[str]:
+    """Return the command of a server with a limit of open files."""
     return ["bash", "-c", f'ulimit -n {files} && exec "$@"', "-", *COMMAND]
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_idle_connections_beyond_it_hold_nobody_up(model_file: Path, tmp_path: Path, workers: int) -> None:
+def test_idle_connections_beyond_the_limit_delay_no_request(
+    model_file: Path, tmp_path: Path, workers: int
+) -> None:
     port, log = free_port(), tmp_path / "log"
     settings = {
         "model": model_file,
@@ -40,14 +43,14 @@ def test_idle_connections_beyond_it_hold_nobody_up(model_file: Path, tmp_path: P
             answer = httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=PATIENCE_S)
             assert answer.status_code == 200
     assert process.returncode == 0
-    assert log.read_text().count("MAX_CONNECTIONS is 1000, and 72 are taken") == 1
+    assert log.read_text().count("MAX_CONNECTIONS is 1000, reduced to 72") == 1
 
 
-def test_too_low_a_limit_is_refused(model_file: Path) -> None:
+def test_a_limit_without_room_for_a_connection_is_an_error(model_file: Path) -> None:
     done = subprocess.run(
         limited(64), env=environ(model=model_file), capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith(
-        "error: MAX_CONNECTIONS is 1000: that takes 1128 open files, and with the 64"
+        "error: MAX_CONNECTIONS is 1000: that needs 1128 open files; the limit of 64"
     )

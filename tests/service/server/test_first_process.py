@@ -1,4 +1,4 @@
-"""The first process of a container: it is not ended by a signal that it has no handler for."""
+"""Test signals to process 1 of a container, which ignores those for which it has no handler."""
 
 import json
 import os
@@ -19,13 +19,13 @@ from tests.support.serving.server import environ
 STARTS_S = 60.0
 
 pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or os.getuid() != 0, reason="only root makes such processes"
+    not sys.platform.startswith("linux") or os.getuid() != 0, reason="only root can create a PID namespace"
 )
 
 
 @contextmanager
 def first(image: str, *arguments: str, **settings: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """An image's command as process 1, and its number here; Python has been started, and no more."""
+    """Start an image's command as process 1; yield it and its pid here, once Python has started."""
     entry = re.search(r"^ENTRYPOINT (.*)$", (ROOT / f"docker/{image}.Dockerfile").read_text(), re.M)
     assert entry is not None
     python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -45,11 +45,11 @@ def first(image: str, *arguments: str, **settings: object) -> Iterator[tuple[sub
 
             def runs_python() -> bool:
                 assert process.poll() is None
-                return "python" in Path(f"/proc/{number}/comm").read_text()
+                return "python" in Path(f"/proc/{pid}/comm").read_text()
 
-            number = eventually(child)
+            pid = eventually(child)
             eventually(runs_python)
-            yield process, int(number)
+            yield process, int(pid)
         finally:
             process.kill()
 
@@ -68,8 +68,8 @@ def test_a_signal_while_python_starts_is_not_lost(
 ) -> None:
     with first(image, *arguments) as (process, pid):
         os.kill(pid, number)
-        said, _ = process.communicate(timeout=STARTS_S)
-        assert (process.returncode, said) == (code[number], "")
+        output, _ = process.communicate(timeout=STARTS_S)
+        assert (process.returncode, output) == (code[number], "")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -84,13 +84,13 @@ def test_a_signal_while_models_are_loaded_is_not_lost(model_file: Path, workers:
 
 
 def test_a_signal_before_training_has_begun_is_not_lost(tmp_path: Path) -> None:
-    """A pipe that nobody writes into is what it waits for."""
+    """The training waits for a recipe that is a pipe without data."""
     recipe = tmp_path / "recipe.toml"
     os.mkfifo(recipe)
     options = ("--recipe", str(recipe), "--data", str(tmp_path), "--out", str(tmp_path / "out"))
     with first("training", "train", *options) as (process, pid):
-        with recipe.open("w"):  # once it opens it too, all is imported
+        with recipe.open("w"):  # blocks until training opens it: by then all is imported
             eventually(lambda: "pipe_read" in Path(f"/proc/{pid}/wchan").read_text())
             os.kill(pid, signal.SIGTERM)
-            said, _ = process.communicate(timeout=STARTS_S)
-        assert (process.returncode, said) == (130, "interrupted before there was anything to save\n")
+            output, _ = process.communicate(timeout=STARTS_S)
+        assert (process.returncode, output) == (130, "interrupted before there was anything to save\n")

@@ -1,4 +1,4 @@
-"""Starting and stopping `python -m service`: what it refuses, in one line, and how it ends."""
+"""Test the start and end of `python -m service`: errors in one line, and exit codes."""
 
 import os
 import shutil
@@ -21,6 +21,7 @@ NO_GPU = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="a GP
 
 
 def changed(model: Path, target: Path, key: str, value: str) -> Path:
+    """Write the model with its manifest replaced by a metadata entry `key`."""
     loaded = onnx.load(model)
     for entry in loaded.metadata_props:
         if entry.key == METADATA_KEY:
@@ -29,11 +30,11 @@ def changed(model: Path, target: Path, key: str, value: str) -> Path:
     return target
 
 
-def test_bad_settings() -> None:
+def test_a_bad_setting_exits_with_2() -> None:
     assert refused(port="x") == (2, "error: PORT is 'x'; it must be a whole number\n")
 
 
-def test_a_bad_file_of_keys(model_file: Path, tmp_path: Path) -> None:
+def test_a_bad_key_file_exits_with_2_and_is_not_quoted(model_file: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     assert refused(model=model_file, api_keys_file=keys)[0] == 2
     keys.write_text("secret\n")
@@ -43,7 +44,7 @@ def test_a_bad_file_of_keys(model_file: Path, tmp_path: Path) -> None:
     assert "no key" in refused(model=model_file, api_keys_file=keys)[1]
 
 
-def test_models_that_cannot_be_served(model_file: Path, tmp_path: Path) -> None:
+def test_unusable_models_are_refused(model_file: Path, tmp_path: Path) -> None:
     assert "no model file gone.onnx" in refused(model=tmp_path / "gone.onnx")[1]
 
     cut = tmp_path / "cut.onnx"
@@ -54,7 +55,7 @@ def test_models_that_cannot_be_served(model_file: Path, tmp_path: Path) -> None:
     assert "not JSON" in refused(model=changed(model_file, tmp_path / "odd.onnx", METADATA_KEY, "{"))[1]
 
 
-def test_outputs_must_be_as_many_as_classes(model_file: Path, tmp_path: Path) -> None:
+def test_a_model_needs_as_many_outputs_as_classes(model_file: Path, tmp_path: Path) -> None:
     text = next(e.value for e in onnx.load(model_file).metadata_props if e.key == METADATA_KEY)
     fewer = text.replace('  "gorse"\n', '  "gorse", "heather"\n')
     assert fewer != text
@@ -63,23 +64,21 @@ def test_outputs_must_be_as_many_as_classes(model_file: Path, tmp_path: Path) ->
 
 
 @NO_GPU
-def test_cuda_is_refused_where_there_is_none(model_file: Path) -> None:
+def test_cuda_is_refused_without_a_gpu(model_file: Path) -> None:
     code, line = refused(model=model_file, device="cuda")
     assert code == 1
     assert "DEVICE=cuda, but this ONNX Runtime has no CUDA provider" in line
 
 
 @NO_GPU
-def test_auto_without_a_gpu_serves_on_the_cpu_and_warns_of_nothing(
-    model_file: Path, tmp_path: Path
-) -> None:
+def test_auto_without_a_gpu_serves_on_the_cpu_without_a_warning(model_file: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "log", model_file, device="auto") as server:
         assert server.client.get("/health").json()["provider"] == "CPUExecutionProvider"
         assert server.log == ""
 
 
-def test_two_wheels_in_one_environment_are_refused(model_file: Path, tmp_path: Path) -> None:
-    """A second distribution's metadata, as pip would leave it, is all that gives the pair away."""
+def test_two_onnxruntime_wheels_in_one_environment_are_refused(model_file: Path, tmp_path: Path) -> None:
+    """The pair is only recognised by the second distribution's metadata, written here as by pip."""
     info = tmp_path / "onnxruntime_gpu-1.31.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.31.1\n")
@@ -88,10 +87,8 @@ def test_two_wheels_in_one_environment_are_refused(model_file: Path, tmp_path: P
     assert "uninstall both" in line
 
 
-def test_the_collector_looks_at_models_and_at_no_module(model_file: Path) -> None:
-    """A look at all modules holds every request up, and so does one at all requests; a model that is
-    replaced has to go.
-    """
+def test_models_are_garbage_collected_and_modules_are_frozen(model_file: Path) -> None:
+    """A full pass over all modules or requests would delay every request; replaced models must be freed."""
     script = """
 import gc
 from service.models.serving import ServingModel
@@ -103,7 +100,7 @@ def ready(names, provider, path):
     seen = gc.get_objects()
     print(any(one is serve for one in seen), any(type(one) is ServingModel for one in seen))
     before = gc.get_stats()[2]["collections"]
-    full_house = [[] for _object in range(400_000)]
+    full_load = [[] for _object in range(400_000)]
     print(gc.get_stats()[2]["collections"] - before)
     raise SystemExit
 
@@ -116,7 +113,7 @@ serve(Settings.from_environ(), bind_socket("127.0.0.1", 0), ready)
 
 @contextmanager
 def loading(model: Path, folder: Path, **settings: object) -> Iterator[subprocess.Popen[str]]:
-    """A service that has begun to read the first of six models; its log is on stdout, and stderr too."""
+    """Start a service, and yield it while it loads the first of six models; stderr goes to stdout."""
     for version in range(1, 7):
         (folder / f"tiny/{version}").mkdir(parents=True)
         shutil.copy(model, folder / f"tiny/{version}/model.onnx")
@@ -135,9 +132,7 @@ def loading(model: Path, folder: Path, **settings: object) -> Iterator[subproces
             process.kill()
 
 
-def test_a_reload_that_is_wanted_while_models_are_read_ends_nothing(
-    model_file: Path, tmp_path: Path
-) -> None:
+def test_sighup_while_models_are_loaded_does_not_end_the_service(model_file: Path, tmp_path: Path) -> None:
     with loading(model_file, tmp_path) as process:
         process.send_signal(signal.SIGHUP)
         assert process.stdout is not None
@@ -146,15 +141,17 @@ def test_a_reload_that_is_wanted_while_models_are_read_ends_nothing(
         assert process.wait(20) == 0
 
 
-def test_a_stop_while_workers_read_their_models(model_file: Path, tmp_path: Path) -> None:
+def test_a_stop_while_workers_load_their_models_exits_with_0(model_file: Path, tmp_path: Path) -> None:
     with loading(model_file, tmp_path, workers=2, threads=1) as process:
         process.terminate()
-        rest, _ = process.communicate(timeout=20)  # to the end: both workers have it open too
+        rest, _ = process.communicate(
+            timeout=20
+        )  # ends once the workers, which hold the pipe open, have ended
         assert process.returncode == 0
         assert " on http://" not in rest
 
 
-def test_a_stop_while_models_are_read(model_file: Path, tmp_path: Path) -> None:
+def test_a_stop_while_models_are_loaded_exits_with_0(model_file: Path, tmp_path: Path) -> None:
     with loading(model_file, tmp_path) as process:
         for _signal in range(3):
             process.terminate()
@@ -162,8 +159,10 @@ def test_a_stop_while_models_are_read(model_file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_port_that_another_takes_meanwhile(model_file: Path, tmp_path: Path, workers: int) -> None:
-    """Both had it bound, which is allowed as long as none listens."""
+def test_a_port_taken_while_models_are_loaded_is_an_error(
+    model_file: Path, tmp_path: Path, workers: int
+) -> None:
+    """Both may bind the port as long as none listens on it."""
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", 0))
@@ -191,17 +190,17 @@ def test_closed_standard_streams(model_file: Path, closed: str, log_format: str)
         assert process.wait(20) == 0
 
 
-def test_a_reader_of_stdout_that_has_gone(model_file: Path, tmp_path: Path) -> None:
-    reads, writes = os.pipe()
-    os.close(reads)
+def test_a_closed_pipe_on_stdout_does_not_matter(model_file: Path, tmp_path: Path) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
     port = free_port()
     with (
         (tmp_path / "log").open("w") as log,
         subprocess.Popen(
-            COMMAND, env=environ(model=model_file, port=port), stdout=writes, stderr=log
+            COMMAND, env=environ(model=model_file, port=port), stdout=write_end, stderr=log
         ) as process,
     ):
-        os.close(writes)
+        os.close(write_end)
         wait_until_healthy(process, port)
         process.terminate()
         assert process.wait(20) == 0

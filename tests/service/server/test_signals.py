@@ -1,4 +1,4 @@
-"""SIGHUP: a reload, and the end where the terminal that the server was started at has been closed."""
+"""Test SIGHUP: it reloads, and stops the server if the terminal of its start has been closed."""
 
 import fcntl
 import os
@@ -18,73 +18,73 @@ from tests.support.eventually import eventually
 from tests.support.models.small_models import numbered
 from tests.support.serving.server import COMMAND, environ
 
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 class AtTerminal:
-    """A server whose session has a terminal of its own."""
+    """A server in a session with its own terminal."""
 
     def __init__(self, process: subprocess.Popen[bytes], terminal: int, file: Path, port: int) -> None:
         self.process, self.file = process, file
         self._terminal, self._address = terminal, f"http://127.0.0.1:{port}/health"
 
     def wait_for(self, version: int) -> None:
+        """Wait until this version of the model is served."""
         eventually(lambda: self._version() == version)
 
     def _version(self) -> object:
         assert self.process.poll() is None
         with suppress(httpx.TransportError):
-            models = httpx.get(self._address, timeout=PATIENCE_S).json().get("models", [{}])
+            models = httpx.get(self._address, timeout=TIMEOUT_S).json().get("models", [{}])
             return models[-1].get("version")
         return None
 
     def close(self) -> None:
+        """Close the terminal."""
         os.close(self._terminal)
 
 
 @contextmanager
 def at_terminal(model: Path, folder: Path, *before: str, **settings: object) -> Iterator[AtTerminal]:
-    terminal, theirs = pty.openpty()
+    terminal, server_side = pty.openpty()
     port = free_port()
     file = numbered(model, folder / "model.onnx", 1)
     with subprocess.Popen(
         [*before, *COMMAND],
         env=environ(model=file, port=port, threads=1, **settings),
         cwd=folder,  # where nohup writes
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        stdin=server_side,
+        stdout=server_side,
+        stderr=server_side,
         start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     ) as process:
-        os.close(theirs)
+        os.close(server_side)
         try:
             yield AtTerminal(process, terminal, file, port)
         finally:
             process.terminate()
             try:
-                process.wait(PATIENCE_S)
+                process.wait(TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_signal_reloads_and_a_closed_terminal_ends(
+def test_sighup_reloads_and_a_closed_terminal_stops_the_server(
     model_file: Path, tmp_path: Path, workers: int
 ) -> None:
-    """The first as `docker compose kill -s HUP` sends it to a container that has a terminal."""
+    """The reload is as by `docker compose kill -s HUP` to a container with a terminal."""
     with at_terminal(model_file, tmp_path, workers=workers) as server:
         server.wait_for(version=1)
         numbered(model_file, server.file, 2)
         server.process.send_signal(signal.SIGHUP)
         server.wait_for(version=2)
         server.close()
-        assert server.process.wait(PATIENCE_S) == 0
+        assert server.process.wait(TIMEOUT_S) == 0
 
 
-def test_a_terminal_that_is_closed_while_the_server_starts_ends_it(
-    model_file: Path, tmp_path: Path
-) -> None:
+def test_a_terminal_closed_during_the_start_stops_the_server(model_file: Path, tmp_path: Path) -> None:
     with at_terminal(model_file, tmp_path) as server:
         status = Path(f"/proc/{server.process.pid}/status")
 
@@ -95,11 +95,11 @@ def test_a_terminal_that_is_closed_while_the_server_starts_ends_it(
 
         eventually(catches_sighup)
         server.close()
-        assert server.process.wait(PATIENCE_S) == 0
+        assert server.process.wait(TIMEOUT_S) == 0
 
 
-def test_with_nohup_it_outlives_the_terminal_and_reloads(model_file: Path, tmp_path: Path) -> None:
-    """The parent hands the signal on to workers, for whom the terminal has been closed too."""
+def test_nohup_outlives_the_terminal_and_reloads(model_file: Path, tmp_path: Path) -> None:
+    """The parent forwards the signal to workers, whose terminal has been closed too."""
     with at_terminal(model_file, tmp_path, "nohup", workers=2) as server:
         server.wait_for(version=1)
         server.close()
@@ -107,4 +107,4 @@ def test_with_nohup_it_outlives_the_terminal_and_reloads(model_file: Path, tmp_p
         server.process.send_signal(signal.SIGHUP)
         server.wait_for(version=2)
         server.process.terminate()
-        assert server.process.wait(PATIENCE_S) == 0
+        assert server.process.wait(TIMEOUT_S) == 0

@@ -1,4 +1,4 @@
-"""How the service ends: what is under way is answered, and the rest is told."""
+"""Test shutdown: requests in flight are answered, and those that outlast the drain get 503."""
 
 import signal
 import time
@@ -15,15 +15,15 @@ from tests.support.serving.responses import check
 from tests.support.serving.server import serving
 
 
-def test_a_signal_right_after_the_line_is_not_lost(model_file: Path, tmp_path: Path) -> None:
+def test_a_signal_right_after_the_start_is_not_lost(model_file: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "log", model_file) as server:
         server.process.terminate()
         assert server.process.wait(20) == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_any_number_of_signals_ends_with_0(model_file: Path, tmp_path: Path, workers: int) -> None:
-    """To the last moment, in which Python takes its handlers down."""
+def test_any_number_of_signals_exits_with_0(model_file: Path, tmp_path: Path, workers: int) -> None:
+    """Signals are sent until the process ends, while Python removes its handlers too."""
     with serving(tmp_path / "log", model_file, workers=workers, threads=1) as server:
         for number in cycle((signal.SIGTERM, signal.SIGHUP, signal.SIGINT)):
             if server.process.poll() is not None:
@@ -35,7 +35,7 @@ def test_any_number_of_signals_ends_with_0(model_file: Path, tmp_path: Path, wor
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_requests_finish_and_ends_with_0(
+def test_requests_in_flight_are_answered_after_a_signal(
     model_file: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     data = plain(100)
@@ -44,7 +44,7 @@ def test_a_signal_lets_requests_finish_and_ends_with_0(
         for connection in connections:
             head = POST + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(data)
             connection.sendall(head)
-            assert connection.recv(100).startswith(b"HTTP/1.1 100 "), "it is under way"
+            assert connection.recv(100).startswith(b"HTTP/1.1 100 "), "it is in flight"
         server.process.send_signal(number)
         for connection in connections:
             connection.sendall(data)
@@ -54,18 +54,18 @@ def test_a_signal_lets_requests_finish_and_ends_with_0(
         assert server.log == ""
 
 
-def test_connections_are_taken_for_the_delay_while_not_ready(model_file: Path, tmp_path: Path) -> None:
+def test_connections_are_accepted_during_the_drain_delay(model_file: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "log", model_file, drain_delay_s=60) as server:
         server.process.terminate()
         eventually(lambda: server.client.get("/health/ready").status_code != 200)
         check(server.client.get("/health/ready"), 503, "not_ready", "stopping")
         assert httpx.get(server.address + "/health/live").status_code == 200
         assert httpx.post(server.address + "/predict", content=plain(100)).status_code == 200
-        server.process.send_signal(signal.SIGINT)  # a second one ends the delay
+        server.process.send_signal(signal.SIGINT)  # a second signal ends the delay
         assert server.process.wait(30) == 0
 
 
-def test_what_outlasts_the_drain_is_told_so(model_file: Path, tmp_path: Path) -> None:
+def test_requests_that_outlast_the_drain_get_503(model_file: Path, tmp_path: Path) -> None:
     with (
         serving(tmp_path / "log", model_file, drain_timeout_s=1) as server,
         half_sent(server, plain(100)) as connection,
@@ -75,8 +75,8 @@ def test_what_outlasts_the_drain_is_told_so(model_file: Path, tmp_path: Path) ->
         assert server.process.wait(10) == 0
 
 
-def test_an_idle_connection_does_not_hold_up_the_stop(model_file: Path, tmp_path: Path) -> None:
-    """It gets a last call, then ends."""
+def test_an_idle_connection_does_not_delay_the_stop(model_file: Path, tmp_path: Path) -> None:
+    """It is closed after a short grace period."""
     with serving(tmp_path / "log", model_file, keep_alive_timeout_s=60) as server:
         assert server.client.get("/health/live").status_code == 200
         server.process.terminate()

@@ -1,4 +1,4 @@
-"""Upgrades that are asked for are ignored: the request is one of HTTP/1.1, and its body is its body."""
+"""Test that upgrades are ignored: the request stays HTTP/1.1, and its body is read as its body."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,8 @@ from tests.support.serving.server import Server
 Framed = Callable[[bytes, bytes], bytes]
 PICTURE = plain(1)
 H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
-LAST = request("GET", "/nothing")  # its 404 shows that what came before it ended where it should
-ASKED = {
+LAST = request("GET", "/nothing")  # its 404 shows that the requests before it ended at the right byte
+UPGRADES = {
     "h2c": H2C,
     "websocket": b"Connection: Upgrade\r\nUpgrade: websocket\r\n",
     "TLS": b"Connection: upgrade\r\nUpgrade: TLS/1.0\r\n",
@@ -24,50 +24,52 @@ ASKED = {
 }
 
 
-def sized(body: bytes, asked: bytes) -> bytes:
-    return POST + asked + b"Content-Length: %d\r\n\r\n" % len(body) + body
+def sized(body: bytes, upgrade: bytes) -> bytes:
+    return POST + upgrade + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
-def chunked(body: bytes, asked: bytes) -> bytes:
-    head = POST + asked + b"Transfer-Encoding: chunked\r\n\r\n"
+def chunked(body: bytes, upgrade: bytes) -> bytes:
+    head = POST + upgrade + b"Transfer-Encoding: chunked\r\n\r\n"
     return head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
 
 
-@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+@pytest.mark.parametrize("upgrade", UPGRADES.values(), ids=UPGRADES)
 @pytest.mark.parametrize("framed", [sized, chunked])
-def test_a_body_is_read_and_the_connection_goes_on(server: Server, framed: Framed, asked: bytes) -> None:
-    found = exchange(server, framed(PICTURE, asked) + framed(PICTURE, asked), LAST)
-    assert [answer.status_code for answer in found] == [200, 200, 404]
+def test_a_body_is_read_and_the_connection_stays_open(
+    server: Server, framed: Framed, upgrade: bytes
+) -> None:
+    responses = exchange(server, framed(PICTURE, upgrade) + framed(PICTURE, upgrade), LAST)
+    assert [answer.status_code for answer in responses] == [200, 200, 404]
 
 
-@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+@pytest.mark.parametrize("upgrade", UPGRADES.values(), ids=UPGRADES)
 @pytest.mark.parametrize("framed", [sized, chunked])
-def test_a_body_is_never_the_next_request(server: Server, framed: Framed, asked: bytes) -> None:
-    """The answer to it would be somebody else's, where a proxy shares the connection."""
-    first, last = exchange(server, framed(LIVE, asked) + LAST)
+def test_a_body_is_never_the_next_request(server: Server, framed: Framed, upgrade: bytes) -> None:
+    """Otherwise a proxy that shares the connection would give its answer to another client."""
+    first, last = exchange(server, framed(LIVE, upgrade) + LAST)
     check(first, 415, "unsupported_image")
     assert last.status_code == 404
 
 
-@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
-def test_without_a_body_what_follows_is_the_next_request(server: Server, asked: bytes) -> None:
-    assert [answer.status_code for answer in exchange(server, GET + asked + b"\r\n" + LIVE + LAST)] == [
+@pytest.mark.parametrize("upgrade", UPGRADES.values(), ids=UPGRADES)
+def test_a_request_without_a_body_is_followed_by_the_next(server: Server, upgrade: bytes) -> None:
+    assert [answer.status_code for answer in exchange(server, GET + upgrade + b"\r\n" + LIVE + LAST)] == [
         200,
         200,
         404,
     ]
 
 
-def test_byte_by_byte_it_is_the_same(server: Server) -> None:
+def test_requests_in_small_pieces_are_answered_alike(server: Server) -> None:
     sent = sized(PICTURE, H2C) + GET + H2C + b"\r\n" + LAST
     with connect(server) as connection:
         for at in range(0, len(sent), 7):
             connection.sendall(sent[at : at + 7])
-        found = answers(rest_of(connection))
-    assert [answer.status_code for answer in found] == [200, 200, 404]
+        responses = answers(rest_of(connection))
+    assert [answer.status_code for answer in responses] == [200, 200, 404]
 
 
-def test_the_body_is_asked_for(server: Server) -> None:
+def test_expect_100_continue_is_answered(server: Server) -> None:
     head, _, body = sized(PICTURE, H2C + b"Expect: 100-continue\r\n").partition(b"\r\n\r\n")
     with connect(server) as connection:
         connection.sendall(head + b"\r\n\r\n")
@@ -76,14 +78,14 @@ def test_the_body_is_asked_for(server: Server) -> None:
         assert [answer.status_code for answer in answers(rest_of(connection))] == [200, 404]
 
 
-def test_in_http_1_0_the_connection_ends_with_the_answer(server: Server) -> None:
+def test_http_1_0_closes_the_connection(server: Server) -> None:
     (answer,) = exchange(server, sized(PICTURE, H2C).replace(b"HTTP/1.1", b"HTTP/1.0"))
     assert (answer.status_code, answer.headers["connection"]) == (200, "close")
 
 
-def test_more_than_may_wait_are_refused(server: Server) -> None:
-    found = exchange(server, (GET + H2C + b"\r\n") * 500)
-    assert [answer.status_code for answer in found] == [200] * 33 + [400]
+def test_pipelined_upgrades_are_limited(server: Server) -> None:
+    responses = exchange(server, (GET + H2C + b"\r\n") * 500)
+    assert [answer.status_code for answer in responses] == [200] * 33 + [400]
 
 
 BAD = {
@@ -96,7 +98,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("sent", BAD.values(), ids=BAD)
-def test_what_contradicts_itself_is_the_end(server: Server, sent: bytes) -> None:
+def test_contradictory_requests_close_the_connection(server: Server, sent: bytes) -> None:
     (answer,) = exchange(server, sent + LIVE)
     check(answer, 400, "invalid_request")
     assert answer.headers["connection"] == "close"

@@ -1,4 +1,4 @@
-"""Several processes on one port: they share the requests, add their metrics up, and are replaced."""
+"""Test several worker processes on one port: shared requests, added metrics, and restarts."""
 
 import hashlib
 import os
@@ -42,6 +42,7 @@ def served(model_file: Path, folder: Path) -> Path:
 
 
 def children(server: Server) -> list[int]:
+    """Return the pids of the workers."""
     listed = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True, check=False
     )
@@ -52,12 +53,12 @@ def wait_for_workers(server: Server) -> None:
     eventually(lambda: metrics(server)["alexnet_workers"] == 2)
 
 
-def wait_for_replacement(server: Server, gone: int) -> None:
-    eventually(lambda: len(now := children(server)) == 2 and gone not in now)
+def wait_for_replacement(server: Server, old_pid: int) -> None:
+    eventually(lambda: len(pids := children(server)) == 2 and old_pid not in pids)
 
 
-def ask(server: Server) -> int:
-    """On a connection of its own, so that any worker may take it."""
+def predict(server: Server) -> int:
+    """Predict on a new connection, so that any worker may accept it; return the model's version."""
     answer = httpx.post(server.address + "/predict", content=plain(9), timeout=30)
     return int(answer.json()["model"]["version"])
 
@@ -66,8 +67,8 @@ def test_metrics_are_those_of_all_workers(server: Server) -> None:
     counted = ("alexnet_images_total", "alexnet_requests_total,route=/predict,status=200")
     before = metrics(server)
     with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(lambda _n: ask(server), range(40))) == {3}
-    # Each worker says what it knows twice a second.
+        assert set(pool.map(lambda _n: predict(server), range(40))) == {3}
+    # Each worker writes its metrics twice a second.
     eventually(lambda: metrics(server)["alexnet_in_flight_images"] == 0)
     found = metrics(server)
     assert [found[name] - before.get(name, 0) for name in counted] == [40, 40]
@@ -77,23 +78,23 @@ def test_metrics_are_those_of_all_workers(server: Server) -> None:
     assert sum(1 for key in found if key.startswith("alexnet_model_info")) == 1
 
 
-def folder_of_metrics(server: Server) -> Path:
+def metrics_folder(server: Server) -> Path:
     variables = Path(f"/proc/{children(server)[0]}/environ").read_bytes().decode().split("\0")
     return Path(dict(line.split("=", 1) for line in variables if line)[METRICS_FOLDER])
 
 
-def test_a_file_of_metrics_that_a_worker_has_not_filled_yet_is_passed_over(server: Server) -> None:
-    (folder_of_metrics(server) / "counter_1.db").touch()
+def test_an_empty_metrics_file_is_ignored(server: Server) -> None:
+    (metrics_folder(server) / "counter_1.db").touch()
     assert metrics(server)["alexnet_workers"] == 2
 
 
-def test_a_folder_of_metrics_that_another_run_left_is_not_used(
+def test_a_metrics_folder_of_another_run_is_not_used(
     server: Server, model_file: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(folder_of_metrics(server), tmp_path / "left")
-    for inherited in (tmp_path / "left", tmp_path / "none"):
-        with serving(tmp_path / "log", model_file, **{METRICS_FOLDER: inherited}) as exclusive:
-            assert metrics(exclusive)["alexnet_workers"] == 1
+    shutil.copytree(metrics_folder(server), tmp_path / "left")
+    for folder in (tmp_path / "left", tmp_path / "none"):
+        with serving(tmp_path / "log", model_file, **{METRICS_FOLDER: folder}) as single:
+            assert metrics(single)["alexnet_workers"] == 1
 
 
 def test_copies_of_a_listener_do_not_make_it_block() -> None:
@@ -104,12 +105,12 @@ def test_copies_of_a_listener_do_not_make_it_block() -> None:
 
 
 def listener_blocks(server: Server) -> bool:
-    """As all processes that have it open see it."""
+    """Return whether the listening socket, which all workers share, is blocking."""
     inodes = [line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines() if " 0A " in line]
     for opened in Path(f"/proc/{server.process.pid}/fd").iterdir():
         if str(opened.readlink()).removeprefix("socket:[").removesuffix("]") in inodes:
-            facts = Path(f"/proc/{server.process.pid}/fdinfo/{opened.name}").read_text()
-            return not int(facts.split("flags:")[1].split()[0], 8) & os.O_NONBLOCK
+            info = Path(f"/proc/{server.process.pid}/fdinfo/{opened.name}").read_text()
+            return not int(info.split("flags:")[1].split()[0], 8) & os.O_NONBLOCK
     return False
 
 
@@ -123,22 +124,22 @@ def test_a_worker_that_dies_is_replaced_while_the_other_serves(server: Server) -
             assert not listener_blocks(server)
             time.sleep(0.005)
         started.result()
-    assert [ask(server) for _request in range(20)] == [3] * 20
+    assert [predict(server) for _request in range(20)] == [3] * 20
     assert healthy in children(server)
     assert "ended with -9" in server.log
 
 
-def test_a_worker_that_is_stopped_is_replaced(model_file: Path, tmp_path: Path) -> None:
+def test_a_suspended_worker_is_restarted(model_file: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "log", model_file, workers=2, threads=1, request_timeout_s=1) as server:
         stopped, healthy = children(server)
         os.kill(stopped, signal.SIGSTOP)
         wait_for_replacement(server, stopped)
         assert healthy in children(server)
-        assert "worker 0 has not answered for 5 s and is killed" in server.log
-        assert ask(server) == 3
+        assert "worker 0 has not responded for 5 s and is killed" in server.log
+        assert predict(server) == 3
 
 
-def test_a_worker_that_is_stopped_does_not_hold_up_the_end(model_file: Path, tmp_path: Path) -> None:
+def test_a_suspended_worker_does_not_delay_the_stop(model_file: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "log", model_file, workers=2, threads=1, drain_timeout_s=1) as server:
         pids = children(server)
         os.kill(pids[1], signal.SIGSTOP)
@@ -152,7 +153,7 @@ def test_a_reload_reaches_all_and_a_stop_ends_all(own: Server, model_file: Path,
     server = own
     numbered(model_file, tmp_path / "model.onnx", 4)
     server.process.send_signal(signal.SIGHUP)
-    eventually(lambda: [ask(server) for _request in range(20)] == [4] * 20)
+    eventually(lambda: [predict(server) for _request in range(20)] == [4] * 20)
     pids = children(server)
     server.process.terminate()
     assert server.process.wait(20) == 0
@@ -179,7 +180,7 @@ def test_workers_do_not_outlive_their_parent(own: Server) -> None:
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
-def test_a_model_that_cannot_be_served_ends_it(tmp_path: Path) -> None:
+def test_an_unusable_model_exits_with_1(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(b"no model")
     done = subprocess.run(
