@@ -1,4 +1,4 @@
-"""What C libraries write about broken pictures on stderr: bounded, logged, and waited for by nobody."""
+"""Test what C libraries write on stderr about broken images: limited, logged, and never blocking."""
 
 import io
 import signal
@@ -16,21 +16,19 @@ from tests.support.serving.server import COMMAND, environ, serving
 
 
 def broken_fax(rows: int) -> bytes:
-    """A TIFF about each row of which libtiff writes a line."""
+    """Build a TIFF for which libtiff writes a line on stderr for each row."""
     file = io.BytesIO()
     Image.new("1", (8, rows)).save(file, "TIFF", compression="tiff_ccitt")
     with Image.open(file) as image:
-        places = zip(image.tag_v2[273], image.tag_v2[279], strict=True)  # type: ignore[attr-defined]
+        strips = zip(image.tag_v2[273], image.tag_v2[279], strict=True)  # type: ignore[attr-defined]
     data = bytearray(file.getvalue())
-    for offset, size in places:
+    for offset, size in strips:
         data[offset : offset + size] = (b"\x00\x21" * size)[:size]
     return bytes(data)
 
 
 @pytest.mark.parametrize("processes", [0, 1])
-def test_what_is_written_about_a_picture_is_bounded(
-    model_file: Path, tmp_path: Path, processes: int
-) -> None:
+def test_library_output_is_limited_and_logged(model_file: Path, tmp_path: Path, processes: int) -> None:
     with serving(tmp_path / "log", model_file, decode_processes=processes) as server:
         for _time in range(2):
             server.client.post("/predict", content=broken_fax(30_000))
@@ -44,9 +42,7 @@ def test_what_is_written_about_a_picture_is_bounded(
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 @pytest.mark.parametrize("processes", [0, 1])
-def test_a_stderr_that_nobody_reads_stops_nothing(
-    model_file: Path, processes: int, log_format: str
-) -> None:
+def test_an_unread_stderr_blocks_nothing(model_file: Path, processes: int, log_format: str) -> None:
     port = free_port()
     with subprocess.Popen(
         COMMAND,

@@ -1,4 +1,4 @@
-"""The client's address in the log: the connection's, or what trusted proxies say."""
+"""Test the client's address in the log: the connection's, or the one that trusted proxies report."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ TRUSTED = parse_networks("127.0.0.1, 10.0.0.0/8,fd00::/8")
         ("127.0.0.1", ["203.0.113.9, 198.51.100.1, ,10.1.1.1,"], "198.51.100.1"),
     ],
 )
-def test_the_last_address_that_no_trusted_proxy_has_counts(
+def test_the_last_address_that_is_no_trusted_proxy_is_the_client(
     peer: str, forwarded: list[str], client: str
 ) -> None:
     headers = [(b"x-forwarded-for", line.encode()) for line in forwarded]
@@ -54,18 +54,18 @@ def test_ipv4_proxies_may_be_written_as_ipv6(text: str) -> None:
     assert Clients(parse_networks(text)).address("10.1.1.1", headers) == "198.51.100.1"
 
 
-def test_without_trusted_proxies_nobody_is_believed() -> None:
+def test_without_trusted_proxies_forwarded_addresses_are_ignored() -> None:
     headers = [(b"x-forwarded-for", b"198.51.100.1")]
     assert Clients(parse_networks("")).address("127.0.0.1", headers) == "127.0.0.1"
 
 
 @pytest.mark.parametrize("text", ["proxy", "10.0.0.0/33", "10.0.0.1:80", "*"])
-def test_what_is_no_network_is_a_bad_setting(text: str) -> None:
+def test_an_invalid_network_is_a_settings_error(text: str) -> None:
     with pytest.raises(SettingsError, match=r"^TRUSTED_PROXIES is '.*'; it must be addresses or networks"):
         Settings.from_environ({"TRUSTED_PROXIES": text})
 
 
-def test_requests_are_logged_with_the_connections_address_and_health_is_not(
+def test_the_log_has_the_connections_address_and_no_health_requests(
     model_file: Path, tmp_path: Path
 ) -> None:
     port, log = free_port(), tmp_path / "log"
@@ -83,7 +83,7 @@ def test_requests_are_logged_with_the_connections_address_and_health_is_not(
     ]
 
 
-def test_a_line_for_people_names_the_request() -> None:
+def test_text_log_lines_name_the_request_id() -> None:
     entry = logging.LogRecord("alexnet", logging.ERROR, "", 0, "it failed", (), None)
     token = REQUEST_ID.set("abc")
     try:

@@ -1,4 +1,4 @@
-"""API keys: which paths want one, keys read again, a share of the house for each, other origins."""
+"""Test API keys and admin keys: key files, reloading, and each key's share of the capacity."""
 
 import hashlib
 import os
@@ -19,6 +19,7 @@ from tests.support.serving.server import serving
 
 
 def written(path: Path, *keys: str) -> Path:
+    """Write the digests of `keys` to a key file, and return its path."""
     path.write_text("".join(f"{hashlib.sha256(key.encode()).hexdigest()}\n" for key in keys))
     return path
 
@@ -27,7 +28,7 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def test_keys_are_read_again_on_a_signal(model_file: Path, tmp_path: Path) -> None:
+def test_sighup_reloads_keys(model_file: Path, tmp_path: Path) -> None:
     keys = written(tmp_path / "keys", "old")
     with serving(tmp_path / "log", model_file, api_keys_file=keys) as server:
         get = server.client.get
@@ -38,12 +39,12 @@ def test_keys_are_read_again_on_a_signal(model_file: Path, tmp_path: Path) -> No
         check(get("/models", headers=bearer("old")), 401, "unauthorized")
         keys.write_text("not a digest")
         server.process.send_signal(signal.SIGHUP)
-        eventually(lambda: "the keys stay as they were" in server.log)
+        eventually(lambda: "the keys are not changed" in server.log)
         assert get("/models", headers=bearer("new")).status_code == 200
 
 
 @pytest.mark.parametrize("emptied", [b"", b"\n \n\t", b"# none any more\n", b"\xef\xbb\xbf"])
-def test_a_file_without_keys_revokes_them_all_and_opens_nothing(emptied: bytes, tmp_path: Path) -> None:
+def test_an_emptied_file_revokes_its_keys_and_access_stays_closed(emptied: bytes, tmp_path: Path) -> None:
     users, admins = written(tmp_path / "keys", "user"), written(tmp_path / "admins", "root")
     keys = Keys(Settings(api_keys_file=users, admin_keys_file=admins))
     users.write_bytes(emptied)
@@ -51,7 +52,7 @@ def test_a_file_without_keys_revokes_them_all_and_opens_nothing(emptied: bytes, 
     keys.reload()
     assert keys.required
     assert not keys.digest_of(b"Bearer user")
-    assert keys.digest_of(b"Bearer root"), "of a damaged file the keys stay"
+    assert keys.digest_of(b"Bearer root"), "a damaged file changes nothing"
     admins.write_bytes(emptied)
     keys.reload()
     assert keys.required
@@ -63,7 +64,7 @@ def test_a_file_without_keys_revokes_them_all_and_opens_nothing(emptied: bytes, 
     assert keys.digest_of(b"Bearer user")
 
 
-def test_an_emptied_file_revokes_its_keys_on_a_signal(model_file: Path, tmp_path: Path) -> None:
+def test_sighup_revokes_the_keys_of_an_emptied_file(model_file: Path, tmp_path: Path) -> None:
     keys = written(tmp_path / "keys", "old")
     with serving(tmp_path / "log", model_file, api_keys_file=keys) as server:
         assert server.client.get("/models", headers=bearer("old")).status_code == 200
@@ -72,11 +73,11 @@ def test_an_emptied_file_revokes_its_keys_on_a_signal(model_file: Path, tmp_path
         eventually(lambda: server.client.get("/models", headers=bearer("old")).status_code != 200)
         check(server.client.get("/models"), 401, "unauthorized")
         check(server.client.get("/models", headers=bearer("old")), 401, "unauthorized")
-        assert "API_KEYS_FILE has no key in it any more: all of its keys are revoked" in server.log
+        assert "API_KEYS_FILE no longer has a key in it: all of its keys are revoked" in server.log
 
 
 @pytest.mark.parametrize("key", ["", "\n", "\r\n", " ", " \n"])
-def test_the_hash_of_nothing_is_no_key(key: str, tmp_path: Path) -> None:
+def test_the_digest_of_an_empty_key_is_refused(key: str, tmp_path: Path) -> None:
     path = written(tmp_path / "keys", "good", key)
     with pytest.raises(SettingsError, match="API_KEYS_FILE: key 2 is the SHA-256 of an empty key"):
         Keys(Settings(api_keys_file=path))
@@ -85,7 +86,7 @@ def test_the_hash_of_nothing_is_no_key(key: str, tmp_path: Path) -> None:
         Keys(Settings(admin_keys_file=path))
 
 
-def test_an_empty_key_opens_nothing(tmp_path: Path) -> None:
+def test_an_empty_key_is_unknown(tmp_path: Path) -> None:
     keys = Keys(Settings(api_keys_file=written(tmp_path / "keys", "user")))
     for header in (b"", b"Bearer", b"Bearer ", b"Bearer  ", b"bearer \t"):
         assert not keys.digest_of(header)
@@ -100,11 +101,11 @@ DIGEST = hashlib.sha256(b"user").hexdigest()
         DIGEST.encode(),
         DIGEST.upper().encode(),
         f"\ufeff{DIGEST}\r\n".encode(),
-        f"# ours\n\n  {DIGEST}\t\n{DIGEST}\n".encode(),
+        f"# comment\n\n  {DIGEST}\t\n{DIGEST}\n".encode(),
         f"{DIGEST}\r# old Mac".encode(),
     ],
 )
-def test_files_of_keys_that_are_read(data: bytes, tmp_path: Path) -> None:
+def test_valid_key_files(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "keys").write_bytes(data)
     assert Keys(Settings(api_keys_file=tmp_path / "keys")).digest_of(b"Bearer user") == DIGEST
 
@@ -113,35 +114,35 @@ def test_files_of_keys_that_are_read(data: bytes, tmp_path: Path) -> None:
     ("data", "reason"),
     [
         (b"", "has no key in it"),
-        (b"a-key-in-the-clear", "key 1 is no SHA-256"),
-        (f"{DIGEST}\na-key-in-the-clear".encode(), "key 2 is no SHA-256"),
-        (f"{DIGEST} a-key-in-the-clear".encode(), "key 1 is no SHA-256"),
-        (f"a-key-in-the-clear:{DIGEST}".encode(), "key 1 is no SHA-256"),
-        (f"0x{DIGEST}".encode(), "key 1 is no SHA-256"),
-        (f"{DIGEST}\0".encode(), "key 1 is no SHA-256"),
+        (b"a-key-in-the-clear", "key 1 is not a SHA-256"),
+        (f"{DIGEST}\na-key-in-the-clear".encode(), "key 2 is not a SHA-256"),
+        (f"{DIGEST} a-key-in-the-clear".encode(), "key 1 is not a SHA-256"),
+        (f"a-key-in-the-clear:{DIGEST}".encode(), "key 1 is not a SHA-256"),
+        (f"0x{DIGEST}".encode(), "key 1 is not a SHA-256"),
+        (f"{DIGEST}\0".encode(), "key 1 is not a SHA-256"),
         (DIGEST.encode("utf-16"), "is not text in UTF-8"),
         (b"a-key-in-the-clear\xff", "is not text in UTF-8"),
         (f"{DIGEST}\n".encode() * 20_000, "1,300,000 bytes, 1,000,000 are allowed"),
     ],
 )
-def test_files_of_keys_that_are_refused(data: bytes, reason: str, tmp_path: Path) -> None:
+def test_invalid_key_files_are_refused(data: bytes, reason: str, tmp_path: Path) -> None:
     (tmp_path / "keys").write_bytes(data)
     with pytest.raises(SettingsError, match=f"API_KEYS_FILE.*{reason}") as raised:
         Keys(Settings(api_keys_file=tmp_path / "keys"))
-    assert "clear" not in str(raised.value), "the key itself is not repeated"
+    assert "clear" not in str(raised.value), "the key itself is not quoted"
 
 
-def test_keys_are_read_from_plain_files_alone(tmp_path: Path) -> None:
+def test_key_files_must_be_regular_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
         with pytest.raises(SettingsError, match=r"API_KEYS_FILE cannot be read: it is not a regular file"):
             Keys(Settings(api_keys_file=path))
     written(tmp_path / "keys", "user")
-    (tmp_path / "link").symlink_to("keys")  # as Kubernetes mounts them
+    (tmp_path / "link").symlink_to("keys")  # as Kubernetes mounts secrets
     assert Keys(Settings(api_keys_file=tmp_path / "link")).digest_of(b"Bearer user")
 
 
-def test_an_admin_s_key_opens_everything_and_no_other_does_admin(tmp_path: Path) -> None:
+def test_admin_keys_are_valid_everywhere_and_required_for_admin(tmp_path: Path) -> None:
     keys = Keys(Settings(admin_keys_file=written(tmp_path / "admins", "root")))
     assert not keys.required
     keys.require_admin(keys.digest_of(b"Bearer root"))
@@ -159,10 +160,10 @@ def test_an_admin_s_key_opens_everything_and_no_other_does_admin(tmp_path: Path)
         Keys(Settings()).require_admin("")
 
 
-def test_a_key_has_its_share_and_others_have_theirs(model_file: Path, tmp_path: Path) -> None:
+def test_max_queue_per_key_limits_each_key_separately(model_file: Path, tmp_path: Path) -> None:
     keys = written(tmp_path / "keys", "greedy", "modest")
     limits = {"api_keys_file": keys, "max_queue": 8, "max_queue_per_key": 2}
-    limits |= {"max_wait_ms": 60_000}  # so long an image that is admitted stays
+    limits |= {"max_wait_ms": 60_000}  # admitted images stay in flight for this long
     with serving(tmp_path / "log", model_file, **limits) as server:
         server.client.headers.update(bearer("modest"))
         held = [held_request(server, Authorization="Bearer greedy") for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Pages from other origins: those that are listed may ask, and may read every answer, errors too."""
+"""Test CORS: pages from listed origins may send requests and read every answer, errors too."""
 
 import hashlib
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ LIMITS = {"max_body_bytes": 100_000, "max_header_bytes": 20_000, "max_queue": 1,
 
 @pytest.fixture(scope="module")
 def listed(fragile_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Its model fails on bright pictures; it wants a key."""
+    """Serve two origins with a model that fails on bright images; an API key is required."""
     folder = tmp_path_factory.mktemp("cors")
     (folder / "keys").write_text(hashlib.sha256(b"key").hexdigest())
     settings = {"cors_origins": f"https://example.com, {ORIGIN}", "api_keys_file": folder / "keys"}
@@ -31,15 +31,15 @@ def listed(fragile_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield running
 
 
-def readable(answer: httpx.Response, origin: str = ORIGIN) -> None:
-    """By a page of that origin."""
+def check_readable(answer: httpx.Response, origin: str = ORIGIN) -> None:
+    """Check that a page from this origin may read the answer."""
     assert answer.headers[ALLOWED] == origin
     assert answer.headers["access-control-expose-headers"] == ", ".join(EXPOSED)
     assert {"Retry-After", "X-Request-ID", "X-Label", "Server-Timing"} <= set(EXPOSED)
     assert "Origin" in answer.headers["vary"]
 
 
-ASKED: dict[str, tuple[int, str, str, dict[str, object]]] = {
+REQUESTS: dict[str, tuple[int, str, str, dict[str, object]]] = {
     "an answer": (200, "POST", "/predict", {"content": plain(1)}),
     "no host": (400, "GET", "/health", {"headers": {"Host": "a b"}}),
     "no key": (401, "POST", "/predict", {"headers": {"Authorization": ""}}),
@@ -49,19 +49,20 @@ ASKED: dict[str, tuple[int, str, str, dict[str, object]]] = {
     "no image": (415, "POST", "/predict", {"content": b"x"}),
     "a wrong parameter": (422, "POST", "/predict?topk=1", {"content": plain(1)}),
     "a bug": (500, "POST", "/predict", {"content": plain(255)}),
-    "of the protocol": (404, "GET", "/v2/models/nothing", {}),
+    "Open Inference Protocol": (404, "GET", "/v2/models/nothing", {}),
 }
 
 
-@pytest.mark.parametrize(("status", "method", "path", "asked"), ASKED.values(), ids=ASKED)
-def test_every_answer_can_be_read(
-    listed: Server, status: int, method: str, path: str, asked: dict[str, object]
+@pytest.mark.parametrize(("status", "method", "path", "arguments"), REQUESTS.values(), ids=REQUESTS)
+def test_every_answer_is_readable_by_a_listed_origin(
+    listed: Server, status: int, method: str, path: str, arguments: dict[str, object]
 ) -> None:
-    answer = listed.client.request(method, path, **asked)  # type: ignore[arg-type]
+    answer = listed.client.request(method, path, **arguments)  # type: ignore[arg-type]
     assert answer.status_code == status
     assert "x-request-id" in answer.headers
-    readable(answer)
-    other = asked | {"headers": {**(asked.get("headers") or {}), "Origin": "https://elsewhere.org"}}  # type: ignore[dict-item]
+    check_readable(answer)
+    headers = {**(arguments.get("headers") or {}), "Origin": "https://elsewhere.org"}  # type: ignore[dict-item]
+    other = arguments | {"headers": headers}
     assert ALLOWED not in listed.client.request(method, path, **other).headers  # type: ignore[arg-type]
 
 
@@ -74,47 +75,47 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("sent", "status"), BROKEN.values(), ids=BROKEN)
-def test_what_no_route_sees_can_be_read_too(listed: Server, sent: bytes, status: int) -> None:
+def test_answers_outside_of_routes_are_readable_too(listed: Server, sent: bytes, status: int) -> None:
     (answer,) = exchange(listed, sent)
     assert answer.status_code == status
-    readable(answer)
+    check_readable(answer)
     (answer,) = exchange(listed, sent.replace(b"example.org", b"elsewhere.org"))
     assert ALLOWED not in answer.headers
 
 
-def test_a_full_queue_can_be_read(listed: Server) -> None:
+def test_an_error_for_too_many_images_is_readable(listed: Server) -> None:
     answer = listed.client.post("/predict?crops=10", content=plain(1))
     check(answer, 422, "invalid_request", "10 images")
-    readable(answer)
+    check_readable(answer)
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/", "/v2/models/fragile/infer", "/nothing"])
-def test_a_browser_asks_beforehand_without_a_key(listed: Server, path: str) -> None:
-    asking = {
+def test_preflight_requests_need_no_key(listed: Server, path: str) -> None:
+    preflight = {
         "Origin": ORIGIN,
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization,content-type,x-request-timeout-ms",
     }
-    answer = httpx.options(listed.address + path, headers=asking)
+    answer = httpx.options(listed.address + path, headers=preflight)
     assert (answer.status_code, answer.headers[ALLOWED]) == (200, ORIGIN)
     assert "authorization" in answer.headers["access-control-allow-headers"]
     assert "POST" in answer.headers["access-control-allow-methods"]
-    wrong = httpx.options(listed.address + path, headers=asking | {"Origin": "https://elsewhere.org"})
+    wrong = httpx.options(listed.address + path, headers=preflight | {"Origin": "https://elsewhere.org"})
     assert ALLOWED not in wrong.headers
     assert httpx.options(listed.address + "/predict", headers={"Origin": ORIGIN}).status_code == 401
 
 
-def test_all_origins_or_none(model_file: Path, tmp_path: Path) -> None:
+def test_an_asterisk_allows_all_origins(model_file: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "log", model_file, cors_origins="*") as server:
         for answer in (
             server.client.get("/health", headers={"Origin": "https://a.b"}),
             *exchange(server, request("GET", "/health", Origin="null")),
             *exchange(server, POST + ORIGIN_LINE + b"Content-Length: x\r\n\r\n"),
         ):
-            readable(answer, "*")
+            check_readable(answer, "*")
 
 
-def test_without_a_list_no_page_from_elsewhere_may(server: Server) -> None:
+def test_without_cors_origins_no_origin_is_allowed(server: Server) -> None:
     answer = server.client.post("/predict", headers={"Origin": ORIGIN}, content=plain(1))
     assert (answer.status_code, ALLOWED in answer.headers) == (200, False)
     (answer,) = exchange(server, POST + ORIGIN_LINE + b"Content-Length: x\r\n\r\n")
@@ -156,26 +157,26 @@ NEVER = {
 
 
 @pytest.mark.parametrize(("text", "origins"), LISTS.items())
-def test_lists_of_origins(text: str, origins: tuple[str, ...]) -> None:
+def test_valid_lists_of_origins(text: str, origins: tuple[str, ...]) -> None:
     assert parse_origins(text) == origins
     Settings.from_environ({"CORS_ORIGINS": text})
 
 
 @pytest.mark.parametrize(("origin", "remedy"), NEVER.items())
-def test_what_no_browser_sends_is_refused(origin: str, remedy: str) -> None:
+def test_origins_that_no_browser_sends_are_refused(origin: str, remedy: str) -> None:
     with pytest.raises(SettingsError) as raised:
-        Settings.from_environ({"CORS_ORIGINS": f"https://right.example, {origin}"})
+        Settings.from_environ({"CORS_ORIGINS": f"https://valid.example, {origin}"})
     message = str(raised.value)
-    assert message.startswith(f"CORS_ORIGINS has {origin!r}, which is never a page's origin")
+    assert message.startswith(f"CORS_ORIGINS has {origin!r}, which no browser sends as an origin")
     assert remedy in message
 
 
-def test_all_and_some_is_refused() -> None:
+def test_an_asterisk_with_other_origins_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"CORS_ORIGINS is .* leave the others out"):
         Settings.from_environ({"CORS_ORIGINS": "*, https://a.b"})
 
 
-def test_it_is_refused_at_the_start(model_file: Path) -> None:
+def test_an_invalid_origin_exits_with_2(model_file: Path) -> None:
     for workers in (1, 2):
-        code, said = refused(model=model_file, cors_origins="https://a.b/", workers=workers)
-        assert (code, "CORS_ORIGINS has 'https://a.b/'" in said) == (2, True)
+        code, message = refused(model=model_file, cors_origins="https://a.b/", workers=workers)
+        assert (code, "CORS_ORIGINS has 'https://a.b/'" in message) == (2, True)

@@ -1,4 +1,4 @@
-"""Compressed bodies: what was packed is answered as if it had not been, and its bounds hold."""
+"""Test compressed bodies: they are answered like uncompressed ones, and limits hold."""
 
 import base64
 import gzip
@@ -33,11 +33,12 @@ KINDS = {
 
 
 def raw_deflate(data: bytes) -> bytes:
-    made = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    return made.compress(data) + made.flush()
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return compressor.compress(data) + compressor.flush()
 
 
 def members(data: bytes) -> bytes:
+    """Compress each 100 bytes to one gzip member."""
     return b"".join(gzip.compress(data[at : at + 100]) for at in range(0, len(data), 100))
 
 
@@ -46,8 +47,8 @@ PACKED = {
     "x-gzip": ("x-gzip", gzip.compress),
     "in capitals": ("GZIP", gzip.compress),
     "of several members": ("gzip", members),
-    "an empty member behind it": ("gzip", lambda data: gzip.compress(data) + gzip.compress(b"")),
-    "zeros behind it": ("gzip", lambda data: gzip.compress(data) + bytes(1000)),
+    "an empty member after it": ("gzip", lambda data: gzip.compress(data) + gzip.compress(b"")),
+    "zeros after it": ("gzip", lambda data: gzip.compress(data) + bytes(1000)),
     "deflate": ("deflate", zlib.compress),
     "deflate without a header": ("deflate", raw_deflate),
     "gzip and identity": ("identity, gzip", gzip.compress),
@@ -58,7 +59,7 @@ PACKED = {
 
 @pytest.fixture(scope="module")
 def small(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Of bodies of a hundred thousand bytes."""
+    """Serve with a body limit of 100,000 bytes."""
     limits = {"max_body_bytes": LIMIT, "max_queue_bytes": 2 * LIMIT}
     with serving(tmp_path_factory.mktemp("log") / "stderr", model_file, **limits) as running:
         yield running
@@ -71,17 +72,17 @@ def post(server: Server, path: str, body: bytes, kind: str, coding: str) -> http
 
 @pytest.mark.parametrize(("coding", "pack"), PACKED.values(), ids=PACKED)
 @pytest.mark.parametrize(("body", "kind"), KINDS.values(), ids=KINDS)
-def test_a_packed_body_is_what_was_packed(
+def test_a_compressed_body_is_answered_like_the_original(
     small: Server, body: bytes, kind: str, coding: str, pack: Any
 ) -> None:
-    wanted = post(small, "/predict", body, kind, "").json()["predictions"]
-    found = post(small, "/predict", pack(body), kind, coding)
-    assert found.status_code == 200, found.text
-    assert found.json()["predictions"] == wanted
+    expected = post(small, "/predict", body, kind, "").json()["predictions"]
+    response = post(small, "/predict", pack(body), kind, coding)
+    assert response.status_code == 200, response.text
+    assert response.json()["predictions"] == expected
 
 
 @pytest.mark.parametrize(("coding", "pack"), PACKED.values(), ids=PACKED)
-def test_so_it_is_elsewhere(small: Server, coding: str, pack: Any) -> None:
+def test_other_routes_accept_compressed_bodies(small: Server, coding: str, pack: Any) -> None:
     for path in ("/embed", "/explain?format=json"):
         assert post(small, path, pack(JSON), "application/json", coding).status_code == 200
     entry = {"name": "encoded", "shape": [1], "datatype": "BYTES", "data": [json.loads(JSON)["image"]]}
@@ -102,9 +103,9 @@ BAD = {
     "not packed": ("gzip", PICTURE, 422, "not gzip, as Content-Encoding says"),
     "packed otherwise": ("gzip", zlib.compress(PICTURE), 422, "not gzip"),
     "damaged": ("gzip", gzip.compress(PICTURE)[:-8] + bytes(8), 422, "not gzip"),
-    "bytes behind it": ("gzip", gzip.compress(PICTURE) + b"abc", 422, "not gzip"),
-    "zeros and bytes behind it": ("gzip", gzip.compress(PICTURE) + bytes(9) + b"a", 422, "behind its end"),
-    "deflate twice": ("deflate", zlib.compress(PICTURE) * 2, 422, "behind its end"),
+    "bytes after it": ("gzip", gzip.compress(PICTURE) + b"abc", 422, "not gzip"),
+    "zeros and bytes after it": ("gzip", gzip.compress(PICTURE) + bytes(9) + b"a", 422, "after its end"),
+    "deflate twice": ("deflate", zlib.compress(PICTURE) * 2, 422, "after its end"),
     "too much": ("gzip", gzip.compress(bytes(LIMIT + 1)), 413, f"{LIMIT} bytes"),
     "too much in members": ("gzip", gzip.compress(bytes(LIMIT // 2)) * 3, 413, f"{LIMIT} bytes"),
     "too many members": ("gzip", gzip.compress(b"") * (MAX_MEMBERS + 1), 422, f"{MAX_MEMBERS} members"),
@@ -115,26 +116,26 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("coding", "body", "status", "said"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("coding", "body", "status", "detail"), BAD.values(), ids=BAD)
 @pytest.mark.parametrize("kind", [kind for _body, kind in KINDS.values()])
-def test_what_cannot_be_unpacked(
-    small: Server, kind: str, coding: str, body: bytes, status: int, said: str
+def test_bodies_that_cannot_be_decompressed_are_refused(
+    small: Server, kind: str, coding: str, body: bytes, status: int, detail: str
 ) -> None:
     code = {413: "too_large", 415: "unsupported_encoding", 422: "invalid_request"}[status]
     answer = post(small, "/predict", body, kind, coding)
-    check(answer, status, code, said)
+    check(answer, status, code, detail)
     assert (answer.headers.get("accept-encoding") == "gzip, deflate") is (status == 415)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
-def test_no_body_is_none_whatever_its_coding(small: Server, coding: str) -> None:
+def test_an_empty_body_stays_empty_with_any_coding(small: Server, coding: str) -> None:
     assert post(small, "/v2/repository/index", b"", "", coding).status_code == 200
     for _body, kind in KINDS.values():
         bare = post(small, "/predict", b"", kind, "")
         check(post(small, "/predict", b"", kind, coding), 422, "invalid_request", bare.json()["detail"])
 
 
-def test_two_headers_are_two_layers(small: Server) -> None:
+def test_two_content_encoding_headers_are_two_layers(small: Server) -> None:
     headers = [("Content-Encoding", "gzip"), ("Content-Encoding", "br")]
     check(
         small.client.post("/predict", content=b"x", headers=headers),
@@ -144,36 +145,36 @@ def test_two_headers_are_two_layers(small: Server) -> None:
     )
 
 
-def test_what_unpacks_to_more_than_there_is_room_for_waits_or_is_refused(small: Server) -> None:
-    """Each counts as MAX_BODY_BYTES while it is unpacked, and gives that back."""
-    body, found = gzip.compress(bytes(LIMIT)), list[int]()
+def test_decompression_beyond_the_capacity_waits_or_gets_429(small: Server) -> None:
+    """Each body counts as MAX_BODY_BYTES while it is decompressed, and no longer afterwards."""
+    body, statuses = gzip.compress(bytes(LIMIT)), list[int]()
 
-    def ask() -> None:
+    def send() -> None:
         answer = httpx.post(small.address + "/predict", content=body, headers={"Content-Encoding": "gzip"})
-        found.append(answer.status_code)
+        statuses.append(answer.status_code)
 
-    asking = [threading.Thread(target=ask) for _ in range(12)]
-    for thread in asking:
+    threads = [threading.Thread(target=send) for _ in range(12)]
+    for thread in threads:
         thread.start()
-    for thread in asking:
+    for thread in threads:
         thread.join()
-    assert set(found) <= {415, 429}
-    assert 415 in found, "zeros are no image"
+    assert set(statuses) <= {415, 429}
+    assert 415 in statuses, "zeros are no image"
     assert metrics(small)["alexnet_in_flight_images"] == 0
     assert post(small, "/predict", gzip.compress(PICTURE), "", "gzip").status_code == 200
 
 
 @pytest.mark.parametrize("line", [b"\r\n--bx", b"\r\n--b-", b"\r\n--b\r"])
-def test_a_form_of_boundaries_is_refused_before_it_is_read(small: Server, line: bytes) -> None:
-    """They are many in little, packed; each takes the parser a while."""
+def test_a_form_with_too_many_boundaries_is_refused_before_parsing(small: Server, line: bytes) -> None:
+    """Compressed, many boundaries take little space; each takes the parser time."""
     body = FORM[: FORM.index(PICTURE)] + line * 300 + b"\r\n--b--\r\n"
     for coding, sent in (("gzip", gzip.compress(body)), ("identity", body)):
         answer = post(small, "/predict", sent, KINDS["a form"][1], coding)
         check(answer, 422, "invalid_request", "too many parts")
 
 
-def test_members_and_padding_without_end_take_no_time() -> None:
-    """What lies behind a member is neither copied nor counted as a whole for each of them."""
+def test_many_members_and_long_padding_take_little_time() -> None:
+    """The bytes after a member are not all copied or counted again for each member."""
     began = time.process_time()
     with pytest.raises(InvalidRequest, match="members"):
         inflate(gzip.compress(b"") * 1_000_000, "gzip", 20_000_000)

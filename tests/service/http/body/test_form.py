@@ -1,4 +1,4 @@
-"""Multipart forms: no client chooses a codec, and what is not UTF-8 is refused or not looked at."""
+"""Test multipart forms: a form cannot choose a codec, and text that is not UTF-8 is refused."""
 
 import asyncio
 import encodings
@@ -39,22 +39,22 @@ def test_unknown_charset_is_refused(server: Server, charset: str) -> None:
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"', "us-ascii", ""])
-def test_utf_8_and_its_part_ascii_are_taken(server: Server, charset: str) -> None:
+def test_utf_8_and_ascii_are_accepted(server: Server, charset: str) -> None:
     field = 'Content-Disposition: form-data; name="größe"'.encode()
     assert post(server, form((field, "ä".encode()), (FILE, PICTURE)), charset).status_code == 200
 
 
 CHOICES = {
     "a part's charset": FILE + b"\r\nContent-Type: text/plain; charset=punycode",
-    "a file name's": FILE + b"; filename*=punycode''a-b",
-    "of RFC 2047": b'Content-Disposition: form-data; name="file"; filename="=?punycode?q?a-b?="',
+    "a file name's charset": FILE + b"; filename*=punycode''a-b",
+    "an RFC 2047 file name": b'Content-Disposition: form-data; name="file"; filename="=?punycode?q?a-b?="',
     "a transfer encoding": FILE + b"\r\nContent-Transfer-Encoding: punycode",
     "a file name in Latin-1": FILE.replace(b'"x"', b'"\xfc.jpg"'),
 }
 
 
 @pytest.mark.parametrize("head", CHOICES.values(), ids=CHOICES)
-def test_what_a_part_says_of_its_text_is_not_looked_at(server: Server, head: bytes) -> None:
+def test_a_part_cannot_choose_a_charset(server: Server, head: bytes) -> None:
     assert post(server, form((head, PICTURE))).status_code == 200
 
 
@@ -65,7 +65,7 @@ def test_text_that_is_not_utf_8_is_refused(server: Server, name: bytes) -> None:
     check(post(server, form((FIELD, name), (FILE, PICTURE))), 422, "invalid_request", "'a' is not UTF-8")
 
 
-def test_no_charset_is_remembered() -> None:
+def test_unknown_charsets_are_not_cached() -> None:
     async def body() -> AsyncIterator[bytes]:
         yield form((FILE, PICTURE))
 
@@ -79,10 +79,10 @@ def test_no_charset_is_remembered() -> None:
     assert encodings._cache == before
 
 
-ODD = {
+INVALID = {
     "no boundary": ("multipart/form-data", b"", "no boundary"),
-    "an empty one": ('multipart/form-data; boundary=""', b"", "no boundary"),
-    "a long one": ("multipart/form-data; boundary=" + "b" * 300, b"", "256"),
+    "an empty boundary": ('multipart/form-data; boundary=""', b"", "no boundary"),
+    "a long boundary": ("multipart/form-data; boundary=" + "b" * 300, b"", "256"),
     "no name": (
         "multipart/form-data; boundary=b",
         form((b"Content-Disposition: form-data", b"")),
@@ -98,17 +98,17 @@ ODD = {
         form((FILE, PICTURE))[:-3],
         "does not end with",
     ),
-    "the second cut off": (
+    "the second file cut off": (
         "multipart/form-data; boundary=b",
         form((FILE, PICTURE), (FILE, PICTURE))[:-9],
         "does not end with --b--",
     ),
-    "line feeds alone": (
+    "bare line feeds": (
         "multipart/form-data; boundary=b",
         form((FILE, b"x")).replace(b"\r\n", b"\n"),
         "end them with CRLF",
     ),
-    "line feeds alone behind a preamble": (
+    "bare line feeds after a preamble": (
         "multipart/form-data; boundary=b",
         b"A form.\n" + form((FILE, b"x")).replace(b"\r\n", b"\n"),
         "end them with CRLF",
@@ -118,7 +118,7 @@ ODD = {
     "other names": (
         "multipart/form-data; boundary=b",
         form((FIELD, b"x"), (FILE.replace(b'"file"', b'"image"'), PICTURE)),
-        "but 'a', 'image'; send the image as `file`",
+        "but the fields 'a', 'image'; send the image as `file`",
     ),
     "no file chosen": (
         "multipart/form-data; boundary=b",
@@ -142,19 +142,19 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize(("kind", "body", "said"), ODD.values(), ids=ODD)
-def test_a_form_that_is_none(server: Server, kind: str, body: bytes, said: str) -> None:
+@pytest.mark.parametrize(("kind", "body", "detail"), INVALID.values(), ids=INVALID)
+def test_an_invalid_form_is_refused(server: Server, kind: str, body: bytes, detail: str) -> None:
     answer = server.client.post("/predict", content=body, headers={"Content-Type": kind})
-    check(answer, 422, "invalid_request", said)
+    check(answer, 422, "invalid_request", detail)
 
 
 EXTENDED = b"Content-Disposition: form-data; name=\"file\"; filename*=UTF-8''%e2%82%ac.jpg"
 UNNAMED = b'Content-Disposition: form-data; name="file"'
 UNQUOTED = b"Content-Disposition: form-data; name=file; filename=a.png; filename*=utf-8''a.png"
-WHOLE = {
-    "a file name of RFC 8187 alone": ("b", form((EXTENDED, PICTURE))),
-    "one in capitals": ("b", form((EXTENDED.replace(b"filename", b"FILENAME"), PICTURE))),
-    "one in parts": ("b", form((EXTENDED.replace(b"filename*=", b"filename*0*="), PICTURE))),
+VALID = {
+    "only a file name of RFC 8187": ("b", form((EXTENDED, PICTURE))),
+    "a file name in capitals": ("b", form((EXTENDED.replace(b"filename", b"FILENAME"), PICTURE))),
+    "a file name in parts": ("b", form((EXTENDED.replace(b"filename*=", b"filename*0*="), PICTURE))),
     "no name, as .NET and Apache's client send bytes": ("b", form((UNNAMED, PICTURE))),
     "no name, and many bytes": ("b", form((UNNAMED, PICTURE + bytes(MAX_VALUE)))),
     ".NET's way of writing": ('"b"', form((UNQUOTED, PICTURE))),
@@ -165,9 +165,9 @@ WHOLE = {
     "a long preamble": ("b", b"--a form\r\n" * 30_000 + form((FILE, PICTURE))),
     "line ends before it": ("b", b"\r\n\r\n" + form((FILE, PICTURE))),
     "an epilogue": ("b", form((FILE, PICTURE)) + b"That was a form.\r\n--b\r\n"),
-    "no line end behind it": ("b", form((FILE, PICTURE))[:-2]),
+    "no line end after it": ("b", form((FILE, PICTURE))[:-2]),
     "a quoted boundary": ('"b"', form((FILE, PICTURE))),
-    "one of all characters": (
+    "a boundary of all characters": (
         '"\'()+_,-./:=? 0"',
         form((FILE, PICTURE)).replace(b"--b", b"--'()+_,-./:=? 0"),
     ),
@@ -175,26 +175,26 @@ WHOLE = {
 }
 
 
-@pytest.mark.parametrize(("boundary", "body"), WHOLE.values(), ids=WHOLE)
-def test_a_form_that_is_one(server: Server, boundary: str, body: bytes) -> None:
+@pytest.mark.parametrize(("boundary", "body"), VALID.values(), ids=VALID)
+def test_unusual_valid_forms_are_accepted(server: Server, boundary: str, body: bytes) -> None:
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
     answer = server.client.post("/predict", content=body, headers=headers)
     assert (answer.status_code, answer.json().keys() & {"predictions"}) == (200, {"predictions"})
 
 
-def test_a_name_in_quotes_is_no_file_name(server: Server) -> None:
+def test_filename_inside_a_quoted_name_is_ignored(server: Server) -> None:
     field = b'Content-Disposition: form-data; name="a; filename*=b"'
     check(post(server, form((field, b"\xff"))), 422, "invalid_request", "is not UTF-8")
 
 
-def test_a_form_in_small_pieces_is_the_same(server: Server) -> None:
+def test_a_form_in_small_chunks_is_answered_alike(server: Server) -> None:
     body = b"A preamble\r\n--\r\n--" + form((FIELD, b"x"), (FILE, PICTURE), (FILE, plain(200)))
     whole = post(server, body).json()["results"]
     pieces = (body[at : at + 7] for at in range(0, len(body), 7))
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     parts = server.client.post("/predict", content=pieces, headers=headers).json()["results"]
-    assert [one["predictions"][0]["label"] for one in parts] == [
-        one["predictions"][0]["label"] for one in whole
+    assert [result["predictions"][0]["label"] for result in parts] == [
+        result["predictions"][0]["label"] for result in whole
     ]
     assert len(parts) == 2
 
@@ -210,10 +210,10 @@ NAMES = {
 }
 
 
-def test_several_answers_name_their_files(server: Server) -> None:
+def test_several_results_name_their_files(server: Server) -> None:
     parts = [(head, PICTURE if number % 2 else b"no picture") for number, head in enumerate(NAMES)]
     results = post(server, form(*parts)).json()["results"]
     assert [result["file"] for result in results] == list(NAMES.values())
     assert ["predictions" in result for result in results] == [data == PICTURE for _head, data in parts]
-    exclusive = post(server, form((FILE, PICTURE))).json()
-    assert "file" not in exclusive, "there is nothing to tell apart"
+    single = post(server, form((FILE, PICTURE))).json()
+    assert "file" not in single, "a single result needs no name"

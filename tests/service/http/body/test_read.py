@@ -1,5 +1,6 @@
-"""Bodies: what is announced takes nothing from others, what comes is counted and bounded, and slow uplinks
-are served as long as they go on.
+"""Test reading bodies: received bytes are counted and limited, announced ones take no capacity.
+
+Slow uplinks are served while they keep the minimum rate.
 """
 
 import base64
@@ -32,7 +33,7 @@ IDLE = {
     "ten crops": POST.replace(b"/predict", b"/predict?crops=10") + CHUNKED,
     "an explanation": POST.replace(b"/predict", b"/explain") + CHUNKED,
     "tensors": POST.replace(b"/predict", b"/v2/models/tiny/infer") + CHUNKED,
-    "what unpacks": POST.replace(b"/predict", b"/v2/models/tiny/infer")
+    "compressed": POST.replace(b"/predict", b"/v2/models/tiny/infer")
     + b"Content-Encoding: gzip\r\n"
     + CHUNKED,
 }
@@ -40,14 +41,14 @@ IDLE = {
 
 @pytest.fixture(scope="module")
 def small(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A house for one explanation, or for the bytes of two bodies."""
+    """Serve with capacity for one explanation, or for the bytes of two bodies."""
     limits = {"max_queue": 50, "max_body_bytes": 100_000, "max_queue_bytes": 200_000, "body_timeout_s": 60}
     with serving(tmp_path_factory.mktemp("log") / "stderr", model_file, **limits) as running:
         yield running
 
 
 @pytest.mark.parametrize("sent", IDLE.values(), ids=IDLE)
-def test_bodies_that_do_not_come_take_no_place(small: Server, sent: bytes) -> None:
+def test_bodies_that_do_not_arrive_take_no_capacity(small: Server, sent: bytes) -> None:
     with ExitStack() as stack:
         for _sender in range(60):
             stack.enter_context(connect(small)).sendall(sent)
@@ -57,7 +58,7 @@ def test_bodies_that_do_not_come_take_no_place(small: Server, sent: bytes) -> No
 
 
 def has_room(server: Server, size: int) -> bool:
-    """Whether a body of `size` bytes would be asked for; it is not sent."""
+    """Return whether a body of `size` bytes would be admitted; it is not sent."""
     with connect(server) as connection:
         connection.sendall(POST + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % size)
         answer = connection.recv(65_536, socket.MSG_PEEK)
@@ -67,17 +68,17 @@ def has_room(server: Server, size: int) -> bool:
     return answer.startswith(b"HTTP/1.1 100 ")
 
 
-def test_bytes_that_have_come_are_counted_until_their_request_ends(small: Server) -> None:
+def test_received_bytes_count_until_their_request_ends(small: Server) -> None:
     sent = POST + b"Content-Length: 99000\r\n\r\n" + bytes(98_000)
-    with connect(small) as one, connect(small) as other:
-        one.sendall(sent)
-        other.sendall(sent)
-        eventually(lambda: not has_room(small, 5000))  # both have been read
+    with connect(small) as first, connect(small) as second:
+        first.sendall(sent)
+        second.sendall(sent)
+        eventually(lambda: not has_room(small, 5000))  # until both have been read
     eventually(lambda: has_room(small, 100_000))
 
 
-def test_who_sends_more_than_there_is_room_for_is_refused_on_the_way(small: Server) -> None:
-    """Each of three announced bodies would fit; together they do not."""
+def test_bodies_beyond_the_capacity_are_refused_while_they_arrive(small: Server) -> None:
+    """Each of the three announced bodies fits; together they do not."""
     with ExitStack() as stack:
         senders = [stack.enter_context(connect(small)) for _ in range(3)]
         for sender in senders:
@@ -89,22 +90,22 @@ def test_who_sends_more_than_there_is_room_for_is_refused_on_the_way(small: Serv
         assert 415 in answers
 
 
-def test_a_slow_uplink_is_served_while_it_goes_on(model_file: Path, tmp_path: Path) -> None:
-    """Longer than BODY_TIMEOUT_S in all, faster than the least rate, and no pause is as long as that."""
+def test_a_slow_uplink_above_the_minimum_rate_is_served(model_file: Path, tmp_path: Path) -> None:
+    """It takes longer than BODY_TIMEOUT_S, above MIN_RATE, and no pause is that long."""
     body = plain(1) + bytes(4 * MIN_RATE * 2)
     with serving(tmp_path / "log", model_file, body_timeout_s=2) as server, connect(server) as connection:
         connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(body))
-        began = time.monotonic()
+        started_at = time.monotonic()
         for number in range(4):
             connection.sendall(body[number * len(body) // 4 : (number + 1) * len(body) // 4])
             time.sleep(0.7)  # the uplink
-        assert time.monotonic() - began > 2
+        assert time.monotonic() - started_at > 2
         answer = answer_on(connection)
         assert answer.json()["predictions"][0]["label"] in CLASSES
 
 
-def test_a_body_that_stops_is_late_however_much_has_come(model_file: Path, tmp_path: Path) -> None:
-    """On average it is fast enough for another two minutes."""
+def test_a_body_that_stalls_times_out_whatever_has_arrived(model_file: Path, tmp_path: Path) -> None:
+    """Its average rate would be sufficient for another two minutes."""
     with serving(tmp_path / "log", model_file, body_timeout_s=1) as server, connect(server) as connection:
         connection.sendall(POST + b"Content-Length: 2000001\r\n\r\n" + bytes(2_000_000))
         check(answer_on(connection), 408, "timeout", "1 s", str(MIN_RATE))
@@ -137,7 +138,7 @@ HEAVY: dict[str, tuple[str, bytes, dict[str, str]]] = {
         b'{"inputs": [' + b",".join([b"[1.5]"] * 490_000) + b"]}",
         {},
     ),
-    "what unpacks": (
+    "compressed": (
         "/v2/models/tiny/infer",
         gzip.compress(b'{"inputs": "' + b"a" * 4_900_000 + b'"}'),
         {"Content-Encoding": "gzip"},
@@ -145,33 +146,35 @@ HEAVY: dict[str, tuple[str, bytes, dict[str, str]]] = {
 }
 
 
-def highest(server: Server) -> int:
-    """Bytes of memory, at most until now."""
+def peak_memory(server: Server) -> int:
+    """Return the peak of resident memory until now, in bytes."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the most")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="only Linux can reset the peak of memory"
+)
 @pytest.mark.parametrize(("path", "body", "headers"), HEAVY.values(), ids=HEAVY)
-def test_bodies_are_read_one_at_a_time(
+def test_large_bodies_are_parsed_one_at_a_time(
     server: Server, path: str, body: bytes, headers: dict[str, str]
 ) -> None:
-    """Twelve at once take what they have sent and what one takes while it is read."""
-    found: list[Any] = []
+    """Twelve at once need the memory of their bodies, and of parsing one of them."""
+    responses: list[Any] = []
     assert server.client.post("/predict", content=plain(1)).status_code == 200
     before = resident(server)
     Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")
 
-    def ask() -> None:
-        found.append(httpx.post(server.address + path, content=body, headers=headers, timeout=60))
+    def send() -> None:
+        responses.append(httpx.post(server.address + path, content=body, headers=headers, timeout=60))
 
-    asking = [threading.Thread(target=ask) for _ in range(12)]
-    for thread in asking:
+    threads = [threading.Thread(target=send) for _ in range(12)]
+    for thread in threads:
         thread.start()
-    for thread in asking:
+    for thread in threads:
         thread.join()
-    assert {answer.status_code for answer in found} <= {400, 415, 422}
-    assert highest(server) - before < 12 * 5_000_000 + 70_000_000
+    assert {answer.status_code for answer in responses} <= {400, 415, 422}
+    assert peak_memory(server) - before < 12 * 5_000_000 + 70_000_000
     assert "Traceback" not in server.log
 
 
@@ -188,7 +191,7 @@ def test_json_of_many_strings_or_objects_is_refused(text: bytes) -> None:
         read_json(text)
 
 
-def test_half_a_pair_in_a_name_is_said_back_in_ascii(small: Server) -> None:
+def test_a_lone_surrogate_is_quoted_in_ascii(small: Server) -> None:
     tensor = '{"name": "images", "parameters": {"shared_memory\\ud800": 1}}'
     inputs = f'{{"inputs": [{tensor}]}}'
     answer = small.client.post("/v2/models/tiny/infer", content=inputs)
