@@ -16,7 +16,7 @@ from service.inherited import OTLP_ENDPOINTS
 from service.observability.logs import log
 from service.settings import SettingsError
 
-FLUSH_S: Final = 2.0  # within server.LAST_S
+FLUSH_S: Final = 2.0  # within server.uvicorn_server.FORCED_EXIT_S
 NOT_TRACED: Final = "/health,/metrics,/static"
 TRACED: Final = any(os.environ.get(name) for name in OTLP_ENDPOINTS)
 _tracer: Final = trace.get_tracer("alexnet")
