@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.support.images import LARGE, SMALL, drawn
 from contract.limits import usable_cores
 from contract.recipe import DEFAULT_RECIPE
-from service.imaging.decoder import Decoder, ThreadDecoder, Watch
+from service.imaging.decoder import DecodeClock, Decoder, ThreadDecoder
 from service.imaging.process_decoder import ProcessDecoder
 from service.settings import Settings
 
@@ -27,7 +27,7 @@ def rate(decoder: Decoder, pictures: Sequence[bytes], seconds: float, callers: i
     def ask(first: int) -> int:
         done = 0
         while time.perf_counter() < end:
-            decoder.decode(pictures[(first + done) % len(pictures)], DEFAULT_RECIPE, 1, True, Watch())
+            decoder.decode(pictures[(first + done) % len(pictures)], DEFAULT_RECIPE, 1, True, DecodeClock())
             done += 1
         return done
 
@@ -43,7 +43,7 @@ def latency(decoder: Decoder, pictures: Sequence[bytes], seconds: float) -> list
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         began = time.perf_counter()
-        decoder.decode(pictures[len(took) % len(pictures)], DEFAULT_RECIPE, 1, True, Watch())
+        decoder.decode(pictures[len(took) % len(pictures)], DEFAULT_RECIPE, 1, True, DecodeClock())
         took.append(1000 * (time.perf_counter() - began))
     return took
 

@@ -20,7 +20,7 @@ from benchmarks.limit import crop_of
 from benchmarks.support.images import found
 from contract.limits import usable_cores
 from contract.preprocess import Pixels
-from service.inference.occlusion import GRID, covered, occlusion_map
+from service.inference.occlusion import GRID, occluded_copies, occlusion_map
 from service.models.session import Model, load_model
 
 CELLS, STEPS = 14, 14  # cells a side, and how many times as many more of them are covered
@@ -45,7 +45,7 @@ def random(_model: Model, crop: Pixels, _label: int) -> Map:
 
 
 def occlusion(model: Model, crop: Pixels, label: int) -> Map:
-    parts = probabilities(model, [crop, *covered(crop, model.manifest.mean)], label).tolist()
+    parts = probabilities(model, [crop, *occluded_copies(crop, model.manifest.mean)], label).tolist()
     return occlusion_map(parts[0], parts[1:])
 
 

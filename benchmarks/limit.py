@@ -166,7 +166,7 @@ def main() -> None:
     keep_memory()
     cores = usable_cores()
     model = load_model(args.model, "cpu", cores)
-    whole = load_model(args.model, "cpu", cores, small=0)
+    whole = load_model(args.model, "cpu", cores, large_bytes=0)
     with tempfile.TemporaryDirectory() as folder:
         files = photographs(args.images, args.large, Path(folder))
         ways: dict[str, Callable[[float], float]] = {

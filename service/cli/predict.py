@@ -16,8 +16,8 @@ from service.errors import BodyTooLarge, InvalidRequest, ModelError
 from service.inference.engine import running_engine
 from service.inference.tasks import DEFAULT_TOP_K, classify
 from service.models.cuda import GpuOptions
-from service.models.default_model import configured, default_name, require_file
-from service.models.discovery import normal, places
+from service.models.default_model import configured_default, default_name, require_file
+from service.models.discovery import model_locations, normalize_name
 from service.models.loading import Load, LoadResult, read
 from service.models.repository import Repository
 from service.models.session import load_model
@@ -53,12 +53,12 @@ def find_models(settings: Settings, model: str | None) -> list[LoadResult]:
             raise UsageError(f"there is no model file {model}")
         settings = settings.model_copy(update={"model": Path(model)})
     elif model is not None:
-        settings, model = settings.model_copy(update={"model": None}), normal(model)
+        settings, model = settings.model_copy(update={"model": None}), normalize_name(model)
     else:
         require_file(settings)
-    locations = places(settings)
+    locations = model_locations(settings)
     if names := sorted({location.name for location in locations if location.name}):
-        name = default_name(configured(settings), names) if model is None else model
+        name = default_name(configured_default(settings), names) if model is None else model
         if name is None:
             raise UsageError(f"name one of the models with --model: {', '.join(names)}")
         if name not in names:

@@ -61,7 +61,7 @@ def status_routes(metrics: Metrics) -> APIRouter:
         engine = engine_of(request.scope)
         engine.require_ready()
         default = next(engine.repository.served)
-        sources = engine.repository.sources
+        sources = engine.repository.registrations
         return Health(
             status="ok",
             model=default.name,

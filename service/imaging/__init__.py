@@ -1,1 +1,1 @@
-"""From the bytes of an image file to crops, in threads or in sandboxed processes."""
+"""Decodes image files to crops, in threads or in sandboxed processes."""

@@ -1,4 +1,4 @@
-"""The bytes of an image file -> the network's pixels."""
+"""Decodes an image file to the crops that the network takes."""
 
 import math
 import time
@@ -15,21 +15,23 @@ from contract.picture import Header, InvalidImage, TooManyPixels, decode_pixels,
 from contract.preprocess import Pixels, centre_crop, square, ten_crops
 from contract.recipe import Recipe
 
-# What decoding may take for each of MAX_PIXELS: the coefficients of a JPEG, of which a telephone's may have
-# 64 million pixels. Formats that take more may have fewer pixels.
+# Memory that decoding may take for each of MAX_PIXELS. A JPEG's coefficients take as much, and a phone's
+# JPEG may have 64 million pixels. Files of formats that take more may have fewer pixels.
 BYTES_PER_PIXEL: Final = 6
-# What a core decodes in a second, about: memory that is filled, and pixels of a JPEG, all of whose
-# coefficients are unpacked even where it is decoded at an eighth of its size.
+# What one core decodes in a second, about: bytes of memory filled, and pixels of a JPEG, all of whose
+# coefficients are unpacked even if it is decoded at an eighth of its size.
 _BYTES_PER_SECOND: Final = 300_000_000
 _PIXELS_PER_SECOND: Final = 150_000_000
-SLOW_S: Final = 0.1  # a picture that is estimated to take longer is decoded apart from ordinary ones
+SLOW_S: Final = 0.1  # a picture that is estimated to take longer is decoded apart from others
 Reserve = Callable[[Header], AbstractContextManager[None]]
 
 
 @dataclass
 class DecodedImage:
-    """The crops (224, 224, 3) uint8 of one picture. `width` and `height` are the file's, upright; the times
-    are of `time.perf_counter`, which all processes of a machine share.
+    """The crops (224, 224, 3) uint8 of one picture, and facts about its file.
+
+    `width` and `height` are the file's, after it was turned upright. `began` and `ended` are of
+    `time.perf_counter`, which all processes of a machine share.
     """
 
     crops: list[Pixels]
@@ -38,11 +40,11 @@ class DecodedImage:
     format: str
     began: float
     ended: float
-    profile_ignored: str | None = None  # why its colours are taken as sRGB
+    profile_ignored: str | None = None  # why its colour profile is not used; its colours count as sRGB
 
 
 class SlowPicture(Exception):
-    """The picture is to be decoded apart from ordinary ones; `seconds` are estimated."""
+    """The picture has to be decoded apart from ordinary ones; it takes about `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -60,39 +62,40 @@ def decode_crops(
     crops: int,
     reserve: Reserve = lambda _header: nullcontext(),
 ) -> DecodedImage:
-    """The central crop (`crops` 1), or ten. Raises ImageError.
+    """Decode an image file to its central crop (`crops` 1), or to ten crops. Raises ImageError.
 
-    `reserve` is called between the header and the pixels; what it raises ends the work. Decoding takes
-    `header.bytes` at most, which are BYTES_PER_PIXEL for each of `max_pixels` or fewer.
+    `reserve` is entered after the header is read and before the pixels are decoded; an error that it
+    raises ends the work. Decoding takes at most `header.bytes` of memory, which is never more than
+    BYTES_PER_PIXEL * `max_pixels`.
     """
     began = time.perf_counter()
     header = read_header(data, recipe, max_pixels)
-    room = BYTES_PER_PIXEL * max_pixels
-    if header.bytes > room:
-        most = header.width * header.height * room // header.bytes
+    max_bytes = BYTES_PER_PIXEL * max_pixels
+    if header.bytes > max_bytes:
+        allowed = header.width * header.height * max_bytes // header.bytes
         raise TooManyPixels(
             f"the image has {header.width}x{header.height} pixels; of such {header.format} files at most "
-            f"{most} pixels are decoded, because of the memory that they take"
+            f"{allowed} pixels are decoded, because of the memory that they take"
         )
     with reserve(header):
         picture = decode_pixels(header)
-        made = (
+        pixels = (
             [centre_crop(picture, recipe)]
             if crops == 1
             else list(ten_crops(square(picture, recipe), recipe))
         )
         width, height, kind = picture.width, picture.height, picture.format
         ignored = picture.profile_ignored
-        del header, picture  # their memory is what is reserved
-    return DecodedImage(made, width, height, kind, began, time.perf_counter(), profile_ignored=ignored)
+        del header, picture  # frees what was reserved for them
+    return DecodedImage(pixels, width, height, kind, began, time.perf_counter(), profile_ignored=ignored)
 
 
 def too_long(limit: float) -> InvalidImage:
-    """`limit` in seconds."""
+    """Make the error of an image that takes longer than `limit` s to decode."""
     return InvalidImage(f"the image takes longer than {limit * 1000:g} ms to decode; send it smaller")
 
 
 def shared_crops(shared: mmap, recipe: Recipe, crops: int) -> NDArray[np.uint8]:
-    """(crops, recipe.crop, recipe.crop, 3) in the memory."""
+    """View shared memory as an array (crops, recipe.crop, recipe.crop, 3) uint8."""
     shape = crops, recipe.crop, recipe.crop, 3
     return np.frombuffer(shared, np.uint8, math.prod(shape)).reshape(shape)

@@ -1,8 +1,8 @@
-"""A process that only decodes, for images of untrusted clients: python -m service.imaging.decode_worker.
+"""Decodes images of untrusted clients in a process of its own: python -m service.imaging.decode_worker.
 
-It needs numpy and Pillow alone, so it is small and starts at once. `process_decoder` writes a line of JSON
-to its standard input and then as many bytes as that says. It answers on its standard output with a line of
-JSON, once the crops of an image that could be decoded are in the memory that both share.
+It imports only numpy and Pillow, so it is small and starts quickly. For each image, `process_decoder`
+writes a line of JSON to its standard input and then as many bytes as the line's `bytes` says. The worker
+stores the crops in memory that both processes share, then writes a line of JSON to its standard output.
 """
 
 import ctypes
@@ -25,13 +25,13 @@ from service.stdio import discard_library_stderr
 PR_SET_PDEATHSIG: Final = 1  # of linux/prctl.h
 
 
-def serve(asked: BinaryIO, answers: BinaryIO, shared: mmap) -> None:
-    """Until `asked` ends."""
+def serve(requests: BinaryIO, answers: BinaryIO, shared: mmap) -> None:
+    """Decode images until `requests` ends."""
     answers.write(b"ready\n")
     answers.flush()
-    while line := asked.readline():
+    while line := requests.readline():
         job = json.loads(line)
-        answers.write(json.dumps(_answer(job, asked.read(job["bytes"]), shared)).encode() + b"\n")
+        answers.write(json.dumps(_answer(job, requests.read(job["bytes"]), shared)).encode() + b"\n")
         answers.flush()
 
 
@@ -43,23 +43,22 @@ def _answer(job: dict[str, Any], data: bytes, shared: mmap) -> dict[str, Any]:
         return nullcontext()
 
     try:
-        made = decode_crops(data, RECIPES[job["recipe"]], job["max_pixels"], job["crops"], require_quick)
+        image = decode_crops(data, RECIPES[job["recipe"]], job["max_pixels"], job["crops"], require_quick)
     except SlowPicture as slow:
         return {"slow": slow.seconds}
     except ImageError as error:
         return {"error": type(error).__name__, "detail": str(error)}
     except MemoryError:
-        detail = "decoding the image takes more memory than it may have; send it smaller"
+        detail = "decoding the image takes more memory than is allowed; send it smaller"
         return {"error": "InvalidImage", "detail": detail}
-    np.stack(made.crops, out=shared_crops(shared, RECIPES[job["recipe"]], job["crops"]))
-    kept = ("width", "height", "format", "began", "ended", "profile_ignored")
-    return {name: getattr(made, name) for name in kept}
+    np.stack(image.crops, out=shared_crops(shared, RECIPES[job["recipe"]], job["crops"]))
+    fields = ("width", "height", "format", "began", "ended", "profile_ignored")
+    return {name: getattr(image, name) for name in fields}
 
 
 def main() -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C in a terminal is for the service, which lets us finish
+    # Ctrl-C in a terminal also reaches this process; the service decides when it ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     discard_library_stderr()
     set_mmap_threshold()

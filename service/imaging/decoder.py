@@ -1,4 +1,8 @@
-"""What decodes: here, or a process of its own (decode_processes.py). Both do it in the thread that asks."""
+"""Decodes images in the calling thread, within a budget of memory, and defines the Decoder interface.
+
+The other implementation, `process_decoder`, sends images to processes and waits for them in the calling
+thread.
+"""
 
 import math
 import threading
@@ -21,44 +25,54 @@ from service.imaging.decode import (
 
 
 @dataclass
-class Watch:
-    """The time that decoding has begun, of `time.perf_counter`; waiting for memory does not count."""
+class DecodeClock:
+    """When decoding began, by `time.perf_counter`; waiting for memory or a process does not count."""
 
     began: float = math.inf
 
 
 class Decoder(Protocol):
+    """Decode image files; `decode` may be called from several threads at once."""
+
     @property
     def stuck_for(self) -> float:
-        """Seconds for which it has not been able to decode; 0 while it is."""
+        """Seconds since decoding has become impossible; 0 while it is possible."""
 
     def start(self) -> None:
-        """Before the first image, in a thread that stays. Raises OSError."""
+        """Prepare for the first image, in a thread that outlives the decoder. Raises OSError."""
 
-    def decode(self, data: bytes, recipe: Recipe, crops: int, slow: bool, watch: Watch) -> DecodedImage:
-        """`slow`: it may take long. Raises ImageError, and SlowPicture where it may not."""
+    def decode(
+        self, data: bytes, recipe: Recipe, crops: int, slow: bool, clock: DecodeClock
+    ) -> DecodedImage:
+        """Decode one image. Raises ImageError, and SlowPicture if it is slow and not `slow`.
+
+        `slow` says that the image may take long; `clock` is set when decoding begins.
+        """
 
     def close(self) -> None:
-        """Whoever waits for it gets any error."""
+        """Stop decoding; callers that wait for an image get an ImageError."""
 
 
 class ThreadDecoder:
-    """What is decoded at once takes BYTES_PER_PIXEL for each of `max_pixels` at most, for images that take
-    long, and a fourth of that for the others.
+    """Decode in the calling threads, whose images share two budgets of memory.
+
+    Slow images together take at most BYTES_PER_PIXEL * `max_pixels`, all others a quarter of that.
     """
 
     stuck_for = 0.0
 
     def __init__(self, max_pixels: int) -> None:
         self._max_pixels = max_pixels
-        room = max_pixels * BYTES_PER_PIXEL
-        self._ordinary, self._slow = MemoryBudget(room // 4), MemoryBudget(room)
+        max_bytes = max_pixels * BYTES_PER_PIXEL
+        self._ordinary, self._slow = MemoryBudget(max_bytes // 4), MemoryBudget(max_bytes)
 
     def start(self) -> None: ...
 
     def close(self) -> None: ...
 
-    def decode(self, data: bytes, recipe: Recipe, crops: int, slow: bool, watch: Watch) -> DecodedImage:
+    def decode(
+        self, data: bytes, recipe: Recipe, crops: int, slow: bool, clock: DecodeClock
+    ) -> DecodedImage:
         memory = self._slow if slow else self._ordinary
 
         @contextmanager
@@ -67,23 +81,23 @@ class ThreadDecoder:
             if not slow and (seconds > SLOW_S or header.bytes > memory.limit):
                 raise SlowPicture(seconds)
             with memory.reserve(header.bytes):
-                watch.began = time.perf_counter()
+                clock.began = time.perf_counter()
                 yield
 
         return decode_crops(data, recipe, self._max_pixels, crops, reserve)
 
 
 class MemoryBudget:
-    """Bytes that decoding takes, over all threads."""
+    """Limit the bytes that decoding takes over all threads."""
 
     def __init__(self, limit: int) -> None:
         self.limit = self._free = limit
         self._changed = threading.Condition()
-        self._turn = threading.Lock()  # small pictures do not overtake a large one for ever
+        self._turn = threading.Lock()  # so that small pictures do not overtake a large one again and again
 
     @contextmanager
     def reserve(self, size: int) -> Iterator[None]:
-        """Wait for so many, at most the limit."""
+        """Hold `size` bytes (at most the limit); wait until they are free."""
         with self._turn, self._changed:
             self._changed.wait_for(lambda: size <= self._free)
             self._free -= size

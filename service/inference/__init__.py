@@ -1,1 +1,1 @@
-"""From an admitted image to its result: admission, scheduling, batching. Knows nothing of HTTP."""
+"""Admission control, scheduling and batched inference, independent of HTTP."""

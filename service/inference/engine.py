@@ -14,7 +14,7 @@ from service.imaging.process_decoder import ProcessDecoder
 from service.inference.admission import Admission
 from service.inference.batches import BatchResult
 from service.inference.scheduler import Scheduler
-from service.models.cuda import LANES, PROVIDER
+from service.models.cuda import GPU_WORKERS, PROVIDER
 from service.models.repository import Repository
 from service.models.serving import ServingModel
 from service.models.session import Model, Row, gpu_memory_used
@@ -24,9 +24,10 @@ from service.settings import Settings
 
 
 @dataclass(frozen=True)
-class Inferred:
-    """What the outputs say of each crop; `waited` until the first batch with one of them began, `took`
-    from then to the end of the last, seconds.
+class InferenceResult:
+    """The outputs of each crop, and the seconds that they took.
+
+    `waited` is until the first batch with one of the crops began, `took` from then to the end of the last.
     """
 
     rows: list[Row]
@@ -35,8 +36,8 @@ class Inferred:
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """The crops (224, 224, 3) uint8 of an image; `waited` for a thread and `took` in it, seconds."""
+class DecodedCrops:
+    """The crops (224, 224, 3) uint8 of an image; it `waited` for a thread and `took` seconds in it."""
 
     crops: list[Pixels]
     info: ImageInfo
@@ -45,9 +46,9 @@ class Decoded:
 
 
 class Engine:
-    """Run inference on the event loop, and tell whether requests can be answered.
+    """Run inference for the event loop, and know whether requests can be answered.
 
-    `draining`: the server is stopping. `failed`: no batch will ever be run again in this process.
+    `draining` means that the server is stopping, `failed` that this process will never run a batch again.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """A model is served, and batches are run."""
+        """Whether a model is served and batches are run."""
         return self.scheduler.alive and any(self.repository.served)
 
     @property
@@ -83,17 +84,17 @@ class Engine:
         return self.alive and self.scheduler.decodes and not self.draining
 
     def require_ready(self) -> None:
-        """Raises NotReady where an image would be better off elsewhere; here it may still be answered."""
+        """Raise NotReady if images should go to another server; this one may still answer them."""
         self.require_worker()
         if not self.scheduler.decodes:
             raise NotReady(
-                "nothing is decoded: images that take longer than DECODE_TIMEOUT_MS fill_wait every thread"
+                "nothing is decoded: images that take longer than DECODE_TIMEOUT_MS block every thread"
             )
         if self.draining:
             raise NotReady("the server is stopping")
 
     def require_worker(self) -> None:
-        """Raises NotReady where no image can be answered. A server that is stopping still answers."""
+        """Raise NotReady if no image can be answered. A server that is stopping still answers."""
         if not any(self.repository.served):
             raise NotReady("no model is loaded")
         if not self.alive:
@@ -101,45 +102,50 @@ class Engine:
 
     @property
     def stuck(self) -> bool:
-        """Nothing is decoded or no batch runs any more, for longer than any request may take."""
+        """Whether decoding or inference has hung for longer than any request may take."""
         return not self.scheduler.alive or self.scheduler.stuck_for > self._settings.request_timeout_s
 
-    async def look(
+    async def infer_image(
         self, served: ServingModel, data: bytes, outputs: tuple[str, ...], crops: int
-    ) -> tuple[Decoded, Inferred]:
-        """The bytes of an image file -> its central crop, or ten, and what the outputs say of each. Raises
-        ImageError, Overloaded, SchedulerClosed, or what the session raised.
+    ) -> tuple[DecodedCrops, InferenceResult]:
+        """Decode an image file and infer its central crop, or ten.
+
+        Raises ImageError, Overloaded, SchedulerClosed, or what the session raised.
         """
-        asked = time.perf_counter()
-        answer = await self.scheduler.infer_image(served.model, data, crops, outputs)
-        made = answer.decoded
-        assert made is not None
-        self.metrics.decode_seconds.observe(made.ended - made.began)
-        add_span("decode", made.began, made.ended)
+        submitted = time.perf_counter()
+        result = await self.scheduler.infer_image(served.model, data, crops, outputs)
+        image = result.decoded
+        assert image is not None
+        self.metrics.decode_seconds.observe(image.ended - image.began)
+        add_span("decode", image.began, image.ended)
         info = ImageInfo(
-            width=made.width,
-            height=made.height,
-            format=made.format,
-            profile_ignored=made.profile_ignored,
+            width=image.width,
+            height=image.height,
+            format=image.format,
+            profile_ignored=image.profile_ignored,
         )
-        decoded = Decoded(made.crops, info, made.began - asked, made.ended - made.began)
-        return decoded, self._inferred(answer, made.ended)
+        decoded = DecodedCrops(image.crops, info, image.began - submitted, image.ended - image.began)
+        return decoded, self._record(result, image.ended)
 
     async def infer(
         self, served: ServingModel, crops: Sequence[Pixels], outputs: tuple[str, ...]
-    ) -> Inferred:
-        """May spread the crops over batches. Raises SchedulerClosed, or what the session raised."""
-        asked = time.perf_counter()
-        return self._inferred(await self.scheduler.infer_crops(served.model, crops, outputs), asked)
+    ) -> InferenceResult:
+        """Infer crops (224, 224, 3) uint8, in one batch or several.
 
-    def _inferred(self, answer: BatchResult, ready: float) -> Inferred:
-        took = answer.ended - answer.began
+        Raises SchedulerClosed, or what the session raised.
+        """
+        submitted = time.perf_counter()
+        return self._record(await self.scheduler.infer_crops(served.model, crops, outputs), submitted)
+
+    def _record(self, result: BatchResult, ready: float) -> InferenceResult:
+        """Observe in metrics and traces how long crops took that waited for a batch since `ready`."""
+        took = result.ended - result.began
         self.metrics.inference_seconds.observe(took)
-        add_span("inference", answer.began, answer.ended)
-        return Inferred(answer.rows, answer.began - ready, took)
+        add_span("inference", result.began, result.ended)
+        return InferenceResult(result.rows, result.began - ready, took)
 
     def count_image(self, waited: float) -> None:
-        """One more is answered, after `waited` s for a thread and for its batch."""
+        """Count an answered image that `waited` s for a thread and for its batch."""
         self.metrics.images.inc()
         self.metrics.queue_seconds.observe(waited)
 
@@ -152,10 +158,10 @@ async def running_engine(
     metrics: Metrics,
     max_wait: float = math.inf,
 ) -> AsyncIterator[Engine]:
-    """Start `threads` threads that decode and infer, and stop them at the end. Raises OSError."""
+    """Start `threads` threads that decode and infer; stop them at the end. Raises OSError."""
     processes, timeout = settings.decode_processes, settings.decode_timeout_ms / 1000
     decoder: Decoder = ThreadDecoder(settings.max_pixels)
-    if processes:  # killed when an image takes too long; and what breaks one breaks no other
+    if processes:  # can be killed when an image takes too long, and crash alone
         decoder = ProcessDecoder(processes, settings.max_pixels, timeout)
 
     def run(model: Model, batch: list[Pixels], outputs: tuple[str, ...], exclusive: bool) -> list[Row]:
@@ -164,7 +170,7 @@ async def running_engine(
 
     runners = threads if processes else 0
     if any(served.model.provider == PROVIDER for served in repository.served):
-        runners = LANES
+        runners = GPU_WORKERS
     scheduler = Scheduler(
         decoder,
         run,

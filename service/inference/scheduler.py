@@ -1,4 +1,4 @@
-"""Decides what each thread does next: run a batch, or decode an image that will be in one."""
+"""Decides what each worker thread does next: decode an image, or run a batch of decoded crops."""
 
 import asyncio
 import math
@@ -15,24 +15,20 @@ from contract.preprocess import Pixels
 from service.errors import SchedulerClosed, WorkerLost
 from service.host import BATCH_NICE, DECODE_NICE, SLOW_DECODE_NICE, lower_thread_priority, pin_thread
 from service.imaging.decode import SlowPicture, too_long
-from service.imaging.decoder import Decoder, Watch
+from service.imaging.decoder import DecodeClock, Decoder
 from service.inference.batches import Batch, Batches, BatchResult, Request
 from service.inference.slow_work import SlowWork
 from service.models.session import Model, Row
 from service.observability.logs import log
 
-MAX_BATCH_DELAY_S: Final = (
-    0.025  # s that a crop waits at most for a fuller batch, while there is more to decode
-)
-# Model, crops, outputs, and whether nothing else is in flight.
-Run = Callable[[Model, list[Pixels], tuple[str, ...], bool], Sequence[Row]]
+MAX_BATCH_DELAY_S: Final = 0.025  # that a crop waits for a fuller batch while more images are decoded
+Outputs = tuple[str, ...]
+Run = Callable[[Model, list[Pixels], Outputs, bool], Sequence[Row]]  # bool: nothing else is in flight
 
 
 @dataclass(eq=False)
 class _Group:
-    """`size` threads that do the same: decode `images`, run batches, or both. Each of `stuck` has had one
-    of them since then.
-    """
+    """`size` threads with the same duties: decode `images`, run batches, or both."""
 
     name: str
     size: int
@@ -41,7 +37,7 @@ class _Group:
     decodes: bool = False
     runs: bool = False
     images: deque[Request] = field(default_factory=deque)
-    stuck: dict[Request, float] = field(default_factory=dict)
+    stuck: dict[Request, float] = field(default_factory=dict)  # since when images block threads
 
     @property
     def lost(self) -> bool:
@@ -49,12 +45,12 @@ class _Group:
 
 
 class Scheduler:
-    """So many `threads` decode and run batches, with `pin_cores` on a core each; with `runners` they only
-    decode, and those run. `slow` threads decode images that take long, at a lower priority. Those that
-    would wait for more than `max_wait` s are refused. See Batches for `max_batch`, the rest.
+    """Run `threads` threads that decode images and run batches; with `pin_cores` each has its own core.
 
-    A run that fails fails its batch. An image that takes more than `timeout` s (0: any time) to decode is
-    answered then, and its thread, which nothing can end, is lost until the decoder is done with it.
+    With `runners` they only decode, and so many others run the batches. `slow` threads decode slow images
+    at a lower priority; images that would wait longer than `max_wait` s are refused. The rest: see Batches.
+    A failed run fails its batch only. An image that takes longer than `timeout` s to decode (0: no limit)
+    is answered then. Its thread cannot be ended, and is lost until the decoder returns.
     """
 
     def __init__(
@@ -101,8 +97,8 @@ class Scheduler:
             self._threads.append(thread)
 
     async def close(self) -> None:
-        """Whoever waits gets SchedulerClosed; what runs is let finish."""
-        self._end("the service is shutting down")
+        """Fail the waiting requests with SchedulerClosed, and wait for the batches that run."""
+        self._abort("the service is shutting down")
         self._decoder.close()
         if not any(group.stuck for group in self._groups):
             for thread in self._threads:
@@ -110,17 +106,17 @@ class Scheduler:
 
     @property
     def alive(self) -> bool:
-        """Batches are run."""
+        """Whether batches are run."""
         return self._closed is None
 
     @property
     def decodes(self) -> bool:
-        """An image that came now would be decoded, sooner or later."""
+        """Whether a new image would be decoded, sooner or later."""
         return not any(group.lost for group in self._groups) and not self._decoder.stuck_for
 
     @property
     def stuck_for(self) -> float:
-        """Seconds for which nothing has been decoded, or that the oldest run under way has taken so far."""
+        """Seconds since nothing is decoded any more, or since the oldest run in progress began."""
         now = self._clock()
         with self._lock:
             lost = [max(group.stuck.values()) for group in self._groups if group.lost]
@@ -128,30 +124,27 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Crops that wait for a batch."""
+        """How many crops wait for a batch."""
         with self._lock:
             return len(self._batches)
 
-    async def infer_image(
-        self, model: Model, data: bytes, crops: int, outputs: tuple[str, ...]
-    ) -> BatchResult:
-        """The bytes of an image file -> what the outputs say of its central crop, or of ten. Raises
-        ImageError, Overloaded, SchedulerClosed, and what `run` raises.
+    async def infer_image(self, model: Model, data: bytes, crops: int, outputs: Outputs) -> BatchResult:
+        """Infer the central crop of an image file, or its ten crops.
+
+        Raises ImageError, Overloaded, SchedulerClosed, and what `run` raises.
         """
         return await self._infer(model, outputs, crops, data, [])
 
-    async def infer_crops(
-        self, model: Model, crops: Sequence[Pixels], outputs: tuple[str, ...]
-    ) -> BatchResult:
-        """Crops (224, 224, 3) uint8. Raises SchedulerClosed, and what `run` raises."""
+    async def infer_crops(self, model: Model, crops: Sequence[Pixels], outputs: Outputs) -> BatchResult:
+        """Infer crops (224, 224, 3) uint8. Raises SchedulerClosed, and what `run` raises."""
         return await self._infer(model, outputs, len(crops), b"", crops)
 
     async def _infer(
-        self, model: Model, outputs: tuple[str, ...], count: int, data: bytes, crops: Sequence[Pixels]
+        self, model: Model, outputs: Outputs, count: int, data: bytes, crops: Sequence[Pixels]
     ) -> BatchResult:
         loop = asyncio.get_running_loop()
-        answer, came = BatchResult([{}] * count), self._clock()
-        request = Request(model, outputs, count, answer, loop.create_future(), came, data)
+        result, now = BatchResult([{}] * count), self._clock()
+        request = Request(model, outputs, count, result, loop.create_future(), now, data)
         with self._lock:
             if self._closed is not None:
                 raise SchedulerClosed(self._closed)
@@ -163,39 +156,40 @@ class Scheduler:
                 self._ordinary.images.append(request)
                 self._ordinary.changed.notify()
         if self._timeout and not crops:
-            request.timer = loop.call_later(self._timeout, self._look_at, request)
+            request.timer = loop.call_later(self._timeout, self._check_timeout, request)
         try:
             return await request.future
         finally:
             with self._lock:
                 self._requests.discard(request)
                 self._batches.in_flight -= count
-                if self._batches.full:  # of fewer, a share is less
+                if self._batches.full:  # each thread's share is smaller now
                     self._runners.changed.notify()
             if request.timer is not None:
                 request.timer.cancel()
-            request.data = b""  # a thread may come to it much later, and nobody counts it any more
-            del request, data, crops  # an error holds this frame, and the future holds the error
+            request.data = b""  # a thread may reach it much later, when admission no longer counts it
+            del request, data, crops  # an error keeps this frame alive, and the future keeps the error
 
-    def _look_at(self, request: Request) -> None:
-        """On the event loop, when decoding may have taken too long."""
+    def _check_timeout(self, request: Request) -> None:
+        """Give an image up if it takes too long to decode. Runs on the event loop."""
         with self._lock:
-            began = request.watch.began if request.watch else math.inf
-            left = self._timeout - max(0.0, self._clock() - began)
-            if left > 0:
-                request.timer = request.future.get_loop().call_later(left, self._look_at, request)
+            began = request.decode_clock.began if request.decode_clock else math.inf
+            remaining = self._timeout - max(0.0, self._clock() - began)
+            if remaining > 0:
+                loop = request.future.get_loop()
+                request.timer = loop.call_later(remaining, self._check_timeout, request)
                 return
-            group = self._slow if request.slow else self._ordinary
+            group = self._slow if request.slow_s else self._ordinary
             group.stuck[request] = self._clock()
             lost = len(group.stuck), group.size
-            if group is self._runners and group.lost:  # crops that wait, or come without an image, go on
+            if group is self._runners and group.lost:  # decoded crops and tensors are still run
                 self._runners = _Group("run", 1, BATCH_NICE, threading.Condition(self._lock), runs=True)
                 self._start_group(self._runners)
-        log.warning("an image takes longer than DECODE_TIMEOUT_MS: %d of %d threads are lost", *lost)
+        log.warning("an image takes longer than DECODE_TIMEOUT_MS; %d of %d threads are blocked", *lost)
         _deliver([(request, too_long(self._timeout))])
 
     def _add_crops(self, request: Request, crops: Sequence[Pixels]) -> None:
-        """With the lock. Wakes a thread where there is something to run, or to wait for."""
+        """Add crops, and wake a thread if one is needed. The caller holds the lock."""
         first = not self._batches
         self._batches.add(request, crops)
         if first or self._batches.full:
@@ -210,14 +204,14 @@ class Scheduler:
                 self._decode(group, work)
             else:
                 self._run_batch(work)
-            del work  # the next may be long in coming
+            del work  # frees it while the thread waits for the next
 
     def _next(self, group: _Group) -> Request | Batch | None:
-        """-> a batch to run, or an image to decode, which waits for none that came later; or the end."""
+        """Wait for a batch to run or an image to decode, the older first; None when closed."""
         with self._lock:
             while self._closed is None:
                 idle = group.decodes and not group.images
-                first = not group.images or self._batches.came <= group.images[0].came
+                first = not group.images or self._batches.oldest_arrival <= group.images[0].arrived_at
                 if group.runs and first and (batch := self._batches.take(idle)):
                     if self._batches:
                         group.changed.notify()
@@ -228,30 +222,30 @@ class Scheduler:
         return None
 
     def _decode(self, group: _Group, request: Request) -> None:
-        made = error = None
+        decoded = error = None
         try:
-            if not request.future.done():  # else whoever asked has gone
-                request.watch, slow = Watch(), group is self._slow
-                how = request.model.manifest.recipe, request.left, slow, request.watch
-                made, error = _attempt(self._decoder.decode, request.data, *how)
+            if not request.future.done():  # else the caller has gone
+                request.decode_clock, slow = DecodeClock(), group is self._slow
+                args = request.model.manifest.recipe, request.unanswered, slow, request.decode_clock
+                decoded, error = _attempt(self._decoder.decode, request.data, *args)
             with self._lock:
-                request.watch = None
+                request.decode_clock = None
                 group.stuck.pop(request, None)
                 if group is self._slow:
-                    self._slow_work.remove(request.slow)
+                    self._slow_work.remove(request.slow_s)
                 if isinstance(error, SlowPicture):
-                    request.slow, error = error.seconds, self._slow_work.refusal(error.seconds)
+                    request.slow_s, error = error.seconds, self._slow_work.refusal(error.seconds)
                     if error is None:
                         self._slow.images.append(request)
                         self._slow.changed.notify()
-                elif made is not None:
-                    request.answer.decoded = made
-                    add = self._batches.add if group.runs else self._add_crops  # it sees to them itself
-                    add(request, made.crops)
+                elif decoded is not None:
+                    request.result.decoded = decoded
+                    add = self._batches.add if group.runs else self._add_crops  # a runner needs no waking
+                    add(request, decoded.crops)
             if error is not None:
-                _tell([(request, error)])
+                _post_results([(request, error)])
         finally:
-            del request, error  # an error holds this frame, by way of the frames that it was raised in
+            del request, error  # the error's traceback keeps this frame alive
 
     def _run_batch(self, batch: Batch) -> None:
         error = None
@@ -262,46 +256,46 @@ class Scheduler:
             rows, error = _attempt(self._run, batch.model, pixels, batch.outputs, batch.exclusive)
             self._runs.discard(began)
             if isinstance(error, Exception) and not isinstance(error, WorkerLost):
-                _tell([(request, error) for request in {crop.request for crop in batch.crops}])
-            elif error is not None:  # or a panic in native code, which says nothing
-                self._end(str(error) or "the inference worker has ended")
+                _post_results([(request, error) for request in {crop.request for crop in batch.crops}])
+            elif error is not None:  # the worker is lost, or native code panicked, without a message
+                self._abort(str(error) or "the inference worker has ended")
             else:
                 ended, crops = self._clock(), zip(batch.crops, rows, strict=True)
                 with self._lock:
-                    answered = [r for (r, place, _), row in crops if r.add_row(place, row, began, ended)]
-                _tell([(request, request.answer) for request in answered])
+                    answered = [r for (r, number, _), row in crops if r.add_row(number, row, began, ended)]
+                _post_results([(request, request.result) for request in answered])
         finally:
             del batch, error
 
-    def _end(self, why: str) -> None:
+    def _abort(self, reason: str) -> None:
         with self._lock:
-            self._closed = self._closed or why
+            self._closed = self._closed or reason
             self._batches.clear()
             for group in self._groups:
                 group.images.clear()
                 group.changed.notify_all()
-            ended = [(request, SchedulerClosed(why)) for request in self._requests]
-        _tell(ended)
+            failed = [(request, SchedulerClosed(reason)) for request in self._requests]
+        _post_results(failed)
 
 
-def _tell(answered: Sequence[tuple[Request, BatchResult | BaseException]]) -> None:
-    if answered:
-        with suppress(RuntimeError):  # the event loop was closed meanwhile: nobody waits
-            answered[0][0].future.get_loop().call_soon_threadsafe(_deliver, answered)
+def _post_results(results: Sequence[tuple[Request, BatchResult | BaseException]]) -> None:
+    if results:
+        with suppress(RuntimeError):  # the event loop was closed meanwhile
+            results[0][0].future.get_loop().call_soon_threadsafe(_deliver, results)
 
 
-def _deliver(answered: Sequence[tuple[Request, BatchResult | BaseException]]) -> None:
-    for request, answer in answered:
-        if request.future.done():  # whoever asked has gone, or was told that it takes too long
+def _deliver(results: Sequence[tuple[Request, BatchResult | BaseException]]) -> None:
+    for request, result in results:
+        if request.future.done():  # the caller has gone, or its image took too long
             continue
-        if isinstance(answer, BaseException):
-            request.future.set_exception(answer)
+        if isinstance(result, BaseException):
+            request.future.set_exception(result)
         else:
-            request.future.set_result(answer)
+            request.future.set_result(result)
 
 
 def _attempt(call: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:
-    """-> what the call returns, or raises. An error holds this frame, so no more is passed than needed."""
+    """Return what the call returns, or its error, which keeps this frame and so `args` alive."""
     try:
         return call(*args), None
     except BaseException as error:

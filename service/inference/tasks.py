@@ -1,4 +1,4 @@
-"""From the bytes of one image to the answer about it."""
+"""Turns the bytes of one image into its answer: classify, embed or explain."""
 
 import time
 from dataclasses import dataclass
@@ -9,28 +9,31 @@ from numpy.typing import NDArray
 
 from alexnet_client.schemas import EmbedResponse, Explanation, Prediction, PredictResponse, Timing
 from contract.preprocess import Pixels
-from service.inference.engine import Decoded, Engine, Inferred
-from service.inference.occlusion import covered, occlusion_map
+from service.inference.engine import DecodedCrops, Engine, InferenceResult
+from service.inference.occlusion import occluded_copies, occlusion_map
 from service.models.serving import ServingModel
 
-DEFAULT_TOP_K: Final = 5  # labels of an answer
+DEFAULT_TOP_K: Final = 5  # predictions of an answer
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What was found out about one image, and `common`, what every answer says of it."""
+    """The inferred outputs of one image; `common` has the fields that every kind of answer shares."""
 
-    decoded: Decoded
-    inferred: Inferred
+    decoded: DecodedCrops
+    inferred: InferenceResult
     common: dict[str, Any]
 
 
-async def look(
+async def infer_image(
     engine: Engine, served: ServingModel, data: bytes, outputs: tuple[str, ...], crops: int = 1
 ) -> ImageResult:
-    """Raises ImageError, SchedulerClosed, or what the session raised."""
+    """Decode an image and infer its crops.
+
+    Raises ImageError, Overloaded, SchedulerClosed, or what the session raised.
+    """
     began = time.perf_counter()
-    decoded, inferred = await engine.look(served, data, outputs, crops)
+    decoded, inferred = await engine.infer_image(served, data, outputs, crops)
     waited = decoded.waited + inferred.waited
     engine.count_image(waited)
     timing = Timing(
@@ -47,45 +50,45 @@ async def look(
 async def classify(
     engine: Engine, served: ServingModel, data: bytes, top_k: int, crops: int
 ) -> PredictResponse:
-    """Of several crops the mean of their softmax counts (the paper, section 4.1)."""
-    looked = await look(engine, served, data, ("probabilities",), crops)
-    rows = [row["probabilities"] for row in looked.inferred.rows]
+    """Classify an image; of several crops by the mean of their softmax (the paper, section 4.1)."""
+    result = await infer_image(engine, served, data, ("probabilities",), crops)
+    rows = [row["probabilities"] for row in result.inferred.rows]
     probabilities = rows[0] if crops == 1 else np.mean(rows, axis=0)
     return PredictResponse(
-        predictions=best(probabilities, served.model.manifest.classes, top_k), **looked.common
+        predictions=best(probabilities, served.model.manifest.classes, top_k), **result.common
     )
 
 
 async def embed(engine: Engine, served: ServingModel, data: bytes, normalize: bool) -> EmbedResponse:
-    """fc7 of the central crop; with `normalize` of length 1 (a vector of zeros stays one)."""
-    looked = await look(engine, served, data, ("fc7",))
-    vector = looked.inferred.rows[0]["fc7"]
+    """Return fc7 of the central crop; `normalize` scales it to length 1, except a vector of zeros."""
+    result = await infer_image(engine, served, data, ("fc7",))
+    vector = result.inferred.rows[0]["fc7"]
     if normalize:
         vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
-    return EmbedResponse(embedding=vector.tolist(), **looked.common)
+    return EmbedResponse(embedding=vector.tolist(), **result.common)
 
 
 async def explain(
     engine: Engine, served: ServingModel, data: bytes, label: int | None
 ) -> tuple[Explanation, Pixels]:
-    """What `label`, or else the best one, rests on; and the crop that was looked at."""
-    looked = await look(engine, served, data, ("probabilities",))
-    (crop,), manifest = looked.decoded.crops, served.model.manifest
-    (whole,) = looked.inferred.rows
+    """Return the occlusion map of `label` (None: the best one), and the crop that it is about."""
+    result = await infer_image(engine, served, data, ("probabilities",))
+    (crop,), manifest = result.decoded.crops, served.model.manifest
+    (whole,) = result.inferred.rows
     index = int(whole["probabilities"].argmax()) if label is None else label
-    parts = await engine.infer(served, covered(crop, manifest.mean), ("probabilities",))
+    parts = await engine.infer(served, occluded_copies(crop, manifest.mean), ("probabilities",))
     probability = float(whole["probabilities"][index])
-    found = occlusion_map(probability, [float(row["probabilities"][index]) for row in parts.rows])
-    timing: Timing = looked.common["timing_ms"]
-    timing.inference = _ms(looked.inferred.took + parts.took)
-    timing.queue = _ms(looked.decoded.waited + looked.inferred.waited + parts.waited)
+    heat = occlusion_map(probability, [float(row["probabilities"][index]) for row in parts.rows])
+    timing: Timing = result.common["timing_ms"]
+    timing.inference = _ms(result.inferred.took + parts.took)
+    timing.queue = _ms(result.decoded.waited + result.inferred.waited + parts.waited)
     timing.total = round(timing.decode + timing.queue + timing.inference, 3)
     answer = Explanation(
         label=manifest.classes[index],
         index=index,
         probability=probability,
-        map=[[round(value, 4) for value in row] for row in found.tolist()],
-        **looked.common,
+        map=[[round(value, 4) for value in row] for row in heat.tolist()],
+        **result.common,
     )
     return answer, crop
 

@@ -1,4 +1,4 @@
-"""Watches an engine beside its requests: reloads models and keys, and ends a process that hangs."""
+"""Watches the engine beside its requests: reloads models and keys, and ends a process that hangs."""
 
 import asyncio
 import os
@@ -15,29 +15,29 @@ PERIOD_S: Final = 0.5
 async def watch(
     engine: Engine, reload: asyncio.Event, reload_keys: Callable[[], None], watch_files: bool
 ) -> None:
-    """Look every PERIOD_S, until the engine has failed.
+    """Check the engine and the files every PERIOD_S, until the engine has failed.
 
     When `reload` is set, read the keys and every model again; with `watch_files`, also models whose files
     are new or have changed. The repository refuses a file that is half written, and reads it once it has
     changed again. A hang is noticed while a model is being loaded, too.
     """
     refreshing: asyncio.Task[None] | None = None
-    everything = False
+    reload_all = False
     try:
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(reload.wait(), PERIOD_S)
             engine.metrics.refresh()
             if engine.stuck:
-                _end(engine)
+                _abort(engine)
                 return
             if reload.is_set():
                 reload.clear()
-                everything = True
+                reload_all = True
                 await asyncio.to_thread(reload_keys)
-            if (everything or watch_files) and (refreshing is None or refreshing.done()):
-                refreshing = asyncio.create_task(_refresh(engine, changed_only=not everything))
-                everything = False
+            if (reload_all or watch_files) and (refreshing is None or refreshing.done()):
+                refreshing = asyncio.create_task(_refresh(engine, changed_only=not reload_all))
+                reload_all = False
     finally:
         if refreshing is not None:
             refreshing.cancel()
@@ -46,15 +46,13 @@ async def watch(
 async def _refresh(engine: Engine, changed_only: bool) -> None:
     try:
         await engine.repository.refresh(changed_only)
-    except Exception:  # a folder that vanishes as it is listed: the next refresh may succeed
-        log.exception("the models could not be looked at")
+    except Exception:  # such as a folder that vanishes while it is listed: the next refresh may succeed
+        log.exception("the model files could not be checked")
 
 
-def _end(engine: Engine) -> None:
-    """End the process at once if a thread hangs in native code, which nothing else ends."""
-    log.critical(
-        "the network or the decoder does not answer any more; the process ends, to be started again"
-    )
+def _abort(engine: Engine) -> None:
+    """End the process at once if a thread hangs in native code, which cannot be stopped otherwise."""
+    log.critical("inference or decoding hangs; the process ends, so that a supervisor can restart it")
     if engine.alive:
         os._exit(1)
     engine.failed = True

@@ -1,1 +1,1 @@
-"""Model files: found, checked, loaded into ONNX Runtime, and served by name and version."""
+"""Finds, checks and loads model files, and serves them by name and version."""

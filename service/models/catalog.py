@@ -1,4 +1,4 @@
-"""Which model answers a request: the one that it names, or the default."""
+"""Finds the model that answers a request: the one that it names, or the default."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal
 
 from service.errors import InvalidRequest, NotReady, UnknownModel
 from service.models.default_model import DefaultModel
-from service.models.discovery import FileSignature, ModelLocation, normal
+from service.models.discovery import FileSignature, ModelLocation, normalize_name
 from service.models.serving import ServingModel
 from service.observability.metrics import Metrics
 from service.settings import Settings
@@ -15,29 +15,29 @@ from service.settings import Settings
 
 @dataclass
 class Registration:
-    """What became of a place: `served`, and `error`, why its file as it is now is not what is served."""
+    """A model file that was found, the model `served` from it, and the `error` of its file as it is now."""
 
-    place: ModelLocation
-    stamp: FileSignature | None = None  # of the file that was read; None: the next look reads it again
+    location: ModelLocation
+    signature: FileSignature | None = None  # of the file that was read; None: the next scan reads it again
     served: ServingModel | None = None
     error: str | None = None
-    missed: int = 0  # looks in a row that did not find the file
-    rival: ServingModel | None = None  # has this file's name and version, so this one is not served
-    known_as: str | None = None  # what it was served as before it was unloaded
+    missed: int = 0  # scans in a row that did not find the file
+    duplicate_of: ServingModel | None = None  # serves the same name and version from another file
+    last_name: str | None = None  # its name before it was unloaded
 
     @property
     def name(self) -> str:
         if self.served:
             return self.served.name.name
-        return self.place.name or self.known_as or self.place.path.stem
+        return self.location.name or self.last_name or self.location.path.stem
 
     @property
     def version(self) -> int | None:
-        return self.served.name.version if self.served else self.place.version
+        return self.served.name.version if self.served else self.location.version
 
     @property
     def current(self) -> bool:
-        """Its file as it is now is served."""
+        """Whether the file as it is now is served."""
         return self.served is not None and self.error is None
 
     @property
@@ -46,13 +46,13 @@ class Registration:
 
 
 class Catalog:
-    """On the event loop; what is in it changes in `Repository`."""
+    """The registered models, sorted and searched; `Repository` changes them. Use it on the event loop."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._metrics = metrics
         self._default = DefaultModel(settings)
-        self._sources: dict[Path, Registration] = {}
-        self.sources: list[Registration] = []  # by name, the newest version first
+        self._registrations: dict[Path, Registration] = {}
+        self.registrations: list[Registration] = []  # by name, the newest version first
         self._served: list[ServingModel] = []
 
     @property
@@ -61,37 +61,44 @@ class Catalog:
         return iter(self._served)
 
     def find(self, name: str | None = None, version: int | None = None) -> ServingModel:
-        """The newest version unless one is named, of the default model unless one is named. Raises
-        InvalidRequest where there is no default, UnknownModel and NotReady.
+        """Find a served model: the default one without a name, the newest version without a version.
+
+        Raises InvalidRequest if there is no default model, UnknownModel, and NotReady.
         """
-        wanted = self._default.name if name is None else normal(name)
-        if wanted is None:
+        model_name = self._default.name if name is None else normalize_name(name)
+        if model_name is None:
             raise InvalidRequest(
                 "several models are served and none is the default: name one with ?model=, or set "
                 f"DEFAULT_MODEL; the models here are {', '.join(self._names())}"
             )
-        sources = [s for s in self.sources if s.name == wanted and version in {None, s.version}]
-        for source in sources:
-            if source.served:
-                return source.served
-        if sources or (name is None and version is None):
-            which = f"DEFAULT_MODEL is {wanted}, which" if name is None else f"model {wanted}"
-            reason = sources[0].error if sources else "there is no file of it"
-            others = ", ".join(self._names()) or "none"
-            raise NotReady(f"{which} is not served: {reason}; the models here, for ?model=, are {others}")
-        shown = wanted[:80] if version is None else f"{wanted[:80]} version {str(version)[:16]}"
-        known = ", ".join(f"{one.name.name} version {one.name.version}" for one in self.served)
+        registrations = [
+            s for s in self.registrations if s.name == model_name and version in {None, s.version}
+        ]
+        for registration in registrations:
+            if registration.served:
+                return registration.served
+        if registrations or (name is None and version is None):
+            subject = f"DEFAULT_MODEL is {model_name}, which" if name is None else f"model {model_name}"
+            reason = registrations[0].error if registrations else "it has no file"
+            served_names = ", ".join(self._names()) or "none"
+            raise NotReady(
+                f"{subject} is not served: {reason}; the models here, for ?model=, are {served_names}"
+            )
+        label = model_name[:80] if version is None else f"{model_name[:80]} version {str(version)[:16]}"
+        known = ", ".join(f"{model.name.name} version {model.name.version}" for model in self.served)
         raise UnknownModel(
-            f"there is no model {shown}; the models here, for ?model=, are {known or 'none'}"
+            f"there is no model {label}; the models here, for ?model=, are {known or 'none'}"
         )
 
     def _names(self) -> list[str]:
-        return list(dict.fromkeys(source.name for source in self.sources if source.served))
+        return list(
+            dict.fromkeys(registration.name for registration in self.registrations if registration.served)
+        )
 
     def _arrange(self) -> None:
-        """After every change of `_sources`, before the event loop goes on."""
-        self.sources = sorted(self._sources.values(), key=lambda s: (s.name, -(s.version or 0)))
-        self._default.choose(self._names(), dict.fromkeys(s.name for s in self.sources if s.current))
-        served = [source.served for source in self.sources if source.served]
-        self._served = sorted(served, key=lambda one: one.name.name != self._default.name)
-        self._metrics.set_models([(one.name, one.model.provider) for one in self._served])
+        """Sort again; call it after every change of `_registrations`, before the event loop continues."""
+        self.registrations = sorted(self._registrations.values(), key=lambda s: (s.name, -(s.version or 0)))
+        self._default.choose(self._names(), dict.fromkeys(s.name for s in self.registrations if s.current))
+        served = [registration.served for registration in self.registrations if registration.served]
+        self._served = sorted(served, key=lambda model: model.name.name != self._default.name)
+        self._metrics.set_models([(serving.name, serving.model.provider) for serving in self._served])

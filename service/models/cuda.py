@@ -1,8 +1,8 @@
-"""ONNX Runtime on an NVIDIA GPU: how a session is opened there, and how a batch gets through it.
+"""Opens ONNX Runtime sessions on an NVIDIA GPU and runs padded batches in them.
 
-cuDNN chooses its algorithms anew for every shape that it meets, so a batch is padded to one of a few sizes,
-each of which has run before anybody is served. A batch crosses the bus once, from page-locked memory to
-addresses that stay the same, and only the outputs that are asked for come back.
+cuDNN chooses its algorithms anew for every shape, so a batch is padded to one of a few sizes, each of which
+has run before the model is served. A batch is copied to the GPU once, from page-locked memory to fixed
+addresses, and only the requested outputs are copied back.
 """
 
 import contextlib
@@ -26,19 +26,20 @@ from service.settings import Settings
 
 PROVIDER: Final = "CUDAExecutionProvider"
 
-LANES: Final = 2  # batches under way: one runs, one is on its way to the GPU
+GPU_WORKERS: Final = 2  # batches in progress: one runs while the next is copied to the GPU
 
 Outputs = list[NDArray[np.float32]]
 
 
 class NoGpu(RuntimeError):
-    """No session could be made on a GPU; the message goes on after "but"."""
+    """No session could be opened on a GPU; the message continues a sentence after "but"."""
 
 
 @dataclass(frozen=True)
 class GpuOptions:
-    """Batches are of `max_batch` images at most; `memory_bytes` limits ONNX Runtime's arena, 0 does not.
-    What the others mean is said in the settings.
+    """Options of a GPU session, as in the settings MAX_BATCH, CUDNN_SEARCH and so on.
+
+    Batches have at most `max_batch` images. `memory_bytes` limits ONNX Runtime's arena; 0 is no limit.
     """
 
     max_batch: int = 32
@@ -58,13 +59,13 @@ class GpuOptions:
         )
 
     def provider(self) -> tuple[str, dict[str, str]]:
-        """As ONNX Runtime takes it. The GPU is the first that CUDA_VISIBLE_DEVICES leaves."""
+        """Build ONNX Runtime's provider entry, for the first GPU of CUDA_VISIBLE_DEVICES."""
         options = {
             "device_id": "0",
             "cudnn_conv_algo_search": self.search.upper(),
             "cudnn_conv_use_max_workspace": str(int(self.max_workspace)),
             "use_tf32": str(int(self.tf32)),
-            # The shapes are few and come back: doubling at every growth would only leave memory unused.
+            # The shapes are few and recur: doubling the arena at every growth would only waste memory.
             "arena_extend_strategy": "kSameAsRequested",
         }
         if self.memory_bytes:
@@ -76,74 +77,79 @@ DEFAULTS: Final = GpuOptions()
 
 
 def open_session(data: bytes, options: Any, gpu: GpuOptions, runtime: Any) -> Any:
-    """`runtime` is the module onnxruntime, `options` its SessionOptions. Raises NoGpu; what the session
-    itself uses is asked, because providers that cannot be loaded are passed over in silence.
+    """Open a session on the GPU. Raises NoGpu.
+
+    `runtime` is the module onnxruntime, `options` its SessionOptions. ONNX Runtime skips providers that it
+    cannot load without an error, so the session's actual provider is checked.
     """
     if PROVIDER not in runtime.get_available_providers():
         raise NoGpu("this ONNX Runtime has no CUDA provider (the extra `gpu` has; it takes x86-64)")
-    with contextlib.redirect_stdout(io.StringIO()) as said:
+    with contextlib.redirect_stdout(io.StringIO()) as output:
         runtime.preload_dlls()  # CUDA and cuDNN from their wheels
-    for line in said.getvalue().splitlines():
+    for line in output.getvalue().splitlines():
         log.warning("CUDA's libraries: %s", line)
-    runtime.set_default_logger_severity(3)  # errors, such as a library that is missing
+    runtime.set_default_logger_severity(3)  # errors, such as a missing library
     try:
-        # Without its own fallback: it would go on with the CPU and say so on stdout at most.
+        # Without ONNX Runtime's fallback, which would use the CPU and only print that.
         session = runtime.InferenceSession(data, options, providers=[gpu.provider()], enable_fallback=0)
     except Exception as error:  # ORT's exceptions share no base class of their own
-        raise NoGpu(f"no CUDA session could be made: {first_line(error)}") from error
+        raise NoGpu(f"no CUDA session could be opened: {first_line(error)}") from error
     if session.get_providers()[0] != PROVIDER:
-        raise NoGpu("no CUDA session could be made (is there an NVIDIA GPU with a driver of 580 or newer?)")
+        raise NoGpu(
+            "no CUDA session could be opened (is there an NVIDIA GPU with a driver of 580 or newer?)"
+        )
     return session
 
 
 def has_gpu(root: Path = Path("/")) -> bool:
-    """Look for a device of the NVIDIA driver: in /dev, or in WSL, where Windows' driver is."""
+    """Whether there is a device of the NVIDIA driver: in /dev, or in WSL, which has Windows' driver."""
     return any(root.glob("dev/nvidia[0-9]*")) or (root / "usr/lib/wsl/lib/libcuda.so.1").exists()
 
 
-def bucket_sizes(most: int) -> list[int]:
-    """1, 2, 4 ... and `most` itself."""
-    return [1 << power for power in range((most - 1).bit_length())] + [most]
+def bucket_sizes(max_batch: int) -> list[int]:
+    """List the powers of two below `max_batch`, and `max_batch` itself."""
+    return [1 << power for power in range((max_batch - 1).bit_length())] + [max_batch]
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """Where a batch is assembled, and by the size of a bucket where the session takes it from."""
+    """The memory where a batch is assembled, and the session's inputs by bucket size."""
 
     staging: Pixels
     inputs: dict[int, Any]
 
 
 class Buckets:
-    """Stands in for a session: `run` pads a batch to the next bucket. Threads may call it side by side: one
-    batch runs at a time, and as it does the next is assembled and copied, in one of LANES slots.
+    """Take the place of a session: `run` pads a batch to the next bucket size.
 
-    `device` is where the inputs lie, cuda or cpu.
+    Several threads may call it: one batch runs at a time, and meanwhile the next one is assembled and
+    copied, in one of GPU_WORKERS slots. `device` is where the inputs are stored, "cuda" or "cpu".
     """
 
-    def __init__(self, session: Any, side: int, most: int, runtime: Any, device: str = "cuda") -> None:
-        self.sizes = bucket_sizes(most)
+    def __init__(self, session: Any, side: int, max_batch: int, runtime: Any, device: str = "cuda") -> None:
+        self.sizes = bucket_sizes(max_batch)
         self._session = session
         self._outputs = {output.name for output in session.get_outputs()}
         self._running = threading.Lock()
         self._slots: SimpleQueue[_Slot] = SimpleQueue()
         self.pinned = device == "cuda"
         allocate = runtime.OrtValue.ortvalue_from_shape_and_type
-        for _slot in range(LANES):
-            staging = np.zeros((most, side, side, 3), np.uint8)
+        for _slot in range(GPU_WORKERS):
+            staging = np.zeros((max_batch, side, side, 3), np.uint8)
             self.pinned = self.pinned and pin(staging, cuda_library(runtime))
             inputs = {size: allocate([size, side, side, 3], np.uint8, device, 0) for size in self.sizes}
             self._slots.put(_Slot(staging, inputs))
 
     def run(self, outputs: Sequence[str], feed: Mapping[str, Pixels]) -> Outputs:
-        """`feed["images"]` (N, side, side, 3) uint8 -> each output's N rows. More images than the largest
-        bucket run one bucket after the other. Raises WorkerLost.
+        """Run `feed["images"]` (N, side, side, 3) uint8 and return the N rows of each output.
+
+        More images than the largest bucket run as several batches. Raises WorkerLost.
         """
-        if unknown := set(outputs) - self._outputs:  # ONNX Runtime would only find out as it runs
+        if unknown := set(outputs) - self._outputs:  # ONNX Runtime would only fail when it runs
             raise ValueError(f"the network has no output {', '.join(sorted(unknown))}")
-        images, most = feed["images"], self.sizes[-1]
-        if len(images) > most:
-            parts = [self._run(outputs, images[at : at + most]) for at in range(0, len(images), most)]
+        images, step = feed["images"], self.sizes[-1]
+        if len(images) > step:
+            parts = [self._run(outputs, images[at : at + step]) for at in range(0, len(images), step)]
             return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
         return self._run(outputs, images)
 
@@ -157,29 +163,30 @@ class Buckets:
     def _run_in(self, slot: _Slot, outputs: Sequence[str], images: Pixels) -> Outputs:
         count = len(images)
         size = next(size for size in self.sizes if size >= count)
-        batch, taken = slot.staging[:size], slot.inputs[size]
+        batch, device_input = slot.staging[:size], slot.inputs[size]
         batch[:count] = images
-        batch[count:] = 0  # nothing of an earlier request is run again
+        batch[count:] = 0  # do not run rows of an earlier request again
         binding = self._session.io_binding()
-        binding.bind_ortvalue_input("images", taken)
+        binding.bind_ortvalue_input("images", device_input)
         for name in outputs:
-            binding.bind_output(name)  # to the CPU's memory, once it is there
+            binding.bind_output(name)  # allocated when the session runs; copied to the CPU below
         try:
-            taken.update_inplace(batch)
+            device_input.update_inplace(batch)
             with self._running:
                 self._session.run_with_iobinding(binding)
-            found = binding.copy_outputs_to_cpu()
+            values = binding.copy_outputs_to_cpu()
         except Exception as error:
-            # After most of CUDA's errors nothing runs in this process any more, and which one it was is
-            # not told apart reliably.
+            # After most CUDA errors nothing runs in this process any more, and they cannot be told apart
+            # reliably.
             log.error("the GPU failed: %s", first_line(error))
             raise WorkerLost("the GPU failed; the server needs a restart") from error
-        return [rows[:count] for rows in found]
+        return [rows[:count] for rows in values]
 
 
 def pin(memory: NDArray[Any], cudart: Any) -> bool:
-    """Page-locks memory for as long as it is in use, so that the GPU copies from it by itself; without,
-    the driver copies it once more. -> whether CUDA did.
+    """Page-lock memory while it is in use; return whether CUDA did it.
+
+    The GPU copies from page-locked memory directly; from other memory the driver first makes a copy.
     """
     address, length = ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(memory.nbytes)
     if cudart is None or cudart.cudaHostRegister(address, length, ctypes.c_uint(0)) != 0:
@@ -189,7 +196,7 @@ def pin(memory: NDArray[Any], cudart: Any) -> bool:
 
 
 def memory_used(cudart: Any) -> int | None:
-    """Bytes of the GPU's memory that are taken, by whomever; None where CUDA does not say."""
+    """Return how many bytes of the GPU's memory all processes use; None if CUDA does not answer."""
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     if cudart is None or cudart.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total)) != 0:
         return None
@@ -197,7 +204,7 @@ def memory_used(cudart: Any) -> int | None:
 
 
 def cuda_library(runtime: Any) -> Any:
-    """CUDA's own runtime library, which a session has loaded; None where there is none."""
+    """Open CUDA's runtime library, which a session has loaded; None if there is none."""
     try:
         return ctypes.CDLL(f"libcudart.so.{str(runtime.cuda_version).split('.')[0]}")
     except (OSError, AttributeError):
@@ -205,5 +212,5 @@ def cuda_library(runtime: Any) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """Of an ORT exception, without what CUDA adds: the host's name and its sources."""
+    """Return the first line of an ORT exception without CUDA's additions: host name and source files."""
     return (str(error).splitlines() or [type(error).__name__])[0].split(" ; GPU=")[0][:300]

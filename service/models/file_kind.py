@@ -1,4 +1,4 @@
-"""Why a file is not served: what it is if it is no model, and what to do."""
+"""Explains why a file is not served: what it is if it is not a model, and what to do."""
 
 from pathlib import Path
 from typing import Final
@@ -8,7 +8,7 @@ from contract.picture import sniff
 ARCHIVE: Final = "an archive; if there is an .onnx file in it, unpack and name that"
 PICKLE: Final = "a Python pickle, such as old PyTorch checkpoints are; only ONNX files are served"
 CHECKPOINT: Final = "a checkpoint; export it: scripts/training export CHECKPOINT --out models/NAME.onnx"
-# where, the bytes there, what they begin
+# offset, the bytes there, what kind of file they mark
 SIGNATURES: Final = (
     (0, b"PK\x03\x04", ARCHIVE),
     (0, b"\x1f\x8b", ARCHIVE),
@@ -25,13 +25,13 @@ SIGNATURES: Final = (
     (0, b"%PDF-", "a PDF document; only ONNX files are served"),
 )
 LFS: Final = b"version https://git-lfs.github.com/spec/"
-HEAD: Final = 4096  # bytes that are looked at
+HEAD: Final = 4096  # bytes that are examined
 OURS: Final = "make one with `scripts/training export` or `import`, no other is served"
 DAMAGED: Final = "copy or export it again, if it is an ONNX file at all"
 
 
 def refusal(data: bytes, reason: str) -> str:
-    """Say why `data` is not served, and what to do; the text goes on after the name of the file."""
+    """Say why `data` is not served and what to do; the text continues after the file's name."""
     kind = _kind_of(data)
     if kind is not None:
         return f"is {kind}"
@@ -39,14 +39,14 @@ def refusal(data: bytes, reason: str) -> str:
 
 
 def folder_refusal(path: Path) -> str:
-    """Say the same of a folder that is named as a model."""
+    """Say why a folder is not served as a model and what to do."""
     if any((path / name).is_file() for name in ("best.pt", "last.pt")):
         return "is a run; export it: scripts/training export RUN --out models/NAME.onnx"
     return "is a folder, not a regular file; MODEL takes a file, MODELS a folder of them"
 
 
 def _kind_of(data: bytes) -> str | None:
-    """Name what `data` is, and the remedy; None where that is not known."""
+    """Say what kind of file `data` is and what to do; None if its kind is unknown."""
     if not data:
         return "empty; export or copy it again"
     head = data[:HEAD]

@@ -1,4 +1,4 @@
-"""What the first layer of a model file looks for, as a picture."""
+"""Reads the first layer's kernels from a model file and draws them as a picture."""
 
 import io
 from typing import Any, Final
@@ -14,8 +14,9 @@ MAX_WEIGHTS: Final = 1_000_000  # ours have 34,848
 
 
 def conv1_weights(file: OnnxFile) -> NDArray[np.float32] | None:
-    """(N, 3, S, S) in float32, of whatever precision they are stored in; None in a file that has no such
-    layer. Raises OnnxError if they are damaged.
+    """Read the weights of conv1 (N, 3, S, S) as float32, whatever their stored precision is.
+
+    Returns None if the file has no such layer. Raises OnnxError if the weights are damaged.
     """
     stored = file.initializers
     if (weights := stored.get("conv1.weight")) is not None:
@@ -30,7 +31,7 @@ def conv1_weights(file: OnnxFile) -> NDArray[np.float32] | None:
 
 
 def draw_kernels(kernels: NDArray[np.float32]) -> bytes:
-    """(N, 3, S, S) -> a PNG; the same weights give the same bytes."""
+    """Draw kernels (N, 3, S, S) as a PNG; the same weights give the same bytes."""
     buffer = io.BytesIO()
     kernels_picture(kernels).save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,8 +1,8 @@
-"""What a network costs to load and to run, told from the shapes of its values before ONNX Runtime sees it.
+"""Estimates what a network costs to load and to run from its shapes, before ONNX Runtime sees it.
 
-Every shape follows from the stored tensors and from the images; a network whose shapes depend on what it
-computes is refused. The limits are two to three times what the largest network of ours takes, which is
-`one-tower` at full width.
+Every shape follows from the stored tensors and the input images; a network whose shapes depend on computed
+values is refused. The limits are two to three times what our largest network takes, which is `one-tower`
+at full width.
 """
 
 from collections.abc import Callable
@@ -16,20 +16,23 @@ from service.models.onnx_wire import OnnxError
 Shape = tuple[int, ...]
 
 IMAGE: Final = (224, 224, 3)
-BATCHES: Final = (1, 256)  # at the larger one, what grows faster than the batch is far above its limit
+# At the larger size, a cost that grows faster than the batch is far above its limit.
+BATCHES: Final = (1, 256)
 MAX_NODES: Final = 500  # ours have up to 110
-MAX_VALUES: Final = 20_000_000  # of one image, in every node's output; ours have up to 11 million
+MAX_VALUES: Final = 20_000_000  # in the outputs of all nodes for one image; ours have up to 11 million
 MAX_WORK: Final = 4_000_000_000  # multiplications for one image; ours have up to 1.2 billion
-MAX_FOLDED: Final = 1_000_000  # values computed from constants alone, beside FOLDED_EACH ...
-FOLDED_EACH: Final = 3  # ... for every stored one; int8 weights are cast, then multiplied
+# Values computed from constants alone: MAX_FOLDED, and FOLDED_PER_STORED more for every stored value,
+# because int8 weights are cast and then multiplied.
+MAX_FOLDED: Final = 1_000_000
+FOLDED_PER_STORED: Final = 3
 FOLDING: Final = frozenset(("Cast", "DequantizeLinear", "Expand", "Mul"))
-# A value moved (by pooling, or into a convolution's matrix) takes as long as so many multiplications.
-MOVED: Final = 8
-FLOATS: Final = (1, 10)  # TensorProto.DataType: what `Cast` may make
+# Moving a value (in pooling, or into a convolution's matrix) takes as long as so many multiplications.
+MOVE_COST: Final = 8
+FLOATS: Final = (1, 10)  # TensorProto.DataType: the types that `Cast` may produce
 
 
 def check(file: OnnxFile) -> None:
-    """Raise OnnxError unless loading and running the network is about as cheap as it is for one of ours."""
+    """Raise OnnxError unless the network costs about as little to load and run as one of ours."""
     if len(file.nodes) > MAX_NODES:
         raise OnnxError(f"has {len(file.nodes)} operations; {MAX_NODES} are allowed")
     for name, tensor in file.initializers.items():
@@ -42,7 +45,7 @@ def check(file: OnnxFile) -> None:
 
 @dataclass
 class _Run:
-    """One run with `batch` images; `constants` are the values that do not depend on them."""
+    """Shapes and costs of a run with `batch` images; `constants` are values independent of them."""
 
     file: OnnxFile
     batch: int
@@ -56,7 +59,7 @@ class _Run:
         stored = self.file.initializers
         self.shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
         self.constants = set(stored)
-        most_folded = MAX_FOLDED + FOLDED_EACH * sum(map(prod, self.shapes.values()))
+        max_folded = MAX_FOLDED + FOLDED_PER_STORED * sum(map(prod, self.shapes.values()))
         if "images" in self.shapes:
             raise OnnxError("stores a tensor by the name of its input, images")
         self.shapes["images"] = (self.batch, *IMAGE)
@@ -64,16 +67,16 @@ class _Run:
             self.add(node)
             _limit("values", self.values, MAX_VALUES * self.batch, self.batch)
             _limit("multiplications", self.work, MAX_WORK * self.batch, self.batch)
-            if self.folded > most_folded:
+            if self.folded > max_folded:
                 raise OnnxError(
-                    f"computes more than {most_folded:,} values from its constants; none of ours does"
+                    f"computes more than {max_folded:,} values from its constants; none of ours does"
                 )
 
     def add(self, node: Node) -> None:
-        """Infer the shape of the node's output and count what it costs."""
+        """Infer the shape of the node's output and add its cost."""
         operator = OPERATORS[node.kind]
-        if strange := sorted(node.attributes.keys() - operator.attributes):
-            raise OnnxError(f"has {node.kind} with the attribute {strange[0][:40]}, as no network of ours")
+        if unknown := sorted(node.attributes.keys() - operator.attributes):
+            raise OnnxError(f"has {node.kind} with the attribute {unknown[0][:40]}, as no network of ours")
         if len(node.inputs) not in operator.inputs or len(node.outputs) != 1:
             raise OnnxError(
                 f"has {node.kind} with a number of inputs or outputs that no network of ours has"
@@ -105,13 +108,13 @@ class _Run:
         return self.same(node)
 
     def broadcast(self, node: Node) -> Shape:
-        one, other = (self.shapes[name] for name in node.inputs)
-        return _broadcast(one, other)
+        left, right = (self.shapes[name] for name in node.inputs)
+        return _broadcast(left, right)
 
     def expand(self, node: Node) -> Shape:
         target = self.dimensions(node.inputs[1])
         if min(target, default=1) < 1:
-            raise OnnxError("has Expand to a shape that is none")
+            raise OnnxError("has Expand to an invalid shape")
         return _broadcast(self.same(node), tuple(target))
 
     def reshape(self, node: Node) -> Shape:
@@ -135,15 +138,15 @@ class _Run:
         return tuple(shape[axis] for axis in order)
 
     def gemm(self, node: Node) -> Shape:
-        one, other = (self.shapes[name] for name in node.inputs[:2])
-        if len(one) != 2 or len(other) != 2:
-            raise OnnxError("has Gemm of what are no matrices")
+        left, right = (self.shapes[name] for name in node.inputs[:2])
+        if len(left) != 2 or len(right) != 2:
+            raise OnnxError("has Gemm of operands that are not matrices")
         if node.attributes.get("transB", 0):
-            other = other[::-1]
-        if one[1] != other[0]:
+            right = right[::-1]
+        if left[1] != right[0]:
             raise OnnxError("has Gemm of matrices that do not fit")
-        self.work += one[0] * one[1] * other[1]
-        return (one[0], other[1])
+        self.work += left[0] * left[1] * right[1]
+        return (left[0], right[1])
 
     def convolve(self, node: Node) -> Shape:
         images, kernels = (self.shapes[name] for name in node.inputs[:2])
@@ -154,20 +157,20 @@ class _Run:
             raise OnnxError("has Conv of channels that do not fit")
         if _ints(node, "kernel_shape", list(kernels[2:])) != list(kernels[2:]):
             raise OnnxError("has Conv with a kernel_shape that is not the weights'")
-        places = self.windows(node, kernels[2:])
-        matrix = images[1] * prod(kernels[2:]) * prod(places)  # of one image, where it is made at all
+        positions = self.windows(node, kernels[2:])
+        matrix = images[1] * prod(kernels[2:]) * prod(positions)  # of one image, if it is built at all
         _limit("values", matrix, MAX_VALUES, 1)
-        self.work += images[0] * (kernels[0] * prod(kernels[1:]) * prod(places) + MOVED * matrix)
-        return (images[0], kernels[0], *places)
+        self.work += images[0] * (kernels[0] * prod(kernels[1:]) * prod(positions) + MOVE_COST * matrix)
+        return (images[0], kernels[0], *positions)
 
     def pool(self, node: Node) -> Shape:
         images, kernel = self.same(node), tuple(_ints(node, "kernel_shape", []))
-        places = self.windows(node, kernel)
-        self.work += MOVED * prod(images[:2]) * prod(places) * prod(kernel)
-        return (*images[:2], *places)
+        positions = self.windows(node, kernel)
+        self.work += MOVE_COST * prod(images[:2]) * prod(positions) * prod(kernel)
+        return (*images[:2], *positions)
 
     def windows(self, node: Node, kernel: Shape) -> Shape:
-        """Count the places of a window of this size along each axis but the batch's and the channels'."""
+        """Count a window's positions along each axis except the batch's and the channels'."""
         sizes = self.same(node)[2:]
         strides = _ints(node, "strides", [1] * len(sizes))
         pads = _ints(node, "pads", [0] * 2 * len(sizes))
@@ -178,16 +181,16 @@ class _Run:
         padded = [size + sum(pads[axis :: len(sizes)]) for axis, size in enumerate(sizes)]
         if any(window > size for window, size in zip(kernel, padded, strict=True)):
             raise OnnxError(f"has {node.kind} with a window that does not fit")
-        found = zip(padded, kernel, strides, strict=True)
-        return tuple((size - window) // stride + 1 for size, window, stride in found)
+        axes = zip(padded, kernel, strides, strict=True)
+        return tuple((size - window) // stride + 1 for size, window, stride in axes)
 
     def dimensions(self, name: str) -> list[int]:
-        """Read a stored shape."""
+        """Read a stored shape. Raises OnnxError if it is computed, or is not a list of integers."""
         tensor = self.file.initializers.get(name)
         if tensor is None:
             raise OnnxError(f"takes the shape {name[:40]} from what it computes; none of ours does")
         if tensor.kind != 7 or len(tensor.shape) != 1 or tensor.shape[0] > MAX_DIMENSIONS:
-            raise OnnxError(f"is damaged: {name[:40]} is no shape")
+            raise OnnxError(f"is damaged: {name[:40]} is not a shape")
         return [int(size) for size in tensor.values()]
 
 
@@ -230,25 +233,25 @@ OPERATORS: Final = {
 }
 
 
-def _limit(what: str, found: int, most: int, images: int) -> None:
-    if found > most:
+def _limit(unit: str, cost: int, limit: int, images: int) -> None:
+    if cost > limit:
         raise OnnxError(
-            f"takes {found // images:,} {what} for an image; {most // images:,} are allowed, "
-            "more than any network of ours takes"
+            f"takes {cost // images:,} {unit} for an image; {limit // images:,} are allowed, "
+            "which is more than any network of ours takes"
         )
 
 
-def _broadcast(one: Shape, other: Shape) -> Shape:
-    length = max(len(one), len(other))
-    pairs = zip((1,) * (length - len(one)) + one, (1,) * (length - len(other)) + other, strict=True)
-    found = [(max(a, b), min(a, b)) for a, b in pairs]
-    if any(small not in {1, large} for large, small in found):
+def _broadcast(left: Shape, right: Shape) -> Shape:
+    length = max(len(left), len(right))
+    pairs = zip((1,) * (length - len(left)) + left, (1,) * (length - len(right)) + right, strict=True)
+    sizes = [(max(a, b), min(a, b)) for a, b in pairs]
+    if any(small not in {1, large} for large, small in sizes):
         raise OnnxError("has operands whose shapes do not fit each other")
-    return tuple(large for large, _small in found)
+    return tuple(large for large, _small in sizes)
 
 
 def _ints(node: Node, name: str, default: list[int]) -> list[int]:
-    found = node.attributes.get(name, default)
-    if not isinstance(found, list):
-        raise OnnxError(f"has {node.kind} with a {name} that is no list of integers")
-    return found
+    value = node.attributes.get(name, default)
+    if not isinstance(value, list):
+        raise OnnxError(f"has {node.kind} with a {name} that is not a list of integers")
+    return value

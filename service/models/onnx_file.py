@@ -1,8 +1,8 @@
-"""What an ONNX file holds, read before ONNX Runtime sees it, and the rule by which it is refused.
+"""Reads an ONNX file before ONNX Runtime does, and refuses what no exported network has.
 
-A file may come from anywhere. Only what `training/export/graph.py` can write is let in: its operators, no
-graph inside a node (loops, branches), no functions, and no tensor that lies in another file, which a path
-inside the model could be pointed at.
+A file may come from anywhere. Only what `training/export/graph.py` can write is allowed: its operators, no
+graph in a node (loops, branches), no functions, and no tensor stored in another file, because its path
+could point at any file of the server.
 
 The format is protobuf (`onnx_wire`) with the fields of onnx.proto.
 """
@@ -52,8 +52,9 @@ INT, INTS = 2, 7  # AttributeProto.AttributeType
 
 @dataclass
 class Tensor:
-    """An initializer, its values not yet looked at: `raw` in `raw_data`, `typed` in the type's own field,
-    packed or one at a time.
+    """An initializer with its values not yet decoded.
+
+    They are in `raw` (the field raw_data), or in `typed` (the type's own field, packed or one at a time).
     """
 
     name: str = ""
@@ -63,7 +64,7 @@ class Tensor:
     typed: list[tuple[int, Value]] = field(default_factory=list)
 
     def values(self) -> NDArray[Any]:
-        """Decode the values in their shape; raises OnnxError where `require_values` does."""
+        """Decode the values in their shape. Raises OnnxError as `require_values` does."""
         self.require_values()
         dtype, number = TYPES[self.kind]
         parts = [value for n, value in self.typed if n == number]
@@ -73,9 +74,9 @@ class Tensor:
         return np.frombuffer(data, dtype).reshape(self.shape)
 
     def require_values(self) -> None:
-        """Compare type, shape and length without decoding; raises OnnxError where they cannot be right."""
+        """Raise OnnxError if type, shape and length of the values contradict each other."""
         if self.kind not in TYPES:
-            raise OnnxError(f"has {self.name[:40]} in a type that is not read here")
+            raise OnnxError(f"has {self.name[:40]} in a type that is not supported")
         dtype, number = TYPES[self.kind]
         count = prod(self.shape)
         if self.raw is not None:
@@ -90,8 +91,9 @@ class Tensor:
 
 @dataclass
 class Node:
-    """`kind` has its domain before a colon where it has one. Attributes that are neither an integer nor a
-    list of integers are None.
+    """A node of the graph; `kind` is its operator, after its domain and a colon if it has one.
+
+    Attributes that are neither an integer nor a list of integers are None.
     """
 
     kind: str
@@ -102,6 +104,8 @@ class Node:
 
 @dataclass
 class OnnxFile:
+    """The parts of an ONNX file that are checked or used."""
+
     opsets: dict[str, int] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
@@ -114,17 +118,17 @@ class OnnxFile:
 
 
 def read(data: bytes) -> OnnxFile:
-    """Raises OnnxError if the file is damaged or holds what is never let in."""
+    """Read a file. Raises OnnxError if it is damaged or holds what is never allowed."""
     return _Reader().model(memoryview(data))
 
 
 def check(file: OnnxFile) -> None:
-    """Raises OnnxError unless the file holds what ours do."""
+    """Raise OnnxError if the file's opset or operators are not those of our networks."""
     if set(file.opsets) != {""} or file.opsets[""] not in OPSETS:
-        found = ", ".join(f"{domain or 'ai.onnx'} {v}" for domain, v in sorted(file.opsets.items()))
-        raise OnnxError(f"is of opset {found or 'none'}; only {OPSETS[0]} and {OPSETS[1]} are served")
-    if strange := sorted(file.operators - OPERATORS):
-        raise OnnxError(f"has operators that no exported network has: {', '.join(strange)[:200]}")
+        opsets = ", ".join(f"{domain or 'ai.onnx'} {v}" for domain, v in sorted(file.opsets.items()))
+        raise OnnxError(f"is of opset {opsets or 'none'}; only {OPSETS[0]} and {OPSETS[1]} are served")
+    if unknown := sorted(file.operators - OPERATORS):
+        raise OnnxError(f"has operators that no exported network has: {', '.join(unknown)[:200]}")
 
 
 class _Reader(FieldReader):
@@ -148,7 +152,7 @@ class _Reader(FieldReader):
             elif number in {20, 25}:
                 raise OnnxError("has functions or a graph for training, which are not served")
         if not file.nodes:
-            raise OnnxError("is no ONNX model: it has no graph")
+            raise OnnxError("is not an ONNX model: it has no graph")
         return file
 
     def opset(self, message: memoryview) -> tuple[str, int]:
@@ -161,11 +165,11 @@ class _Reader(FieldReader):
         return domain, version
 
     def entry(self, message: memoryview) -> tuple[str, str]:
-        found = {1: "", 2: ""}
+        texts = {1: "", 2: ""}
         for number, value in self.fields_of(message):
-            if number in found:
-                found[number] = as_text(value)
-        return found[1], found[2]
+            if number in texts:
+                texts[number] = as_text(value)
+        return texts[1], texts[2]
 
     def graph(self, message: memoryview, file: OnnxFile) -> None:
         for number, value in self.fields_of(message):
@@ -183,7 +187,9 @@ class _Reader(FieldReader):
             elif number == 15:
                 raise OnnxError("has sparse tensors, which are not served")
             elif number == 13:
-                raise OnnxError("says shapes of values inside the graph, which no exported network does")
+                raise OnnxError(
+                    "declares shapes of values inside the graph, which no exported network does"
+                )
 
     def node(self, message: memoryview) -> Node:
         kind = domain = ""
@@ -206,16 +212,16 @@ class _Reader(FieldReader):
         return node
 
     def attribute(self, message: memoryview) -> tuple[str, int | list[int] | None]:
-        """Read the name, and the value if it is an integer or a list of integers."""
-        name, kind, one = "", 0, 0
-        many: list[int] = []
+        """Read the name and the value; None if it is not an integer or a list of integers."""
+        name, kind, integer = "", 0, 0
+        integers: list[int] = []
         for number, value in self.fields_of(message):
             if number == 1:
                 name = as_text(value)
             elif number == 3:
-                one = as_signed(value)
+                integer = as_signed(value)
             elif number == 8:
-                many += (
+                integers += (
                     [as_signed(value)]
                     if isinstance(value, int)
                     else map(as_signed, read_varints(as_bytes(value)))
@@ -228,10 +234,10 @@ class _Reader(FieldReader):
                 raise OnnxError("has a graph inside a node (a loop or a branch), which is not served")
             elif number in {22, 23}:
                 raise OnnxError("has sparse tensors, which are not served")
-            if len(many) > MAX_INTS:
-                raise OnnxError(f"has too many numbers in the attribute {name[:40]} of a node")
-        # ONNX Runtime takes the operator's default where the value is not of the type that is named.
-        return name, one if kind == INT else many if kind == INTS else None
+            if len(integers) > MAX_INTS:
+                raise OnnxError(f"has too integers numbers in the attribute {name[:40]} of a node")
+        # ONNX Runtime uses the operator's default if the value is not of the declared type.
+        return name, integer if kind == INT else integers if kind == INTS else None
 
     def tensor(self, message: memoryview) -> Tensor:
         tensor = Tensor()
@@ -254,17 +260,17 @@ class _Reader(FieldReader):
 
 
 def _chunk(value: Value, dtype: np.dtype[Any]) -> bytes:
-    """Little-endian values of `dtype` from a typed field: int32_data holds int8, and float16's bits."""
+    """Return a typed field's values as little-endian `dtype`; int32_data holds int8 and float16 bits."""
     if dtype == np.float32:
-        if isinstance(value, bytes) and len(value) == 4:  # one that is not packed
+        if isinstance(value, bytes) and len(value) == 4:  # a single value that is not packed
             return value
         return bytes(as_bytes(value))
     numbers = [value] if isinstance(value, int) else read_all_varints(as_bytes(value))
-    bits = np.array(numbers, np.uint64).astype(f"<u{dtype.itemsize}")  # keeps the lowest
+    bits = np.array(numbers, np.uint64).astype(f"<u{dtype.itemsize}")  # keeps the lowest bits
     return bits.tobytes()
 
 
 def _domain(value: Value) -> str:
-    """`ai.onnx` is another word for the empty one."""
+    """Read a domain; `ai.onnx` is an alias of the empty one."""
     text = as_text(value)
     return "" if text == "ai.onnx" else text

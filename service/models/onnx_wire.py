@@ -1,15 +1,15 @@
 """Protobuf's wire format (https://protobuf.dev/programming-guides/encoding/), read within limits.
 
 It is read by hand, because the package onnx is larger than this service. Nothing is copied and nothing
-nests: bytes that are asked for no further are stepped over.
+recurses: fields that are not needed are skipped.
 """
 
 from collections.abc import Iterator
 from typing import Final
 
 MAX_BYTES: Final = 2**31 - 1  # protobuf's own limit
-MAX_FIELDS: Final = 100_000  # ours have 3,000; bounds the time that a file can take, to 0.1 s
-MAX_INTS: Final = 16  # of an attribute; pads of eight dimensions
+MAX_FIELDS: Final = 100_000  # ours have 3,000; limits the time that reading a file takes to 0.1 s
+MAX_INTS: Final = 16  # of an attribute; the pads of eight dimensions
 MAX_VARINT: Final = 10  # bytes
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
@@ -18,19 +18,19 @@ Value = int | bytes | memoryview  # a number; the bytes of a fixed size; a view 
 
 
 class OnnxError(ValueError):
-    """The file is no ONNX file, or one that is not let in; the message goes on after the file's name."""
+    """The file is not ONNX, or holds what is not allowed; the message continues after the file's name."""
 
 
 class FieldReader:
-    """Reads the fields of messages, and counts those of one file."""
+    """Read the fields of messages, and limit their number per file."""
 
     def __init__(self) -> None:
         self._count = 0
 
     def fields_of(self, message: memoryview) -> Iterator[tuple[int, Value]]:
-        """Read (number, value) of every field: an int, the 4 or 8 bytes of a fixed size, or a view of more.
+        """Yield (number, value) of every field; the value is an int, 4 or 8 bytes, or a memoryview.
 
-        protobuf ignores a field of another wire type than it expects, so the three must not be confused.
+        protobuf ignores a field whose wire type is not the expected one, so the three stay distinct.
         """
         at, end = 0, len(message)
         while at < end:
@@ -59,7 +59,7 @@ class FieldReader:
 
 
 def read_varint(message: memoryview, at: int) -> tuple[int, int]:
-    """-> the number, below 2^64, and where it ends."""
+    """Read a number below 2^64; return it and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(message):
@@ -73,18 +73,18 @@ def read_varint(message: memoryview, at: int) -> tuple[int, int]:
 
 
 def read_varints(packed: memoryview) -> list[int]:
-    """Read a few packed numbers; raises OnnxError for more than any attribute or shape has."""
+    """Read a few packed numbers. Raises OnnxError for more than any attribute or shape has."""
     if len(packed) > MAX_VARINT * MAX_INTS:
         raise OnnxError("is damaged: a list of numbers is too long")
     return read_all_varints(packed)
 
 
 def read_all_varints(packed: memoryview) -> list[int]:
-    found, at = [], 0
+    numbers, at = [], 0
     while at < len(packed):
         value, at = read_varint(packed, at)
-        found.append(value)
-    return found
+        numbers.append(value)
+    return numbers
 
 
 def as_bytes(value: Value) -> memoryview:
@@ -94,7 +94,7 @@ def as_bytes(value: Value) -> memoryview:
 
 
 def as_signed(value: Value) -> int:
-    """int64 from its varint, which is below 2^64."""
+    """Convert a varint, which is below 2^64, to int64."""
     if not isinstance(value, int):
         raise OnnxError("is damaged: no number where there should be one")
     return value - 2**64 if value >= 2**63 else value

@@ -1,4 +1,4 @@
-"""The models that are served: loaded, replaced, taken out."""
+"""Loads the models that are served, replaces them when their files change, and removes them."""
 
 import asyncio
 import gc
@@ -9,7 +9,7 @@ from typing import Final
 from service.errors import ModelError, UnknownModel
 from service.host import trim
 from service.models.catalog import Catalog, Registration
-from service.models.discovery import FileSignature, ModelLocation, look, normal
+from service.models.discovery import FileSignature, ModelLocation, normalize_name, scan
 from service.models.loading import Load, Loader, LoadResult
 from service.models.serving import ServingModel
 from service.observability.logs import log
@@ -19,9 +19,11 @@ from service.settings import Settings
 UNLOADED: Final = "it was unloaded"
 
 
-async def _retire(served: ServingModel) -> None:
-    """Once nobody uses it, gives its memory back, 50 MB for 14 MB of weights: it is held by cycles that
-    the collector would come to after hours, and glibc keeps what is freed.
+async def _free_when_unused(served: ServingModel) -> None:
+    """Return a model's memory to the system once no request uses it: 50 MB for 14 MB of weights.
+
+    Reference cycles hold it, which the garbage collector would reach after hours, and glibc keeps what
+    is freed.
     """
     await served.wait_until_unused()
     del served
@@ -30,153 +32,165 @@ async def _retire(served: ServingModel) -> None:
 
 
 class Repository(Catalog):
-    """On the event loop. A request stays with the model that it began with: what is replaced or unloaded
-    goes on until nobody uses it.
+    """The catalog together with its files. Use it on the event loop.
+
+    A request keeps the model that it began with: a model that is replaced or unloaded lives on until no
+    request uses it.
     """
 
-    def __init__(self, settings: Settings, found: list[LoadResult], load: Load, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, results: list[LoadResult], load: Load, metrics: Metrics) -> None:
         super().__init__(settings, metrics)
         self._settings = settings
         self._loader = Loader(load)
-        self._under_way: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
-        self._changing = asyncio.Lock()
-        for one in found:
-            self._put(one)
+        self._tasks: set[asyncio.Task[None]] = set()  # the event loop itself holds tasks weakly
+        self._lock = asyncio.Lock()  # for one change at a time
+        for result in results:
+            self._register(result)
         self._arrange()
 
     async def refresh(self, changed_only: bool) -> None:
-        """Loads what is new, and what has changed or everything. A file that is bad changes nothing but
-        `error`; what was unloaded stays so. A file that is gone takes its model with it where another can
-        take its place; with `changed_only` if the look before has missed it too, because some programs
-        replace a file by removing it first.
+        """Load models whose files are new, and those whose files changed, or all of them.
+
+        A bad file only sets `error`; an unloaded model stays unloaded. A model whose file is gone is
+        removed if another can take its place; with `changed_only` not before a second scan misses the
+        file, because some programs replace a file by removing it first.
         """
-        async with self._changing:
-            found, stamps = await self._look()
-            await self._read([p for p in found if self._is_due(p.path, stamps.get(p.path), changed_only)])
-            self._remove_gone(self._sources.values(), looks=2 if changed_only else 1)
+        async with self._lock:
+            locations, signatures = await self._scan()
+            due = [p for p in locations if self._is_due(p.path, signatures.get(p.path), changed_only)]
+            await self._read(due)
+            self._remove_gone(self._registrations.values(), scans=2 if changed_only else 1)
 
     async def load(self, name: str) -> None:
-        """Every version of a model, from its files as they are now. Raises UnknownModel and ModelError.
-        Goes on when whoever asked for it has gone: reading cannot be stopped half way.
+        """Load every version of a model from its files as they are now.
+
+        Goes on if the caller is cancelled, because reading cannot be stopped half way. Raises UnknownModel
+        and ModelError.
         """
-        loading = asyncio.create_task(self._load_all(normal(name)))
-        self._under_way.add(loading)
-        loading.add_done_callback(self._under_way.discard)
+        loading = asyncio.create_task(self._load_all(normalize_name(name)))
+        self._tasks.add(loading)
+        loading.add_done_callback(self._tasks.discard)
         await asyncio.shield(loading)
 
     async def _load_all(self, name: str) -> None:
-        async with self._changing:
-            found, _stamps = await self._look()
-            wanted = [place for place in found if name in {place.name, self._name_at(place.path)}]
-            if not wanted:
+        async with self._lock:
+            locations, _signatures = await self._scan()
+            versions = [p for p in locations if name in {p.name, self._name_at(p.path)}]
+            if not versions:
                 raise UnknownModel(f"there is no file of a model {name[:80]}")
-            await self._read(wanted)
-            self._remove_gone([s for s in self._sources.values() if s.name == name], looks=1)
-        errors = [s.error for s in self.sources if s.name == name and s.error]
+            await self._read(versions)
+            self._remove_gone([s for s in self._registrations.values() if s.name == name], scans=1)
+        errors = [s.error for s in self.registrations if s.name == name and s.error]
         if errors:
             raise ModelError("; ".join(errors))
 
     async def unload(self, name: str) -> None:
-        """Every version of a model; requests under way are answered. Raises UnknownModel."""
-        name = normal(name)
-        async with self._changing:
-            sources = [source for source in self._sources.values() if source.name == name]
-            if not sources:
+        """Unload every version of a model; requests in flight are still answered. Raises UnknownModel."""
+        name = normalize_name(name)
+        async with self._lock:
+            registrations = [r for r in self._registrations.values() if r.name == name]
+            if not registrations:
                 raise UnknownModel(f"there is no model {name[:80]}")
-            for source in sources:
-                self._retire(source.served)
-                source.known_as = source.name
-                source.served, source.error, source.rival = None, UNLOADED, None
+            for registration in registrations:
+                self._retire(registration.served)
+                registration.last_name = registration.name
+                registration.served, registration.error = None, UNLOADED
+                registration.duplicate_of = None
             self._arrange()
 
-    async def _look(self) -> tuple[list[ModelLocation], dict[Path, FileSignature | None]]:
-        """Look at the files; one that is gone is served on for now, and forgotten if it was not served."""
-        known, hanging = set(self._sources), frozenset(self._loader.hanging)
-        found, stamps = await asyncio.to_thread(look, self._settings, known, hanging)
-        there = {place.path for place in found} | hanging
+    async def _scan(self) -> tuple[list[ModelLocation], dict[Path, FileSignature | None]]:
+        """List the files; note those that are gone, and forget them unless they are served."""
+        known, hanging = set(self._registrations), frozenset(self._loader.hanging)
+        locations, signatures = await asyncio.to_thread(scan, self._settings, known, hanging)
+        present = {location.path for location in locations} | hanging
         for path in known - hanging:
-            source, gone = self._sources[path], stamps[path] is None
-            source.missed = source.missed + 1 if gone and path not in there else 0
-            if gone and source.served:
-                source.stamp = None
-                self._note(source, f"{source.place.file} is gone; what was in it is served")
-            elif path not in there and not source.served and source.error != UNLOADED:
-                del self._sources[path]
+            registration, gone = self._registrations[path], signatures[path] is None
+            registration.missed = registration.missed + 1 if gone and path not in present else 0
+            if gone and registration.served:
+                registration.signature = None
+                file = registration.location.file
+                self._set_error(
+                    registration, f"{file} is gone; the model that was loaded from it is served"
+                )
+            elif path not in present and not registration.served and registration.error != UNLOADED:
+                del self._registrations[path]
         self._arrange()
-        return found, stamps
+        return locations, signatures
 
-    def _is_due(self, path: Path, stamp: FileSignature | None, changed_only: bool) -> bool:
-        source = self._sources.get(path)
-        if source is None:
+    def _is_due(self, path: Path, signature: FileSignature | None, changed_only: bool) -> bool:
+        registration = self._registrations.get(path)
+        if registration is None:
             return True
-        if source.error == UNLOADED or path in self._loader.hanging:
+        if registration.error == UNLOADED or path in self._loader.hanging:
             return False
-        return not changed_only or stamp not in {None, source.stamp}
+        return not changed_only or signature not in {None, registration.signature}
 
-    async def _read(self, wanted: Iterable[ModelLocation]) -> None:
-        """Read the files, and then those whose name and version another one has had until now.
+    async def _read(self, locations: Iterable[ModelLocation]) -> None:
+        """Read the files, then those whose name and version another file held until now.
 
         Only a file that is served as it is now keeps its name and version from another.
         """
-        for place in wanted:
-            self._put(await self._loader.read(place))
+        for location in locations:
+            self._register(await self._loader.read(location))
             self._arrange()
-        keep = {source.served for source in self._sources.values() if source.current}
-        for source in [s for s in self._sources.values() if s.rival and s.rival not in keep]:
-            self._put(await self._loader.read(source.place))
+        current = {r.served for r in self._registrations.values() if r.current}
+        duplicates = [r for r in self._registrations.values() if r.duplicate_of]
+        for registration in [r for r in duplicates if r.duplicate_of not in current]:
+            self._register(await self._loader.read(registration.location))
         self._arrange()
 
-    def _put(self, found: LoadResult) -> None:
-        source = self._sources.setdefault(found.place.path, Registration(found.place))
-        source.stamp, source.rival = found.stamp, None
-        self._note(source, found.error)
-        if found.model is None:
+    def _register(self, result: LoadResult) -> None:
+        path = result.location.path
+        registration = self._registrations.setdefault(path, Registration(result.location))
+        registration.signature, registration.duplicate_of = result.signature, None
+        self._set_error(registration, result.error)
+        if result.model is None:
             return
-        name, version = found.name, found.version
-        others = (other for other in self._sources.values() if other is not source and other.served)
-        twin = next((o for o in others if (o.name, o.version) == (name, version)), None)
+        name, version = result.name, result.version
+        others = (r for r in self._registrations.values() if r is not registration and r.served)
+        twin = next((other for other in others if (other.name, other.version) == (name, version)), None)
         if twin is not None and twin.current:
-            source.rival = twin.served
-            self._note(source, f"{name} version {version} is {twin.place.file} already")
+            registration.duplicate_of = twin.served
+            self._set_error(registration, f"{name} version {version} is {twin.location.file} already")
             return
         if twin is not None:
             self._forget(twin)
-        self._retire(source.served)
-        source.served = ServingModel(found.model, name, version)
+        self._retire(registration.served)
+        registration.served = ServingModel(result.model, name, version)
 
-    def _remove_gone(self, sources: Iterable[Registration], looks: int) -> None:
-        """Remove those that were missed at so many `looks` and whose place another can take.
+    def _remove_gone(self, registrations: Iterable[Registration], scans: int) -> None:
+        """Remove models whose file so many `scans` missed, if another model can take their place.
 
-        That is any whose file is served; for DEFAULT_MODEL, another version of it. So the last of all is
-        never removed.
+        That is any model whose file is served, but for DEFAULT_MODEL only another version of it. So the
+        last model is never removed.
         """
-        there = [source for source in self._sources.values() if source.current]
-        for source in list(sources):
-            fixed = source.name == self._default.configured
-            replaceable = any(s.name == source.name for s in there) if fixed else there
-            if source.served and source.missed >= looks and replaceable:
-                gone = (source.place.file, source.name, source.version)
+        current = [registration for registration in self._registrations.values() if registration.current]
+        for registration in list(registrations):
+            is_default = registration.name == self._default.setting
+            replaceable = any(s.name == registration.name for s in current) if is_default else current
+            if registration.served and registration.missed >= scans and replaceable:
+                gone = (registration.location.file, registration.name, registration.version)
                 log.warning("%s is gone; %s version %s is not served any more", *gone)
-                self._forget(source)
+                self._forget(registration)
         self._arrange()
 
-    def _forget(self, source: Registration) -> None:
-        del self._sources[source.place.path]
-        self._retire(source.served)
+    def _forget(self, registration: Registration) -> None:
+        del self._registrations[registration.location.path]
+        self._retire(registration.served)
 
-    def _note(self, source: Registration, error: str | None) -> None:
-        """The log has an error once, however often it is met."""
-        if error is not None and error != source.error:
-            instead = ", what was there before it is" if source.served else ""
+    def _set_error(self, registration: Registration, error: str | None) -> None:
+        """Set the error, and log it if it is a new one."""
+        if error is not None and error != registration.error:
+            instead = " (the one loaded before still is)" if registration.served else ""
             log.error("the model file is not served%s: %s", instead, error)
-        source.error = error
+        registration.error = error
 
     def _name_at(self, path: Path) -> str | None:
-        source = self._sources.get(path)
-        return source.name if source else None
+        registration = self._registrations.get(path)
+        return registration.name if registration else None
 
     def _retire(self, served: ServingModel | None) -> None:
         if served is not None:
-            retiring = asyncio.create_task(_retire(served))
-            self._under_way.add(retiring)
-            retiring.add_done_callback(self._under_way.discard)
+            freeing = asyncio.create_task(_free_when_unused(served))
+            self._tasks.add(freeing)
+            freeing.add_done_callback(self._tasks.discard)

@@ -1,4 +1,4 @@
-"""A model that is served, until its last request is answered."""
+"""Counts the requests that use a model, so that it is freed when the last one is answered."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from service.models.session import Model
 
 
 class ServingModel:
-    """A model under the name and version that it is asked for by."""
+    """A loaded model under the name and version that requests give."""
 
     def __init__(self, model: Model, name: str, version: int) -> None:
         self.model = model

@@ -14,7 +14,7 @@ from service.errors import ModelError
 from service.host import freeze_startup_objects, set_mmap_threshold
 from service.http.app import create_app
 from service.models.cuda import GpuOptions
-from service.models.default_model import announced
+from service.models.default_model import describe_models
 from service.models.loading import read_all
 from service.models.repository import Repository
 from service.models.session import load_model
@@ -52,7 +52,7 @@ def serve(
     repository = Repository(settings, read_all(settings, load), load, metrics)
     app = create_app(settings, repository, metrics, threads)
     served = [(model.name.name, model.name.version) for model in repository.served]
-    names, path = announced(settings, served)
+    names, path = describe_models(settings, served)
     provider = next(repository.served).model.provider
 
     def count_status(status: int) -> None:

@@ -23,7 +23,7 @@ from service.http.v2.request import InferRequest, parse_request
 from service.http.v2.response import build_response
 from service.http.v2.schemas import BINARY, INFER_REQUEST, INFER_RESPONSE
 from service.inference.admission import Permit
-from service.inference.engine import Decoded, Engine, Inferred
+from service.inference.engine import DecodedCrops, Engine, InferenceResult
 from service.models.serving import ServingModel
 from service.models.session import Row
 from service.settings import Settings
@@ -153,15 +153,15 @@ async def _infer_files(
     files: list[bytes],
     outputs: tuple[str, ...],
     slots: asyncio.Semaphore,
-) -> tuple[float, Inferred]:
+) -> tuple[float, InferenceResult]:
     """Infer image files. Return the longest decoding time, s, and the rows of the outputs.
 
     The result's `waited` is the longest wait for a worker and a batch, `took` the longest run. Raises
     ImageError, whose message names the tensor and the index of the file.
     """
 
-    def infer_file(data: bytes) -> Coroutine[Any, Any, tuple[Decoded, Inferred]]:
-        return engine.look(served, data, outputs, 1)
+    def infer_file(data: bytes) -> Coroutine[Any, Any, tuple[DecodedCrops, InferenceResult]]:
+        return engine.infer_image(served, data, outputs, 1)
 
     rows, decode_s, waited, took = list[Row](), 0.0, 0.0, 0.0
     for index, result in enumerate(await infer_each(files, infer_file, slots)):
@@ -171,4 +171,4 @@ async def _infer_files(
         rows += inferred.rows
         decode_s = max(decode_s, decoded.took)
         waited, took = max(waited, decoded.waited + inferred.waited), max(took, inferred.took)
-    return decode_s, Inferred(rows, waited, took)
+    return decode_s, InferenceResult(rows, waited, took)

@@ -118,7 +118,7 @@ async def index(request: Request) -> list[IndexEntry]:
             state=source.state,
             reason=source.error or "",
         )
-        for source in engine_of(request.scope).repository.sources
+        for source in engine_of(request.scope).repository.registrations
         if source.served or not ready_only
     ]
 

@@ -19,7 +19,7 @@ from PIL import Image
 from contract.picture import ImageError, InvalidImage, TooManyPixels, UnsupportedImage
 from contract.recipe import DEFAULT_RECIPE, TORCHVISION_RECIPE
 from service.imaging.decode import BYTES_PER_PIXEL, DecodedImage, SlowPicture, decode_crops
-from service.imaging.decoder import Decoder, MemoryBudget, ThreadDecoder, Watch
+from service.imaging.decoder import DecodeClock, Decoder, MemoryBudget, ThreadDecoder
 from service.imaging.process_decoder import ProcessDecoder
 from tests.support.eventually import eventually
 from tests.support.serving.images import encoded, noise
@@ -50,7 +50,7 @@ def processes(count: int, most: int = PIXELS, timeout: float = 30) -> Iterator[P
 
 def outcome(decoder: Decoder, data: bytes, slow: bool = False) -> DecodedImage | ImageError:
     try:
-        return decoder.decode(data, DEFAULT_RECIPE, 1, slow, Watch())
+        return decoder.decode(data, DEFAULT_RECIPE, 1, slow, DecodeClock())
     except ImageError as error:
         return error
 
@@ -62,7 +62,7 @@ KINDS = pytest.mark.parametrize("kind", ["here", "processes"])
 def test_both_say_the_same(kind: str) -> None:
     with decoder(kind) as both:
         for crops, recipe in ((1, DEFAULT_RECIPE), (10, DEFAULT_RECIPE), (1, TORCHVISION_RECIPE)):
-            made = both.decode(GOOD, recipe, crops, False, Watch())
+            made = both.decode(GOOD, recipe, crops, False, DecodeClock())
             wanted = decode_crops(GOOD, recipe, PIXELS, crops)
             assert (made.width, made.height, made.format) == (320, 240, "JPEG")
             assert len(made.crops) == crops
@@ -87,7 +87,7 @@ def test_what_takes_long_is_decoded_where_it_may(kind: str) -> None:
     large = encoded(Image.new("RGB", (2000, 2000), "teal"), "PNG")
     with decoder(kind, 6_000_000) as both:
         with pytest.raises(SlowPicture) as refused:
-            both.decode(large, DEFAULT_RECIPE, 1, False, Watch())
+            both.decode(large, DEFAULT_RECIPE, 1, False, DecodeClock())
         assert refused.value.seconds > 0
         assert isinstance(outcome(both, large, slow=True), DecodedImage)
 
@@ -124,7 +124,7 @@ def test_memory_is_waited_for_in_turn() -> None:
 
 
 def test_memory_is_reserved_before_decoding_and_for_each_kind_apart() -> None:
-    here, watch = ThreadDecoder(PIXELS), Watch()
+    here, watch = ThreadDecoder(PIXELS), DecodeClock()
     with ThreadPoolExecutor(1) as pool:
         with here._ordinary.reserve(PIXELS * BYTES_PER_PIXEL // 4):
             asked = pool.submit(here.decode, GOOD, DEFAULT_RECIPE, 1, False, watch)

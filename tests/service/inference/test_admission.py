@@ -210,7 +210,7 @@ def test_what_is_announced_takes_no_place_until_it_comes() -> None:
 
 
 def test_a_request_of_many_images_leaves_room_for_others() -> None:
-    admission = Admission(images=32, body_bytes=10, per_key=32)
+    admission = Admission(32, max_bytes=10, max_per_key=32)
     with admission.admit(0) as large, admission.admit(0) as other:
         turns = large.acquire_share(32)
         assert (admission.in_flight, turns._value) == (4, 4), "an eighth of the limit"
@@ -218,7 +218,7 @@ def test_a_request_of_many_images_leaves_room_for_others() -> None:
         with pytest.raises(Overloaded):
             other.acquire(1)
     with admission.admit(0) as small:
-        assert small.acquire_share(3, each=10)._value == 1, "at least one at a time"
+        assert small.acquire_share(3, cost=10)._value == 1, "at least one at a time"
         assert admission.in_flight == 10
         with pytest.raises(InvalidRequest, match="of 40 images"):
-            small.acquire_share(3, each=10)
+            small.acquire_share(3, cost=10)

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from service.inference.occlusion import GRID, covered, occlusion_map, overlay
+from service.inference.occlusion import GRID, occluded_copies, occlusion_map, overlay
 from tests.support.models.small_models import write_model
 from tests.support.serving.images import encoded, noise
 from tests.support.serving.responses import check
@@ -87,7 +87,7 @@ def test_nothing_that_matters_is_a_map_of_zeros() -> None:
 
 def test_together_the_covers_hide_everything() -> None:
     crop = np.zeros((224, 224, 3), np.uint8)
-    hidden = np.stack(covered(crop, (1.2, 2.7, 3.0))) > 0
+    hidden = np.stack(occluded_copies(crop, (1.2, 2.7, 3.0))) > 0
     assert hidden.any(axis=0).all()
     assert hidden[0, 0, 0].all()
     assert not hidden[0, 100:].any()

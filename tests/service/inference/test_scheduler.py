@@ -5,14 +5,14 @@ import asyncio
 import pytest
 
 from tests.support.eventually import eventually_async
-from tests.support.models.scheduled import FOREVER, Gate, Network, run, said, scheduled
+from tests.support.models.scheduled import FOREVER, Gate, Network, numbers_of, run, scheduled
 
 
 def test_an_image_is_decoded_and_run_by_one_thread() -> None:
     async def test() -> None:
         async with scheduled(threads=2) as s:
             answer = await s.image(7)
-            assert said(answer) == [70]
+            assert numbers_of(answer) == [70]
             assert answer.decoded is not None
             assert answer.decoded.ended <= answer.began <= answer.ended
             assert s.decoder.threads == s.network.threads
@@ -23,10 +23,10 @@ def test_an_image_is_decoded_and_run_by_one_thread() -> None:
 def test_a_batch_is_what_was_decoded_while_there_was_more_to_decode() -> None:
     async def test() -> None:
         async with scheduled(Network(target_batch_size=3)) as s:
-            asked = [await s.held(), *(s.image(number) for number in (1, 2, 3, 4))]
+            asked = [await s.hold_image(), *(s.image(number) for number in (1, 2, 3, 4))]
             await asyncio.sleep(0)
-            s.let_go()
-            assert [said(answer) for answer in await asyncio.gather(*asked)] == [
+            s.release_image()
+            assert [numbers_of(answer) for answer in await asyncio.gather(*asked)] == [
                 [0],
                 [10],
                 [20],
@@ -43,12 +43,16 @@ def test_a_worker_waits_for_no_more_than_its_share() -> None:
 
     async def test() -> None:
         async with scheduled(threads=2) as s:
-            asked = [await s.held(0), await s.held(9), *(s.image(number) for number in (1, 2, 3))]
+            asked = [
+                await s.hold_image(0),
+                await s.hold_image(9),
+                *(s.image(number) for number in (1, 2, 3)),
+            ]
             await asyncio.sleep(0)
-            s.let_go(0)
+            s.release_image(0)
             await eventually_async(lambda: bool(s.network.runs))
             assert s.network.runs[0] == [0, 1, 2]
-            s.let_go(9)
+            s.release_image(9)
             await asyncio.gather(*asked)
 
     run(test)
@@ -57,9 +61,9 @@ def test_a_worker_waits_for_no_more_than_its_share() -> None:
 def test_a_batch_waits_no_longer_than_the_delay() -> None:
     async def test() -> None:
         async with scheduled(max_batch_delay=0.0) as s:
-            asked = [await s.held(), s.image(1), s.image(2)]
+            asked = [await s.hold_image(), s.image(1), s.image(2)]
             await asyncio.sleep(0)
-            s.let_go()
+            s.release_image()
             await asyncio.gather(*asked)
             assert s.network.runs == [[0], [1], [2]]
 
@@ -70,9 +74,14 @@ def test_models_and_outputs_are_not_mixed_in_a_batch() -> None:
     async def test() -> None:
         async with scheduled() as s:
             other = Network()
-            asked = [await s.held(), s.image(1, network=other), s.image(2, outputs=("p", "q")), s.image(3)]
+            asked = [
+                await s.hold_image(),
+                s.image(1, network=other),
+                s.image(2, outputs=("p", "q")),
+                s.image(3),
+            ]
             await asyncio.sleep(0)
-            s.let_go()
+            s.release_image()
             await asyncio.gather(*asked)
             assert (s.network.runs, other.runs) == ([[0, 3], [2]], [[1]])
             assert s.network.outputs == [("p",), ("p", "q")]
@@ -87,7 +96,7 @@ def test_crops_are_shared_among_the_threads() -> None:
             asked = s.image(5, crops=10)
             await eventually_async(lambda: len(gate.passed) == 2)
             gate.opened.set()
-            assert said(await asked) == [50] * 10
+            assert numbers_of(await asked) == [50] * 10
             assert [len(batch) for batch in s.network.runs] == [5, 5]
 
     run(test)
@@ -100,7 +109,7 @@ def test_crops_come_back_in_order(most: int, batches: list[int]) -> None:
     async def test() -> None:
         async with scheduled(threads=2, max_batch=most) as s:
             answer = await s.crops(*range(24))
-            assert said(answer) == [10 * number for number in range(24)]
+            assert numbers_of(answer) == [10 * number for number in range(24)]
             assert answer.decoded is None
             assert sorted(len(batch) for batch in s.network.runs) == sorted(batches)
 
@@ -112,12 +121,12 @@ def test_a_single_request_uses_every_core_if_the_model_gains_by_it() -> None:
         async with scheduled(Network(whole=True), threads=2) as s:
             await s.crops(1, 2, 3, 4)
             assert s.network.exclusive == s.network.runs == [[1, 2, 3, 4]]
-            held = await s.held()
+            hold_image = await s.hold_image()
             await s.crops(5)
             assert s.network.runs[1:] == [[5]]
             assert len(s.network.exclusive) == 1
-            s.let_go()
-            await held
+            s.release_image()
+            await hold_image
 
     run(test)
 
@@ -132,11 +141,11 @@ def test_crops_do_not_starve_images() -> None:
             await asyncio.sleep(0)
             behind = [s.crops(n, n) for n in (3, 4, 5)]
             await asyncio.sleep(0)
-            s.decoder.gates[b"2"] = held = Gate(opened=False)
+            s.decoder.gates[b"2"] = hold_image = Gate(opened=False)
             gate.opened.set()
-            await eventually_async(lambda: bool(held.passed))
+            await eventually_async(lambda: bool(hold_image.passed))
             assert s.network.runs == [[1]], "it is decoded before what came after it is run"
-            held.opened.set()
+            hold_image.opened.set()
             await asyncio.gather(running, image, *behind)
 
     run(test)
@@ -145,8 +154,8 @@ def test_crops_do_not_starve_images() -> None:
 def test_runners_run_what_the_others_decode() -> None:
     async def test() -> None:
         async with scheduled(threads=2, runners=1) as s:
-            assert said(await s.image(1)) == [10]
-            assert said(await s.crops(2)) == [20]
+            assert numbers_of(await s.image(1)) == [10]
+            assert numbers_of(await s.crops(2)) == [20]
             assert s.decoder.threads[0].startswith("decode_")
             assert s.network.threads == ["run_0"] * 2
 

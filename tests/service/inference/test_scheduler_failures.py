@@ -10,18 +10,18 @@ import pytest
 from contract.picture import InvalidImage
 from service.errors import SchedulerClosed, WorkerLost
 from tests.support.eventually import eventually_async
-from tests.support.models.scheduled import Gate, Network, run, said, scheduled
+from tests.support.models.scheduled import Gate, Network, numbers_of, run, scheduled
 
 
 def test_cancelled_requests_are_neither_decoded_nor_run() -> None:
     async def test() -> None:
         async with scheduled() as s:
             s.decoder.gates[b"4"] = gate = Gate(opened=False)
-            asked = [await s.held(), *(s.image(number) for number in (1, 2, 3, 4))]
+            asked = [await s.hold_image(), *(s.image(number) for number in (1, 2, 3, 4))]
             await asyncio.sleep(0)
             asked[1].cancel()
             await asyncio.sleep(0)
-            s.let_go()
+            s.release_image()
             await eventually_async(lambda: bool(gate.passed))
             asked[2].cancel()
             await asyncio.sleep(0)
@@ -37,7 +37,7 @@ def test_cancelled_requests_are_neither_decoded_nor_run() -> None:
 def test_bytes_of_a_cancelled_request_are_freed_at_once() -> None:
     async def test() -> None:
         async with scheduled() as s:
-            held, data = await s.held(), b"1" * 1000
+            hold_image, data = await s.hold_image(), b"1" * 1000
             exclusive = sys.getrefcount(data)
             model: Any = s.network
             gone = asyncio.create_task(s.scheduler.infer_image(model, data, 1, ("p",)))
@@ -47,8 +47,8 @@ def test_bytes_of_a_cancelled_request_are_freed_at_once() -> None:
             await asyncio.wait([gone])
             del gone
             assert sys.getrefcount(data) == exclusive
-            s.let_go()
-            await held
+            s.release_image()
+            await hold_image
 
     run(test)
 
@@ -81,7 +81,7 @@ def test_a_run_that_fails_fails_its_batch_only() -> None:
                 with pytest.raises(ArithmeticError, match="poison"):
                     await asked
             s.network.raises = None
-            assert said(await s.image(3)) == [30]
+            assert numbers_of(await s.image(3)) == [30]
             assert s.scheduler.alive
 
     run(test)

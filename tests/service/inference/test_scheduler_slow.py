@@ -8,7 +8,7 @@ from contract.picture import ImageError, InvalidImage
 from service.errors import Overloaded
 from service.imaging.decode import SlowPicture
 from tests.support.eventually import eventually_async
-from tests.support.models.scheduled import Gate, Network, run, said, scheduled
+from tests.support.models.scheduled import Gate, Network, numbers_of, run, scheduled
 
 
 def test_stuck_for_is_the_age_of_the_oldest_run() -> None:
@@ -34,16 +34,16 @@ def test_stuck_for_is_the_age_of_the_oldest_run() -> None:
 def test_a_decode_timeout_fails_the_image_and_its_worker_recovers() -> None:
     async def test() -> None:
         async with scheduled(timeout=0.05) as s:
-            held = await s.held()
+            hold_image = await s.hold_image()
             with pytest.raises(ImageError, match="longer than 50 ms"):
-                await held
+                await hold_image
             assert not s.scheduler.decodes
             assert s.scheduler.stuck_for > 0
             waits = s.image(1)
             await asyncio.sleep(0.1)
             assert not waits.done(), "its own time begins when a thread has it"
-            s.let_go()
-            assert said(await waits) == [10]
+            s.release_image()
+            assert numbers_of(await waits) == [10]
             assert s.scheduler.stuck_for == 0
             assert s.network.runs == [[1]]
 
@@ -53,17 +53,17 @@ def test_a_decode_timeout_fails_the_image_and_its_worker_recovers() -> None:
 def test_batches_run_while_every_worker_is_stuck_decoding() -> None:
     async def test() -> None:
         async with scheduled(threads=2, timeout=0.05) as s:
-            asked = [s.image(5), await s.held(1), await s.held(2)]
-            assert said(await asked.pop(0)) == [50]
+            asked = [s.image(5), await s.hold_image(1), await s.hold_image(2)]
+            assert numbers_of(await asked.pop(0)) == [50]
             found = await asyncio.gather(*asked, return_exceptions=True)
             assert [type(each) for each in found] == [InvalidImage] * 2
             for number in (3, 4):
-                assert said(await s.crops(number)) == [10 * number]
+                assert numbers_of(await s.crops(number)) == [10 * number]
             assert s.network.threads[1:] == ["run_0"] * 2
             assert not s.scheduler.decodes
-            s.let_go(1)
-            assert said(await s.image(6)) == [60]
-            s.let_go(2)
+            s.release_image(1)
+            assert numbers_of(await s.image(6)) == [60]
+            s.release_image(2)
 
     run(test)
 
@@ -77,7 +77,7 @@ def test_the_decode_timeout_excludes_waiting_and_inference() -> None:
             await asyncio.sleep(0.15)
             assert s.scheduler.decodes
             gate.opened.set()
-            assert said(await asked) == [10]
+            assert numbers_of(await asked) == [10]
 
     run(test)
 
@@ -91,8 +91,8 @@ def test_slow_images_are_decoded_by_a_worker_of_their_own() -> None:
             gate.opened.clear()
             await eventually_async(lambda: bool(gate.passed))
             gate.opened.set()
-            assert said(await s.image(2)) == [20]
-            assert said(await slow) == [10]
+            assert numbers_of(await s.image(2)) == [20]
+            assert numbers_of(await slow) == [10]
             assert "slow_0" in s.decoder.threads
             assert set(s.network.threads) == {"decode_0"}
 
@@ -111,6 +111,6 @@ def test_slow_images_beyond_max_wait_are_refused() -> None:
             with pytest.raises(Overloaded) as refused:
                 await asyncio.gather(s.image(2), s.image(3))
             assert refused.value
-            assert said(await first) == [10]
+            assert numbers_of(await first) == [10]
 
     run(test)

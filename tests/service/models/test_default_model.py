@@ -12,10 +12,10 @@ import pytest
 
 from service.cli.predict import UsageError, find_models
 from service.errors import InvalidRequest, NotReady
-from service.models.default_model import announced
-from service.models.discovery import normal
+from service.models.default_model import describe_models
+from service.models.discovery import normalize_name
 from service.settings import Settings, SettingsError
-from tests.support.models.small_models import copied, repository_of
+from tests.support.models.small_models import copy_model, repository_of
 from tests.support.serving.images import encoded, noise
 from tests.support.serving.responses import check
 from tests.support.serving.server import Server, refused, serving
@@ -29,7 +29,7 @@ def folder(model_file: Path, tmp_path: Path) -> Callable[..., Path]:
     """Make MODELS of copies of one file, whose manifest says version 3."""
 
     def make(*names: str) -> Path:
-        return copied(model_file, tmp_path / "models", *(f"{name}.onnx" for name in names))
+        return copy_model(model_file, tmp_path / "models", *(f"{name}.onnx" for name in names))
 
     return make
 
@@ -79,7 +79,7 @@ def test_a_name_longer_than_any_file_s_is_not_composed(server: Server) -> None:
     """That takes time by the square of their number."""
     name = "a" + "\u0301\u0323" * 1000
     check(server.client.post("/predict", params={"model": name}, content=PHOTO), 404, "not_found")
-    assert normal(name) == name != unicodedata.normalize("NFC", name)
+    assert normalize_name(name) == name != unicodedata.normalize("NFC", name)
 
 
 def test_without_a_default_the_start_names_a_model(folder: Callable[..., Path], tmp_path: Path) -> None:
@@ -99,8 +99,8 @@ def test_without_a_default_the_start_names_a_model(folder: Callable[..., Path], 
     ],
 )
 def test_the_start_says_which_is_the_default(setting: str, wanted: tuple[str, str]) -> None:
-    assert announced(Settings(default_model=setting), [("a", 1), ("b", 2)]) == wanted
-    assert announced(Settings(), [("a", 2), ("a", 1)]) == ("a version 2, a version 1", "/predict")
+    assert describe_models(Settings(default_model=setting), [("a", 1), ("b", 2)]) == wanted
+    assert describe_models(Settings(), [("a", 2), ("a", 1)]) == ("a version 2, a version 1", "/predict")
 
 
 def test_default_model_must_be_there(folder: Callable[..., Path]) -> None:
@@ -215,7 +215,7 @@ def test_models_in_a_volume_of_kubernetes(
             point("..2026_2")
             shutil.rmtree(models / "..2026_1")
             await repository.refresh(changed_only=True)
-            assert [(s.name, s.version, s.error) for s in repository.sources] == [
+            assert [(s.name, s.version, s.error) for s in repository.registrations] == [
                 ("a", 3, None),
                 ("b", 7, None),
             ]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from service.errors import ModelError
-from service.models.discovery import escaped, places
+from service.models.discovery import escape_name, model_locations
 from service.models.loading import read, read_all
-from service.models.session import MAX_OF_A_CARD, Model, load_model
+from service.models.session import MAX_CARD_BYTES, Model, load_model
 from service.settings import Settings
 from tests.support.eventually import eventually
 from tests.support.serving.images import plain
@@ -26,8 +26,8 @@ def states(folder: Path) -> dict[str, str | None]:
     """Read every model: the name as it is shown -> why it is not served."""
     settings = Settings(models=folder)
     return {
-        place.name or "": read(place, load).error or None
-        for place in sorted(places(settings), key=lambda place: place.name or "")
+        location.name or "": read(location, load).error or None
+        for location in sorted(model_locations(settings), key=lambda location: location.name or "")
     }
 
 
@@ -64,7 +64,7 @@ def test_a_name_that_is_not_plain_text_is_not_served_and_shown_escaped(
 def test_other_names_are_served(name: str, model_file: Path, tmp_path: Path) -> None:
     shutil.copy(model_file, tmp_path / f"{name}.onnx")
     assert states(tmp_path) == {name: None}
-    assert escaped(name) == name
+    assert escape_name(name) == name
 
 
 def test_a_server_answers_beside_a_name_that_is_not_utf8(model_file: Path, tmp_path: Path) -> None:
@@ -98,14 +98,14 @@ def test_a_model_of_a_name_that_is_not_utf8_is_refused_at_the_start(
 def test_names_that_are_equal_in_normal_form_are_twins(model_file: Path, tmp_path: Path) -> None:
     for name in (unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")):
         shutil.copy(model_file, tmp_path / f"{name}.onnx")
-    assert [place.name for place in places(Settings(models=tmp_path))] == ["é", "é"]
+    assert [location.name for location in model_locations(Settings(models=tmp_path))] == ["é", "é"]
 
 
 def test_versions_are_written_in_ascii_digits(model_file: Path, tmp_path: Path) -> None:
     for version in ("1", "٣", "0", "-1", "1.5", "9" * 200, "²"):
         (tmp_path / "a" / version).mkdir(parents=True)
         shutil.copy(model_file, tmp_path / "a" / version / "model.onnx")
-    assert [place.version for place in places(Settings(models=tmp_path))] == [1]
+    assert [location.version for location in model_locations(Settings(models=tmp_path))] == [1]
 
 
 def test_what_is_no_file_is_not_waited_for(model_file: Path, tmp_path: Path) -> None:
@@ -151,9 +151,9 @@ def test_a_card_is_a_small_plain_file(
         assert load(model).card is None
         return caplog.text
 
-    card.write_bytes(b"x" * MAX_OF_A_CARD)
-    assert load(model).card == "x" * MAX_OF_A_CARD
-    card.write_bytes(b"x" * (MAX_OF_A_CARD + 1))
+    card.write_bytes(b"x" * MAX_CARD_BYTES)
+    assert load(model).card == "x" * MAX_CARD_BYTES
+    card.write_bytes(b"x" * (MAX_CARD_BYTES + 1))
     assert "the card a.md is not shown: it has 100,001 bytes" in refusal()
     for target in (secret, "secret", "/etc/passwd", "/dev/zero", "a.md", "nowhere"):
         card.unlink()

@@ -14,7 +14,7 @@ import pytest
 from service.errors import UnknownModel
 from service.models.repository import Repository
 from tests.support.eventually import eventually
-from tests.support.models.small_models import copied, errors, trying
+from tests.support.models.small_models import copy_model, errors, run_with_repository
 from tests.support.serving.images import plain
 from tests.support.serving.server import serving
 
@@ -24,7 +24,7 @@ WATCHED = pytest.mark.parametrize("watched", [False, True], ids=["SIGHUP", "WATC
 @pytest.fixture
 def folder(model_file: Path, tmp_path: Path) -> Callable[..., Path]:
     """Make MODELS of copies of one file, whose manifest says version 3."""
-    return partial(copied, model_file, tmp_path / "models")
+    return partial(copy_model, model_file, tmp_path / "models")
 
 
 async def look(repository: Repository, watched: bool) -> None:
@@ -51,7 +51,7 @@ def test_what_was_moved_is_served_from_its_new_place_alone(
             with pytest.raises(UnknownModel, match=r"no model a; the models here, for \?model=, are b"):
                 repository.find("a")
 
-    trying(steps, models=models)
+    run_with_repository(steps, models=models)
 
 
 @WATCHED
@@ -64,7 +64,7 @@ def test_the_newest_version_is_removed(folder: Callable[..., Path], watched: boo
         assert errors(repository) == [("a", 1, None), ("b", 3, None)]
         assert repository.find("a").name.version == 1
 
-    trying(steps, models=models)
+    run_with_repository(steps, models=models)
 
 
 @WATCHED
@@ -87,7 +87,7 @@ def test_the_last_models_are_served_while_the_folder_is_away(
         await look(repository, watched)
         assert [error is None for _name, _version, error in errors(repository)] == [True, True, False]
 
-    trying(steps, models=models)
+    run_with_repository(steps, models=models)
 
 
 @WATCHED
@@ -99,9 +99,9 @@ def test_a_file_that_cannot_be_used_takes_no_place(folder: Callable[..., Path], 
         (models / "a.onnx").unlink()
         await look(repository, watched)
         assert repository.find().name.name == "a"
-        assert "b.onnx is empty" in str(repository.sources[1].error)
+        assert "b.onnx is empty" in str(repository.registrations[1].error)
 
-    trying(steps, models=models)
+    run_with_repository(steps, models=models)
 
 
 def test_a_file_that_is_replaced_by_removing_it_first_stays_served(folder: Callable[..., Path]) -> None:
@@ -117,7 +117,7 @@ def test_a_file_that_is_replaced_by_removing_it_first_stays_served(folder: Calla
         await repository.refresh(changed_only=True)
         assert repository.find("b").name.version == 3
 
-    trying(steps, models=models)
+    run_with_repository(steps, models=models)
 
 
 @WATCHED
@@ -131,12 +131,12 @@ def test_a_link_without_its_target_keeps_its_model(folder: Callable[..., Path], 
         disk.rename(models.with_name("away"))
         await look(repository, watched)
         assert repository.find("b").name.version == 3
-        assert repository.sources[1].error is not None
+        assert repository.registrations[1].error is not None
         models.with_name("away").rename(disk)
         await look(repository, watched)
         assert errors(repository) == [("a", 3, None), ("b", 3, None)]
 
-    trying(steps, models=models)
+    run_with_repository(steps, models=models)
 
 
 def test_what_default_model_names_gives_way_to_its_own_versions_alone(folder: Callable[..., Path]) -> None:
@@ -146,13 +146,13 @@ def test_what_default_model_names_gives_way_to_its_own_versions_alone(folder: Ca
         (models / "a.onnx").unlink()
         await look(repository, watched=False)
         assert repository.find().name.version == 3
-        assert repository.sources[0].error == "a.onnx is gone; what was in it is served"
+        assert repository.registrations[0].error == "a.onnx is gone; what was in it is served"
         folder("a/4/model.onnx")
         await look(repository, watched=False)
         assert errors(repository) == [("a", 4, None), ("b", 3, None)]
         assert repository.find().name.version == 4
 
-    trying(steps, models=models, default_model="a")
+    run_with_repository(steps, models=models, default_model="a")
 
 
 def test_a_load_takes_what_was_moved(folder: Callable[..., Path]) -> None:
@@ -166,7 +166,7 @@ def test_a_load_takes_what_was_moved(folder: Callable[..., Path]) -> None:
         assert repository.find("a").name.version == 5
         assert repository.find("b").name.version == 3, "nobody has asked about that one"
 
-    trying(steps, models=models)
+    run_with_repository(steps, models=models)
 
 
 @WATCHED

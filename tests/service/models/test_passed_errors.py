@@ -13,13 +13,19 @@ from service.errors import NotReady, UnreadableModel
 from service.models.repository import Repository
 from service.models.session import Model
 from tests.support.eventually import eventually_async
-from tests.support.models.small_models import LOAD, copied, errors, numbered, trying
+from tests.support.models.small_models import (
+    LOAD,
+    copy_model,
+    errors,
+    replace_with_version,
+    run_with_repository,
+)
 
 
 @pytest.fixture
 def folder(model_file: Path, tmp_path: Path) -> Callable[..., Path]:
     """Make MODELS of copies of one file, whose manifest says version 3."""
-    return partial(copied, model_file, tmp_path / "models")
+    return partial(copy_model, model_file, tmp_path / "models")
 
 
 def away_and_back(file: Path, _model: Path) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -60,7 +66,7 @@ def test_an_error_ends_with_its_cause(
         await repository.refresh(changed_only=True)
         assert errors(repository) == [(repository.find().name.name, 3, None)]
 
-    trying(steps, **{setting: models / "a.onnx" if setting == "model" else models})
+    run_with_repository(steps, **{setting: models / "a.onnx" if setting == "model" else models})
 
 
 def test_a_file_that_could_not_be_read_is_tried_again(
@@ -85,7 +91,7 @@ def test_a_file_that_could_not_be_read_is_tried_again(
         await repository.refresh(changed_only=True)
         assert errors(repository) == [("a", 3, None), ("b", 3, None)]
 
-    trying(steps, models=models, load=load)
+    run_with_repository(steps, models=models, load=load)
 
 
 def test_a_link_that_led_nowhere_is_tried_again(folder: Callable[..., Path], model_file: Path) -> None:
@@ -95,13 +101,13 @@ def test_a_link_that_led_nowhere_is_tried_again(folder: Callable[..., Path], mod
     (models / "b.onnx").symlink_to(target)
 
     async def steps(repository: Repository) -> None:
-        assert "Too many levels of symbolic links" in str(repository.sources[1].error)
+        assert "Too many levels of symbolic links" in str(repository.registrations[1].error)
         (models / target).unlink()
         shutil.copy(model_file, models / target)
         await repository.refresh(changed_only=True)
         assert errors(repository) == [("a", 3, None), ("b", 3, None)]
 
-    trying(steps, models=models)
+    run_with_repository(steps, models=models)
 
 
 @pytest.mark.parametrize("gone", ["moved", "renumbered", "damaged"])
@@ -115,14 +121,14 @@ def test_a_name_is_free_when_its_twin_has_gone(
         if gone == "moved":
             (models / "a.onnx").rename(models / "b.onnx")
         elif gone == "renumbered":
-            numbered(model_file, models / "a.onnx", 5)
+            replace_with_version(model_file, models / "a.onnx", 5)
         else:
             (models / "a.onnx").write_bytes(b"bad")
         await repository.refresh(changed_only=True)
         assert repository.find("a", 3).name.version == 3
-        assert next(s for s in repository.sources if s.place.version == 3).error is None
+        assert next(s for s in repository.registrations if s.location.version == 3).error is None
 
-    trying(steps, models=models)
+    run_with_repository(steps, models=models)
 
 
 def test_a_disk_that_hung_is_tried_again(
@@ -141,15 +147,15 @@ def test_a_disk_that_hung_is_tried_again(
         folder("b.onnx")
         await repository.refresh(changed_only=True)
         assert hung.is_set()
-        assert "takes more than" in str(repository.sources[1].error)
+        assert "takes more than" in str(repository.registrations[1].error)
         going_on.set()
         monkeypatch.undo()
 
         async def reload() -> bool:
             await repository.refresh(changed_only=True)
-            return repository.sources[1].error is None
+            return repository.registrations[1].error is None
 
         await eventually_async(reload)
         assert repository.find("b").name.version == 3
 
-    trying(steps, models=models, load=load)
+    run_with_repository(steps, models=models, load=load)

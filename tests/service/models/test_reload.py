@@ -24,7 +24,7 @@ from service.observability.metrics import Metrics
 from service.settings import Settings
 from tests.support.checkout import ROOT
 from tests.support.eventually import eventually, eventually_async
-from tests.support.models.small_models import numbered
+from tests.support.models.small_models import replace_with_version
 from tests.support.serving.images import encoded, noise, plain
 from tests.support.serving.in_process import serving_in_process
 from tests.support.serving.responses import check
@@ -55,7 +55,7 @@ def test_a_new_model_takes_over_and_no_request_is_lost(
             clients = [threads.submit(ask, seen) for seen in answered]
             eventually(lambda: all(answered) or any(client.done() for client in clients))
             for version in (4, 5):
-                numbered(model_file, file, version)
+                replace_with_version(model_file, file, version)
                 if not watch:
                     server.process.send_signal(signal.SIGHUP)
                 wait_for(server, version)
@@ -78,7 +78,7 @@ def test_a_bad_file_leaves_the_old_model_serving_and_is_named(model_file: Path, 
         assert health["model"]["version"] == 3
         assert server.client.post("/predict", content=plain(7)).status_code == 200
         assert "the model file is not served" in server.log
-        numbered(model_file, file, 4)
+        replace_with_version(model_file, file, 4)
         wait_for(server, 4)
         assert server.client.get("/health").json()["reload_error"] is None
 
@@ -87,7 +87,7 @@ def test_a_signal_before_the_decoders_have_started_is_not_lost(model_file: Path,
     file = tmp_path / "model.onnx"
     shutil.copy(model_file, file)
     with serving(tmp_path / "log", file, decode_processes=1) as server:  # it starts after the line
-        numbered(model_file, file, 4)
+        replace_with_version(model_file, file, 4)
         server.process.send_signal(signal.SIGHUP)
         wait_for(server, 4)
 
@@ -97,7 +97,7 @@ def test_the_first_model_is_freed_after_a_reload(model_file: Path, tmp_path: Pat
     shutil.copy(model_file, file)
     with serving_in_process(file, partial(load_model, device="cpu", threads=1), 1) as running:
         first = weakref.ref(running.engine.repository.find().model.session)
-        numbered(model_file, file, 4)
+        replace_with_version(model_file, file, 4)
         running.reload()
         eventually(lambda: first() is None)
         assert running.client.post("/predict", content=plain(7)).status_code == 200
@@ -117,7 +117,7 @@ def test_a_look_at_the_models_that_fails_is_not_the_last(
             running.reload()
             eventually(lambda: "the models could not be looked at" in caplog.text)
         assert running.client.post("/predict", content=plain(7)).status_code == 200
-        numbered(model_file, file, 4)
+        replace_with_version(model_file, file, 4)
         running.reload()
         eventually(lambda: running.client.get("/health").json()["model"]["version"] == 4)
 
@@ -217,7 +217,7 @@ def test_a_file_that_takes_too_long_to_load_holds_up_no_other(
         async def loaded() -> bool:
             with suppress(ModelError):
                 await repository.load("slow")
-            return not repository.sources[1].error
+            return not repository.registrations[1].error
 
         await eventually_async(loaded)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.models.small_models import numbered
+from tests.support.models.small_models import replace_with_version
 from tests.support.serving.images import encoded, noise, plain
 from tests.support.serving.responses import check
 from tests.support.serving.server import Server, refused, serving
@@ -93,8 +93,8 @@ def test_a_broken_one_is_named_and_the_others_serve(unchanged: Server) -> None:
 def test_on_a_signal_new_ones_come_and_a_twin_is_refused(
     server: Server, folder: Path, model_file: Path
 ) -> None:
-    numbered(model_file, folder / "flowers.onnx", 4)  # there is a version 4
-    numbered(model_file, folder / "fresh.onnx", 7)
+    replace_with_version(model_file, folder / "flowers.onnx", 4)  # there is a version 4
+    replace_with_version(model_file, folder / "fresh.onnx", 7)
     server.process.send_signal(signal.SIGHUP)
     eventually(lambda: "fresh" in {m["name"] for m in server.client.get("/health").json()["models"]})
     assert version_of(server, model="fresh") == 7

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from service.models.session import SMALL, load_model
+from service.models.session import LARGE_MODEL_BYTES, load_model
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -17,7 +17,7 @@ def test_a_session_has_one_thread(model_file: Path, threads: int) -> None:
 
 def test_a_large_network_has_all_threads_for_what_is_alone(model_file: Path, tmp_path: Path) -> None:
     large = onnx.load(model_file)
-    large.doc_string = "x" * SMALL
+    large.doc_string = "x" * LARGE_MODEL_BYTES
     path = tmp_path / "large.onnx"
     onnx.save(large, path)
     model = load_model(path, "cpu", 3)
@@ -29,7 +29,7 @@ def test_a_large_network_has_all_threads_for_what_is_alone(model_file: Path, tmp
 
 
 def test_the_file_is_not_kept_in_memory(model_file: Path) -> None:
-    model = load_model(model_file, "cpu", 2, small=0)
+    model = load_model(model_file, "cpu", 2, large_bytes=0)
     assert [vars(session)["_model_bytes"] for session in (model.session, model.whole)] == [None, None]
 
 

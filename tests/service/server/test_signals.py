@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.checkout import free_port
 from tests.support.eventually import eventually
-from tests.support.models.small_models import numbered
+from tests.support.models.small_models import replace_with_version
 from tests.support.serving.server import COMMAND, environ
 
 TIMEOUT_S = 60.0
@@ -48,7 +48,7 @@ class AtTerminal:
 def at_terminal(model: Path, folder: Path, *before: str, **settings: object) -> Iterator[AtTerminal]:
     terminal, server_side = pty.openpty()
     port = free_port()
-    file = numbered(model, folder / "model.onnx", 1)
+    file = replace_with_version(model, folder / "model.onnx", 1)
     with subprocess.Popen(
         [*before, *COMMAND],
         env=environ(model=file, port=port, threads=1, **settings),
@@ -77,7 +77,7 @@ def test_sighup_reloads_and_a_closed_terminal_stops_the_server(
     """The reload is as by `docker compose kill -s HUP` to a container with a terminal."""
     with at_terminal(model_file, tmp_path, workers=workers) as server:
         server.wait_for(version=1)
-        numbered(model_file, server.file, 2)
+        replace_with_version(model_file, server.file, 2)
         server.process.send_signal(signal.SIGHUP)
         server.wait_for(version=2)
         server.close()
@@ -103,7 +103,7 @@ def test_nohup_outlives_the_terminal_and_reloads(model_file: Path, tmp_path: Pat
     with at_terminal(model_file, tmp_path, "nohup", workers=2) as server:
         server.wait_for(version=1)
         server.close()
-        numbered(model_file, server.file, 2)
+        replace_with_version(model_file, server.file, 2)
         server.process.send_signal(signal.SIGHUP)
         server.wait_for(version=2)
         server.process.terminate()

@@ -17,7 +17,7 @@ from service.observability.metrics import METRICS_FOLDER
 from service.server.listener import bind_socket, listen
 from service.server.workers import gpu_for
 from tests.support.eventually import eventually
-from tests.support.models.small_models import numbered
+from tests.support.models.small_models import replace_with_version
 from tests.support.serving.images import plain
 from tests.support.serving.server import COMMAND, Server, environ, metrics, refused, serving
 

@@ -26,7 +26,7 @@ from service.models.session import Model, load_model
 from service.observability import logs
 from tests.support.checkout import ROOT, free_port, wait_until_healthy
 from tests.support.eventually import eventually
-from tests.support.models.small_models import numbered
+from tests.support.models.small_models import replace_with_version
 from tests.support.serving.images import encoded, noise
 from tests.support.serving.responses import check
 from tests.support.serving.server import COMMAND, Server, environ, metrics, serving
@@ -131,7 +131,7 @@ def test_a_file_that_is_written_to_while_it_is_read(model_file: Path, tmp_path: 
 
     def replaced(path: Path) -> Model:
         model = load_model(path, device="cpu", threads=1)
-        numbered(model_file, path, 9)
+        replace_with_version(model_file, path, 9)
         return model
 
     shutil.copy(model_file, file)

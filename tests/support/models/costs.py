@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from service.models import onnx_cost as onnxcost
-from service.models import onnx_file as onnxfile
+from service.models import onnx_cost, onnx_file
 from service.models.onnx_file import read
 
 CAST = helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT)
@@ -37,8 +36,8 @@ def graph(nodes: Sequence[NodeProto], **stored: np.ndarray) -> bytes:
 
 def check(data: bytes) -> None:
     file = read(data)
-    onnxfile.check(file)
-    onnxcost.check(file)
+    onnx_file.check(file)
+    onnx_cost.check(file)
 
 
 def conv(source: str, target: str, **attributes: Any) -> NodeProto:

@@ -14,7 +14,7 @@ import numpy as np
 from contract.preprocess import Pixels
 from contract.recipe import DEFAULT_RECIPE, Recipe
 from service.imaging.decode import DecodedImage
-from service.imaging.decoder import Watch
+from service.imaging.decoder import DecodeClock
 from service.inference.batches import BatchResult
 from service.inference.scheduler import Scheduler
 from tests.support.eventually import eventually_async
@@ -31,7 +31,7 @@ class Gate:
         if opened:
             self.opened.set()
 
-    def let(self, who: Any) -> None:
+    def wait(self, who: Any) -> None:
         self.passed.append(who)
         assert self.opened.wait(20)
 
@@ -55,13 +55,15 @@ class Decoder:
 
     def close(self) -> None: ...
 
-    def decode(self, data: bytes, recipe: Recipe, crops: int, slow: bool, watch: Watch) -> DecodedImage:
+    def decode(
+        self, data: bytes, recipe: Recipe, crops: int, slow: bool, clock: DecodeClock
+    ) -> DecodedImage:
         assert recipe is DEFAULT_RECIPE
         self.slow += [data] if slow else []
-        watch.began = self.begins
+        clock.began = self.begins
         self.threads.append(threading.current_thread().name)
         if data in self.gates:
-            self.gates[data].let(data)
+            self.gates[data].wait(data)
         if self.error is not None:
             raise self.error.with_traceback(None)
         if self.raised.get(data):
@@ -90,7 +92,7 @@ class Network:
         self.exclusive += [shown] if exclusive else []
         self.threads.append(threading.current_thread().name)
         self.outputs.append(outputs)
-        self.gate.let(shown)
+        self.gate.wait(shown)
         if self.raises is not None:
             raise self.raises
         return [{"p": np.array([number * 10])} for number in shown]
@@ -100,7 +102,7 @@ def pixels(number: int) -> Pixels:
     return np.full((1, 1, 3), number, np.uint8)
 
 
-def said(answer: BatchResult) -> list[int]:
+def numbers_of(answer: BatchResult) -> list[int]:
     return [int(row["p"][0]) for row in answer.rows]
 
 
@@ -123,14 +125,14 @@ class Scheduled:
             self.scheduler.infer_crops(model, [pixels(number) for number in numbers], ("p",))
         )
 
-    async def held(self, number: int = 0) -> "asyncio.Task[BatchResult]":
-        """The thread decodes an image, until `let_go`."""
+    async def hold_image(self, number: int = 0) -> "asyncio.Task[BatchResult]":
+        """The thread decodes an image, until `release_image`."""
         self.decoder.gates[str(number).encode()] = gate = Gate(opened=False)
         task = self.image(number)
         await eventually_async(lambda: bool(gate.passed))
         return task
 
-    def let_go(self, number: int = 0) -> None:
+    def release_image(self, number: int = 0) -> None:
         self.decoder.gates[str(number).encode()].opened.set()
 
 

@@ -57,7 +57,7 @@ def write_model(
     return path
 
 
-def numbered(model: Path, target: Path, version: int) -> Path:
+def replace_with_version(model: Path, target: Path, version: int) -> Path:
     """The same model with another version, put in its place in one step."""
     loaded = onnx.load(model)
     (entry,) = (entry for entry in loaded.metadata_props if entry.key == METADATA_KEY)
@@ -75,7 +75,7 @@ async def repository_of(load: Load = LOAD, **settings: Any) -> AsyncIterator[Rep
     yield Repository(given, found, load, Metrics())
 
 
-def copied(model: Path, folder: Path, *files: str) -> Path:
+def copy_model(model: Path, folder: Path, *files: str) -> Path:
     """Put copies of a model into a folder, as each of `files`."""
     folder.mkdir(exist_ok=True)
     for file in files:
@@ -84,7 +84,7 @@ def copied(model: Path, folder: Path, *files: str) -> Path:
     return folder
 
 
-def trying(steps: Callable[[Repository], Coroutine[Any, Any, None]], **settings: Any) -> None:
+def run_with_repository(steps: Callable[[Repository], Coroutine[Any, Any, None]], **settings: Any) -> None:
     """Run the steps on a repository of these settings, and end them after a minute."""
 
     async def run() -> None:
@@ -95,4 +95,4 @@ def trying(steps: Callable[[Repository], Coroutine[Any, Any, None]], **settings:
 
 
 def errors(repository: Repository) -> list[tuple[str, int | None, str | None]]:
-    return [(source.name, source.version, source.error) for source in repository.sources]
+    return [(source.name, source.version, source.error) for source in repository.registrations]

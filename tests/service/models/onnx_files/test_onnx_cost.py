@@ -4,7 +4,7 @@ from math import prod
 
 from onnx import helper, shape_inference
 
-from service.models import onnx_cost as onnxcost
+from service.models import onnx_cost
 from service.models.onnx_cost import BATCHES, MAX_VALUES, MAX_WORK
 from service.models.onnx_file import OPERATORS, read
 from tests.support.models.costs import FIRST, check, conv, floats, graph
@@ -14,15 +14,15 @@ from training.model import AlexNet, Variant
 
 
 def test_every_operator_has_a_rule() -> None:
-    assert onnxcost.OPERATORS.keys() == OPERATORS
+    assert onnx_cost.OPERATORS.keys() == OPERATORS
 
 
 def test_shapes_of_our_networks_are_those_that_the_package_infers() -> None:
     for model in networks():
         file = read(model.SerializeToString())
-        onnxcost.check(file)
+        onnx_cost.check(file)
         for batch in BATCHES:
-            run = onnxcost._Run(file, batch)
+            run = onnx_cost._Run(file, batch)
             run.check()
             model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
             for output in model.graph.output:
@@ -42,8 +42,8 @@ def test_the_largest_network_of_ours_takes_less_than_half_of_what_is_allowed() -
     model = AlexNet(1000, 1.0, variant=Variant("one-tower", "relu", True, "overlapping"))
     for precision in ("fp16", "int8"):
         file = read(build_graph(model, [1.0] * 3, [1.0] * 3, precision).SerializeToString())
-        onnxcost.check(file)
-        run = onnxcost._Run(file, 1)
+        onnx_cost.check(file)
+        run = onnx_cost._Run(file, 1)
         run.check()
         assert MAX_VALUES / 4 < run.values < MAX_VALUES / 2
         assert MAX_WORK / 4 < run.work < MAX_WORK / 2
@@ -62,7 +62,7 @@ def test_costs_are_counted() -> None:
         helper.make_node("Gemm", ["f", "w"], ["g"], transB=1),
         helper.make_node("Mul", ["w", "w"], ["folded"]),
     ]
-    run = onnxcost._Run(read(graph(nodes, kernels=floats(8, 3, 11, 11), w=floats(5, 8 * 27 * 27))), 2)
+    run = onnx_cost._Run(read(graph(nodes, kernels=floats(8, 3, 11, 11), w=floats(5, 8 * 27 * 27))), 2)
     run.check()
     picture, matrix = 224 * 224 * 3, 3 * 11 * 11 * 55 * 55
     assert [run.shapes[name] for name in "yzfg"] == [(2, 8, 55, 55), (2, 8, 27, 27), (2, 5832), (2, 5)]

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from service.errors import ModelError
-from service.models import onnx_file as onnxfile
+from service.models import onnx_file
 from service.models.onnx_file import OPERATORS, read
 from service.models.session import load_model
 from tests.support.models.graphs import SHIPPED, compare, networks, small, varint
@@ -22,7 +22,7 @@ def test_every_network_of_ours_is_let_in_and_no_operator_more() -> None:
     graphs, used = networks(), set()
     for graph in graphs:
         file = read(graph.SerializeToString())
-        onnxfile.check(file)
+        onnx_file.check(file)
         compare(file, graph)
         used |= file.operators
     assert used == OPERATORS
@@ -42,7 +42,7 @@ def test_weights_are_read_as_the_package_reads_them(precision: str) -> None:
 
 def test_the_shipped_model() -> None:
     file = read(SHIPPED.read_bytes())
-    onnxfile.check(file)
+    onnx_file.check(file)
     compare(file, onnx.load(SHIPPED))
 
 
@@ -56,7 +56,7 @@ def test_values_that_are_not_raw(kind: int) -> None:
     expected = numpy_helper.to_array(packed)
     unpacked = b"".join(_unpacked(packed))
     for data in (packed.SerializeToString(), unpacked):
-        tensor = onnxfile._Reader().tensor(memoryview(data))
+        tensor = onnx_file._Reader().tensor(memoryview(data))
         np.testing.assert_array_equal(tensor.values(), expected)
 
 
@@ -188,7 +188,7 @@ def test_what_is_never_let_in(
 def test_opset_18_is_let_in() -> None:
     model = small()
     model.opset_import[0].version = 18
-    onnxfile.check(read(model.SerializeToString()))
+    onnx_file.check(read(model.SerializeToString()))
 
 
 def test_the_outputs_are_read() -> None:

@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
-from service.models import onnx_file as onnxfile
+from service.models import onnx_file
 from service.models.onnx_file import Tensor, read
 from service.models.onnx_wire import OnnxError
 from tests.support.models.graphs import SHIPPED, compare, small, varint
 
-SMALL = small().SerializeToString()
+LARGE_MODEL_BYTES = small().SerializeToString()
 
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    data = bytearray(SMALL)
+    data = bytearray(LARGE_MODEL_BYTES)
     for _change in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(data)))
         until = draw(st.integers(at, min(len(data), at + 12)))
@@ -72,7 +72,7 @@ def test_a_file_that_is_cut_off_is_refused_or_lacks_its_end(end: int) -> None:
 @given(st.binary(max_size=300))
 def test_noise(data: bytes) -> None:
     with pytest.raises(OnnxError):
-        onnxfile.check(read(data))
+        onnx_file.check(read(data))
 
 
 def nested(depth: int) -> bytes:
@@ -109,7 +109,7 @@ def test_bombs(name: str) -> None:
 
 
 def tensor_of(**parts: Any) -> Tensor:
-    return onnxfile._Reader().tensor(memoryview(TensorProto(**parts).SerializeToString()))
+    return onnx_file._Reader().tensor(memoryview(TensorProto(**parts).SerializeToString()))
 
 
 def test_shapes_that_lie() -> None:
@@ -118,7 +118,7 @@ def test_shapes_that_lie() -> None:
             tensor_of(name="w", data_type=1, dims=shape)
     packed = bytes([1 << 3 | 2]) + varint(1_000_000) + b"\x01" * 1_000_000
     with pytest.raises(OnnxError, match="a list of numbers is too long"):
-        onnxfile._Reader().tensor(memoryview(packed))
+        onnx_file._Reader().tensor(memoryview(packed))
     for parts in ({"raw_data": b"1234"}, {"float_data": [0.0] * 3}, {"float_data": [0.0] * 10_000}, {}):
         with pytest.raises(OnnxError, match="not as long as its shape says"):
             tensor_of(name="w", data_type=1, dims=[2**31 - 1, 2**31 - 1], **parts).values()
@@ -131,7 +131,7 @@ def test_numbers_of_a_fixed_size_are_no_packed_ones(wire: int, size: int) -> Non
     """protobuf ignores a field of the wrong wire type: what is read here must not be another shape."""
     shape = bytes([1 << 3 | wire]) + b"\x01" * size
     with pytest.raises(OnnxError, match="a number where there should be"):
-        onnxfile._Reader().tensor(memoryview(shape))
+        onnx_file._Reader().tensor(memoryview(shape))
     ints = bytes([8 << 3 | wire]) + b"\x01" * size
     with pytest.raises(OnnxError, match="a number where there should be"):
-        onnxfile._Reader().attribute(memoryview(ints))
+        onnx_file._Reader().attribute(memoryview(ints))
