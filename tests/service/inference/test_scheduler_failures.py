@@ -1,4 +1,4 @@
-"""What becomes of requests that are cancelled, fail, or are there when the scheduler closes."""
+"""Tests of requests that are cancelled, fail, or wait when the scheduler closes."""
 
 import asyncio
 import gc
@@ -10,24 +10,24 @@ import pytest
 from contract.picture import InvalidImage
 from service.errors import SchedulerClosed, WorkerLost
 from tests.support.eventually import eventually_async
-from tests.support.models.scheduled import Gate, Network, numbers_of, run, scheduled
+from tests.support.models.scheduled import Gate, Network, outputs_of, run, scheduled
 
 
 def test_cancelled_requests_are_neither_decoded_nor_run() -> None:
     async def test() -> None:
         async with scheduled() as s:
             s.decoder.gates[b"4"] = gate = Gate(opened=False)
-            asked = [await s.hold_image(), *(s.image(number) for number in (1, 2, 3, 4))]
+            requests = [await s.hold_image(), *(s.image(number) for number in (1, 2, 3, 4))]
             await asyncio.sleep(0)
-            asked[1].cancel()
+            requests[1].cancel()
             await asyncio.sleep(0)
             s.release_image()
             await eventually_async(lambda: bool(gate.passed))
-            asked[2].cancel()
+            requests[2].cancel()
             await asyncio.sleep(0)
             gate.opened.set()
-            found = await asyncio.gather(*asked, return_exceptions=True)
-            assert [type(answer).__name__ for answer in found[1:3]] == ["CancelledError"] * 2
+            results = await asyncio.gather(*requests, return_exceptions=True)
+            assert [type(result).__name__ for result in results[1:3]] == ["CancelledError"] * 2
             assert s.network.runs == [[0, 3, 4]]
             assert len(s.decoder.threads) == 4
 
@@ -38,33 +38,33 @@ def test_bytes_of_a_cancelled_request_are_freed_at_once() -> None:
     async def test() -> None:
         async with scheduled() as s:
             hold_image, data = await s.hold_image(), b"1" * 1000
-            exclusive = sys.getrefcount(data)
+            initial_count = sys.getrefcount(data)
             model: Any = s.network
-            gone = asyncio.create_task(s.scheduler.infer_image(model, data, 1, ("p",)))
+            cancelled = asyncio.create_task(s.scheduler.infer_image(model, data, 1, ("p",)))
             await asyncio.sleep(0)
-            assert sys.getrefcount(data) > exclusive
-            gone.cancel()
-            await asyncio.wait([gone])
-            del gone
-            assert sys.getrefcount(data) == exclusive
+            assert sys.getrefcount(data) > initial_count
+            cancelled.cancel()
+            await asyncio.wait([cancelled])
+            del cancelled
+            assert sys.getrefcount(data) == initial_count
             s.release_image()
             await hold_image
 
     run(test)
 
 
-def test_an_error_frees_its_image_without_the_collector() -> None:
+def test_failed_image_is_freed_without_the_garbage_collector() -> None:
     async def test() -> None:
         async with scheduled() as s:
             data = b"1" * 1000
-            exclusive = sys.getrefcount(data)
+            initial_count = sys.getrefcount(data)
             s.decoder.error = InvalidImage("it is broken")
             model: Any = s.network
             with pytest.raises(InvalidImage, match="it is broken"):
                 await s.scheduler.infer_image(model, data, 1, ("p",))
             s.decoder.error = None
-            await s.image(2)  # the thread has done with the first
-            assert sys.getrefcount(data) == exclusive
+            await s.image(2)  # so that the thread has left the first one's frames
+            assert sys.getrefcount(data) == initial_count
 
     gc.disable()
     try:
@@ -73,15 +73,15 @@ def test_an_error_frees_its_image_without_the_collector() -> None:
         gc.enable()
 
 
-def test_a_run_that_fails_fails_its_batch_only() -> None:
+def test_failed_run_fails_its_batch_only() -> None:
     async def test() -> None:
         async with scheduled() as s:
             s.network.raises = ArithmeticError("poison")
-            for asked in (s.image(1, crops=10), s.crops(1, 2)):
+            for request in (s.image(1, crops=10), s.crops(1, 2)):
                 with pytest.raises(ArithmeticError, match="poison"):
-                    await asked
+                    await request
             s.network.raises = None
-            assert numbers_of(await s.image(3)) == [30]
+            assert outputs_of(await s.image(3)) == [30]
             assert s.scheduler.alive
 
     run(test)
@@ -90,17 +90,17 @@ def test_a_run_that_fails_fails_its_batch_only() -> None:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (WorkerLost("the device is gone"), "the device is gone"),
+        (WorkerLost("the device is cancelled"), "the device is cancelled"),
         (SystemExit(), "the inference worker has ended"),
     ],
     ids=["WorkerLost", "a panic"],
 )
-def test_a_fatal_error_fails_every_request(error: BaseException, message: str) -> None:
+def test_lost_worker_fails_all_requests(error: BaseException, message: str) -> None:
     async def test() -> None:
         async with scheduled(threads=2) as s:
             s.network.raises = error
-            found = await asyncio.gather(s.image(1), s.crops(2), s.image(3), return_exceptions=True)
-            assert {(type(each), str(each)) for each in found} == {(SchedulerClosed, message)}
+            results = await asyncio.gather(s.image(1), s.crops(2), s.image(3), return_exceptions=True)
+            assert {(type(error), str(error)) for error in results} == {(SchedulerClosed, message)}
             assert not s.scheduler.alive
             with pytest.raises(SchedulerClosed, match=message):
                 await s.image(4)
@@ -108,17 +108,17 @@ def test_a_fatal_error_fails_every_request(error: BaseException, message: str) -
     run(test)
 
 
-def test_close_fails_pending_requests_and_refuses_new_ones() -> None:
+def test_closing_fails_waiting_and_new_requests() -> None:
     async def test() -> None:
         gate = Gate(opened=False)
         async with scheduled(Network(gate=gate)) as s:
             running = s.crops(1)
             await eventually_async(lambda: bool(gate.passed))
-            asked = [running, s.crops(2), s.image(3)]
+            requests = [running, s.crops(2), s.image(3)]
             await asyncio.sleep(0)
             closing = asyncio.create_task(s.scheduler.close())
-            found = await asyncio.gather(*asked, return_exceptions=True)
-            assert {(type(each), str(each)) for each in found} == {
+            results = await asyncio.gather(*requests, return_exceptions=True)
+            assert {(type(error), str(error)) for error in results} == {
                 (SchedulerClosed, "the service is shutting down")
             }
             with pytest.raises(SchedulerClosed):

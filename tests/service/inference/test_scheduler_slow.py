@@ -1,4 +1,4 @@
-"""Runs and images that take long: timed, refused, decoded apart."""
+"""Tests of slow runs and slow images: how they are timed, refused and decoded apart."""
 
 import asyncio
 
@@ -8,10 +8,10 @@ from contract.picture import ImageError, InvalidImage
 from service.errors import Overloaded
 from service.imaging.decode import SlowPicture
 from tests.support.eventually import eventually_async
-from tests.support.models.scheduled import Gate, Network, numbers_of, run, scheduled
+from tests.support.models.scheduled import Gate, Network, outputs_of, run, scheduled
 
 
-def test_stuck_for_is_the_age_of_the_oldest_run() -> None:
+def test_stuck_for_is_the_time_of_the_oldest_run() -> None:
     async def test() -> None:
         now, gate = [100.0], Gate(opened=False)
         async with scheduled(Network(gate=gate), threads=2, clock=lambda: now[0]) as s:
@@ -31,7 +31,7 @@ def test_stuck_for_is_the_age_of_the_oldest_run() -> None:
     run(test)
 
 
-def test_a_decode_timeout_fails_the_image_and_its_worker_recovers() -> None:
+def test_image_over_the_timeout_is_answered_and_its_thread_recovers() -> None:
     async def test() -> None:
         async with scheduled(timeout=0.05) as s:
             hold_image = await s.hold_image()
@@ -41,48 +41,48 @@ def test_a_decode_timeout_fails_the_image_and_its_worker_recovers() -> None:
             assert s.scheduler.stuck_for > 0
             waits = s.image(1)
             await asyncio.sleep(0.1)
-            assert not waits.done(), "its own time begins when a thread has it"
+            assert not waits.done(), "its timeout begins when a thread decodes it"
             s.release_image()
-            assert numbers_of(await waits) == [10]
+            assert outputs_of(await waits) == [10]
             assert s.scheduler.stuck_for == 0
             assert s.network.runs == [[1]]
 
     run(test)
 
 
-def test_batches_run_while_every_worker_is_stuck_decoding() -> None:
+def test_batches_run_while_images_block_every_thread() -> None:
     async def test() -> None:
         async with scheduled(threads=2, timeout=0.05) as s:
-            asked = [s.image(5), await s.hold_image(1), await s.hold_image(2)]
-            assert numbers_of(await asked.pop(0)) == [50]
-            found = await asyncio.gather(*asked, return_exceptions=True)
-            assert [type(each) for each in found] == [InvalidImage] * 2
+            requests = [s.image(5), await s.hold_image(1), await s.hold_image(2)]
+            assert outputs_of(await requests.pop(0)) == [50]
+            errors = await asyncio.gather(*requests, return_exceptions=True)
+            assert [type(error) for error in errors] == [InvalidImage] * 2
             for number in (3, 4):
-                assert numbers_of(await s.crops(number)) == [10 * number]
+                assert outputs_of(await s.crops(number)) == [10 * number]
             assert s.network.threads[1:] == ["run_0"] * 2
             assert not s.scheduler.decodes
             s.release_image(1)
-            assert numbers_of(await s.image(6)) == [60]
+            assert outputs_of(await s.image(6)) == [60]
             s.release_image(2)
 
     run(test)
 
 
-def test_the_decode_timeout_excludes_waiting_and_inference() -> None:
+def test_waiting_and_inference_do_not_count_as_decoding() -> None:
     async def test() -> None:
         gate = Gate(opened=False)
         async with scheduled(Network(gate=gate), timeout=0.05) as s:
-            asked = s.image(1)
+            request = s.image(1)
             await eventually_async(lambda: bool(gate.passed))
             await asyncio.sleep(0.15)
             assert s.scheduler.decodes
             gate.opened.set()
-            assert numbers_of(await asked) == [10]
+            assert outputs_of(await request) == [10]
 
     run(test)
 
 
-def test_slow_images_are_decoded_by_a_worker_of_their_own() -> None:
+def test_slow_images_are_decoded_apart() -> None:
     async def test() -> None:
         async with scheduled() as s:
             s.decoder.raised[b"1"] = [SlowPicture(2.0)]
@@ -91,15 +91,15 @@ def test_slow_images_are_decoded_by_a_worker_of_their_own() -> None:
             gate.opened.clear()
             await eventually_async(lambda: bool(gate.passed))
             gate.opened.set()
-            assert numbers_of(await s.image(2)) == [20]
-            assert numbers_of(await slow) == [10]
+            assert outputs_of(await s.image(2)) == [20]
+            assert outputs_of(await slow) == [10]
             assert "slow_0" in s.decoder.threads
             assert set(s.network.threads) == {"decode_0"}
 
     run(test)
 
 
-def test_slow_images_beyond_max_wait_are_refused() -> None:
+def test_slow_images_are_refused_if_they_would_wait_too_long() -> None:
     async def test() -> None:
         async with scheduled(max_wait=5.0) as s:
             gates = []
@@ -111,6 +111,6 @@ def test_slow_images_beyond_max_wait_are_refused() -> None:
             with pytest.raises(Overloaded) as refused:
                 await asyncio.gather(s.image(2), s.image(3))
             assert refused.value
-            assert numbers_of(await first) == [10]
+            assert outputs_of(await first) == [10]
 
     run(test)

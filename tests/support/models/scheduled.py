@@ -1,4 +1,4 @@
-"""A scheduler whose decoder and whose network stand still until a test says so."""
+"""A scheduler with a fake decoder and a fake network that tests can block."""
 
 import asyncio
 import threading
@@ -19,11 +19,11 @@ from service.inference.batches import BatchResult
 from service.inference.scheduler import Scheduler
 from tests.support.eventually import eventually_async
 
-FOREVER = 1000.0  # s, longer than a test may take
+FOREVER = 1000.0  # s, longer than any test takes
 
 
 class Gate:
-    """Whoever passes waits until it is opened; `passed` are those who have come so far."""
+    """Block threads until it is opened; `passed` has what each of them called `wait` with."""
 
     def __init__(self, opened: bool = True) -> None:
         self.passed: list[Any] = []
@@ -31,18 +31,20 @@ class Gate:
         if opened:
             self.opened.set()
 
-    def wait(self, who: Any) -> None:
-        self.passed.append(who)
+    def wait(self, item: Any) -> None:
+        self.passed.append(item)
         assert self.opened.wait(20)
 
 
 class Decoder:
-    """An image is its name, and each of its crops a pixel of its number. `gates` and `raised`, what it
-    raises first, are by name; `error` is raised for all.
+    """A fake decoder: an image's bytes are a number, and each of its crops is one pixel of that value.
+
+    `gates` block the decoding of an image, `raised` has the errors that it raises first; `error` is
+    raised for every image.
     """
 
     stuck_for: float = 0.0
-    begins: float = 0.0  # when decoding does, by the watch
+    begins: float = 0.0  # when decoding begins, as the DecodeClock has it
 
     def __init__(self) -> None:
         self.gates: dict[bytes, Gate] = {}
@@ -74,7 +76,10 @@ class Decoder:
 
 @dataclass(eq=False)
 class Network:
-    """Says ten times the pixel. `runs`: the pixels of each batch, `exclusive`: those that were."""
+    """A fake model whose output is ten times the pixel.
+
+    `runs` has the pixels of each batch, `exclusive` those of the exclusive batches.
+    """
 
     target_batch_size: int = 8
     whole: object = None
@@ -87,23 +92,23 @@ class Network:
     manifest: Any = field(default_factory=lambda: SimpleNamespace(recipe=DEFAULT_RECIPE))
 
     def run(self, batch: list[Pixels], outputs: tuple[str, ...], exclusive: bool) -> list[Any]:
-        shown = [int(crop[0, 0, 0]) for crop in batch]
-        self.runs.append(shown)
-        self.exclusive += [shown] if exclusive else []
+        values = [int(crop[0, 0, 0]) for crop in batch]
+        self.runs.append(values)
+        self.exclusive += [values] if exclusive else []
         self.threads.append(threading.current_thread().name)
         self.outputs.append(outputs)
-        self.gate.wait(shown)
+        self.gate.wait(values)
         if self.raises is not None:
             raise self.raises
-        return [{"p": np.array([number * 10])} for number in shown]
+        return [{"p": np.array([number * 10])} for number in values]
 
 
 def pixels(number: int) -> Pixels:
     return np.full((1, 1, 3), number, np.uint8)
 
 
-def numbers_of(answer: BatchResult) -> list[int]:
-    return [int(row["p"][0]) for row in answer.rows]
+def outputs_of(result: BatchResult) -> list[int]:
+    return [int(row["p"][0]) for row in result.rows]
 
 
 @dataclass
@@ -126,7 +131,7 @@ class Scheduled:
         )
 
     async def hold_image(self, number: int = 0) -> "asyncio.Task[BatchResult]":
-        """The thread decodes an image, until `release_image`."""
+        """Let a thread decode an image that does not end until `release_image`."""
         self.decoder.gates[str(number).encode()] = gate = Gate(opened=False)
         task = self.image(number)
         await eventually_async(lambda: bool(gate.passed))
@@ -138,7 +143,7 @@ class Scheduled:
 
 @asynccontextmanager
 async def scheduled(network: Network | None = None, **settings: Any) -> AsyncIterator[Scheduled]:
-    """By default one thread, which waits for ever for a fuller batch while there is more to decode."""
+    """Start a scheduler of one thread, which waits for a full batch while there is more to decode."""
     decoder, network = Decoder(), network or Network()
 
     def run(model: Any, batch: Any, outputs: Any, exclusive: bool) -> Any:
