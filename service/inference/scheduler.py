@@ -49,8 +49,8 @@ class Scheduler:
 
     With `runners` they only decode, and so many others run the batches. `slow` threads decode slow images
     at a lower priority; images that would wait longer than `max_wait` s are refused. The rest: see Batches.
-    A failed run fails its batch only. An image that takes longer than `timeout` s to decode (0: no limit)
-    is answered then. Its thread cannot be ended, and is lost until the decoder returns.
+    A failed run fails its batch. An image that takes longer than `timeout` s to decode (0: no limit) is
+    answered then; its thread is lost until the decoder returns.
     """
 
     def __init__(
@@ -70,19 +70,17 @@ class Scheduler:
     ) -> None:
         self._decoder, self._run, self._timeout, self._clock = decoder, run, timeout, clock
         self._pin_cores, self._lock = pin_cores, threading.Lock()
-        self._requests: set[Request] = set()
+        self._requests, self._runs = set[Request](), set[float]()  # runs by the time that they began
         self._batches = Batches(runners or threads, max_batch, fill_wait, max_batch_delay, clock)
-        self._runs: set[float] = set()  # when each that is under way began
         self._slow_work = SlowWork(slow, max_wait)
         self._closed: str | None = None  # why
         changed = partial(threading.Condition, self._lock)
         self._ordinary = _Group("decode", threads, DECODE_NICE, changed(), decodes=True, runs=not runners)
         self._slow = _Group("slow", slow, SLOW_DECODE_NICE, changed(), decodes=True)
-        self._runners = (
-            _Group("run", runners, BATCH_NICE, changed(), runs=True) if runners else self._ordinary
-        )
-        self._groups: list[_Group] = []
-        self._threads: list[threading.Thread] = []
+        self._runners = self._ordinary
+        if runners:
+            self._runners = _Group("run", runners, BATCH_NICE, changed(), runs=True)
+        self._groups, self._threads = list[_Group](), list[threading.Thread]()
 
     def start(self) -> None:
         self._decoder.start()

@@ -1,4 +1,4 @@
-"""GPUs that are missing, broken, or fail later, without one."""
+"""Tests of GPUs that are missing, broken, or fail later, on machines without a GPU."""
 
 import asyncio
 import logging
@@ -27,12 +27,12 @@ from tests.support.models.scheduled import Decoder
     ("broken", "reason"),
     [
         ("wheel", "this ONNX Runtime has no CUDA provider"),
-        ("session", "no CUDA session could be made: CUDA failure 700: an illegal memory access"),
-        ("silently", "no CUDA session could be made"),
+        ("session", "no CUDA session could be opened: CUDA failure 700: an illegal memory access"),
+        ("silently", "no CUDA session could be opened"),
         ("run", "the GPU cannot be used: CUDA failure 700: an illegal memory access"),
     ],
 )
-def test_a_gpu_that_cannot_be_used(
+def test_unusable_gpu_fails_or_falls_back_to_the_cpu(
     model_file: Path, caplog: pytest.LogCaptureFixture, broken: str, reason: str
 ) -> None:
     with pytest.raises(ModelError, match=f"^DEVICE=cuda, but {reason}.*; use DEVICE=auto or cpu") as raised:
@@ -44,13 +44,17 @@ def test_a_gpu_that_cannot_be_used(
     assert f"serving on the CPU: {reason}" in caplog.text
     caplog.clear()
     assert load_model(model_file, "auto", 1, runtime=Runtime(broken), has_gpu=lambda: False).provider == CPU
-    assert "WARNING" not in caplog.text, "a machine without a GPU has nothing to mend"
+    assert "WARNING" not in caplog.text, "a machine without a GPU has nothing to fix"
     assert len(model.run(list(images(3)))) == 3
 
 
 @pytest.mark.parametrize("device", ["dev/nvidia0", "dev/nvidia11", "usr/lib/wsl/lib/libcuda.so.1"])
-def test_a_gpu_is_there_where_the_driver_has_a_device(tmp_path: Path, device: str) -> None:
-    for other in ("dev/nvidiactl", "dev/nvidia-uvm", "dev/dri/card0"):  # there without a GPU, or another's
+def test_gpu_is_detected_by_its_device_file(tmp_path: Path, device: str) -> None:
+    for other in (
+        "dev/nvidiactl",
+        "dev/nvidia-uvm",
+        "dev/dri/card0",
+    ):  # exist without a GPU, or belong to another one
         (tmp_path / other).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / other).touch()
     assert not has_gpu(tmp_path)
@@ -59,7 +63,7 @@ def test_a_gpu_is_there_where_the_driver_has_a_device(tmp_path: Path, device: st
     assert has_gpu(tmp_path)
 
 
-def test_a_file_that_is_at_fault_is_not_the_gpu_s_fault(
+def test_faulty_model_file_is_not_blamed_on_the_gpu(
     model_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = onnx.load(model_file)
@@ -71,17 +75,17 @@ def test_a_file_that_is_at_fault_is_not_the_gpu_s_fault(
     assert "serving on the CPU" not in caplog.text
 
 
-def test_what_the_loader_of_the_libraries_prints_goes_to_the_log(
+def test_output_of_preload_dlls_goes_to_the_log(
     model_file: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The first line on stdout is the address, which others read."""
+    """The first line on stdout is the address, which programs read."""
     load_model(model_file, "cuda", 1, GpuOptions(1), Runtime("libraries"))
     assert capsys.readouterr().out == ""
     assert "CUDA's libraries: Failed to load libcublas.so.13" in caplog.text
 
 
-def test_without_a_cuda_runtime_memory_is_not_pinned() -> None:
-    for cudart in (None, Cudart(answer=2)):
+def test_missing_cuda_runtime_is_tolerated() -> None:
+    for cudart in (None, Cudart(status=2)):
         assert pin(np.zeros(100, np.uint8), cudart) is False
         assert memory_used(cudart) is None
     assert memory_used(Cudart()) == 80_000_000_000 - 30
@@ -89,22 +93,20 @@ def test_without_a_cuda_runtime_memory_is_not_pinned() -> None:
     assert cuda_library(SimpleNamespace()) is None
 
 
-def test_a_gpu_that_fails_later_ends_the_worker(model_file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Its batch and all that wait get SchedulerClosed (503), nothing is run any more (not ready, and the
-    process ends), and the text says nothing of the machine.
-    """
+def test_gpu_failure_ends_the_worker(model_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Every request gets SchedulerClosed (503), and the message has no details of the machine."""
     runtime = Runtime()
     model = load_model(model_file, "cuda", 1, GpuOptions(2), runtime)
 
     async def test() -> None:
         scheduler = Scheduler(Decoder(), Model.run, threads=1, runners=2, max_batch=2)
         scheduler.start()
-        answer = await scheduler.infer_crops(model, list(images(1)), OUTPUTS)
-        assert answer.rows[0]["probabilities"].shape == (7,)
+        result = await scheduler.infer_crops(model, list(images(1)), OUTPUTS)
+        assert result.rows[0]["probabilities"].shape == (7,)
         runtime.broken = "run"
-        asked = [scheduler.infer_crops(model, list(images(1)), OUTPUTS) for _image in range(5)]
-        found = await asyncio.gather(*asked, return_exceptions=True)
-        assert {(type(error), str(error)) for error in found} == {
+        requests = [scheduler.infer_crops(model, list(images(1)), OUTPUTS) for _image in range(5)]
+        errors = await asyncio.gather(*requests, return_exceptions=True)
+        assert {(type(error), str(error)) for error in errors} == {
             (SchedulerClosed, "the GPU failed; the server needs a restart")
         }
         assert not scheduler.alive
@@ -118,7 +120,7 @@ def test_a_gpu_that_fails_later_ends_the_worker(model_file: Path, caplog: pytest
     assert "the GPU failed: CUDA failure 700: an illegal memory access was encountered\n" in caplog.text
 
 
-def test_errors_that_are_not_the_gpu_s_do_not_end_the_worker(fragile_model: Path, model_file: Path) -> None:
+def test_errors_of_the_model_do_not_end_the_worker(fragile_model: Path, model_file: Path) -> None:
     with pytest.raises(FloatingPointError):
         load_model(fragile_model, "cuda", 1, GpuOptions(1), Runtime()).run(
             [np.full_like(images(1)[0], 255)]

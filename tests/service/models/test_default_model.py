@@ -1,4 +1,4 @@
-"""Which model answers a request that names none, and names as others write them."""
+"""Tests of the default model, and of names in other Unicode forms."""
 
 import asyncio
 import shlex
@@ -26,7 +26,7 @@ COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Blüte") for form in ("NFC"
 
 @pytest.fixture
 def folder(model_file: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Make MODELS of copies of one file, whose manifest says version 3."""
+    """Fill MODELS with copies of a file whose manifest says version 3."""
 
     def make(*names: str) -> Path:
         return copy_model(model_file, tmp_path / "models", *(f"{name}.onnx" for name in names))
@@ -36,7 +36,7 @@ def folder(model_file: Path, tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="module")
 def server(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The model that comes with the service, after the README's export of another beside it; and litter."""
+    """A server of the model that comes with the service, two others, and hidden files."""
     models = tmp_path_factory.mktemp("models")
     for name in ("flowers17", "a", DECOMPOSED):
         shutil.copy(model_file, models / f"{name}.onnx")
@@ -52,7 +52,7 @@ def line_after_ready(server: Server) -> str:
     return server.process.stdout.readline()
 
 
-def test_the_model_that_comes_with_the_service_stays_the_default(server: Server) -> None:
+def test_shipped_model_stays_the_default(server: Server) -> None:
     assert line_after_ready(server).split()[-1] == f"{server.address}/predict"
     for path in ("/predict", "/embed", "/explain?format=json"):
         answer = server.client.post(path, content=PHOTO)
@@ -61,11 +61,11 @@ def test_the_model_that_comes_with_the_service_stays_the_default(server: Server)
     assert health["model"]["name"] == "flowers17"
     assert health["reload_error"] is None
     names = [entry["name"] for entry in server.client.get("/models").json()]
-    assert names == ["flowers17", COMPOSED, "a"], "the default one first, and nothing that is hidden"
+    assert names == ["flowers17", COMPOSED, "a"], "the default one first, and no hidden files"
 
 
 @pytest.mark.parametrize("name", [COMPOSED, DECOMPOSED])
-def test_a_name_is_found_in_every_normal_form(server: Server, name: str) -> None:
+def test_name_is_found_in_every_unicode_form(server: Server, name: str) -> None:
     answer = server.client.post("/predict", params={"model": name}, content=PHOTO).json()
     assert answer["model"]["name"] == COMPOSED
     get, path = server.client.get, quote(name)
@@ -75,14 +75,16 @@ def test_a_name_is_found_in_every_normal_form(server: Server, name: str) -> None
     assert get(f"/v2/models/{path}/versions/3/ready").json()["name"] == COMPOSED
 
 
-def test_a_name_longer_than_any_file_s_is_not_composed(server: Server) -> None:
-    """That takes time by the square of their number."""
+def test_overlong_name_is_not_normalized(server: Server) -> None:
+    """Normalizing takes time by the square of the number of combining characters."""
     name = "a" + "\u0301\u0323" * 1000
     check(server.client.post("/predict", params={"model": name}, content=PHOTO), 404, "not_found")
     assert normalize_name(name) == name != unicodedata.normalize("NFC", name)
 
 
-def test_without_a_default_the_start_names_a_model(folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_without_a_default_the_start_message_names_a_model(
+    folder: Callable[..., Path], tmp_path: Path
+) -> None:
     with serving(tmp_path / "log", None, models=folder("a b", "c")) as server:
         check(server.client.post("/predict", content=PHOTO), 422, "invalid_request", "?model=", "a b, c")
         url = shlex.split(line_after_ready(server))[-1]
@@ -91,24 +93,24 @@ def test_without_a_default_the_start_names_a_model(folder: Callable[..., Path], 
 
 
 @pytest.mark.parametrize(
-    ("setting", "wanted"),
+    ("setting", "expected"),
     [
         ("", ("a version 1, b version 2", "/predict?model=a")),
         ("b", ("a version 1, b version 2 (default)", "/predict")),
         ("bad", ("a version 1, b version 2", "/predict?model=a")),
     ],
 )
-def test_the_start_says_which_is_the_default(setting: str, wanted: tuple[str, str]) -> None:
-    assert describe_models(Settings(default_model=setting), [("a", 1), ("b", 2)]) == wanted
+def test_start_message_marks_the_default(setting: str, expected: tuple[str, str]) -> None:
+    assert describe_models(Settings(default_model=setting), [("a", 1), ("b", 2)]) == expected
     assert describe_models(Settings(), [("a", 2), ("a", 1)]) == ("a version 2, a version 1", "/predict")
 
 
-def test_default_model_must_be_there(folder: Callable[..., Path]) -> None:
-    said = "error: DEFAULT_MODEL is 'c', which is not in models; the models there are a, b\n"
-    assert refused(models=folder("a", "b"), default_model="c", workers=2) == (2, said)
+def test_default_model_must_exist(folder: Callable[..., Path]) -> None:
+    message = "error: DEFAULT_MODEL is 'c', which is not in models; the models there are a, b\n"
+    assert refused(models=folder("a", "b"), default_model="c", workers=2) == (2, message)
 
 
-def test_the_default_stays_while_it_is_served(
+def test_default_stays_while_it_is_served(
     folder: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     models = folder("mine")
@@ -129,8 +131,8 @@ def test_the_default_stays_while_it_is_served(
     asyncio.run(steps())
 
 
-def test_default_model_is_the_only_one_that_answers(folder: Callable[..., Path]) -> None:
-    """Where it cannot be served, another model's answers are not what is asked for."""
+def test_no_other_model_answers_for_default_model(folder: Callable[..., Path]) -> None:
+    """If DEFAULT_MODEL cannot be served, another model's answers would be wrong ones."""
     models = folder("a", "flowers17", COMPOSED)
 
     async def steps() -> None:
@@ -151,7 +153,7 @@ def test_default_model_is_the_only_one_that_answers(folder: Callable[..., Path])
     asyncio.run(steps())
 
 
-def test_model_is_served_alone_whatever_default_model_says(folder: Callable[..., Path]) -> None:
+def test_model_setting_overrides_default_model(folder: Callable[..., Path]) -> None:
     async def steps() -> None:
         async with repository_of(model=folder("a") / "a.onnx", default_model="other") as repository:
             assert repository.find().name.name == "tiny"
@@ -159,7 +161,7 @@ def test_model_is_served_alone_whatever_default_model_says(folder: Callable[...,
     asyncio.run(steps())
 
 
-def test_one_of_several_that_is_served_is_the_default(folder: Callable[..., Path]) -> None:
+def test_only_served_model_is_the_default(folder: Callable[..., Path]) -> None:
     models = folder("a", "b", "c")
     (models / "b.onnx").write_bytes(b"bad")
 
@@ -173,12 +175,12 @@ def test_one_of_several_that_is_served_is_the_default(folder: Callable[..., Path
     asyncio.run(steps())
 
 
-def test_the_command_has_the_same_default(folder: Callable[..., Path]) -> None:
+def test_command_line_has_the_same_default(folder: Callable[..., Path]) -> None:
     models = folder("a", "b")
 
     def name(model: str | None = None, **settings: str) -> str:
-        found = find_models(Settings(models=models, device="cpu", **settings), model)  # type: ignore[arg-type]
-        return found[0].name
+        locations = find_models(Settings(models=models, device="cpu", **settings), model)  # type: ignore[arg-type]
+        return locations[0].name
 
     with pytest.raises(UsageError, match="name one of the models with --model: a, b"):
         name()
@@ -191,10 +193,10 @@ def test_the_command_has_the_same_default(folder: Callable[..., Path]) -> None:
     assert name(default_model=DECOMPOSED) == name(DECOMPOSED) == COMPOSED
 
 
-def test_models_in_a_volume_of_kubernetes(
+def test_models_in_a_kubernetes_volume_are_replaced(
     folder: Callable[..., Path], model_file: Path, tmp_path: Path
 ) -> None:
-    """NAME.onnx -> ..data/NAME.onnx, ..data -> ..TIME, which is swapped when the volume changes."""
+    """NAME.onnx links to ..data/NAME.onnx and ..data to ..TIME; a change of the volume swaps ..data."""
     models = folder()
     for time in ("..2026_1", "..2026_2"):
         (models / time / "b/7").mkdir(parents=True)

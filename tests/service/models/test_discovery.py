@@ -1,4 +1,4 @@
-"""What others may have put into MODELS: odd names, links, pipes, cards that are none."""
+"""Tests of odd contents of MODELS: names, links, pipes, model cards that are no plain files."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ def load(path: Path) -> Model:
 
 
 def states(folder: Path) -> dict[str, str | None]:
-    """Read every model: the name as it is shown -> why it is not served."""
+    """Read every model; return by its displayed name why it is not served, or None."""
     settings = Settings(models=folder)
     return {
         location.name or "": read(location, load).error or None
@@ -44,7 +44,7 @@ ODD_NAMES = {
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_a_name_that_is_not_plain_text_is_not_served_and_shown_escaped(
+def test_name_that_is_not_plain_text_is_refused_and_escaped(
     name: bytes, model_file: Path, tmp_path: Path
 ) -> None:
     shutil.copy(model_file, tmp_path / "good.onnx")
@@ -52,22 +52,22 @@ def test_a_name_that_is_not_plain_text_is_not_served_and_shown_escaped(
     folder = tmp_path / os.fsdecode(name) / "7"
     folder.mkdir(parents=True)
     shutil.copy(model_file, folder / "model.onnx")
-    found = states(tmp_path)
-    assert found.keys() == {"good", ODD_NAMES[name]}
-    assert found["good"] is None
-    assert f"'{ODD_NAMES[name]}' is not plain text in UTF-8" in str(found[ODD_NAMES[name]])
+    errors = states(tmp_path)
+    assert errors.keys() == {"good", ODD_NAMES[name]}
+    assert errors["good"] is None
+    assert f"'{ODD_NAMES[name]}' is not plain text in UTF-8" in str(errors[ODD_NAMES[name]])
 
 
 @pytest.mark.parametrize(
     "name", ["a b", "50%", "it's", 'say "a"', "a\\b", "Löwenzahn", "ひまわり", "-", "x" * 250]
 )
-def test_other_names_are_served(name: str, model_file: Path, tmp_path: Path) -> None:
+def test_unusual_plain_names_are_served(name: str, model_file: Path, tmp_path: Path) -> None:
     shutil.copy(model_file, tmp_path / f"{name}.onnx")
     assert states(tmp_path) == {name: None}
     assert escape_name(name) == name
 
 
-def test_a_server_answers_beside_a_name_that_is_not_utf8(model_file: Path, tmp_path: Path) -> None:
+def test_server_serves_other_models_beside_a_non_utf8_name(model_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     folder.mkdir()
     shutil.copy(model_file, folder / "good.onnx")
@@ -86,29 +86,27 @@ def test_a_server_answers_beside_a_name_that_is_not_utf8(model_file: Path, tmp_p
         assert r"bad\xff" in server.log
 
 
-def test_a_model_of_a_name_that_is_not_utf8_is_refused_at_the_start(
-    model_file: Path, tmp_path: Path
-) -> None:
+def test_model_setting_with_a_non_utf8_name_is_refused(model_file: Path, tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"bad\xff.onnx")
     shutil.copy(model_file, path)
     code, line = refused(model=path)
     assert (code, r"MODEL is a file named 'bad\xff.onnx'" in line) == (1, True)
 
 
-def test_names_that_are_equal_in_normal_form_are_twins(model_file: Path, tmp_path: Path) -> None:
+def test_names_equal_in_normal_form_are_the_same(model_file: Path, tmp_path: Path) -> None:
     for name in (unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")):
         shutil.copy(model_file, tmp_path / f"{name}.onnx")
     assert [location.name for location in model_locations(Settings(models=tmp_path))] == ["é", "é"]
 
 
-def test_versions_are_written_in_ascii_digits(model_file: Path, tmp_path: Path) -> None:
+def test_versions_are_ascii_digits(model_file: Path, tmp_path: Path) -> None:
     for version in ("1", "٣", "0", "-1", "1.5", "9" * 200, "²"):
         (tmp_path / "a" / version).mkdir(parents=True)
         shutil.copy(model_file, tmp_path / "a" / version / "model.onnx")
     assert [location.version for location in model_locations(Settings(models=tmp_path))] == [1]
 
 
-def test_what_is_no_file_is_not_waited_for(model_file: Path, tmp_path: Path) -> None:
+def test_pipes_links_and_devices_do_not_block(model_file: Path, tmp_path: Path) -> None:
     shutil.copy(model_file, tmp_path / "good.onnx")
     shutil.copy(model_file, tmp_path / "unreadable.onnx")
     (tmp_path / "unreadable.onnx").chmod(0)
@@ -122,18 +120,18 @@ def test_what_is_no_file_is_not_waited_for(model_file: Path, tmp_path: Path) -> 
     os.truncate(tmp_path / "huge.onnx", 2**40)
     (tmp_path / "circle").mkdir()
     (tmp_path / "circle" / "1").symlink_to("../circle")
-    found = states(tmp_path)
-    assert found["good"] is found["link"] is None
+    errors = states(tmp_path)
+    assert errors["good"] is errors["link"] is None
     for name in ("pipe", "folder", "zero"):
-        assert "not a regular file" in str(found[name]), name
-    assert "symbolic links" in str(found["loop"])
-    assert "no model file lost.onnx" in str(found["lost"])
-    assert "2,147,483,647 are allowed" in str(found["huge"])
+        assert "not a regular file" in str(errors[name]), name
+    assert "symbolic links" in str(errors["loop"])
+    assert "no model file lost.onnx" in str(errors["lost"])
+    assert "2,147,483,647 are allowed" in str(errors["huge"])
     if os.geteuid():
-        assert "Permission denied" in str(found["unreadable"])
+        assert "Permission denied" in str(errors["unreadable"])
 
 
-def test_a_card_is_a_small_plain_file(
+def test_model_card_must_be_a_small_regular_file(
     model_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, card, secret = tmp_path / "a.onnx", tmp_path / "a.md", tmp_path / "secret"
@@ -167,7 +165,7 @@ def test_a_card_is_a_small_plain_file(
     assert "it is not a regular file" in refusal()
 
 
-def test_outputs_that_the_network_lacks_are_refused(model_file: Path, tmp_path: Path) -> None:
+def test_manifest_with_missing_outputs_is_refused(model_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     data = model_file.read_bytes()
     assert data.count(b'"name": "fc7"') == 1
@@ -176,7 +174,7 @@ def test_outputs_that_the_network_lacks_are_refused(model_file: Path, tmp_path: 
         load(path)
 
 
-def test_a_folder_of_odd_names_alone_serves_nothing(model_file: Path, tmp_path: Path) -> None:
+def test_folder_of_only_refused_names_is_an_error(model_file: Path, tmp_path: Path) -> None:
     shutil.copy(model_file, tmp_path / os.fsdecode(b"bad\xff.onnx"))
     with pytest.raises(ModelError, match=r"'bad\\xff' is not plain text"):
         read_all(Settings(models=tmp_path), load)

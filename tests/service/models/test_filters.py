@@ -1,4 +1,4 @@
-"""conv1's kernels out of a model file, whatever they are stored in, and their picture."""
+"""Tests of reading conv1's kernels from model files of every precision, and of their picture."""
 
 import io
 from pathlib import Path
@@ -24,25 +24,25 @@ from training.model import AlexNet
 @pytest.mark.parametrize("width", [0.02, 0.25])
 @pytest.mark.parametrize("integer", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_kernels_are_the_network_s(precision: str, integer: bool, width: float) -> None:
+def test_kernels_are_those_of_the_network(precision: str, integer: bool, width: float) -> None:
     torch.manual_seed(0)
     network = AlexNet(3, width)
     rounding = Rounding(frozenset({"conv1"}), {"centred": 1.0, "conv1": 1.0}) if integer else Rounding()
     graph = build_graph(network, [0.0] * 3, [1.0] * 3, precision, rounding)
-    found = conv1_weights(read(graph.SerializeToString()))
+    kernels = conv1_weights(read(graph.SerializeToString()))
     expected = network.conv1.weight.detach().numpy()
-    assert found is not None
-    assert found.dtype == np.float32
-    assert found.shape == expected.shape
+    assert kernels is not None
+    assert kernels.dtype == np.float32
+    assert kernels.shape == expected.shape
     step = {"fp32": 0, "fp16": 2**-11, "int8": 0.5 / (64 if integer else 127)}[precision]
-    assert np.abs(found - expected).max() <= step * np.abs(expected).max() * 1.01
-    with Image.open(io.BytesIO(draw_kernels(found))) as image:
+    assert np.abs(kernels - expected).max() <= step * np.abs(expected).max() * 1.01
+    with Image.open(io.BytesIO(draw_kernels(kernels))) as image:
         assert image.format == "PNG"
-        np.testing.assert_array_equal(np.asarray(image), np.asarray(kernels_picture(found)))
-    assert draw_kernels(found) == draw_kernels(found.copy())
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(kernels_picture(kernels)))
+    assert draw_kernels(kernels) == draw_kernels(kernels.copy())
 
 
-def test_a_loaded_model_has_them_and_not_the_file(model_file: Path) -> None:
+def test_loaded_model_keeps_kernels_and_not_the_file(model_file: Path) -> None:
     model = load_model(model_file, "cpu", 1)
     (stored,) = (t for t in onnx.load(model_file).graph.initializer if t.name == "conv1.weight")
     assert model.kernels is not None
@@ -51,7 +51,7 @@ def test_a_loaded_model_has_them_and_not_the_file(model_file: Path) -> None:
     assert owner.nbytes == model.kernels.nbytes
 
 
-def test_a_network_without_conv1_has_none(fragile_model: Path) -> None:
+def test_network_without_conv1_has_no_kernels(fragile_model: Path) -> None:
     assert load_model(fragile_model, "cpu", 1).kernels is None
 
 
@@ -64,26 +64,26 @@ def stored(**tensors: np.ndarray) -> OnnxFile:
 @pytest.mark.parametrize(
     "shape", [(4, 1, 11, 11), (4, 3, 11, 9), (363, 4), (0, 3, 11, 11), (400_000, 3, 1, 1)]
 )
-def test_what_is_no_picture(shape: tuple[int, ...]) -> None:
+def test_kernels_that_are_no_picture_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(OnnxError, match="no kernels of three colours"):
         conv1_weights(stored(conv1_weight=np.zeros(shape, np.float16)))
 
 
-def test_scales_that_do_not_fit() -> None:
+def test_wrong_number_of_scales_is_refused() -> None:
     levels, scale = np.zeros((4, 3, 5, 5), np.int8), np.ones(3, np.float32)
     with pytest.raises(OnnxError, match="one for each kernel"):
         conv1_weights(stored(conv1_weight_int8=levels, conv1_weight_scale=scale))
     assert conv1_weights(stored(conv1_weight_int8=levels)) is None
 
 
-def test_a_kind_of_number_that_is_none_of_ours() -> None:
+def test_unsupported_type_is_refused() -> None:
     file = stored(conv1_weight=np.zeros((4, 3, 5, 5), np.float64))
     assert file.initializers["conv1.weight"].kind == TensorProto.DOUBLE
-    with pytest.raises(OnnxError, match="type that is not read"):
+    with pytest.raises(OnnxError, match="type that is not supported"):
         conv1_weights(file)
 
 
-def test_the_route_draws_them(server: Server, model_file: Path) -> None:
+def test_route_draws_the_kernels(server: Server, model_file: Path) -> None:
     answer = server.client.get("/models/tiny/filters.png")
     assert answer.headers["content-type"] == "image/png"
     kernels = conv1_weights(read(model_file.read_bytes()))
@@ -93,6 +93,6 @@ def test_the_route_draws_them(server: Server, model_file: Path) -> None:
     check(server.client.get("/models/tiny/filters.png?version=9"), 404, "not_found")
 
 
-def test_a_model_without_such_a_layer(fragile_model: Path, tmp_path: Path) -> None:
+def test_route_is_404_without_conv1(fragile_model: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "log", fragile_model) as server:
         check(server.client.get("/models/fragile/filters.png"), 404, "not_found", "conv1")

@@ -1,4 +1,4 @@
-"""Model files that are moved, renamed, removed or out of reach for a while."""
+"""Tests of model files that are moved, renamed, removed or temporarily unavailable."""
 
 import shutil
 import signal
@@ -23,19 +23,19 @@ WATCHED = pytest.mark.parametrize("watched", [False, True], ids=["SIGHUP", "WATC
 
 @pytest.fixture
 def folder(model_file: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Make MODELS of copies of one file, whose manifest says version 3."""
+    """Fill MODELS with copies of a file whose manifest says version 3."""
     return partial(copy_model, model_file, tmp_path / "models")
 
 
-async def look(repository: Repository, watched: bool) -> None:
-    """As on SIGHUP, or as WATCH_MODEL does until it has seen a file missing twice."""
-    for _look in range(2 if watched else 1):
+async def refresh(repository: Repository, watched: bool) -> None:
+    """Refresh as on SIGHUP, or as WATCH_MODEL until it has missed a file twice."""
+    for _scan in range(2 if watched else 1):
         await repository.refresh(changed_only=watched)
 
 
 @WATCHED
 @pytest.mark.parametrize("target", ["a/3/model.onnx", "a/1/model.onnx", "b.onnx", "b/3/model.onnx"])
-def test_what_was_moved_is_served_from_its_new_place_alone(
+def test_moved_model_is_served_from_its_new_path_only(
     folder: Callable[..., Path], target: str, watched: bool
 ) -> None:
     models = folder("a.onnx")
@@ -43,7 +43,7 @@ def test_what_was_moved_is_served_from_its_new_place_alone(
     async def steps(repository: Repository) -> None:
         (models / target).parent.mkdir(parents=True, exist_ok=True)
         (models / "a.onnx").rename(models / target)
-        await look(repository, watched)
+        await refresh(repository, watched)
         name, version = target[0], 1 if "/1/" in target else 3
         assert errors(repository) == [(name, version, None)]
         assert repository.find().name.name == name
@@ -55,12 +55,12 @@ def test_what_was_moved_is_served_from_its_new_place_alone(
 
 
 @WATCHED
-def test_the_newest_version_is_removed(folder: Callable[..., Path], watched: bool) -> None:
+def test_removed_newest_version_leaves_the_older_one(folder: Callable[..., Path], watched: bool) -> None:
     models = folder("a/1/model.onnx", "a/2/model.onnx", "b.onnx")
 
     async def steps(repository: Repository) -> None:
         shutil.rmtree(models / "a/2")
-        await look(repository, watched)
+        await refresh(repository, watched)
         assert errors(repository) == [("a", 1, None), ("b", 3, None)]
         assert repository.find("a").name.version == 1
 
@@ -68,7 +68,7 @@ def test_the_newest_version_is_removed(folder: Callable[..., Path], watched: boo
 
 
 @WATCHED
-def test_the_last_models_are_served_while_the_folder_is_away(
+def test_last_models_are_served_while_the_folder_is_away(
     folder: Callable[..., Path], watched: bool
 ) -> None:
     models = folder("a.onnx", "b/2/model.onnx", "bad.onnx")
@@ -77,34 +77,34 @@ def test_the_last_models_are_served_while_the_folder_is_away(
     async def steps(repository: Repository) -> None:
         models.rename(models.with_name("away"))
         for _time in range(3):
-            await look(repository, watched)
+            await refresh(repository, watched)
             assert errors(repository) == [
-                ("a", 3, "a.onnx is gone; what was in it is served"),
-                ("b", 2, "b/2/model.onnx is gone; what was in it is served"),
+                ("a", 3, "a.onnx is gone; the model that was loaded from it is served"),
+                ("b", 2, "b/2/model.onnx is gone; the model that was loaded from it is served"),
             ]
             assert repository.find("a").name.version == 3
         models.with_name("away").rename(models)
-        await look(repository, watched)
+        await refresh(repository, watched)
         assert [error is None for _name, _version, error in errors(repository)] == [True, True, False]
 
     run_with_repository(steps, models=models)
 
 
 @WATCHED
-def test_a_file_that_cannot_be_used_takes_no_place(folder: Callable[..., Path], watched: bool) -> None:
+def test_unusable_file_replaces_no_model(folder: Callable[..., Path], watched: bool) -> None:
     models = folder("a.onnx")
 
     async def steps(repository: Repository) -> None:
         (models / "b.onnx").touch()
         (models / "a.onnx").unlink()
-        await look(repository, watched)
+        await refresh(repository, watched)
         assert repository.find().name.name == "a"
         assert "b.onnx is empty" in str(repository.registrations[1].error)
 
     run_with_repository(steps, models=models)
 
 
-def test_a_file_that_is_replaced_by_removing_it_first_stays_served(folder: Callable[..., Path]) -> None:
+def test_file_replaced_by_removing_it_first_stays_served(folder: Callable[..., Path]) -> None:
     models = folder("a.onnx", "b.onnx")
 
     async def steps(repository: Repository) -> None:
@@ -121,7 +121,7 @@ def test_a_file_that_is_replaced_by_removing_it_first_stays_served(folder: Calla
 
 
 @WATCHED
-def test_a_link_without_its_target_keeps_its_model(folder: Callable[..., Path], watched: bool) -> None:
+def test_link_without_its_target_keeps_its_model(folder: Callable[..., Path], watched: bool) -> None:
     models = folder("a.onnx", "b.onnx")
     disk = models.with_name("disk")
     (models / "b.onnx").rename(disk)
@@ -129,33 +129,36 @@ def test_a_link_without_its_target_keeps_its_model(folder: Callable[..., Path], 
 
     async def steps(repository: Repository) -> None:
         disk.rename(models.with_name("away"))
-        await look(repository, watched)
+        await refresh(repository, watched)
         assert repository.find("b").name.version == 3
         assert repository.registrations[1].error is not None
         models.with_name("away").rename(disk)
-        await look(repository, watched)
+        await refresh(repository, watched)
         assert errors(repository) == [("a", 3, None), ("b", 3, None)]
 
     run_with_repository(steps, models=models)
 
 
-def test_what_default_model_names_gives_way_to_its_own_versions_alone(folder: Callable[..., Path]) -> None:
+def test_default_model_is_replaced_only_by_its_own_versions(folder: Callable[..., Path]) -> None:
     models = folder("a.onnx", "b.onnx")
 
     async def steps(repository: Repository) -> None:
         (models / "a.onnx").unlink()
-        await look(repository, watched=False)
+        await refresh(repository, watched=False)
         assert repository.find().name.version == 3
-        assert repository.registrations[0].error == "a.onnx is gone; what was in it is served"
+        assert (
+            repository.registrations[0].error
+            == "a.onnx is gone; the model that was loaded from it is served"
+        )
         folder("a/4/model.onnx")
-        await look(repository, watched=False)
+        await refresh(repository, watched=False)
         assert errors(repository) == [("a", 4, None), ("b", 3, None)]
         assert repository.find().name.version == 4
 
     run_with_repository(steps, models=models, default_model="a")
 
 
-def test_a_load_takes_what_was_moved(folder: Callable[..., Path]) -> None:
+def test_load_finds_a_moved_model(folder: Callable[..., Path]) -> None:
     models = folder("a.onnx", "b.onnx")
 
     async def steps(repository: Repository) -> None:
@@ -164,16 +167,16 @@ def test_a_load_takes_what_was_moved(folder: Callable[..., Path]) -> None:
         folder("a/5/model.onnx")
         await repository.load("a")
         assert repository.find("a").name.version == 5
-        assert repository.find("b").name.version == 3, "nobody has asked about that one"
+        assert repository.find("b").name.version == 3, "only model a was loaded again"
 
     run_with_repository(steps, models=models)
 
 
 @WATCHED
-def test_no_request_is_lost_while_files_move(
+def test_no_request_fails_while_files_move(
     folder: Callable[..., Path], tmp_path: Path, watched: bool
 ) -> None:
-    """Requests that name no model, to a real server whose only model moves, is renamed and vanishes."""
+    """Send requests without ?model= to a server whose only model is moved, renamed and removed."""
     models, ended = folder("a.onnx"), threading.Event()
     with serving(tmp_path / "log", None, models=models, watch_model=int(watched)) as server:
 
@@ -187,10 +190,10 @@ def test_no_request_is_lost_while_files_move(
             entries = server.client.get("/health").json()["models"]
             return [(m["name"], m["version"], m["error"] is None) for m in entries]
 
-        def wait_for(*wanted: tuple[str, int, bool]) -> None:
+        def wait_for(*expected: tuple[str, int, bool]) -> None:
             if not watched:
                 server.process.send_signal(signal.SIGHUP)
-            eventually(lambda: shown() == list(wanted))
+            eventually(lambda: shown() == list(expected))
 
         with ThreadPoolExecutor(2) as pool:
             clients = [pool.submit(ask) for _client in range(2)]

@@ -1,4 +1,4 @@
-"""Errors of model files that have passed: with WATCH_MODEL=1 the next look finds it."""
+"""Tests of temporary errors of model files: with WATCH_MODEL=1 the next scan clears them."""
 
 import shutil
 import threading
@@ -24,7 +24,7 @@ from tests.support.models.small_models import (
 
 @pytest.fixture
 def folder(model_file: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Make MODELS of copies of one file, whose manifest says version 3."""
+    """Fill MODELS with copies of a file whose manifest says version 3."""
     return partial(copy_model, model_file, tmp_path / "models")
 
 
@@ -52,27 +52,27 @@ def a_link_elsewhere_and_back(file: Path, model: Path) -> tuple[Callable[[], obj
 
 @pytest.mark.parametrize("change", [away_and_back, bad_and_the_same_again, a_link_elsewhere_and_back])
 @pytest.mark.parametrize("setting", ["model", "models"])
-def test_an_error_ends_with_its_cause(
+def test_error_is_cleared_with_its_cause(
     folder: Callable[..., Path], model_file: Path, setting: str, change: Any
 ) -> None:
     models = folder("a.onnx")
-    harm, mend = change(models / "a.onnx", model_file)
+    damage, repair = change(models / "a.onnx", model_file)
 
     async def steps(repository: Repository) -> None:
-        harm()
+        damage()
         await repository.refresh(changed_only=True)
         assert errors(repository) != [(repository.find().name.name, 3, None)]
-        mend()
+        repair()
         await repository.refresh(changed_only=True)
         assert errors(repository) == [(repository.find().name.name, 3, None)]
 
     run_with_repository(steps, **{setting: models / "a.onnx" if setting == "model" else models})
 
 
-def test_a_file_that_could_not_be_read_is_tried_again(
+def test_unreadable_file_is_read_again(
     folder: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing of the file changes when its disk answers again."""
+    """The file does not change when its disk answers again."""
     models, broken = folder("a.onnx", "b.onnx"), threading.Event()
     broken.set()
 
@@ -82,7 +82,7 @@ def test_a_file_that_could_not_be_read_is_tried_again(
         return LOAD(path)
 
     async def steps(repository: Repository) -> None:
-        for _look in range(3):
+        for _scan in range(3):
             await repository.refresh(changed_only=True)
             with pytest.raises(NotReady, match=r"Input/output error; the models here, for \?model=, are a"):
                 repository.find("b")
@@ -94,8 +94,8 @@ def test_a_file_that_could_not_be_read_is_tried_again(
     run_with_repository(steps, models=models, load=load)
 
 
-def test_a_link_that_led_nowhere_is_tried_again(folder: Callable[..., Path], model_file: Path) -> None:
-    """As what the rights forbid, which root never meets, it is there and cannot be opened."""
+def test_dangling_link_is_read_again(folder: Callable[..., Path], model_file: Path) -> None:
+    """A looping link exists and cannot be opened, as a file without permission, which root can open."""
     models, target = folder("a.onnx"), Path("target")
     (models / target).symlink_to(target)
     (models / "b.onnx").symlink_to(target)
@@ -111,7 +111,7 @@ def test_a_link_that_led_nowhere_is_tried_again(folder: Callable[..., Path], mod
 
 
 @pytest.mark.parametrize("gone", ["moved", "renumbered", "damaged"])
-def test_a_name_is_free_when_its_twin_has_gone(
+def test_duplicate_name_is_served_when_the_other_file_is_gone(
     folder: Callable[..., Path], model_file: Path, gone: str
 ) -> None:
     models = folder("a.onnx", "a/3/model.onnx")
@@ -131,16 +131,16 @@ def test_a_name_is_free_when_its_twin_has_gone(
     run_with_repository(steps, models=models)
 
 
-def test_a_disk_that_hung_is_tried_again(
+def test_file_on_a_hanging_disk_is_read_again(
     folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.models.loading.LOAD_TIMEOUT_S", 0.1)
-    models, going_on, hung = folder("a.onnx"), threading.Event(), threading.Event()
+    models, released, hung = folder("a.onnx"), threading.Event(), threading.Event()
 
     def load(path: Path) -> Model:
-        if path.stem == "b" and not going_on.is_set():
+        if path.stem == "b" and not released.is_set():
             hung.set()
-            assert going_on.wait(60)
+            assert released.wait(60)
         return LOAD(path)
 
     async def steps(repository: Repository) -> None:
@@ -148,7 +148,7 @@ def test_a_disk_that_hung_is_tried_again(
         await repository.refresh(changed_only=True)
         assert hung.is_set()
         assert "takes more than" in str(repository.registrations[1].error)
-        going_on.set()
+        released.set()
         monkeypatch.undo()
 
         async def reload() -> bool:

@@ -1,4 +1,4 @@
-"""A new model takes over without a request lost, a bad one changes nothing, a hanging one ends it all."""
+"""Tests of reloading: new models lose no request, bad ones change nothing, a hang ends the process."""
 
 import asyncio
 import hashlib
@@ -36,7 +36,7 @@ def wait_for(server: Server, version: int) -> None:
 
 
 @pytest.mark.parametrize("watch", [0, 1])
-def test_a_new_model_takes_over_and_no_request_is_lost(
+def test_new_model_takes_over_without_a_failed_request(
     model_file: Path, tmp_path: Path, watch: int
 ) -> None:
     file, data = tmp_path / "model.onnx", encoded(noise(3))
@@ -63,10 +63,10 @@ def test_a_new_model_takes_over_and_no_request_is_lost(
                 client.result()
     for seen in answered:
         assert seen[0] == 3
-        assert seen == sorted(seen)  # whoever has met a version never meets an older one
+        assert seen == sorted(seen)  # after a version, a client never gets an older one
 
 
-def test_a_bad_file_leaves_the_old_model_serving_and_is_named(model_file: Path, tmp_path: Path) -> None:
+def test_bad_file_is_reported_and_the_old_model_served(model_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     shutil.copy(model_file, file)
     with serving(tmp_path / "log", file, watch_model=1) as server:
@@ -83,16 +83,18 @@ def test_a_bad_file_leaves_the_old_model_serving_and_is_named(model_file: Path, 
         assert server.client.get("/health").json()["reload_error"] is None
 
 
-def test_a_signal_before_the_decoders_have_started_is_not_lost(model_file: Path, tmp_path: Path) -> None:
+def test_signal_before_the_decoders_start_is_not_lost(model_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     shutil.copy(model_file, file)
-    with serving(tmp_path / "log", file, decode_processes=1) as server:  # it starts after the line
+    with serving(
+        tmp_path / "log", file, decode_processes=1
+    ) as server:  # they start after the line with the address
         replace_with_version(model_file, file, 4)
         server.process.send_signal(signal.SIGHUP)
         wait_for(server, 4)
 
 
-def test_the_first_model_is_freed_after_a_reload(model_file: Path, tmp_path: Path) -> None:
+def test_replaced_model_is_freed(model_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     shutil.copy(model_file, file)
     with serving_in_process(file, partial(load_model, device="cpu", threads=1), 1) as running:
@@ -103,26 +105,26 @@ def test_the_first_model_is_freed_after_a_reload(model_file: Path, tmp_path: Pat
         assert running.client.post("/predict", content=plain(7)).status_code == 200
 
 
-def test_a_look_at_the_models_that_fails_is_not_the_last(
+def test_models_are_checked_again_after_a_failed_check(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def vanished(*_given: object) -> None:
+    def vanished(*_args: object) -> None:
         raise FileNotFoundError("it vanished while it was listed")
 
     file = tmp_path / "model.onnx"
     shutil.copy(model_file, file)
     with serving_in_process(file, partial(load_model, device="cpu", threads=1), 1) as running:
         with monkeypatch.context() as patch:
-            patch.setattr("service.models.repository.look", vanished)
+            patch.setattr("service.models.repository.scan", vanished)
             running.reload()
-            eventually(lambda: "the models could not be looked at" in caplog.text)
+            eventually(lambda: "the model files could not be checked" in caplog.text)
         assert running.client.post("/predict", content=plain(7)).status_code == 200
         replace_with_version(model_file, file, 4)
         running.reload()
         eventually(lambda: running.client.get("/health").json()["model"]["version"] == 4)
 
 
-def test_a_load_goes_on_when_whoever_asked_for_it_has_gone(model_file: Path, tmp_path: Path) -> None:
+def test_load_goes_on_after_its_client_disconnects(model_file: Path, tmp_path: Path) -> None:
     models, keys = tmp_path / "models", tmp_path / "keys"
     keys.write_text(hashlib.sha256(b"root").hexdigest())
     for version in range(1, 5):
@@ -156,18 +158,16 @@ onnxruntime.InferenceSession.run = run
 
 @pytest.fixture
 def hanging(tmp_path: Path) -> str:
-    """PYTHONPATH of a server whose native code hangs over a bright picture, but not over a black one.
+    """PYTHONPATH of a server whose native code hangs on a bright picture, but not on a black one.
 
-    No file that is let in does that: what its network computes is bounded (see test_onnxcost.py).
+    No file that is allowed does that: what its network computes is bounded (see test_onnxcost.py).
     """
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "sitecustomize.py").write_text(HANGING)
     return f"{tmp_path / 'path'}:{ROOT}"
 
 
-def test_a_network_that_hangs_does_not_hold_up_a_stop(
-    model_file: Path, hanging: str, tmp_path: Path
-) -> None:
+def test_hanging_network_does_not_delay_a_stop(model_file: Path, hanging: str, tmp_path: Path) -> None:
     with serving(tmp_path / "log", model_file, pythonpath=hanging, drain_timeout_s=1) as server:
         with pytest.raises(httpx.TimeoutException):
             server.client.post("/predict", content=plain(200), timeout=0.5)
@@ -176,43 +176,43 @@ def test_a_network_that_hangs_does_not_hold_up_a_stop(
         assert "the process ends without it" in server.log
 
 
-def test_a_network_that_hangs_ends_the_process(model_file: Path, hanging: str, tmp_path: Path) -> None:
+def test_hanging_network_ends_the_process(model_file: Path, hanging: str, tmp_path: Path) -> None:
     """The request gets its 504; then the process ends with 1, so that a supervisor starts another."""
     with serving(tmp_path / "log", model_file, pythonpath=hanging, request_timeout_s=1) as server:
         assert server.client.post("/predict", content=plain(0)).status_code == 200
         check(server.client.post("/predict", content=plain(200)), 504, "deadline")
         assert server.process.wait(10) == 1
-        assert "does not answer any more" in server.log
+        assert "inference or decoding hangs" in server.log
 
 
-def test_a_file_that_takes_too_long_to_load_holds_up_no_other(
+def test_slow_file_does_not_delay_other_models(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.models.loading.LOAD_TIMEOUT_S", 3)
     for name in ("slow", "other"):
         shutil.copy(model_file, tmp_path / f"{name}.onnx")
-    going_on, begun, hangs = threading.Event(), threading.Semaphore(0), threading.Event()
+    released, begun, hangs = threading.Event(), threading.Semaphore(0), threading.Event()
 
     def load(path: Path) -> Model:
         if path.stem == "slow" and hangs.is_set():
             begun.release()
-            assert going_on.wait(60)
+            assert released.wait(60)
         return load_model(path, "cpu", 1)
 
     settings = Settings(models=tmp_path)
-    found = read_all(settings, load)
+    results = read_all(settings, load)
     hangs.set()
 
     async def try_out() -> None:
-        repository = Repository(settings, found, load, Metrics())
+        repository = Repository(settings, results, load, Metrics())
         for attempt in (0, 1):
             with pytest.raises(ModelError, match=r"slow\.onnx takes more than 3 s to load"):
                 await repository.load("slow")
             await repository.unload("other")
             await repository.load("other")
-            assert repository.find("slow").name.version == 3, "what was there is served"
+            assert repository.find("slow").name.version == 3, "the loaded model is still served"
             assert begun.acquire(blocking=False) == (attempt == 0), "one thread for one file"
-        going_on.set()
+        released.set()
 
         async def loaded() -> bool:
             with suppress(ModelError):

@@ -1,4 +1,4 @@
-"""Several models by name and version; what is broken leaves the others serving; load and unload."""
+"""Tests of several models by name and version; broken ones do not affect the others."""
 
 import shutil
 import signal
@@ -69,8 +69,8 @@ def test_by_name_the_newest_unless_a_version_is_named(unchanged: Server) -> None
 def test_what_is_not_there_or_not_named(unchanged: Server) -> None:
     post = unchanged.client.post
     for path in ("/predict", "/embed", "/explain"):
-        said = ("?model=", "DEFAULT_MODEL", "flowers, tones")
-        check(post(path, content=PHOTO), 422, "invalid_request", *said)
+        parts = ("?model=", "DEFAULT_MODEL", "flowers, tones")
+        check(post(path, content=PHOTO), 422, "invalid_request", *parts)
     check(post("/predict?model=cats", content=PHOTO), 404, "not_found", "cats", "flowers version 12")
     check(post("/predict?model=flowers&version=5", content=PHOTO), 404, "not_found", "version 5")
     check(post("/predict?model=broken", content=PHOTO), 503, "not_ready", "broken.onnx")
@@ -90,7 +90,7 @@ def test_a_broken_one_is_named_and_the_others_serve(unchanged: Server) -> None:
     assert "broken.onnx" in unchanged.log
 
 
-def test_on_a_signal_new_ones_come_and_a_twin_is_refused(
+def test_signal_loads_new_models_and_refuses_duplicates(
     server: Server, folder: Path, model_file: Path
 ) -> None:
     replace_with_version(model_file, folder / "flowers.onnx", 4)  # there is a version 4
@@ -98,12 +98,12 @@ def test_on_a_signal_new_ones_come_and_a_twin_is_refused(
     server.process.send_signal(signal.SIGHUP)
     eventually(lambda: "fresh" in {m["name"] for m in server.client.get("/health").json()["models"]})
     assert version_of(server, model="fresh") == 7
-    assert version_of(server, model="flowers", version=3) == 3, "what was there goes on"
+    assert version_of(server, model="flowers", version=3) == 3, "the loaded one is still served"
     errors = [m["error"] for m in server.client.get("/health").json()["models"] if m["version"] == 3]
     assert "version 4" in errors[0]
 
 
-def test_a_file_that_vanishes_is_forgotten_beside_others(server: Server, folder: Path) -> None:
+def test_removed_file_is_forgotten_beside_others(server: Server, folder: Path) -> None:
     assert server.client.post("/predict?model=tones", content=plain(1)).status_code == 200
     (folder / "tones.onnx").unlink()
     (folder / "broken.onnx").unlink()
@@ -115,7 +115,7 @@ def test_a_file_that_vanishes_is_forgotten_beside_others(server: Server, folder:
     assert {entry["name"] for entry in entries} == {"flowers"}
 
 
-def test_a_folder_without_a_model_and_one_with_none_that_works(folder: Path, tmp_path: Path) -> None:
+def test_folder_without_a_working_model_is_refused(folder: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     code, line = refused(models=empty)

@@ -1,4 +1,4 @@
-"""How a model is loaded on the CPU."""
+"""Tests of loading a model on the CPU."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from service.models.session import LARGE_MODEL_BYTES, load_model
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_session_has_one_thread(model_file: Path, threads: int) -> None:
+def test_session_has_one_thread(model_file: Path, threads: int) -> None:
     model = load_model(model_file, "cpu", threads)
     assert (threads_of(model.session), model.whole) == (1, None)
 
 
-def test_a_large_network_has_all_threads_for_what_is_alone(model_file: Path, tmp_path: Path) -> None:
+def test_large_network_has_a_session_of_all_threads(model_file: Path, tmp_path: Path) -> None:
     large = onnx.load(model_file)
     large.doc_string = "x" * LARGE_MODEL_BYTES
     path = tmp_path / "large.onnx"
@@ -28,7 +28,7 @@ def test_a_large_network_has_all_threads_for_what_is_alone(model_file: Path, tmp
     assert load_model(path, "cpu", 1).whole is None
 
 
-def test_the_file_is_not_kept_in_memory(model_file: Path) -> None:
+def test_file_is_not_kept_in_memory(model_file: Path) -> None:
     model = load_model(model_file, "cpu", 2, large_bytes=0)
     assert [vars(session)["_model_bytes"] for session in (model.session, model.whole)] == [None, None]
 

@@ -38,7 +38,7 @@ def own(model_file: Path, tmp_path: Path) -> Iterator[Server]:
 
 
 def served(model_file: Path, folder: Path) -> Path:
-    return numbered(model_file, folder / "model.onnx", 3)
+    return replace_with_version(model_file, folder / "model.onnx", 3)
 
 
 def children(server: Server) -> list[int]:
@@ -151,7 +151,7 @@ def test_a_suspended_worker_does_not_delay_the_stop(model_file: Path, tmp_path: 
 
 def test_a_reload_reaches_all_and_a_stop_ends_all(own: Server, model_file: Path, tmp_path: Path) -> None:
     server = own
-    numbered(model_file, tmp_path / "model.onnx", 4)
+    replace_with_version(model_file, tmp_path / "model.onnx", 4)
     server.process.send_signal(signal.SIGHUP)
     eventually(lambda: [predict(server) for _request in range(20)] == [4] * 20)
     pids = children(server)

@@ -1,5 +1,6 @@
-"""Bad HTTP on real sockets: it is answered by its 4xx or cut off within a bound, and meanwhile the server
-is alive and right. A witness asks all the time; how it fared is checked at the end.
+"""Tests of malformed and slow HTTP on real sockets, while a witness sends ordinary requests.
+
+Each attack is answered with a 4xx or cut off in time. The witness's answers are checked at the end.
 """
 
 import threading
@@ -91,8 +92,8 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("sent", ENDLESS.values(), ids=ENDLESS)
-def test_heads_without_end_are_refused(server: Server, sent: bytes) -> None:
-    # A reset may overtake the answer: then it is sent again.
+def test_oversized_heads_are_431(server: Server, sent: bytes) -> None:
+    # A reset may overtake the answer; then the request is repeated.
     (answer,) = eventually(lambda: exchange(server, sent))
     check(answer, 431, "too_large", "20000")
 
@@ -142,8 +143,8 @@ def test_requests_that_come_too_slowly_are_408(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/predict", "/nothing"])
-def test_chunks_that_never_end(server: Server, path: str) -> None:
-    """Refused by size, and after that read for a while so that the client can see its answer."""
+def test_endless_chunks_are_cut_off(server: Server, path: str) -> None:
+    """The body is refused by its size, then read for a while so that the client can read the answer."""
     with connect(server) as connection:
         connection.sendall(
             f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
@@ -191,9 +192,9 @@ PATHS = [
 def test_odd_paths_are_404(server: Server, path: str) -> None:
     (answer,) = exchange(server, request("GET", path))
     assert answer.status_code == 404, answer.text
-    assert len(answer.content) < 1000, "not all of the path is said back"
-    for inside in ("Settings", "root:", "Traceback", str(ROOT)):
-        assert inside not in answer.text
+    assert len(answer.content) < 1000, "the path is abbreviated"
+    for secret in ("Settings", "root:", "Traceback", str(ROOT)):
+        assert secret not in answer.text
 
 
 @pytest.mark.parametrize("host", ["[", "a]b[:99999", "", "x" * 10_000, "%00", "{", "a b"])
@@ -202,7 +203,7 @@ def test_odd_hosts_are_400_or_404(server: Server, host: str) -> None:
     assert answer.status_code in {400, 404}
 
 
-def test_a_query_without_end_and_expectations(server: Server) -> None:
+def test_long_query_and_expect_headers(server: Server) -> None:
     (answer,) = exchange(server, request("POST", "/predict?" + "top_k=1&" * 2000, IMAGE))
     assert answer.status_code == 200
     first, answer = exchange(server, request("POST", "/predict", IMAGE, Expect="100-continue"))
@@ -212,7 +213,7 @@ def test_a_query_without_end_and_expectations(server: Server) -> None:
     (answer,) = exchange(server, request("POST", "/predict", IMAGE, Expect="nonsense"))
     assert answer.status_code == 200
     refused = request("POST", "/predict", b"", Expect="100-continue", Content_Length="3000000")
-    (answer,) = exchange(server, refused)  # it is told so instead of being asked for the body
+    (answer,) = exchange(server, refused)  # refused before the body is requested
     check(answer, 413, "too_large")
 
 

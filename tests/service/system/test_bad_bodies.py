@@ -1,4 +1,4 @@
-"""Forms, JSON and tensors that lie, nest or unpack without end, while a witness asks all the time."""
+"""Tests of malicious forms, JSON and tensors, while a witness sends ordinary requests."""
 
 import gzip
 import json
@@ -56,7 +56,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_bad_bodies_are_422(server: Server, body: dict[str, Any]) -> None:
+def test_malicious_body_is_422(server: Server, body: dict[str, Any]) -> None:
     as_json = {"headers": {"Content-Type": "application/json"}}
     check(server.client.post("/predict", **(as_json | body)), 422, "invalid_request")
 
@@ -96,13 +96,13 @@ LIES = {
 
 
 @pytest.mark.parametrize("body", LIES.values(), ids=LIES)
-def test_tensors_whose_sizes_lie(server: Server, body: dict[str, Any]) -> None:
+def test_tensor_with_a_false_size_is_400(server: Server, body: dict[str, Any]) -> None:
     answer = server.client.post("/v2/models/tiny/infer", **body)
     assert answer.status_code == 400, answer.text
     assert answer.json().keys() == {"error"}
 
 
-def test_a_body_that_unpacks_without_end(server: Server) -> None:
+def test_decompression_bomb_is_413(server: Server) -> None:
     bomb = gzip.compress(bytes(300_000_000), 9)
     assert len(bomb) < 400_000
     headers = {"Content-Encoding": "gzip"}

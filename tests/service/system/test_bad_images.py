@@ -1,5 +1,7 @@
-"""The corpus of bad pictures against a real server: every one is answered with 200 or 4xx, soon, within the
-memory that is its due; and who is served at the same time notices nothing.
+"""Tests of the corpus of bad pictures against a real server.
+
+Each is answered with 200 or 4xx, within limits of time and memory, and does not change the answers of
+concurrent requests.
 """
 
 import sys
@@ -56,14 +58,14 @@ def test_a_sample_of_the_corpus(model_file: Path, tmp_path: Path, processes: int
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("processes", [0, 2])
-def test_the_whole_corpus(model_file: Path, tmp_path: Path, processes: int) -> None:
+def test_whole_corpus_is_answered_in_time(model_file: Path, tmp_path: Path, processes: int) -> None:
     with serving(tmp_path / "log", model_file, decode_processes=processes) as server:
         attack(server, corpus())
         assert "Traceback" not in server.log
 
 
 @pytest.mark.parametrize("processes", [0, 1])
-def test_a_picture_that_takes_too_long(model_file: Path, tmp_path: Path, processes: int) -> None:
+def test_picture_over_the_decode_timeout_is_422(model_file: Path, tmp_path: Path, processes: int) -> None:
     large = encoded(noise(1, 4000, 4000), "PNG", compress_level=1)
     limits = {"decode_timeout_ms": 1, "decode_processes": processes, "threads": 1}
     with serving(tmp_path / "log", model_file, **limits) as server:
@@ -72,19 +74,19 @@ def test_a_picture_that_takes_too_long(model_file: Path, tmp_path: Path, process
         assert answer.json()["code"] == "invalid_image"
         assert "takes longer than 1 ms to decode" in answer.json()["detail"]
         assert "DECODE_TIMEOUT_MS" in server.log
-        # Once the thread has done with it.
+        # Ready again when the thread has finished it.
         eventually(lambda: server.client.get("/health/ready").status_code == 200)
 
 
 def attack(server: Server, pictures: Iterable[tuple[str, bytes]]) -> None:
     good = encoded(noise(1))
     with httpx.Client(base_url=server.address, timeout=60) as neighbour, ThreadPoolExecutor(1) as beside:
-        right = answer_to(neighbour, good)
+        expected = answer_to(neighbour, good)
         idle = memory(server, "VmRSS")
         slowest, largest, statuses = ("", 0.0), ("", 0), set[int]()
         for name, data in pictures:
             reset_peak(server)
-            asked = beside.submit(answer_to, neighbour, good)
+            concurrent = beside.submit(answer_to, neighbour, good)
             answer, work = measured_post(server, data)
             for _again in range(TRIES - 1):
                 if work > MAX_WORK:
@@ -93,7 +95,7 @@ def attack(server: Server, pictures: Iterable[tuple[str, bytes]]) -> None:
             largest = max(largest, (name, memory(server, "VmHWM") - idle), key=lambda pair: pair[1])
             statuses.add(answer.status_code)
             assert answer.status_code == 200 or 400 <= answer.status_code < 500, (name, answer.text)
-            assert dict(asked.result()) == pytest.approx(dict(right), abs=1e-5), name
+            assert dict(concurrent.result()) == pytest.approx(dict(expected), abs=1e-5), name
         print(f"slowest {slowest}, most memory {largest}, statuses {sorted(statuses)}")
         assert slowest[1] <= MAX_WORK, slowest
         assert largest[1] <= MAX_MEMORY, largest
@@ -101,10 +103,10 @@ def attack(server: Server, pictures: Iterable[tuple[str, bytes]]) -> None:
 
 
 def measured_post(server: Server, data: bytes) -> tuple[httpx.Response, float]:
-    """The answer, and the work that it took; 0 for what is quick."""
+    """Send a picture; return the answer and its work in runs of a fixed loop, 0 up to QUICK_S."""
     began, spent = time.perf_counter(), processor_time(server)
     answer = server.client.post("/predict", content=data)
-    # The smaller of the two: another's load on this machine is no fault of the server's.
+    # The smaller of the two, so that other load on the machine does not count.
     seconds = min(time.perf_counter() - began, processor_time(server) - spent)
     if seconds <= QUICK_S:
         return answer, 0.0
@@ -117,29 +119,29 @@ def measured_post(server: Server, data: bytes) -> tuple[httpx.Response, float]:
 def answer_to(client: httpx.Client, data: bytes) -> list[tuple[str, float]]:
     answer = client.post("/predict", content=data)
     assert answer.status_code == 200, answer.text
-    found: list[dict[str, Any]] = answer.json()["predictions"]
-    # Not to the last digit: a batch of two adds up in another order than a batch of one.
-    return [(one["label"], one["probability"]) for one in found]
+    predictions: list[dict[str, Any]] = answer.json()["predictions"]
+    # Compared approximately: a batch of two adds up in another order than a batch of one.
+    return [(prediction["label"], prediction["probability"]) for prediction in predictions]
 
 
 def family(server: Server) -> list[int]:
-    """The server's process and those that it has started."""
+    """List the ids of the server's process and of those that it started."""
     pid = server.process.pid
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return [pid, *(int(child) for file in tasks for child in file.read_text().split())]
 
 
 def memory(server: Server, field: str) -> int:
-    """Bytes, of the process that serves, or of the largest beside it, which are limited one by one."""
-    most = 0
+    """Read a field of /proc/PID/status in bytes; of the largest process, as each has its own limit."""
+    largest = 0
     for pid in family(server):
         try:
             status = Path(f"/proc/{pid}/status").read_text()
         except OSError:  # ended and replaced a moment ago
             continue
         if f"{field}:" in status:
-            most = max(most, 1024 * int(status.split(f"{field}:")[1].split()[0]))
-    return most
+            largest = max(largest, 1024 * int(status.split(f"{field}:")[1].split()[0]))
+    return largest
 
 
 def reset_peak(server: Server) -> None:
@@ -151,7 +153,7 @@ def reset_peak(server: Server) -> None:
 
 
 def processor_time(server: Server) -> float:
-    """Seconds of all cores, of the server and of what it has started (those that ended included)."""
+    """Return the CPU seconds of the server and its child processes, those that ended included."""
     ticks = 0
     for pid in family(server):
         try:

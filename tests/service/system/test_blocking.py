@@ -1,7 +1,7 @@
-"""No blocking call in async code: a server under watch, whatever the call is hidden in.
+"""Tests that a server never makes a blocking call on its event loop.
 
-ruff's ASYNC rules see `open()` in an `async def`, and not what a function that is called there does. Here
-Python itself tells of such calls (see watch/sitecustomize.py) while a server does all that it can do.
+ruff's ASYNC rules see `open()` in an `async def`, but not in a function that it calls. Here Python itself
+records such calls (see watch/sitecustomize.py) while a server is used in every way.
 """
 
 import base64
@@ -40,7 +40,7 @@ asyncio.run(main())
 """
 
 
-def test_the_watch_sees_what_is_hidden_in_a_function(tmp_path: Path) -> None:
+def test_recorder_sees_calls_in_nested_functions(tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
     environ = {"PYTHONPATH": str(WATCH), "BLOCKED": str(blocked), "PATH": ""}
     subprocess.run([sys.executable, "-c", PLANTED], env=environ, check=True)
@@ -50,7 +50,7 @@ def test_the_watch_sees_what_is_hidden_in_a_function(tmp_path: Path) -> None:
     assert "innocent_name" in lines[0]
 
 
-def test_a_server_never_blocks_its_event_loop(model_file: Path, tmp_path: Path) -> None:
+def test_server_never_blocks_its_event_loop(model_file: Path, tmp_path: Path) -> None:
     blocked, keys, models = tmp_path / "blocked", tmp_path / "keys", tmp_path / "models"
     keys.write_text(hashlib.sha256(b"secret").hexdigest())
     models.mkdir()
@@ -60,10 +60,10 @@ def test_a_server_never_blocks_its_event_loop(model_file: Path, tmp_path: Path) 
     with serving(tmp_path / "stderr", None, **settings, **watched) as server:
         server.client.headers["Authorization"] = "Bearer secret"
         assert server.client.get("/health/ready").status_code == 200
-        blocked.write_text("")  # as it starts, nobody waits
+        blocked.write_text("")  # blocking calls at the start do not matter
         do_everything(server.client, server.client.get("/openapi.json").json()["paths"])
 
-        # Twice by the file that is watched, once by a signal.
+        # Reload by WATCH_MODEL, then by a signal as well.
         (models / "tiny.onnx").write_bytes(b"no model")
         eventually(lambda: server.client.get("/health").json()["reload_error"])
         shutil.copy(model_file, models / "tiny.onnx")

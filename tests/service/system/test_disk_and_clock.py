@@ -1,4 +1,4 @@
-"""What breaks around the service: the model's file, the log, the disk, the clock."""
+"""Tests of failures around the service: the model's file, the log, the disk, the clock."""
 
 import fcntl
 import json
@@ -35,7 +35,7 @@ IMAGE = encoded(noise(3))
 
 
 def other_weights(model: Path, target: Path) -> Path:
-    """Other answers from a file of the same size."""
+    """Write a model of the same size that gives other answers."""
     loaded = onnx.load(model)
     for tensor in loaded.graph.initializer:
         values = numpy_helper.to_array(tensor)
@@ -45,20 +45,20 @@ def other_weights(model: Path, target: Path) -> Path:
     return target
 
 
-def test_files_that_are_half_written_gone_or_swapped(model_file: Path, tmp_path: Path) -> None:
-    """Whatever a reload meets, an answer is that of one whole file, which it names."""
+def test_half_written_missing_and_replaced_model_files(model_file: Path, tmp_path: Path) -> None:
+    """During any reload, an answer comes from one complete file, whose hash it names."""
     (tmp_path / "both").mkdir()
     ours, theirs = (tmp_path / f"both/{name}.onnx" for name in ("ours", "theirs"))
     shutil.copy(model_file, ours)
     other_weights(model_file, theirs)
     file = tmp_path / "served.onnx"
     shutil.copy(ours, file)
-    right = {}
+    expected = {}
     with serving(tmp_path / "log", None, models=tmp_path / "both", threads=1) as server:
         for name in ("ours", "theirs"):
             answer = server.client.post(f"/predict?model={name}", content=IMAGE).json()
-            right[answer["model"]["sha256"]] = answer["predictions"]
-    assert len({json.dumps(found) for found in right.values()}) == 2
+            expected[answer["model"]["sha256"]] = answer["predictions"]
+    assert len({json.dumps(predictions) for predictions in expected.values()}) == 2
 
     ended = threading.Event()
     seen: list[str] = []
@@ -69,31 +69,31 @@ def test_files_that_are_half_written_gone_or_swapped(model_file: Path, tmp_path:
                 while not ended.is_set():
                     answer = client.post("/predict", content=IMAGE)
                     assert answer.status_code == 200, answer.text
-                    found = answer.json()
-                    assert found["predictions"] == right[found["model"]["sha256"]]
-                    seen.append(found["model"]["sha256"])
+                    body = answer.json()
+                    assert body["predictions"] == expected[body["model"]["sha256"]]
+                    seen.append(body["model"]["sha256"])
 
         with ThreadPoolExecutor(2) as pool:
-            asking = [pool.submit(ask) for _ in range(2)]
+            clients = [pool.submit(ask) for _ in range(2)]
             try:
                 for turn in range(2):
                     whole = (theirs if turn % 2 == 0 else ours).read_bytes()
                     for cut in (0, len(whole) // 2, len(whole) - 1):
                         file.write_bytes(whole[:cut])  # as cp does
                         server.process.send_signal(signal.SIGHUP)
-                        wait(lambda: reload_error(server) is not None, asking)
+                        wait(lambda: reload_error(server) is not None, clients)
                     file.unlink()
                     server.process.send_signal(signal.SIGHUP)
-                    wait(lambda: "no model file" in str(reload_error(server)), asking)
+                    wait(lambda: "no model file" in str(reload_error(server)), clients)
                     shutil.copy(theirs if turn % 2 == 0 else ours, tmp_path / "new")
                     (tmp_path / "new").replace(file)
                     server.process.send_signal(signal.SIGHUP)
-                    wait(lambda: reload_error(server) is None, asking)
+                    wait(lambda: reload_error(server) is None, clients)
             finally:
                 ended.set()
-            for asked in asking:
-                asked.result()
-        assert set(seen) == set(right), "both were served, and nothing else"
+            for client in clients:
+                client.result()
+        assert set(seen) == set(expected), "both were served, and nothing else"
         assert "Traceback" not in server.log
 
 
@@ -103,18 +103,18 @@ def reload_error(server: Server) -> object:
     return answer.json()["reload_error"]
 
 
-def wait(until: Callable[[], bool], asking: list[Any]) -> None:
+def wait(until: Callable[[], bool], clients: list[Any]) -> None:
     def holds() -> bool:
-        for one in asking:
-            if one.done():
-                one.result()
+        for client in clients:
+            if client.done():
+                client.result()
         return until()
 
     eventually(holds)
 
 
-def test_a_file_that_is_written_to_while_it_is_read(model_file: Path, tmp_path: Path) -> None:
-    """Part of one model and part of another would load, and answer nonsense."""
+def test_file_written_to_while_it_is_read_is_refused(model_file: Path, tmp_path: Path) -> None:
+    """Otherwise parts of two models could load together and answer nonsense."""
     file = tmp_path / "model.onnx"
     shutil.copy(model_file, file)
 
@@ -125,9 +125,9 @@ def test_a_file_that_is_written_to_while_it_is_read(model_file: Path, tmp_path: 
             opened.write(b"x")
         return model
 
-    found = read(ModelLocation(file), load)
-    assert found.model is None
-    assert "written to while it was read" in str(found.error)
+    result = read(ModelLocation(file), load)
+    assert result.model is None
+    assert "written to while it was read" in str(result.error)
 
     def replaced(path: Path) -> Model:
         model = load_model(path, device="cpu", threads=1)
@@ -136,12 +136,12 @@ def test_a_file_that_is_written_to_while_it_is_read(model_file: Path, tmp_path: 
 
     shutil.copy(model_file, file)
     assert read(ModelLocation(file), replaced).model is not None, (
-        "another file in its place is another file"
+        "replacing the file does not change the one that was read"
     )
 
 
-def test_a_log_that_cannot_be_written(model_file: Path, tmp_path: Path) -> None:
-    """The disk is full: nobody notices but those who look for the lines."""
+def test_full_log_disk_does_not_affect_requests(model_file: Path, tmp_path: Path) -> None:
+    """The log's disk is full; requests are answered as before."""
     port = free_port()
     with (
         Path("/dev/full").open("w") as full,
@@ -160,8 +160,8 @@ def test_a_log_that_cannot_be_written(model_file: Path, tmp_path: Path) -> None:
         assert process.wait(20) == 0
 
 
-def test_a_log_that_nobody_reads(model_file: Path, tmp_path: Path) -> None:
-    """A reader that has stopped is no reason to stop."""
+def test_log_without_a_reader_does_not_block(model_file: Path, tmp_path: Path) -> None:
+    """If the reader of the log stops, the service goes on."""
     with serving(tmp_path / "log", model_file, log_format="json") as server:
         pipe = server.process.stdout
         assert pipe is not None
@@ -169,7 +169,7 @@ def test_a_log_that_nobody_reads(model_file: Path, tmp_path: Path) -> None:
         for _request in range(60):  # 150 bytes each
             assert server.client.get("/health/live").status_code == 200
         server.process.terminate()
-        assert server.process.wait(20) == 0, "nor to stay"
+        assert server.process.wait(20) == 0, "it still stops in time"
 
 
 def written(handler: logs.Handler) -> None:
@@ -190,19 +190,19 @@ def test_lines_that_are_lost_are_counted(monkeypatch: pytest.MonkeyPatch) -> Non
     for number in range(30):
         logs.log.warning("line %d %s", number, "x" * 5000)
     with os.fdopen(reads) as pipe, ThreadPoolExecutor(1) as pool:
-        said = pool.submit(pipe.readlines)
+        reading = pool.submit(pipe.readlines)
         written(handler)
         logs.log.warning("heard again")
         written(handler)
         os.close(writes)
-        *lines, last = said.result()
+        *lines, last = reading.result()
     assert last == "heard again\n"
     lost = [int(line.split()[0]) for line in lines if line.endswith("is too slow\n")]
     assert sum(lost) > 0
     assert len(lines) - len(lost) + sum(lost) == 30
 
 
-def test_a_mistake_in_what_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
+def test_log_record_with_wrong_arguments_is_reported(capfd: pytest.CaptureFixture[str]) -> None:
     handler = logs.Handler(sys.stdout.fileno())
     handler.handle(logging.makeLogRecord({"msg": "%d", "args": ("no number",)}))
     handler.handle(logging.makeLogRecord({"msg": "%d", "args": (1,)}))
@@ -211,7 +211,7 @@ def test_a_mistake_in_what_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
     assert "Logging error" in errors
 
 
-def test_workers_without_a_folder_for_their_metrics(model_file: Path, tmp_path: Path) -> None:
+def test_workers_need_room_for_their_metrics(model_file: Path, tmp_path: Path) -> None:
     small = f"mount -t tmpfs -o size=1m none {tmp_path} && exec {sys.executable} -m service"
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", small],
@@ -230,14 +230,14 @@ def test_workers_without_a_folder_for_their_metrics(model_file: Path, tmp_path: 
         check=False,
     )
     if "unshare" in done.stderr or "mount:" in done.stderr:
-        pytest.skip("no file system of its own can be had here")
+        pytest.skip("cannot mount a file system here")
     assert done.returncode == 2
     assert done.stderr.startswith("error: WORKERS is 2; their metrics need 1000000 bytes each")
     assert done.stderr.count("\n") == 1
 
 
-def test_a_disk_that_fills_up_under_the_metrics(model_file: Path, tmp_path: Path) -> None:
-    """Their files are mapped into memory: a page without room would kill the worker that writes to it."""
+def test_full_metrics_disk_does_not_kill_workers(model_file: Path, tmp_path: Path) -> None:
+    """Metrics files are mapped into memory: writing to a page without disk space kills a process."""
     folder = tmp_path / "disk"
     folder.mkdir()
     small = f"mount -t tmpfs -o size=4m none {folder} && exec {sys.executable} -m service"
@@ -255,7 +255,7 @@ def test_a_disk_that_fills_up_under_the_metrics(model_file: Path, tmp_path: Path
         assert process.stderr is not None
         line = process.stdout.readline()
         if " on http://" not in line:
-            pytest.skip("no file system of its own can be had here: " + process.stderr.read())
+            pytest.skip("cannot mount a file system here: " + process.stderr.read())
         address = line.split(" on ")[1].split()[0]
         try:
             disk = Path(f"/proc/{process.pid}/root{folder}/rest")
@@ -273,11 +273,11 @@ def test_a_disk_that_fills_up_under_the_metrics(model_file: Path, tmp_path: Path
         finally:
             process.terminate()
         assert process.wait(20) == 0
-        assert process.stderr.read() == "", "nobody has ended"
+        assert process.stderr.read() == "", "no worker has ended"
 
 
-def test_a_clock_that_jumps(model_file: Path, tmp_path: Path) -> None:
-    """By days, to and fro, at each look at it: no duration is taken from it."""
+def test_wall_clock_jumps_do_not_affect_durations(model_file: Path, tmp_path: Path) -> None:
+    """Every reading of the wall clock jumps by up to a day; durations do not use it."""
     (tmp_path / "sitecustomize.py").write_text(
         "import random, time\n"
         "real = time.time\n"
@@ -287,9 +287,9 @@ def test_a_clock_that_jumps(model_file: Path, tmp_path: Path) -> None:
     path = f"{tmp_path}:{ROOT}"
     with serving(tmp_path / "log", model_file, pythonpath=path, max_queue=12) as server:
         with ThreadPoolExecutor(16) as pool:
-            found = list(pool.map(lambda _n: server.client.post("/predict", content=IMAGE), range(64)))
-        assert {answer.status_code for answer in found} <= {200, 429}
-        for answer in found:
+            answers = list(pool.map(lambda _n: server.client.post("/predict", content=IMAGE), range(64)))
+        assert {answer.status_code for answer in answers} <= {200, 429}
+        for answer in answers:
             if answer.status_code == 200:
                 assert 0 <= answer.json()["timing_ms"]["total"] < 20_000
             else:

@@ -1,5 +1,6 @@
-"""What breaks inside: the session and its threads. No request hangs, none gets a wrong answer, and
-readiness and metrics say what is true.
+"""Tests of failures of the session and its threads.
+
+No request hangs or gets a wrong answer, and readiness and metrics are right.
 """
 
 import json
@@ -29,7 +30,7 @@ IMAGE = encoded(noise(3))
 
 
 class Session:
-    """A real one, until `fault` is set: that is called in its place, with the real run and its batch."""
+    """A real session, until `fault` is set: it is called instead, with the real run and the batch size."""
 
     def __init__(self, real: Any) -> None:
         self._real = real
@@ -43,7 +44,7 @@ class Session:
 
 @dataclass
 class Service:
-    """In this process, so that what is inside can be broken."""
+    """A server in this process, whose parts a test can break."""
 
     engine: Engine
     session: Session
@@ -52,7 +53,7 @@ class Service:
     def predict(self, image: bytes = IMAGE, **headers: str) -> httpx.Response:
         return self.client.post("/predict", content=image, headers=headers)
 
-    def told(self, name: str) -> float:
+    def metric(self, name: str) -> float:
         return metrics(cast(Server, self)).get(f"alexnet_{name}", 0)
 
 
@@ -79,41 +80,41 @@ def raising(error: BaseException) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("secret"), MemoryError(), OSError(28, "secret")], ids=repr)
-def test_a_run_that_raises_fails_its_batch_alone(model_file: Path, error: Exception) -> None:
+def test_failed_run_fails_its_batch_only(model_file: Path, error: Exception) -> None:
     with running(model_file) as service:
-        right = service.predict().json()["predictions"]
+        expected = service.predict().json()["predictions"]
         service.session.fault = raising(error)
         answer = service.predict()
         check(answer, 500, "internal")
         assert "secret" not in answer.text
         service.session.fault = None
-        assert service.predict().json()["predictions"] == right
+        assert service.predict().json()["predictions"] == expected
         assert service.client.get("/health/ready").status_code == 200
-        assert service.told("requests_total,route=/predict,status=500") == 1
-        assert service.told("images_total") == 3
-        assert service.told("in_flight_images") == 0
+        assert service.metric("requests_total,route=/predict,status=500") == 1
+        assert service.metric("images_total") == 3
+        assert service.metric("in_flight_images") == 0
 
 
 class Panic(BaseException):
-    """As native code raises it, past `except Exception`."""
+    """An error as native code raises it, which `except Exception` does not catch."""
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict?crops=10"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_thread_that_ends(model_file: Path, threads: int, path: str) -> None:
+def test_ended_worker_thread_makes_the_server_not_ready(model_file: Path, threads: int, path: str) -> None:
     with running(model_file, threads) as service:
         service.session.fault = raising(Panic())
         with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(lambda _n: service.client.post(path, content=IMAGE), range(8)))
-        for answer in [*found, service.client.get("/health/ready"), service.client.get("/health")]:
+            answers = list(pool.map(lambda _n: service.client.post(path, content=IMAGE), range(8)))
+        for answer in [*answers, service.client.get("/health/ready"), service.client.get("/health")]:
             check(answer, 503, "not_ready")
         assert service.client.get("/v2/health/ready").status_code == 503
         assert service.client.get("/health/live").status_code == 200
-        assert service.told("ready") == 0
-        eventually(lambda: service.engine.failed)  # `python -m service` ends then
+        assert service.metric("ready") == 0
+        eventually(lambda: service.engine.failed)  # then `python -m service` ends
 
 
-def test_a_thread_that_hangs_leaves_the_others_working(model_file: Path) -> None:
+def test_hanging_thread_does_not_stop_the_others(model_file: Path) -> None:
     opened, entered = threading.Event(), threading.Event()
 
     def hang_once(run: Callable[[], Any], _size: int) -> Any:
@@ -124,41 +125,43 @@ def test_a_thread_that_hangs_leaves_the_others_working(model_file: Path) -> None
         return run()
 
     with running(model_file) as service:
-        right = service.predict().json()["predictions"]
+        expected = service.predict().json()["predictions"]
         service.session.fault = hang_once
         check(service.predict(encoded(noise(8)), **{"X-Request-Timeout-MS": "500"}), 504, "deadline")
         for _request in range(5):
-            assert service.predict().json()["predictions"] == right, "by the thread that is left"
+            assert service.predict().json()["predictions"] == expected, "the other thread answers"
         assert service.engine.scheduler.stuck_for > 0
-        assert service.client.get("/health/ready").status_code == 200, "slow is not dead"
+        assert service.client.get("/health/ready").status_code == 200, (
+            "a hanging thread does not make it unready"
+        )
         opened.set()
         for _request in range(5):
-            assert service.predict().json()["predictions"] == right, "not what came late"
-        assert service.told("requests_total,route=/predict,status=504") == 1
+            assert service.predict().json()["predictions"] == expected, "the late result is dropped"
+        assert service.metric("requests_total,route=/predict,status=504") == 1
 
 
 def nan_everywhere(run: Callable[[], Any], _size: int) -> Any:
     return [np.full_like(values, np.nan) for values in run()]
 
 
-def infinity_in_one(run: Callable[[], Any], _size: int) -> Any:
-    found = [values.copy() for values in run()]
-    found[0][0, 1] = np.inf
-    return found
+def infinity_in_one_value(run: Callable[[], Any], _size: int) -> Any:
+    outputs = [values.copy() for values in run()]
+    outputs[0][0, 1] = np.inf
+    return outputs
 
 
-def a_row_less(run: Callable[[], Any], _size: int) -> Any:
+def missing_row(run: Callable[[], Any], _size: int) -> Any:
     return [values[1:] for values in run()]
 
 
-def a_row_more(run: Callable[[], Any], _size: int) -> Any:
+def extra_row(run: Callable[[], Any], _size: int) -> Any:
     return [np.concatenate([values, values[:1]]) for values in run()]
 
 
-@pytest.mark.parametrize("fault", [nan_everywhere, infinity_in_one, a_row_less, a_row_more])
-def test_what_cannot_be_an_answer_is_none(model_file: Path, fault: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("fault", [nan_everywhere, infinity_in_one_value, missing_row, extra_row])
+def test_invalid_outputs_are_500(model_file: Path, fault: Callable[..., Any]) -> None:
     with running(model_file) as service:
-        right = service.predict().json()["predictions"]
+        expected = service.predict().json()["predictions"]
         service.session.fault = fault
         for path in ("/predict", "/predict?crops=10", "/embed", "/explain", "/v2/models/tiny/infer"):
             data = json.dumps(V2) if path.startswith("/v2") else IMAGE
@@ -166,7 +169,7 @@ def test_what_cannot_be_an_answer_is_none(model_file: Path, fault: Callable[...,
             assert answer.status_code == 500, path
             assert "NaN" not in answer.text
         service.session.fault = None
-        assert service.predict().json()["predictions"] == right
+        assert service.predict().json()["predictions"] == expected
 
 
 V2 = {
@@ -178,7 +181,7 @@ V2 = {
 
 @pytest.fixture(params=["fewer", "more"])
 def miscounting(request: pytest.FixtureRequest, model_file: Path, tmp_path: Path) -> Path:
-    """A real model with as many rows as images for one image, and fewer or more of them for several."""
+    """A model that returns the right number of rows for one image, and a wrong one for several."""
     model = onnx.load(model_file)
     graph = model.graph
     last = next(node for node in graph.node if "probabilities" in node.output)
@@ -196,7 +199,7 @@ def miscounting(request: pytest.FixtureRequest, model_file: Path, tmp_path: Path
     graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "nothing"))
     if request.param == "fewer":
         graph.node.append(helper.make_node("Reshape", ["whole", "row"], ["probabilities"]))
-    else:  # each row as often as there are images: its product with the ones of all the others
+    else:  # repeats each row once per image, by a product with ones
         graph.node.extend(
             [
                 helper.make_node("Pow", ["whole", "nothing"], ["ones"]),
@@ -211,23 +214,23 @@ def miscounting(request: pytest.FixtureRequest, model_file: Path, tmp_path: Path
     return path
 
 
-def test_a_model_that_miscounts_gives_nobody_anothers_answer(
+def test_model_with_a_wrong_row_count_mixes_up_no_answers(
     miscounting: Path, model_file: Path, server: Server, tmp_path: Path
 ) -> None:
-    right = server.client.post("/predict", content=IMAGE).json()["predictions"]
+    expected = server.client.post("/predict", content=IMAGE).json()["predictions"]
     with serving(tmp_path / "log", miscounting, threads=1) as wrong:
-        assert wrong.client.post("/predict", content=IMAGE).json()["predictions"] == right, (
-            "alone it is sound"
+        assert wrong.client.post("/predict", content=IMAGE).json()["predictions"] == expected, (
+            "single images are right"
         )
         check(wrong.client.post("/predict?crops=10", content=IMAGE), 500, "internal")
         with ThreadPoolExecutor(8) as pool:
             images = [IMAGE if n % 2 else plain(n) for n in range(32)]
-            found = list(pool.map(lambda image: wrong.client.post("/predict", content=image), images))
-        assert {answer.status_code for answer in found} <= {200, 500}
-        for answer in found[1::2]:
+            answers = list(pool.map(lambda image: wrong.client.post("/predict", content=image), images))
+        assert {answer.status_code for answer in answers} <= {200, 500}
+        for answer in answers[1::2]:
             if answer.status_code == 200:
-                assert answer.json()["predictions"][0]["label"] == right[0]["label"]
+                assert answer.json()["predictions"][0]["label"] == expected[0]["label"]
         assert "rows for" in wrong.log
         assert wrong.client.get("/health/ready").status_code == 200
         bad = metrics(wrong)["alexnet_requests_total,route=/predict,status=500"]
-        assert bad == 1 + sum(answer.status_code == 500 for answer in found)
+        assert bad == 1 + sum(answer.status_code == 500 for answer in answers)

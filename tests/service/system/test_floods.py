@@ -1,4 +1,4 @@
-"""GETs that anybody may send as often as they like cost about nothing."""
+"""Tests that GET requests without authentication cost next to nothing."""
 
 import asyncio
 from pathlib import Path
@@ -14,26 +14,26 @@ from tests.support.serving.server import serving
 FLOWERS = ROOT / "models/flowers17.onnx"
 
 
-def seconds(pid: int) -> float:
-    """Of the processor, used until now."""
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells a process's time so")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
 def test_filters_are_drawn_once(tmp_path: Path) -> None:
     kernels = conv1_weights(read(FLOWERS.read_bytes()))
     assert kernels is not None
-    wanted = draw_kernels(kernels)
+    expected = draw_kernels(kernels)
     with serving(tmp_path / "log", FLOWERS) as server:
-        before = seconds(server.process.pid)
+        before = cpu_seconds(server.process.pid)
         for _request in range(300):
-            assert server.client.get("/models/flowers17/filters.png").content == wanted
-        assert seconds(server.process.pid) - before < 1, "drawing takes 5 ms"
+            assert server.client.get("/models/flowers17/filters.png").content == expected
+        assert cpu_seconds(server.process.pid) - before < 1, "drawing takes 5 ms"
 
 
-def test_whoever_asks_for_metrics_at_once_gets_the_same_and_later_ones_what_is_new() -> None:
-    async def ask() -> None:
+def test_concurrent_metrics_requests_share_one_text() -> None:
+    async def request_metrics() -> None:
         metrics = Metrics()
         for count in range(1, 4):
             metrics.images.inc()
@@ -41,15 +41,15 @@ def test_whoever_asks_for_metrics_at_once_gets_the_same_and_later_ones_what_is_n
             assert len(set(map(id, texts))) == 1
             assert f"\nalexnet_images_total {count}.0".encode() in texts[0]
 
-    asyncio.run(ask())
+    asyncio.run(request_metrics())
 
 
-def test_who_no_longer_waits_for_metrics_stops_nobody() -> None:
-    async def ask() -> None:
+def test_cancelled_metrics_request_does_not_affect_others() -> None:
+    async def request_metrics() -> None:
         metrics = Metrics()
-        gone, waiting = (asyncio.create_task(metrics.text()) for _client in range(2))
+        cancelled, waiting = (asyncio.create_task(metrics.text()) for _client in range(2))
         await asyncio.sleep(0)
-        gone.cancel()
+        cancelled.cancel()
         assert b"alexnet_images_total" in await waiting
 
-    asyncio.run(ask())
+    asyncio.run(request_metrics())

@@ -1,5 +1,7 @@
-"""What a request was about is freed when it is answered. An error that its own frames hold would keep the
-picture until the garbage collector comes: forty PNGs of 16 MB, cut off, were 600 MB.
+"""Tests that a request's memory is freed when it is answered, without the garbage collector.
+
+An error that its own frames refer to would keep the picture until the next collection: forty truncated
+PNGs of 16 MB were 600 MB.
 """
 
 import base64
@@ -25,7 +27,7 @@ Ask = Callable[[httpx.Client], httpx.Response]
 
 @pytest.fixture(autouse=True)
 def no_collector() -> Iterator[None]:
-    """Neither it nor `errors` looks at what was there before: half a million objects, of imports mostly."""
+    """Disable the collector, and freeze the half million objects of imports, so that `errors` is quick."""
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -35,18 +37,19 @@ def no_collector() -> Iterator[None]:
 
 
 def errors() -> list[Exception]:
-    # By type: some objects of others' answer for another's class.
-    found = [one for one in gc.get_objects() if issubclass(type(one), Exception)]
-    return [error for error in found if error.__traceback__]
+    # By type(), because some libraries' objects have a __class__ that is not their own.
+    exceptions = [item for item in gc.get_objects() if issubclass(type(item), Exception)]
+    return [error for error in exceptions if error.__traceback__]
 
 
 def check_freed(client: httpx.Client, ask: Ask, status: int) -> None:
-    """No new error is left once the event loop has come to something else, and the thread that raised it
-    has too: on a busy machine it may still be at it when it has been answered.
+    """Assert that failing requests leave no error behind.
+
+    Waits, because on a busy machine the thread that raised an error may still hold it after the answer.
     """
-    ask(client)  # what is made once is made
+    ask(client)  # creates what is created only once
     gc.collect()
-    before = {id(error) for error in errors()}  # of other tests, whose parameters they are
+    before = {id(error) for error in errors()}  # errors of other tests, such as their parameters
     for _time in range(3):
         answer = ask(client)
         assert answer.status_code == status, answer.text
@@ -55,7 +58,7 @@ def check_freed(client: httpx.Client, ask: Ask, status: int) -> None:
 
 
 @pytest.mark.parametrize("processes", [0, 1])
-def test_refused_pictures(model_file: Path, processes: int) -> None:
+def test_refused_pictures_are_freed(model_file: Path, processes: int) -> None:
     asks: dict[str, tuple[Ask, int]] = {
         "the body": (lambda client: client.post("/predict", content=CUT), 422),
         "no picture": (lambda client: client.post("/predict", content=b"x" * 1000), 415),
@@ -68,11 +71,11 @@ def test_refused_pictures(model_file: Path, processes: int) -> None:
         "v2": (lambda client: client.post("/v2/models/tiny/infer", json={"inputs": [TENSOR]}), 400),
     }
     with serving_in_process(model_file, load, 1, decode_processes=processes) as running:
-        for what, (ask, status) in asks.items():
-            print(what)  # pytest shows it where this fails
+        for name, (ask, status) in asks.items():
+            print(name)  # pytest shows it if this fails
             check_freed(running.client, ask, status)
 
 
-def test_a_batch_that_fails(fragile_model: Path) -> None:
+def test_failed_batch_is_freed(fragile_model: Path) -> None:
     with serving_in_process(fragile_model, load, 1) as running:
         check_freed(running.client, lambda client: client.post("/predict", content=plain(255)), 500)

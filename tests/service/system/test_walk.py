@@ -11,19 +11,19 @@ from tests.support.checkout import ROOT
 from tests.support.serving.images import encoded, noise
 from tests.support.serving.in_process import serving_in_process
 
-ROOMS = ("service/", "contract/")
+PACKAGES = ("service/", "contract/")
 
 
-def test_an_image_passes_the_files_that_are_drawn(model_file: Path) -> None:
-    passed: dict[FrameType, tuple[str, str]] = {}  # a coroutine that goes on has passed before
+def test_documented_files_are_those_that_an_image_passes(model_file: Path) -> None:
+    passed: dict[FrameType, tuple[str, str]] = {}  # a resumed coroutine is called again; count it once
 
-    def note(frame: FrameType, event: str, _arg: object) -> None:
+    def record(frame: FrameType, event: str, _arg: object) -> None:
         code = frame.f_code
         file = code.co_filename.removeprefix(f"{ROOT}/")
-        if event == "call" and file.startswith(ROOMS):
+        if event == "call" and file.startswith(PACKAGES):
             passed.setdefault(frame, (file, code.co_name))
 
-    threading.setprofile(note)  # of all threads that start from now on
+    threading.setprofile(record)  # for all threads that start from now on
     try:
         with serving_in_process(
             model_file, partial(load_model, device="cpu", threads=1), threads=1

@@ -1,4 +1,4 @@
-"""Small graphs of a few nodes, and the check of what they cost."""
+"""Builds small graphs of a few nodes and checks what they cost."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,8 +28,8 @@ def floats(*shape: int) -> np.ndarray:
 
 def graph(nodes: Sequence[NodeProto], **stored: np.ndarray) -> bytes:
     values = [numpy_helper.from_array(value, name) for name, value in stored.items()]
-    made = helper.make_graph([CAST, *nodes], "g", [], [], values)
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    body = helper.make_graph([CAST, *nodes], "g", [], [], values)
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     data: bytes = model.SerializeToString()
     return data
 

@@ -1,5 +1,7 @@
-"""The module onnxruntime on a machine with a GPU, for those without: its CPU session in the dress of a CUDA
-session. Bindings, copies and results are real; only the device's name is changed on the way in.
+"""A fake of the module onnxruntime on a machine with a GPU, for machines without one.
+
+Its CUDA sessions are CPU sessions. Bindings, copies and results are real; only the device's name is
+replaced.
 """
 
 from types import SimpleNamespace
@@ -21,12 +23,14 @@ def images(count: int, seed: int = 0) -> Pixels:
 
 
 class Session:
-    """As onnxruntime.InferenceSession; `ran` are the batches that were run, `bound` the outputs."""
+    """A fake onnxruntime.InferenceSession; `ran` has the batches, `bound` the requested outputs."""
 
     def __init__(self, gpu: "Runtime", data: bytes, options: Any, providers: Any, **rest: Any) -> None:
-        self._gpu, self.asked = gpu, providers[0]
-        assert self.asked == CPU or rest == {"enable_fallback": 0}, "it would go on by the CPU, unasked"
-        if gpu.broken == "session" and self.asked != CPU:
+        self._gpu, self.provider = gpu, providers[0]
+        assert self.provider == CPU or rest == {"enable_fallback": 0}, (
+            "ONNX Runtime would fall back to the CPU"
+        )
+        if gpu.broken == "session" and self.provider != CPU:
             raise RuntimeError(FAILURE)
         self._real = ort.InferenceSession(data, options, providers=[CPU])
         self.ran: list[Pixels] = []
@@ -34,13 +38,13 @@ class Session:
         gpu.sessions.append(self)
 
     def get_providers(self) -> list[str]:
-        return [CPU] if self.asked == CPU or self._gpu.broken == "silently" else [PROVIDER, CPU]
+        return [CPU] if self.provider == CPU or self._gpu.broken == "silently" else [PROVIDER, CPU]
 
     def get_outputs(self) -> Any:
         return self._real.get_outputs()
 
     def run(self, *arguments: Any) -> Any:
-        assert self.asked == CPU, "a CUDA session is run by its bindings"
+        assert self.provider == CPU, "a CUDA session runs by its bindings only"
         return self._real.run(*arguments)
 
     def io_binding(self) -> Any:
@@ -49,7 +53,7 @@ class Session:
 
         def bind_ortvalue_input(name: str, value: Any) -> None:
             real.bind_ortvalue_input(name, value)
-            binding.taken = value
+            binding.device_input = value
 
         def bind_output(name: str) -> None:
             real.bind_output(name)
@@ -57,7 +61,7 @@ class Session:
 
         binding = SimpleNamespace(
             real=real,
-            taken=None,
+            device_input=None,
             bind_ortvalue_input=bind_ortvalue_input,
             bind_output=bind_output,
             bind_ortvalue_output=real.bind_ortvalue_output,
@@ -68,12 +72,12 @@ class Session:
     def run_with_iobinding(self, binding: Any) -> None:
         if self._gpu.broken == "run":
             raise RuntimeError(FAILURE)
-        self.ran.append(binding.taken.numpy())
+        self.ran.append(binding.device_input.numpy())
         self._real.run_with_iobinding(binding.real)
 
 
 class Runtime(SimpleNamespace):
-    """As the module onnxruntime with a GPU, of which something may be `broken`."""
+    """A fake module onnxruntime with a GPU; `broken` names the part that does not work."""
 
     def __init__(self, broken: str = "") -> None:
         self.broken = broken
@@ -102,16 +106,16 @@ class Runtime(SimpleNamespace):
 
 
 class Cudart:
-    """As CUDA's runtime library; `locked` is what is page-locked, by its address."""
+    """A fake CUDA runtime library; `locked` has the bytes of page-locked memory by address."""
 
-    def __init__(self, answer: int = 0) -> None:
-        self.answer = answer
+    def __init__(self, status: int = 0) -> None:
+        self.status = status
         self.locked: dict[int, int] = {}
 
     def cudaHostRegister(self, address: Any, length: Any, flags: Any) -> int:  # noqa: N802
-        if self.answer == 0:
+        if self.status == 0:
             self.locked[address.value] = length.value
-        return self.answer
+        return self.status
 
     def cudaHostUnregister(self, address: Any) -> int:  # noqa: N802
         del self.locked[address.value]
@@ -119,4 +123,4 @@ class Cudart:
 
     def cudaMemGetInfo(self, free: Any, total: Any) -> int:  # noqa: N802
         free._obj.value, total._obj.value = 30, 80_000_000_000
-        return self.answer
+        return self.status

@@ -1,4 +1,4 @@
-"""ONNX files as the package onnx reads them, and a small one with everything in it."""
+"""Graphs of the package onnx: every network that training exports, and a small one of all fields."""
 
 import itertools
 
@@ -19,7 +19,7 @@ def kinds(graph: onnx.GraphProto) -> set[str]:
 
 
 def compare(file: OnnxFile, model: onnx.ModelProto) -> None:
-    """What was read is what the package reads, and there is nothing in it that is not let in."""
+    """Assert that the file was read as the package onnx reads it and has nothing that is not allowed."""
     assert file.operators == kinds(model.graph)
     assert file.opsets == {o.domain.replace("ai.onnx", ""): o.version for o in model.opset_import}
     assert file.metadata == {e.key: e.value for e in model.metadata_props}
@@ -38,8 +38,8 @@ def compare(file: OnnxFile, model: onnx.ModelProto) -> None:
 
 
 def networks() -> list[onnx.ModelProto]:
-    """Every graph that training can write: architecture, switches, precision, layers in 8 bits or not."""
-    found = []
+    """Build every graph that training can write: architectures, switches, precisions, int8 layers."""
+    graphs = []
     switches = itertools.product(
         ("paper", "one-tower", "torchvision"),
         ("relu", "tanh"),
@@ -61,13 +61,13 @@ def networks() -> list[onnx.ModelProto]:
             names = [name for name, _layer in weighted_layers(network)]
             points = ["centred", *names, "conv1.norm", "conv2.norm"]
             rounding = Rounding(frozenset(names), {p: 1.0 for p in points if p != "fc8"})
-        found.append(build_graph(network, [1.0] * 3, [1.0] * 3, precision, rounding))
-    assert len(found) > 20
-    return found
+        graphs.append(build_graph(network, [1.0] * 3, [1.0] * 3, precision, rounding))
+    assert len(graphs) > 20
+    return graphs
 
 
 def small() -> onnx.ModelProto:
-    """A few hundred bytes with a field of every kind that is looked at."""
+    """Build a model of a few hundred bytes that has every kind of field that is read."""
     value = helper.make_tensor("value", TensorProto.FLOAT, [2], [1, 2])
     nodes = [
         helper.make_node("Conv", ["x", "conv1.weight"], ["y"], kernel_shape=[3, 3], auto_pad="VALID"),
@@ -89,8 +89,8 @@ def small() -> onnx.ModelProto:
 
 
 def varint(value: int) -> bytes:
-    found = bytearray()
+    encoded = bytearray()
     while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
+        encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    return bytes([*found, value])
+    return bytes([*encoded, value])

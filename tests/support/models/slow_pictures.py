@@ -1,4 +1,4 @@
-"""Pictures that are not decoded before a test says so."""
+"""Pictures whose decoding waits until a test allows it."""
 
 import threading
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from contract import picture
 
 @contextmanager
 def slow_decoding(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """In this process a picture with the word `gate` in it is not decoded before the event is set."""
+    """Block pictures that contain the bytes `gate`, in this process, until the event is set."""
     gate, real = threading.Event(), picture.sniff
 
     def waiting(data: bytes) -> str | None:

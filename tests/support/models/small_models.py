@@ -1,4 +1,4 @@
-"""Small model files out of a handful of nodes, made on the fly, and a repository of such."""
+"""Small model files of a few nodes, made by the tests, and a repository of them."""
 
 import asyncio
 import shutil
@@ -26,8 +26,10 @@ LOAD: Final[Load] = partial(load_model, device="cpu", threads=1)
 def write_model(
     path: Path, classes: Sequence[str], nodes: list[NodeProto], stored: Mapping[str, Any]
 ) -> Path:
-    """`nodes` lead from `images` (N, 224, 224, 3) uint8 to `probabilities` (N, classes); `stored` has
-    their constants by name. The model has the file's name, and version 1.
+    """Write a model file with these nodes; its name is the file's and its version is 1.
+
+    `nodes` lead from `images` (N, 224, 224, 3) uint8 to `probabilities` (N, classes); `stored` has their
+    constants by name.
     """
     count = len(classes)
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 224, 224, 3])
@@ -58,7 +60,7 @@ def write_model(
 
 
 def replace_with_version(model: Path, target: Path, version: int) -> Path:
-    """The same model with another version, put in its place in one step."""
+    """Write the model with another version to `target`, replacing it in one step."""
     loaded = onnx.load(model)
     (entry,) = (entry for entry in loaded.metadata_props if entry.key == METADATA_KEY)
     entry.value = entry.value.replace('"version": 3', f'"version": {version}')
@@ -69,14 +71,14 @@ def replace_with_version(model: Path, target: Path, version: int) -> Path:
 
 @asynccontextmanager
 async def repository_of(load: Load = LOAD, **settings: Any) -> AsyncIterator[Repository]:
-    """What a service with these settings has, without a server around it."""
-    given = Settings(**settings)
-    found = await asyncio.to_thread(read_all, given, load)
-    yield Repository(given, found, load, Metrics())
+    """Make the repository of a service with these settings, without a server."""
+    options = Settings(**settings)
+    results = await asyncio.to_thread(read_all, options, load)
+    yield Repository(options, results, load, Metrics())
 
 
 def copy_model(model: Path, folder: Path, *files: str) -> Path:
-    """Put copies of a model into a folder, as each of `files`."""
+    """Copy a model into a folder, once under each of the names `files`."""
     folder.mkdir(exist_ok=True)
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,7 @@ def copy_model(model: Path, folder: Path, *files: str) -> Path:
 
 
 def run_with_repository(steps: Callable[[Repository], Coroutine[Any, Any, None]], **settings: Any) -> None:
-    """Run the steps on a repository of these settings, and end them after a minute."""
+    """Run the steps on a repository with these settings, for at most a minute."""
 
     async def run() -> None:
         async with repository_of(**settings) as repository:
@@ -95,4 +97,5 @@ def run_with_repository(steps: Callable[[Repository], Coroutine[Any, Any, None]]
 
 
 def errors(repository: Repository) -> list[tuple[str, int | None, str | None]]:
+    """List name, version and error of every registered model."""
     return [(source.name, source.version, source.error) for source in repository.registrations]

@@ -1,4 +1,4 @@
-"""Files that are named as a model and are none: what they are is said, and what to do."""
+"""Tests of files that are no models: the error says what they are and what to do."""
 
 import gzip
 import io
@@ -51,8 +51,8 @@ def arrays() -> bytes:
     return file.getvalue()
 
 
-def of_another_make() -> bytes:
-    """As torch.onnx.export writes them: no manifest, an opset that is not served."""
+def foreign_onnx() -> bytes:
+    """A model as torch.onnx.export writes it: without a manifest, of an opset that is not served."""
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "other", [x], [y])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
@@ -84,7 +84,10 @@ CASES = {
     ),
     "html": (b"\n<!DOCTYPE html>\n<html>", "is a web page"),
     "text": ("# Anemone, Blütenstaub\n".encode(), "is a text file; only ONNX files are served$"),
-    "onnx": (of_another_make(), "is an ONNX model of another make: it has no manifest" + EXPORT),
+    "onnx": (
+        foreign_onnx(),
+        "is an ONNX model without a manifest, so it was not exported by this" + ".*" + EXPORT,
+    ),
     "noise": (
         bytes(range(1, 200)),
         "is damaged: .*; copy or export it again, if it is an ONNX file at all$",
@@ -93,7 +96,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_named(tmp_path: Path, case: str) -> None:
+def test_error_names_the_kind_of_file(tmp_path: Path, case: str) -> None:
     data, reason = CASES[case]
     path = tmp_path / "some.onnx"
     path.write_bytes(data)
@@ -101,7 +104,7 @@ def test_it_is_named(tmp_path: Path, case: str) -> None:
         load_model(path, "cpu", 1)
 
 
-def test_one_that_others_changed_says_how_to_make_one(model_file: Path, tmp_path: Path) -> None:
+def test_changed_opset_is_refused(model_file: Path, tmp_path: Path) -> None:
     model = onnx.load(model_file)
     model.opset_import[0].version = 21
     onnx.save(model, tmp_path / "newer.onnx")
@@ -109,13 +112,13 @@ def test_one_that_others_changed_says_how_to_make_one(model_file: Path, tmp_path
         load_model(tmp_path / "newer.onnx", "cpu", 1)
 
 
-def test_a_part_of_one_is_to_be_copied_again(model_file: Path, tmp_path: Path) -> None:
+def test_truncated_file_is_reported_as_damaged(model_file: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.onnx").write_bytes(model_file.read_bytes()[:1000])
     with pytest.raises(ModelError, match=r"is cut off or damaged: .*; copy or export it again"):
         load_model(tmp_path / "cut.onnx", "cpu", 1)
 
 
-def test_a_folder(tmp_path: Path) -> None:
+def test_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"is a folder, .* MODEL takes a file, MODELS a folder of them"):
         load_model(tmp_path, "cpu", 1)
     (tmp_path / "best.pt").touch()

@@ -1,4 +1,4 @@
-"""What our networks cost: shapes and counts against the package onnx, and every one is accepted."""
+"""Tests of the cost of our networks: shapes agree with the package onnx, and all are accepted."""
 
 from math import prod
 
@@ -17,7 +17,7 @@ def test_every_operator_has_a_rule() -> None:
     assert onnx_cost.OPERATORS.keys() == OPERATORS
 
 
-def test_shapes_of_our_networks_are_those_that_the_package_infers() -> None:
+def test_shapes_are_those_that_the_package_onnx_infers() -> None:
     for model in networks():
         file = read(model.SerializeToString())
         onnx_cost.check(file)
@@ -30,15 +30,15 @@ def test_shapes_of_our_networks_are_those_that_the_package_infers() -> None:
             inferred = shape_inference.infer_shapes(
                 model, check_type=True, strict_mode=True, data_prop=True
             )
-            found = {
+            expected = {
                 value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
                 for value in [*inferred.graph.value_info, *inferred.graph.output]
             }
-            assert {name: run.shapes[name] for name in found} == found
-            assert found.keys() >= {output for node in model.graph.node for output in node.output}
+            assert {name: run.shapes[name] for name in expected} == expected
+            assert expected.keys() >= {output for node in model.graph.node for output in node.output}
 
 
-def test_the_largest_network_of_ours_takes_less_than_half_of_what_is_allowed() -> None:
+def test_our_largest_network_costs_less_than_half_of_the_limits() -> None:
     model = AlexNet(1000, 1.0, variant=Variant("one-tower", "relu", True, "overlapping"))
     for precision in ("fp16", "int8"):
         file = read(build_graph(model, [1.0] * 3, [1.0] * 3, precision).SerializeToString())
@@ -49,7 +49,7 @@ def test_the_largest_network_of_ours_takes_less_than_half_of_what_is_allowed() -
         assert MAX_WORK / 4 < run.work < MAX_WORK / 2
 
 
-def test_the_shipped_model_is_let_in() -> None:
+def test_shipped_model_is_accepted() -> None:
     check(SHIPPED.read_bytes())
 
 

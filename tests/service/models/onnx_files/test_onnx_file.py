@@ -1,4 +1,4 @@
-"""The reader of model files, against the package onnx, and what it refuses."""
+"""Tests of the reader of model files against the package onnx, and of what it refuses."""
 
 import shutil
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from training.export.graph import PRECISIONS, build_graph
 from training.model import AlexNet
 
 
-def test_every_network_of_ours_is_let_in_and_no_operator_more() -> None:
+def test_allowed_operators_are_exactly_those_of_our_networks() -> None:
     graphs, used = networks(), set()
     for graph in graphs:
         file = read(graph.SerializeToString())
@@ -29,7 +29,7 @@ def test_every_network_of_ours_is_let_in_and_no_operator_more() -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_weights_are_read_as_the_package_reads_them(precision: str) -> None:
+def test_weights_are_those_that_the_package_onnx_reads(precision: str) -> None:
     graph = build_graph(AlexNet(5, 0.02), [1.0] * 3, [1.0] * 3, precision)
     file, checked = read(graph.SerializeToString()), 0
     for tensor in graph.graph.initializer:
@@ -40,7 +40,7 @@ def test_weights_are_read_as_the_package_reads_them(precision: str) -> None:
     assert checked > 8
 
 
-def test_the_shipped_model() -> None:
+def test_shipped_model_is_read() -> None:
     file = read(SHIPPED.read_bytes())
     onnx_file.check(file)
     compare(file, onnx.load(SHIPPED))
@@ -49,8 +49,8 @@ def test_the_shipped_model() -> None:
 @pytest.mark.parametrize(
     "kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.INT32, TensorProto.INT64]
 )
-def test_values_that_are_not_raw(kind: int) -> None:
-    """Other exporters write them into fields of their type, and protobuf packs those or does not."""
+def test_typed_values_are_read(kind: int) -> None:
+    """Other exporters store values in fields of their type, packed or not."""
     packed = helper.make_tensor("t", kind, [2, 3], [0, 1, -2, 3, -128, 127])
     assert not packed.raw_data
     expected = numpy_helper.to_array(packed)
@@ -121,7 +121,7 @@ def _operator(model: onnx.ModelProto) -> None:
 
 
 def _foreign(model: onnx.ModelProto) -> None:
-    """An operator's name that is ours, in a domain that is not."""
+    """Add a node with an allowed name in a foreign domain."""
     model.graph.node.append(helper.make_node("Conv", ["a"], ["z"], domain="com.example"))
 
 
@@ -133,7 +133,7 @@ def _same_tensor(model: onnx.ModelProto) -> None:
     model.graph.initializer.append(model.graph.initializer[0])
 
 
-def _said_shape(model: onnx.ModelProto) -> None:
+def _declared_shape(model: onnx.ModelProto) -> None:
     model.graph.value_info.append(helper.make_tensor_value_info("pixels", 1, [1]))
 
 
@@ -168,13 +168,13 @@ def _no_graph(model: onnx.ModelProto) -> None:
         (_foreign, "operators that no exported network has: com.example:Conv"),
         (_twice, "the metadata alexnet twice"),
         (_same_tensor, "the tensor mean.shape twice"),
-        (_said_shape, "says shapes of values inside the graph"),
+        (_declared_shape, "declares shapes of values inside the graph"),
         (_attribute_twice, "the attribute .* twice in a node"),
         (_many_pads, "too many numbers in the attribute pads"),
         (_no_graph, "has no graph"),
     ],
 )
-def test_what_is_never_let_in(
+def test_forbidden_contents_are_refused(
     model_file: Path, tmp_path: Path, change: Callable[[onnx.ModelProto], None], reason: str
 ) -> None:
     model = onnx.load(model_file)
@@ -185,20 +185,18 @@ def test_what_is_never_let_in(
         load_model(path, "cpu", 1)
 
 
-def test_opset_18_is_let_in() -> None:
+def test_opset_18_is_accepted() -> None:
     model = small()
     model.opset_import[0].version = 18
     onnx_file.check(read(model.SerializeToString()))
 
 
-def test_the_outputs_are_read() -> None:
+def test_outputs_are_read() -> None:
     assert read(SHIPPED.read_bytes()).outputs == ["probabilities", "fc7", "conv5"]
 
 
-def test_a_file_that_looks_like_the_runtime_s_own_format_is_read_as_onnx(
-    model_file: Path, tmp_path: Path
-) -> None:
-    """ORTM at byte 4 makes ONNX Runtime take bytes for its own format, which nothing here has checked."""
+def test_file_that_looks_like_ort_format_is_read_as_onnx(model_file: Path, tmp_path: Path) -> None:
+    """With ORTM at byte 4, ONNX Runtime would read a file in its own format, which is not checked."""
     model = onnx.load(model_file)
     model.ClearField("ir_version")
     model.ClearField("producer_name")
@@ -209,7 +207,7 @@ def test_a_file_that_looks_like_the_runtime_s_own_format_is_read_as_onnx(
     assert load_model(path, "cpu", 1).manifest.version == 3
 
 
-def test_a_file_that_is_too_large_is_not_read(model_file: Path, tmp_path: Path) -> None:
+def test_file_over_2_gib_is_not_read(model_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "large.onnx"
     shutil.copy(model_file, path)
     with path.open("r+b") as file:

@@ -1,4 +1,4 @@
-"""Model files that are damaged, or made to do damage."""
+"""Tests of model files that are damaged or malicious."""
 
 import time
 from typing import Any
@@ -41,7 +41,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=1000, deadline=None)
 @given(damaged())
-def test_damaged_files_are_refused_or_read_as_the_package_reads_them(data: bytes) -> None:
+def test_damaged_files_are_refused_or_read_as_by_the_package_onnx(data: bytes) -> None:
     try:
         file = read(data)
     except OnnxError:
@@ -49,7 +49,7 @@ def test_damaged_files_are_refused_or_read_as_the_package_reads_them(data: bytes
     try:
         model = onnx.ModelProto.FromString(data)
     except DecodeError:
-        return  # it refuses more, and so will ONNX Runtime
+        return  # protobuf refuses more, and so will ONNX Runtime
     compare(file, model)
     for tensor in model.graph.initializer:
         try:
@@ -61,7 +61,7 @@ def test_damaged_files_are_refused_or_read_as_the_package_reads_them(data: bytes
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, SHIPPED.stat().st_size - 1))
-def test_a_file_that_is_cut_off_is_refused_or_lacks_its_end(end: int) -> None:
+def test_truncated_file_is_refused_or_lacks_its_end(end: int) -> None:
     try:
         file = read(SHIPPED.read_bytes()[:end])
     except OnnxError:
@@ -70,13 +70,13 @@ def test_a_file_that_is_cut_off_is_refused_or_lacks_its_end(end: int) -> None:
 
 
 @given(st.binary(max_size=300))
-def test_noise(data: bytes) -> None:
+def test_random_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(OnnxError):
         onnx_file.check(read(data))
 
 
 def nested(depth: int) -> bytes:
-    """A graph in an attribute of a node in a graph ..."""
+    """Nest graphs in attributes of nodes of graphs."""
     inner = b""
     for _level in range(depth):
         for number in (6, 5, 1):
@@ -100,19 +100,19 @@ BOMBS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_bombs(name: str) -> None:
+def test_malicious_files_are_refused_quickly(name: str) -> None:
     data, reason = BOMBS[name]
     started = time.thread_time()
     with pytest.raises(OnnxError, match=reason):
         read(data)
-    assert time.thread_time() - started < 5  # half a million fields would take longer than they may
+    assert time.thread_time() - started < 5  # reading all of half a million fields would take longer
 
 
 def tensor_of(**parts: Any) -> Tensor:
     return onnx_file._Reader().tensor(memoryview(TensorProto(**parts).SerializeToString()))
 
 
-def test_shapes_that_lie() -> None:
+def test_false_shapes_are_refused() -> None:
     for shape in ([2**31], [-1], [1] * 9):
         with pytest.raises(OnnxError, match="no valid shape"):
             tensor_of(name="w", data_type=1, dims=shape)
@@ -127,8 +127,8 @@ def test_shapes_that_lie() -> None:
 
 
 @pytest.mark.parametrize(("wire", "size"), [(5, 4), (1, 8)])
-def test_numbers_of_a_fixed_size_are_no_packed_ones(wire: int, size: int) -> None:
-    """protobuf ignores a field of the wrong wire type: what is read here must not be another shape."""
+def test_fixed_size_numbers_are_not_read_as_packed(wire: int, size: int) -> None:
+    """protobuf ignores a field of the wrong wire type, so it must not be read as a shape here."""
     shape = bytes([1 << 3 | wire]) + b"\x01" * size
     with pytest.raises(OnnxError, match="a number where there should be"):
         onnx_file._Reader().tensor(memoryview(shape))
