@@ -26,7 +26,7 @@ from training.data.augment import colour_components
 from training.data.prepared import Dataset, prepare
 from training.distributed import Ranks
 from training.model import LRN_ALPHA, LRN_K, LRN_SIZE, LocalResponseNorm
-from training.start.init_run import begin
+from training.start.init_run import init_run
 from training.train import Trainer
 
 ROUNDS = 3  # of each kind, in turns: what disturbs the machine disturbs all
@@ -38,7 +38,7 @@ class Setup:
     def __init__(self, config: Config, dataset: Dataset, folder: Path) -> None:
         self.config, self.dataset = config, dataset
         self.ranks = Ranks(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        state, _words = begin(config, dataset, folder, resumed=None, start=None)
+        state, _words = init_run(config, dataset, folder, resumed=None, start=None)
         self.trainer = Trainer(state, colour_components(dataset.covariance), self.ranks)
         self.trainer.step(self.batches(1), 0, config.lr)
 

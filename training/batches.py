@@ -1,4 +1,4 @@
-"""From the indices of a batch to augmented pixels and targets, loaded ahead of the step that wants them."""
+"""Load the batches of a run ahead of the steps that use them, and augment them on the device."""
 
 import time
 from collections import deque
@@ -16,26 +16,26 @@ from training.data import augment
 from training.data.images import Split
 from training.distributed import Ranks
 from training.errors import ConfigError, DataError
-from training.optim import AUGMENTATION, ORDER, generator_of
+from training.seeding import AUGMENTATION, ORDER, generator_of
 
-AHEAD = 2  # batches that are loaded while one is trained on
+AHEAD = 2  # batches loaded while one is being trained on
 
 
 def batch_size_of(config: Config, images: int, ranks: Ranks) -> int:
-    """The images of a step, of all processes together: as configured, or all there are if those are fewer.
+    """Return the number of images in a step, over all processes: as configured, or all if there are fewer.
 
-    Raises DataError.
+    Raises DataError if there are fewer images than pieces of a batch.
     """
     pieces = ranks.world * config.accumulate
     if images < pieces:
         raise DataError(
-            f"{images} images to train on; a step needs {pieces}, one for each piece of a batch"
+            f"{images} images to train on; a step needs at least {pieces}, one for each piece of a batch"
         )
     return min(config.batch_size, images // pieces * pieces)
 
 
 def require_whole_pieces(config: Config, ranks: Ranks) -> None:
-    """Raise ConfigError if a batch can't be shared evenly among the processes and their pieces."""
+    """Raise ConfigError if a batch cannot be divided evenly among the processes and their pieces."""
     if config.batch_size % (ranks.world * config.accumulate):
         raise ConfigError(
             f"--batch-size is {config.batch_size}; it must be a multiple of {ranks.world} processes times "
@@ -45,8 +45,10 @@ def require_whole_pieces(config: Config, ranks: Ranks) -> None:
 
 @dataclass(frozen=True)
 class Batch:
-    """`squares` (n, resize, resize, 3) uint8 and `labels` (n,) int64: the images `rows` of the `total`
-    of step `step`. `waited` is the time in seconds for which the loop had to wait for them.
+    """One piece of a step's batch: the images `rows` of the `total` images of step `step`.
+
+    `squares` (n, resize, resize, 3) uint8, `labels` (n,) int64. `waited` is the time in seconds that the
+    training loop waited for them.
     """
 
     step: int
@@ -60,15 +62,15 @@ class Batch:
 def load_ahead(
     split: Split, config: Config, *, batch_size: int, steps: Iterable[int], ranks: Ranks, workers: int
 ) -> Iterator[Batch]:
-    """This process's share of every step's batch, in `config.accumulate` pieces, read by `workers` threads.
+    """Yield this process's share of each step's batch, in `config.accumulate` pieces.
 
-    Each epoch has an order of its own, drawn from the run's seed; what is left over at its end is not
-    used in it.
+    `workers` threads read the images. Each epoch has its own order, drawn from the run's seed; images left
+    over at its end are not used in that epoch.
     """
     per_epoch = len(split) // batch_size
     size = batch_size // ranks.world // config.accumulate
 
-    def wanted() -> Iterator[tuple[int, slice, Tensor]]:
+    def pieces() -> Iterator[tuple[int, slice, Tensor]]:
         epoch, order = -1, torch.empty(0)
         for step in steps:
             if step // per_epoch != epoch:
@@ -84,20 +86,21 @@ def load_ahead(
         return squares.pin_memory() if ranks.device.type == "cuda" else squares, split.labels[indices]
 
     with ThreadPoolExecutor(workers) as pool:
-        todo = ((step, rows, pool.submit(load, indices)) for step, rows, indices in wanted())
-        loading = deque(islice(todo, AHEAD))
+        loads = ((step, rows, pool.submit(load, indices)) for step, rows, indices in pieces())
+        loading = deque(islice(loads, AHEAD))
         while loading:
             step, rows, future = loading.popleft()
             started = time.monotonic()
             squares, labels = future.result()
             waited = time.monotonic() - started
-            loading.extend(islice(todo, 1))
+            loading.extend(islice(loads, 1))
             yield Batch(step, batch_size, rows, squares=squares, labels=labels, waited=waited)
 
 
 def augmented(batch: Batch, config: Config, classes: int, colours: Tensor) -> tuple[Tensor, Tensor]:
-    """-> pixels (n, 3, H, W), 0 to 255, and targets (n, classes), float32, on the device of `colours`,
-    where crop, mirror and colour are computed too.
+    """Crop, mirror, colour and mix a batch -> pixels (n, 3, H, W), 0 to 255, and targets (n, classes).
+
+    Both are float32 on the device of `colours`, where they are computed.
     """
     generator = generator_of(config.seed, AUGMENTATION, batch.step)
     draws = augment.Draws(generator, batch.total, batch.rows)
@@ -110,5 +113,5 @@ def augmented(batch: Batch, config: Config, classes: int, colours: Tensor) -> tu
     targets = F.one_hot(labels, classes).float()
     targets = targets * (1 - config.label_smoothing) + config.label_smoothing / classes
     if float(torch.rand((), generator=generator)) < config.mix:
-        pixels, targets = augment.mix(pixels, targets, generator)  # within the part, with its neighbours
+        pixels, targets = augment.mix(pixels, targets, generator)  # only with images of the same piece
     return pixels, targets

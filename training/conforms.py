@@ -1,4 +1,4 @@
-"""Check values that come from a file against the annotations of the dataclass that holds them."""
+"""Check values read from a file against type annotations."""
 
 from collections.abc import Mapping
 from types import UnionType
@@ -6,7 +6,7 @@ from typing import Any, Union, get_args, get_origin
 
 
 def conforms(value: object, hint: Any) -> bool:
-    """Whether `value` is of the type `hint`, with all that it contains; an int is a float as well."""
+    """Tell whether `value` and everything in it has the type `hint`; an int passes as a float."""
     kinds, parts = get_origin(hint), get_args(hint)
     if hint is Any:
         return True

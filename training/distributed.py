@@ -1,7 +1,7 @@
-"""Several processes that train one network, on the GPUs of one host or of many: torchrun starts them.
+"""Data-parallel training: the processes that torchrun starts, and what they exchange.
 
-Every process has the same weights and an equal share of each batch. What is random is drawn for the
-whole batch by all of them, so that together they do what one alone would do.
+Every process has the same weights and an equal share of each batch. Random numbers are drawn for the whole
+batch in every process, so that together they do what a single process would do.
 """
 
 import os
@@ -20,65 +20,66 @@ from training.evaluate import Evaluation
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process is number `rank` of `world`; the first alone writes and speaks."""
+    """The place of this process: number `rank` of `world`. Only rank 0 writes files and prints."""
 
     device: torch.device
     rank: int = 0
     world: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
+        """Tell whether this is rank 0, which writes and prints."""
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """With more than one process, gradients are averaged over all of them during backward."""
+        """Wrap `model` so that backward averages gradients over all processes, if there are several."""
         if self.world == 1:
             return model
-        # The only buffers are the constants of the normalisation: none to send before each pass.
+        # The only buffers are constants of the normalisation: no need to send them before each pass.
         return DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
-    def total(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
+    def all_reduce(self, values: Tensor) -> Tensor:
+        """Sum `values` over all processes -> a tensor on the CPU, the same in each of them."""
         if self.world > 1:
             values = values.to(self.device)
             dist.all_reduce(values)
         return values.cpu()
 
-    def any(self, flag: bool) -> bool:
-        """Whether it is true in any process."""
-        return bool(self.total(torch.tensor(int(flag))).item())
+    def any_rank(self, flag: bool) -> bool:
+        """Tell every process whether `flag` is true in any of them."""
+        return bool(self.all_reduce(torch.tensor(int(flag))).item())
 
-    def of_first(self, values: Tensor) -> Tensor:
-        """What the first process has, in all of them: clocks and memory differ, and the run must not."""
-        return self.total(values if self.first else torch.zeros_like(values))
+    def from_main(self, values: Tensor) -> Tensor:
+        """Broadcast the values of rank 0: clocks and free memory differ, but the run must not."""
+        return self.all_reduce(values if self.is_main else torch.zeros_like(values))
 
-    def wait(self) -> None:
-        """Until every process has come here."""
+    def barrier(self) -> None:
+        """Wait until every process has reached this call."""
         if self.world > 1:
             dist.barrier()
 
     @contextmanager
     def without_exchange(self, network: nn.Module, skipped: bool) -> Iterator[None]:
-        """Leaves the averaging of gradients to a later backward, if `skipped`."""
+        """Leave averaging the gradients to a later backward pass, if `skipped`."""
         if skipped and isinstance(network, DistributedDataParallel):
             with network.no_sync():
                 yield
         else:
             yield
 
-    def part(self, split: Split) -> Split:
-        """Every image in the part of exactly one process: nothing is padded, nothing counted twice."""
+    def shard(self, split: Split) -> Split:
+        """Return this process's images: each image is in exactly one shard, and nothing is padded."""
         return split.part(slice(self.rank, None, self.world))
 
-    def merge(self, parts: Evaluation) -> Evaluation:
-        """What `evaluate` would have said of all parts together."""
-        images, hits1, hits5 = self.total(
-            torch.tensor([parts.images, parts.hits1, parts.hits5], dtype=torch.int64)
+    def reduce(self, result: Evaluation) -> Evaluation:
+        """Sum the results of all shards -> what `evaluate` would return for all images together."""
+        images, hits1, hits5 = self.all_reduce(
+            torch.tensor([result.images, result.hits1, result.hits5], dtype=torch.int64)
         ).tolist()
-        cross_entropy = self.total(torch.tensor(parts.cross_entropy, dtype=torch.float64)).item()
-        confusion = self.total(parts.confusion)
+        cross_entropy = self.all_reduce(torch.tensor(result.cross_entropy, dtype=torch.float64)).item()
+        confusion = self.all_reduce(result.confusion)
         return replace(
-            parts,
+            result,
             images=images,
             hits1=hits1,
             hits5=hits5,
@@ -88,9 +89,10 @@ class Ranks:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
-    """The processes that torchrun has started, else this one alone. On GPUs each takes that of its
-    place on its host.
+def process_group(device: torch.device) -> Iterator[Ranks]:
+    """Join the processes that torchrun started, and leave them at the end; without torchrun, one process.
+
+    On GPUs, each process takes the one that its LOCAL_RANK names.
     """
     if not dist.is_torchelastic_launched():
         yield Ranks(device)
@@ -102,6 +104,6 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     try:
         ranks = Ranks(device, dist.get_rank(), dist.get_world_size())
         yield ranks
-        ranks.wait()  # nobody hangs up while another still writes
+        ranks.barrier()  # no process leaves while another still writes
     finally:
         dist.destroy_process_group()

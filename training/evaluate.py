@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy on one crop or ten, for one class as for all."""
+"""Measure top-1 and top-5 accuracy, cross-entropy and confusions, on one crop or ten."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,16 +15,20 @@ from training.errors import CheckpointError
 from training.model import AlexNet
 
 BATCH: Final = 50  # images classified at a time
-MIN_PROBABILITY: Final = torch.finfo(torch.float32).tiny  # below it, float32 has no probability to tell
+MIN_PROBABILITY: Final = torch.finfo(
+    torch.float32
+).tiny  # smaller probabilities are denormal or 0 in float32
 
 Classify = Callable[[Tensor], Tensor]  # (N, H, W, 3) uint8 crops -> probabilities (N, classes)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`hits1` and `hits5` count the images whose class came first, or among the first five;
-    `confusion[i, j]` those of class i taken for class j. `cross_entropy` is the sum over the images of
-    -ln(probability of its class), in nats, each at most 87; it is NaN if any probability is.
+    """The counts of a measurement.
+
+    `hits1` and `hits5` count the images whose class came first, or among the first five.
+    `confusion[i, j]` counts the images of class i that were classified as j. `cross_entropy` is the sum
+    over the images of -ln(probability of the true class), in nats, each at most 87; NaN if one of them is.
     """
 
     images: int
@@ -44,34 +48,32 @@ class Evaluation:
 
     @property
     def loss(self) -> float:
-        """The mean cross-entropy; that of guessing is ln(classes)."""
+        """The mean cross-entropy; equal probabilities give ln(classes)."""
         return self.cross_entropy / self.images
 
 
 def evaluate(classify: Classify, split: Split, recipe: Recipe, crops: int = 1) -> Evaluation:
-    """Every image counts once, with the mean of its crops' probabilities (section 4.1).
+    """Measure `classify` on `split`, with the mean of each image's 1 or 10 crops (section 4.1).
 
-    Raises CheckpointError where they are no numbers: all would count as answers of the first class.
+    Raises CheckpointError if probabilities are NaN, which would all count as the first class.
     """
-    result = judge(probabilities_of(classify, split, recipe, crops), split.labels, crops)
+    result = score(probabilities_of(classify, split, recipe, crops), split.labels, crops)
     if not isfinite(result.loss):
-        raise CheckpointError(
-            "the network's answers are no numbers: it diverged; take an earlier checkpoint"
-        )
+        raise CheckpointError("the network's outputs are NaN: it diverged; take an earlier checkpoint")
     return result
 
 
 def probabilities_of(classify: Classify, split: Split, recipe: Recipe, crops: int = 1) -> Tensor:
-    """-> (N, classes)."""
+    """Classify every image of `split`, averaging over its crops -> (N, classes)."""
     return torch.cat([_probabilities(classify, squares, crops, recipe) for squares in split.batches(BATCH)])
 
 
-def judge(probabilities: Tensor, labels: Tensor, crops: int = 1) -> Evaluation:
-    """Probabilities (N, classes) against the labels (N,)."""
+def score(probabilities: Tensor, labels: Tensor, crops: int = 1) -> Evaluation:
+    """Count hits and confusions of probabilities (N, classes) against labels (N,)."""
     classes = probabilities.shape[1]
     ranked = probabilities.topk(min(5, classes), dim=1).indices
     hits = ranked == labels[:, None]
-    given = probabilities[torch.arange(len(labels)), labels]
+    of_label = probabilities[torch.arange(len(labels)), labels]
     confusion = torch.zeros(classes, classes, dtype=torch.int64)
     confusion.index_put_((labels, ranked[:, 0]), torch.ones_like(labels), accumulate=True)
     return Evaluation(
@@ -79,7 +81,7 @@ def judge(probabilities: Tensor, labels: Tensor, crops: int = 1) -> Evaluation:
         crops=crops,
         hits1=int(hits[:, 0].sum()),
         hits5=int(hits.any(1).sum()),
-        cross_entropy=-float(given.double().clamp_min(MIN_PROBABILITY).log().sum()),
+        cross_entropy=-float(of_label.double().clamp_min(MIN_PROBABILITY).log().sum()),
         confusion=confusion,
     )
 
@@ -93,7 +95,7 @@ def _probabilities(classify: Classify, squares: Tensor, crops: int, recipe: Reci
 
 
 def worst_confusions(confusion: Tensor, classes: tuple[str, ...], count: int = 5) -> list[str]:
-    """The largest counts off the diagonal, in words."""
+    """Describe the `count` largest off-diagonal entries: "a taken for b: 4 of 10"."""
     wrong = confusion.clone().fill_diagonal_(0)
     order = wrong.flatten().argsort(descending=True, stable=True)[:count].tolist()
     pairs = [(i // len(classes), i % len(classes)) for i in order]
@@ -105,15 +107,16 @@ def worst_confusions(confusion: Tensor, classes: tuple[str, ...], count: int = 5
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(N, 3, H, W) float, 0 to 255 -> what the network takes: less the mean of each channel, over its
-    std, in the order of channels_last.
+    """Subtract each channel's mean and divide by its std -> the network's input, in channels_last order.
+
+    `pixels` (N, 3, H, W) float, 0 to 255.
     """
     pixels = (pixels - pixels.new_tensor(mean)[:, None, None]) / pixels.new_tensor(std)[:, None, None]
     return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def torch_classifier(model: AlexNet, mean: Sequence[float], std: Sequence[float]) -> Classify:
-    """`model` without dropout, on the device where it is; probabilities on the CPU."""
+    """Return a function that runs `model` in eval mode on its device -> probabilities on the CPU."""
 
     @torch.no_grad()
     def classify(crops: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Texts for messages: what libraries say of a damaged file may have thousands of characters."""
+"""Shorten texts for messages: errors of libraries may have thousands of characters."""
 
 
 def abbreviated(text: object, limit: int = 160) -> str:

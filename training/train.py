@@ -1,4 +1,4 @@
-"""Train the network: data, epochs, forward, loss, backward, optimiser step, validation, checkpoints."""
+"""Train the network: the loop over epochs and steps, with validation, logging and checkpoints."""
 
 import time
 from collections.abc import Iterator
@@ -20,21 +20,12 @@ from training.errors import CheckpointError
 from training.evaluate import (
     BATCH,
     Evaluation,
-    judge,
     normalise,
     probabilities_of,
+    score,
     torch_classifier,
 )
-from training.optim import (
-    DROPOUT,
-    learning_rate,
-    make_optimizer,
-    restore_optimizer,
-    seed_of,
-    set_rate,
-    update_average,
-    update_plateau,
-)
+from training.optim import make_optimizer, restore_optimizer, set_rate, update_average
 from training.run import checkpoint
 from training.run.checkpoint import Checkpoint
 from training.run.divergence import LossWatch
@@ -42,6 +33,8 @@ from training.run.log import EpochRow, Log
 from training.run.progress import Progress
 from training.run.saver import Saver
 from training.run.signals import Interrupted, Signals
+from training.schedule import learning_rate, update_plateau
+from training.seeding import DROPOUT, seed_of
 
 AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -56,24 +49,24 @@ def train(
     workers: int,
     keep: int,
 ) -> None:
-    """Train `state`, new or stopped, to its last epoch in the folder `out`, which the caller has locked.
+    """Train `state`, a new run or a resumed one, to its last epoch in the run folder `out`.
 
-    Writes config.toml, metrics.csv, tensorboard/, last.pt, best.pt, and of step-N.pt the newest `keep`.
-    Both checkpoints always have finite weights. A run that was stopped anywhere and resumed on the same
-    machine ends with the same weights, bit for bit. Raises DataError, CheckpointError, Diverged, or
-    Interrupted.
+    The caller holds the lock of `out`. Writes config.toml, metrics.csv, tensorboard/, last.pt, best.pt and
+    the newest `keep` of step-N.pt. last.pt and best.pt always have finite weights. A run that is stopped
+    anywhere and resumed on the same machine ends with the same weights, bit for bit.
+    Raises DataError, CheckpointError, Diverged, or Interrupted.
     """
     config, classes = state.config, dataset.classes
-    say = print if ranks.first else _nothing
+    say = print if ranks.is_main else _print_nothing
     batch_size = batch_size_of(config, len(dataset.train), ranks)
     steps = len(dataset.train) // batch_size
-    # Without variance there is no shift, and every other draw stays.
+    # Zero covariance: no colour shift, while all other random draws stay the same.
     covariance = dataset.covariance if config.pca else torch.zeros(3, 3).double()
     trainer = Trainer(state, augment.colour_components(covariance), ranks)
     if not trainer.is_finite():
         raise CheckpointError(f"{out / 'last.pt'} holds NaN or infinity: it diverged; take an earlier one")
-    ranks.wait()  # until all have read what is in `out`
-    if ranks.first:
+    ranks.barrier()  # every process has read `out` before the first one writes to it
+    if ranks.is_main:
         if not state.step:
             checkpoint.save(state, out / "last.pt")  # from here on there is a run to resume
         (out / "config.toml").write_text(config.to_toml())
@@ -81,17 +74,17 @@ def train(
     watch = LossWatch(config, len(classes), steps)
 
     def save(best: bool = False) -> None:
-        if ranks.any(not trainer.is_finite()):
-            raise watch.diverged(state.step, "the weights are no numbers any more")
+        if ranks.any_rank(not trainer.is_finite()):
+            raise watch.diverged(state.step, "the weights hold NaN or infinity")
         trainer.store(state)
-        if ranks.first:
+        if ranks.is_main:
             saver.save(state, best)
 
     signals.defer()
     parameters = sum(p.numel() for p in trainer.model.parameters())
     say(f"{parameters:,} parameters, {steps} steps an epoch, {ranks.world} x {ranks.device}", flush=True)
-    progress = Progress(config.epochs, steps, batch_size, speaks=ranks.first)
-    with Log(out if ranks.first else None, state.epoch, state.step) as log, progress:
+    progress = Progress(config.epochs, steps, batch_size, speaks=ranks.is_main)
+    with Log(out if ranks.is_main else None, state.epoch, state.step) as log, progress:
         for epoch in range(state.epoch, config.epochs):
             started, seconds_before = time.monotonic(), state.epoch_seconds
             first, last = epoch * steps, (epoch + 1) * steps
@@ -106,8 +99,10 @@ def train(
                 loss, waited = trainer.step(batches, step, lr)
                 # The mean loss of all processes. A signal to one of them stops all after this step, and the
                 # first one's clock says when to save.
-                loss, stop, due = ranks.total(
-                    torch.tensor([loss, signals.stopping, ranks.first and saver.due()], dtype=torch.float64)
+                loss, stop, due = ranks.all_reduce(
+                    torch.tensor(
+                        [loss, signals.stopping, ranks.is_main and saver.due()], dtype=torch.float64
+                    )
                 ).tolist()
                 loss /= ranks.world
                 state.step = step + 1
@@ -120,18 +115,18 @@ def train(
                 if stop or due:
                     save()
                 if stop:
-                    raise Interrupted(f"stopped after step {state.step}, saved; go on with --resume")
-            if ranks.any(ranks.first and saver.due_before_validation()):
+                    raise Interrupted(f"stopped after step {state.step}; saved: go on with --resume")
+            if ranks.any_rank(ranks.is_main and saver.due_before_validation()):
                 save()
 
             result = trainer.validate(dataset.val, config.recipe, signals, progress)
             if result is None:
                 save()
                 raise Interrupted(
-                    f"stopped in the validation after step {state.step}, saved; go on with --resume"
+                    f"stopped during validation after step {state.step}; saved: go on with --resume"
                 )
             if not isfinite(result.loss):
-                raise watch.diverged(last, "the network's answers are no numbers any more")
+                raise watch.diverged(last, "the network's outputs hold NaN or infinity")
             trained, seconds = state.epoch_seconds, seconds_before + time.monotonic() - started
             row = EpochRow(
                 epoch=epoch + 1,
@@ -152,7 +147,7 @@ def train(
             state.provenance["seconds"] += seconds
             state.epoch_loss = state.epoch_seconds = state.epoch_waited = 0.0
             log.epoch(last, row)
-            if better or state.epoch == config.epochs or ranks.any(ranks.first and saver.due()):
+            if better or state.epoch == config.epochs or ranks.any_rank(ranks.is_main and saver.due()):
                 save(better)
             progress.end_epoch(row)
             if hint := watch.hint(row.epoch, row.loss):
@@ -162,10 +157,16 @@ def train(
 
 
 class Trainer:
-    """Own the network, its average and its optimiser: in any precision, on any number of processes."""
+    """Hold the network, its running average and its optimiser, and run one step or one validation.
+
+    Works in every precision and with any number of processes.
+    """
 
     def __init__(self, state: Checkpoint, colours: Tensor, ranks: Ranks) -> None:
-        """Restore what `state` holds; `colours` are those of `augment.paper`. Raises CheckpointError."""
+        """Restore the network and the optimiser from `state`.
+
+        `colours` (3, 3) are the PCA components that `augment.paper` takes. Raises CheckpointError.
+        """
         self.config, self.ranks = state.config, ranks
         self.mean, self.std, self.colours = state.mean, state.std, colours.to(ranks.device)
         self.classes = len(state.classes)
@@ -186,8 +187,9 @@ class Trainer:
         self.classify = torch_classifier(self.averaged, self.mean, self.std)
 
     def step(self, batches: Iterator[Batch], number: int, lr: float) -> tuple[float, float]:
-        """Take as many `batches` as one step has; -> this process's mean loss, and the seconds for which
-        it had to wait for them.
+        """Run optimiser step `number` on the next `config.accumulate` items of `batches`, at rate `lr`.
+
+        -> this process's mean loss, and the seconds it waited for data.
         """
         config, mean_loss, waited = self.config, 0.0, 0.0
         set_rate(self.optimizer, lr)
@@ -211,7 +213,7 @@ class Trainer:
         return mean_loss, waited
 
     def _forward(self, pixels: Tensor) -> Tensor:
-        """Pixels (N, 3, H, W), 0 to 255 -> logits (N, classes) in float32."""
+        """Compute logits (N, classes) in float32 from pixels (N, 3, H, W), 0 to 255."""
         dtype = AUTOCAST.get(self.config.precision)
         with torch.autocast(self.ranks.device.type, dtype, enabled=dtype is not None):
             logits: Tensor = self.network(normalise(pixels, self.mean, self.std))
@@ -220,19 +222,20 @@ class Trainer:
     def validate(
         self, split: Split, recipe: Recipe, signals: Signals, progress: Progress
     ) -> Evaluation | None:
-        """Measure all of `split`, each process its part; None if one of them was told to stop meanwhile.
+        """Measure accuracy and loss on `split`, each process on its shard.
 
-        They ask each other before each batch, and equally often, though one may have a batch less.
+        -> None if a process received a stop signal meanwhile. The processes exchange that before every
+        batch; each does so equally often, although one may have a batch less.
         """
         ranks = self.ranks
         batches = ceil(ceil(len(split) / ranks.world) / BATCH)
-        asked = 0
+        checks = 0
 
         def require_no_stop() -> None:
-            nonlocal asked
-            progress.validating(asked / batches)
-            asked += 1
-            if ranks.any(signals.stopping):
+            nonlocal checks
+            progress.validating(checks / batches)
+            checks += 1
+            if ranks.any_rank(signals.stopping):
                 raise Interrupted
 
         def classify(crops: Tensor) -> Tensor:
@@ -240,26 +243,26 @@ class Trainer:
             return self.classify(crops)
 
         try:
-            part = ranks.part(split)
-            result = judge(probabilities_of(classify, part, recipe), part.labels)
-            while asked < batches:
+            shard = ranks.shard(split)
+            result = score(probabilities_of(classify, shard, recipe), shard.labels)
+            while checks < batches:
                 require_no_stop()
         except Interrupted:
             return None
-        return ranks.merge(result)
+        return ranks.reduce(result)
 
     def is_finite(self) -> bool:
-        """Tell whether all that `store` would store are numbers."""
+        """Check that every tensor that `store` would save is finite."""
         buffers = (v for state in self.optimizer.state.values() for v in state.values())
         tensors = [*self.model.parameters(), *self.averaged.parameters(), *buffers]
         return all(bool(t.isfinite().all()) for t in tensors if isinstance(t, Tensor))
 
     def store(self, state: Checkpoint) -> None:
-        """Put into `state` everything that a later `Trainer(state, ...)` needs to go on."""
+        """Copy into `state` everything that a later `Trainer(state, ...)` needs to go on."""
         state.model = self.averaged.state_dict()
         state.raw = self.model.state_dict() if self.config.ema else None
         state.optimizer, state.scaler = self.optimizer.state_dict(), self.scaler.state_dict()
 
 
-def _nothing(*_words: object, **_how: object) -> None:
-    """Say nothing: the first process speaks for all."""
+def _print_nothing(*_words: object, **_how: object) -> None:
+    """Replace `print` in all processes but the main one."""

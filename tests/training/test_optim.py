@@ -1,74 +1,11 @@
-"""Schedules, seeds, decay and the running average."""
-
-import itertools
+"""SGD as the paper writes it, AdamW's decay, learning rates per layer, and the running average."""
 
 import pytest
 import torch
 
 from training.config import Config
 from training.model import AlexNet
-from training.optim import (
-    AUGMENTATION,
-    DROPOUT,
-    DROPS,
-    ORDER,
-    PATIENCE,
-    generator_of,
-    learning_rate,
-    make_optimizer,
-    seed_of,
-    set_rate,
-    update_average,
-    update_plateau,
-)
-
-
-def test_the_plateau_schedule_divides_by_10_three_times_and_no_more() -> None:
-    config, rates = Config(), []
-    schedule: dict[str, float] = {}
-    update_plateau(schedule, 0.5)
-    for _epoch in range(PATIENCE * (DROPS + 3)):
-        rates.append(learning_rate(config, schedule, step=0, steps_per_epoch=1))
-        update_plateau(schedule, 0.5)  # no better
-    runs = [(rate, len(list(group))) for rate, group in itertools.groupby(rates)]
-    assert [rate for rate, _ in runs] == pytest.approx([0.01, 0.001, 0.0001, 0.00001])
-    assert [length for _, length in runs[:3]] == [PATIENCE] * 3
-
-
-def test_a_better_epoch_starts_the_patience_anew() -> None:
-    schedule: dict[str, float] = {}
-    for epoch in range(10 * PATIENCE):
-        update_plateau(schedule, epoch // (PATIENCE - 1) / 100)  # better just in time
-    assert schedule.get("drops", 0) == 0
-    assert learning_rate(Config(lr=0.3), schedule, 99, 1) == 0.3
-
-
-def test_cosine_rises_through_the_warm_up_and_falls_to_nothing() -> None:
-    config = Config(schedule="cosine", epochs=10, warmup_epochs=2.0, lr=0.4)
-    rates = [learning_rate(config, {}, step, steps_per_epoch=50) for step in range(500)]
-    assert rates[0] == pytest.approx(0.4 / 100)
-    assert rates[:100] == sorted(rates[:100])
-    assert rates[99:] == sorted(rates[99:], reverse=True)
-    assert rates[250] == pytest.approx(0.2)
-    assert 0 < rates[-1] < 1e-5
-    assert max(rates) < 0.4
-
-
-def test_cosine_without_warm_up_starts_at_the_rate() -> None:
-    config = Config(schedule="cosine", epochs=4, lr=0.4)
-    assert learning_rate(config, {}, 0, 25) == pytest.approx(0.4)
-    assert learning_rate(config, {}, 50, 25) == pytest.approx(0.2)
-
-
-def test_seed_stream_and_step_all_change_the_draws() -> None:
-    """Also in the lowest 32 bits of the seeds: torch's generator on the CPU looks at no others."""
-    places = list(
-        itertools.product((0, 1, 2, 2**32 - 1), (ORDER, AUGMENTATION, DROPOUT), (0, 1, 2, 90_000))
-    )
-    draws = {tuple(torch.rand(4, generator=generator_of(*place)).tolist()) for place in places}
-    assert len(draws) == len(places)
-    assert all(0 <= seed_of(*place) < 2**64 for place in places)
-    assert generator_of(1, ORDER, 5).get_state().equal(generator_of(1, ORDER, 5).get_state())
+from training.optim import make_optimizer, set_rate, update_average
 
 
 def test_sgd_steps_as_the_paper_writes_it() -> None:

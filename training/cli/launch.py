@@ -16,13 +16,13 @@ from training.cli.overview import overview
 from training.cli.plan import choose, describe, fit_epochs, measure
 from training.config import Config, configure, override, recipe_values
 from training.data.prepared import load_dataset
-from training.distributed import Ranks, joined
+from training.distributed import Ranks, process_group
 from training.errors import ConfigError, DataError
 from training.run.checkpoint import Checkpoint
 from training.run.lock import locked_for_all
-from training.run.resume import agreed, resumed
-from training.run.signals import caught
-from training.start.init_run import begin, require_shape
+from training.run.resume import compare_settings, load_resumable
+from training.run.signals import catch_signals
+from training.start.init_run import init_run, require_shape
 from training.start.record import earlier_run, require_plain_path, trained_in
 from training.start.weights import Start, read_start
 from training.train import train
@@ -34,18 +34,18 @@ def launch(options: argparse.Namespace, given: dict[str, Any]) -> None:
     Raises ConfigError, DataError, CheckpointError, Diverged, or Interrupted.
     """
     started = time.monotonic()
-    run = resumed(options.out) if options.resume and options.out else None
+    run = load_resumable(options.out) if options.resume and options.out else None
     if run is not None:
         options.data = options.data or trained_in(run, options.out)
     options.out = options.out or (run_folder(options.data) if options.data else None)
     config = _settings_of(options, given, run)
     with (
-        joined(options.device) as ranks,
+        process_group(options.device) as ranks,
         locked_for_all(options.out, ranks) as release,
-        caught(release) as signals,
+        catch_signals(release) as signals,
     ):
-        say = print if ranks.first else _nothing
-        if run is not None and (warning := agreed(run.config, config, options.out)):
+        say = print if ranks.is_main else _nothing
+        if run is not None and (warning := compare_settings(run.config, config, options.out)):
             say(warning)
         if options.resume and run is None:
             say(f"there is no run in {options.out} yet, so a new one begins")
@@ -65,11 +65,11 @@ def launch(options: argparse.Namespace, given: dict[str, Any]) -> None:
         say(overview(dataset))
         photographs, reason = len(dataset.train), ""
         if planned:
-            (free,) = ranks.of_first(torch.tensor([_free_memory(ranks)], dtype=torch.float64)).tolist()
+            (free,) = ranks.from_main(torch.tensor([_free_memory(ranks)], dtype=torch.float64)).tolist()
             plan = choose(given, options.start, dataset.train, ranks=ranks, free_bytes=free)
             config, reason = _with_shape_of(start, plan.config, given), plan.reason
             start = start or _start_of(plan.start, config.width)
-        state, words = begin(config, dataset, options.out, resumed=run, start=start)
+        state, words = init_run(config, dataset, options.out, resumed=run, start=start)
         state.data = str(options.data.resolve())
         workers = options.workers or usable_cores()
         if reason or options.time:
@@ -78,7 +78,7 @@ def launch(options: argparse.Namespace, given: dict[str, Any]) -> None:
             seconds = pace.epoch(photographs // batch_size, len(dataset.val))
             if options.time:
                 spent = torch.tensor([time.monotonic() - started], dtype=torch.float64)
-                left = options.time - ranks.of_first(spent).item()
+                left = options.time - ranks.from_main(spent).item()
                 config = state.config = fit_epochs(config, left, seconds)
             say(
                 describe(

@@ -163,7 +163,7 @@ def measure(state: Checkpoint, dataset: Dataset, *, batch_size: int, ranks: Rank
     started = time.monotonic()
     evaluate(trainer.classify, some, state.recipe)
     validation = (time.monotonic() - started) / len(some) / ranks.world
-    return Pace(*ranks.of_first(torch.tensor([fmean(seconds[1:]), validation])).tolist())
+    return Pace(*ranks.from_main(torch.tensor([fmean(seconds[1:]), validation])).tolist())
 
 
 def fit_epochs(config: Config, seconds: float, epoch_seconds: float) -> Config:

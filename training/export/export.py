@@ -18,7 +18,7 @@ from training.data.images import Split, central
 from training.data.measured_on import KEY as MEASURED_ON
 from training.data.measured_on import VALIDATION, measured_on
 from training.errors import ExportError
-from training.evaluate import Classify, evaluate, judge, probabilities_of, torch_classifier
+from training.evaluate import Classify, evaluate, probabilities_of, score, torch_classifier
 from training.export.graph import OPSET, build_graph
 from training.export.parity import TOLERANCE, classifier_of, difference, measure_parity, most_changed
 from training.export.quantize import IMAGES, quantise
@@ -136,13 +136,13 @@ def _graph_of(
             f"--precision {precision} is accepted by what it loses: pass --data, what was trained on"
         )
     expected = probabilities_of(torch_classifier(model, state.mean, state.std), split, state.recipe)
-    top1 = judge(expected, split.labels).top1
+    top1 = score(expected, split.labels).top1
     seen: dict[str, Any] = {}
 
     def passes(graph: onnx.ModelProto) -> bool:
         found = probabilities_of(classifier_of(graph), split, state.recipe)
         agreement = difference(found, expected).agreement
-        seen.update(agreement=agreement, top1=judge(found, split.labels).top1, top1_fp32=top1)
+        seen.update(agreement=agreement, top1=score(found, split.labels).top1, top1_fp32=top1)
         changed = round((1 - agreement) * len(split))
         return changed <= most_changed(len(split)) and top1 - seen["top1"] <= MAX_LOSS
 

@@ -19,8 +19,8 @@ from training.data.folders import printable
 from training.data.images import Split
 from training.evaluate import (
     Evaluation,
-    judge,
     probabilities_of,
+    score,
     torch_classifier,
     worst_confusions,
 )
@@ -64,7 +64,7 @@ def report(run: Path, data: Path | None = None) -> tuple[Path, tuple[str, ...]]:
     split = measured.split
     model = checkpoint.restore_model(state)
     probabilities = probabilities_of(torch_classifier(model, state.mean, state.std), split, state.recipe)
-    result = judge(probabilities, split.labels)
+    result = score(probabilities, split.labels)
     title = printable(f"{run.resolve().name}: AlexNet on {state.provenance.get('data', data.name)}")
     page = [
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>',

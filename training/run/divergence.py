@@ -12,7 +12,7 @@ MIN_SCALE: Final = 1e-4  # of fp16's loss: gradients overflow even when they are
 RISE: Final = 1.5  # times (ln(classes) + 1): more than any start or learning rate that learns has shown
 LEARNING: Final = 0.95  # times ln(classes): below it, something has been learnt
 RETURN_STEPS, RETURN_EPOCHS = 20, 2  # for which a loss that rose may stay up, whichever is longer
-PATIENCE: Final = 10  # epochs until a flat loss is worth a word
+HINT_EPOCH: Final = 10  # epochs until a flat loss is worth a word
 
 
 class LossWatch:
@@ -65,7 +65,7 @@ class LossWatch:
 
     def hint(self, epoch: int, loss: float) -> str:
         """What to say after an epoch, counted from 1, with that mean loss; "" for nothing."""
-        if epoch != PATIENCE or self._risen or abs(loss / self._guessing - 1) > 1 - LEARNING:
+        if epoch != HINT_EPOCH or self._risen or abs(loss / self._guessing - 1) > 1 - LEARNING:
             return ""
         return (
             f"after {epoch} epochs the loss is still that of guessing, {self._guessing:.2f} for "

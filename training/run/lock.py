@@ -48,12 +48,12 @@ def locked_for_all(run: Path, ranks: Ranks) -> Iterator[Callable[[], None]]:
     """As `locked`, for the processes of one torchrun: the first holds it, and all learn if it cannot."""
     with ExitStack() as stack:
         release, problem = _nothing, None
-        if ranks.first:
+        if ranks.is_main:
             try:
                 release = stack.enter_context(locked(run))
             except (CheckpointError, OSError) as error:
                 problem = error
-        if ranks.any(problem is not None):
+        if ranks.any_rank(problem is not None):
             raise problem or CheckpointError(f"{run} cannot be trained in; the first process says why")
         yield release
 

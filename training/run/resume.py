@@ -11,7 +11,7 @@ from training.run.checkpoint import Checkpoint
 from training.run.lock import contents
 
 
-def resumed(out: Path) -> Checkpoint | None:
+def load_resumable(out: Path) -> Checkpoint | None:
     """The run in `out`, where it was stopped; None if nothing is there, or not even a folder.
 
     Raises CheckpointError if there are files without last.pt: what they are is not for us to guess.
@@ -30,7 +30,7 @@ def resumed(out: Path) -> Checkpoint | None:
     return None
 
 
-def agreed(run: Config, given: Config, out: Path) -> str:
+def compare_settings(run: Config, given: Config, out: Path) -> str:
     """Compare the settings of the run in `out` with those that were given: more epochs are fine.
 
     -> a warning, or "". Raises CheckpointError with a line for each other setting that differs.

@@ -40,7 +40,7 @@ class Signals:
 
 
 @contextmanager
-def caught(abandon: Callable[[], object]) -> Iterator[Signals]:
+def catch_signals(abandon: Callable[[], object]) -> Iterator[Signals]:
     """Take both signals, and put back their handlers at the end."""
     signals = Signals(abandon)
     before = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -27,18 +27,12 @@ from training.data.small_pictures import PictureSet, load_sets
 from training.errors import CheckpointError, ConfigError
 from training.evaluate import normalise
 from training.model import AlexNet
-from training.optim import (
-    AUGMENTATION,
-    DROPOUT,
-    generator_of,
-    make_optimizer,
-    seed_of,
-    update_average,
-)
+from training.optim import make_optimizer, update_average
 from training.run.checkpoint import read_record
 from training.run.provenance import revision
 from training.run.saver import EVERY
-from training.run.signals import Interrupted, Signals, caught
+from training.run.signals import Interrupted, Signals, catch_signals
+from training.seeding import AUGMENTATION, DROPOUT, generator_of, seed_of
 from training.start.narrow import narrowed
 from training.start.tensorfile import SUFFIX
 from training.start.weights import SHAPE, Start, read_start, write_safetensors
@@ -191,7 +185,7 @@ def make_base(options: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    with caught(lambda: None) as signals:
+    with catch_signals(lambda: None) as signals:
         sets = load_sets(options.data, options.device)
         mean = channel_statistics(sets[0].train.squares[::2].cpu())[0].tolist()
         model, mean = _begun(config, sum(len(each.classes) for each in sets), mean, options.start)

@@ -20,7 +20,7 @@ from training.start.weights import Start
 MIDDLE: Final = 127.5  # of the pixels' range, where no training set has a mean
 
 
-def begin(
+def init_run(
     config: Config, dataset: Dataset, out: Path, *, resumed: Checkpoint | None, start: Start | None
 ) -> tuple[Checkpoint, str]:
     """-> the state to go on from, and a line that says which. `resumed` is the run in `out`, if it goes on.

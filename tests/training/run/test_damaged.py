@@ -222,7 +222,7 @@ def test_an_optimiser_of_another_network_is_named() -> None:
     ]
     for saved in damaged:
         state.optimizer = saved
-        with pytest.raises(CheckpointError, match="its optimiser's state is not of this network"):
+        with pytest.raises(CheckpointError, match="its optimiser state does not belong to this network"):
             Trainer(state, torch.zeros(3, 3), Ranks(torch.device("cpu")))
 
 

@@ -11,7 +11,7 @@ from training.__main__ import main
 from training.config import Config
 from training.errors import Diverged
 from training.run import checkpoint
-from training.run.divergence import PATIENCE, RETURN_STEPS, LossWatch
+from training.run.divergence import HINT_EPOCH, RETURN_STEPS, LossWatch
 
 # The paper's recipe at full width on 160 photographs of 5 classes, a step an epoch, as it was once.
 RISEN = [2.992, 19.699, 34.99, 23.631, 11.944, 5.711, 5.07, 2.315, *[1.641, 1.624, 1.619, 1.664] * 30]
@@ -84,10 +84,10 @@ def test_a_loss_that_is_no_number_ends_a_run_at_once_and_a_collapsed_scale_too()
 def test_a_flat_loss_gets_one_hint() -> None:
     watch = LossWatch(Config(), 5, 1)
     hints = [watch.hint(epoch, 1.6) for epoch in range(1, 91)]
-    assert [epoch for epoch, hint in enumerate(hints, 1) if hint] == [PATIENCE]
-    assert "try a lower --lr" in hints[PATIENCE - 1]
-    assert not watch.hint(PATIENCE, 1.2)
-    assert not watch.hint(PATIENCE, 4.75), "that is not the loss of guessing"
+    assert [epoch for epoch, hint in enumerate(hints, 1) if hint] == [HINT_EPOCH]
+    assert "try a lower --lr" in hints[HINT_EPOCH - 1]
+    assert not watch.hint(HINT_EPOCH, 1.2)
+    assert not watch.hint(HINT_EPOCH, 4.75), "that is not the loss of guessing"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -17,7 +17,7 @@ from training.errors import CheckpointError
 from training.evaluate import torch_classifier
 from training.model import AlexNet
 from training.run import checkpoint
-from training.start.init_run import begin
+from training.start.init_run import init_run
 from training.start.published import to_alexnet
 from training.start.tensorfile import plain
 from training.start.weights import Start, read_start, write_safetensors
@@ -48,7 +48,7 @@ def begun(data: Path, source: Path, **settings: Any) -> tuple[checkpoint.Checkpo
     """The state before the first step of a run from `source`."""
     start = read_start(str(source), 1.0)
     config = Config(**{**start.shape, "weight_init": "kaiming", **settings})
-    return begin(config, load_dataset(data, config), data / "none", resumed=None, start=start)
+    return init_run(config, load_dataset(data, config), data / "none", resumed=None, start=start)
 
 
 @pytest.mark.parametrize(("name", "close"), [("", 1e-6), ("half.safetensors", 2e-3)])
