@@ -1,4 +1,4 @@
-"""Folders of images in, one proven ONNX file out."""
+"""Train AlexNet on folders of images, and export it as one ONNX file, verified against PyTorch."""
 
 import os
 

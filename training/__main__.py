@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    # The imports below take seconds. The first process of a container is not ended by a signal that it
-    # has no handler for; nor would it get one from before, if the image did not start it with them blocked.
+    # The imports below take seconds. In a container this is process 1, which signals without a handler do
+    # not end. The image starts it with these signals blocked, so that one sent earlier is not lost.
     STOPS = (signal.SIGINT, signal.SIGTERM)
     for number in STOPS:
         signal.signal(number, lambda _number, _frame: os._exit(130))
@@ -51,16 +51,17 @@ from training.start.published import import_torchvision
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run one command of the command line -> its exit code."""
     options = make_parser(__doc__).parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and folders may be no UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not be valid UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
-    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # it knows of no quota
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch ignores CPU quotas
     try:
         COMMANDS[options.command](options)
     except ConfigError as error:
         _say_errors(error)
         return 2
-    except BrokenPipeError:  # the reader, `head` for one, has had enough; nor can the rest be flushed
+    except BrokenPipeError:  # the reader, such as `head`, closed the pipe; the rest cannot be flushed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (TrainingError, OSError) as error:
@@ -73,15 +74,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say_errors(error: Exception) -> None:
-    """One in each line of the message."""
-    words = str(error)
-    if isinstance(error, OSError) and error.filename is not None:  # Python's own words have a number
-        words = f"{printable(Path(os.fsdecode(error.filename)))}: {error.strerror}"
-    print(*(f"error: {line}" for line in words.split("\n")), sep="\n", file=sys.stderr)
+    """Print each line of the message as an error."""
+    message = str(error)
+    if isinstance(error, OSError) and error.filename is not None:  # str(error) has the errno
+        message = f"{printable(Path(os.fsdecode(error.filename)))}: {error.strerror}"
+    print(*(f"error: {line}" for line in message.split("\n")), sep="\n", file=sys.stderr)
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Those of Config that were given on the command line."""
+    """Collect the settings of Config that were given on the command line."""
     values = {f.name: getattr(options, f.name, None) for f in fields(Config)}
     return {key: value for key, value in values.items() if value is not None}
 
@@ -122,10 +123,10 @@ def _init(options: argparse.Namespace) -> None:
 
 def _import(options: argparse.Namespace) -> None:
     model, manifest = import_torchvision(options.source, options.out, options.sha256, options.labels)
-    print(f"{options.out / 'last.pt'}: a run, to evaluate, or to train on from with --from")
-    print(f"{model}: {len(manifest.classes)} classes, to be served")
+    print(f"{options.out / 'last.pt'}: a run, for `evaluate`, or for `train --from`")
+    print(f"{model}: {len(manifest.classes)} classes, ready to be served")
     if not manifest.metrics:
-        print("the file is not the published one, by its SHA-256: no accuracy is claimed for it")
+        print("the file's SHA-256 is not that of the published one: no accuracy is claimed for it")
 
 
 def _class_count(options: argparse.Namespace) -> int:
@@ -145,16 +146,18 @@ def _evaluate(options: argparse.Namespace) -> None:
     result = evaluate(classify, measured.split, state.recipe, crops)
     print(*list_skipped(measured.skipped), sep="\n", end="\n" if measured.skipped else "")
     _print_notes(measured.notes)
-    what = "" if measured.kind in PLAIN else f", {measured.kind}"
+    suffix = "" if measured.kind in PLAIN else f", {measured.kind}"
     print(f"{choice.path}: {choice.words}")
-    print(f"{result.images} images, {result.crops} crop(s) each, {len(measured.skipped)} skipped{what}")
-    print(f"top-1 {with_interval(result.top1, result.images)}  top-5 {100 * result.top5:.1f} %{what}")
-    print(f"{'class':24} images  top-1{what}")
-    for name, row, right in zip(state.classes, result.confusion, result.confusion.diagonal(), strict=True):
+    print(f"{result.images} images, {result.crops} crop(s) each, {len(measured.skipped)} skipped{suffix}")
+    print(f"top-1 {with_interval(result.top1, result.images)}  top-5 {100 * result.top5:.1f} %{suffix}")
+    print(f"{'class':24} images  top-1{suffix}")
+    for name, row, correct in zip(
+        state.classes, result.confusion, result.confusion.diagonal(), strict=True
+    ):
         if row.sum():
-            print(f"{name:24} {row.sum():6d}  {right / row.sum():.0%}{what}")
+            print(f"{name:24} {row.sum():6d}  {correct / row.sum():.0%}{suffix}")
     for line in worst_confusions(result.confusion, state.classes):
-        print(f"{line}{what}")
+        print(f"{line}{suffix}")
 
 
 def _print_notes(notes: Sequence[str]) -> None:
@@ -171,12 +174,12 @@ def _export(options: argparse.Namespace) -> None:
     print(f"{out}: {size:.1f} MB, {len(manifest.classes)} classes, {manifest.precision}")
     _print_notes(manifest.training.get(MEASURED_ON, {}).get("notes", ()))
     _print_parity(manifest.parity)
-    what = manifest.metrics[0].data if manifest.metrics else ""
-    if lost := manifest.parity.get("acceptance"):
+    data_name = manifest.metrics[0].data if manifest.metrics else ""
+    if acceptance := manifest.parity.get("acceptance"):
         print(
-            f"{what}: top-1 {lost['top1']:.2%}, in fp32 {lost['top1_fp32']:.2%}; the same answer for "
-            f"{lost['agreement']:.2%} of {lost['images']} images; "
-            f"layers in float32: {', '.join(lost['layers_in_float']) or 'none'}"
+            f"{data_name}: top-1 {acceptance['top1']:.2%}, in fp32 {acceptance['top1_fp32']:.2%}; "
+            f"the same answer for {acceptance['agreement']:.2%} of {acceptance['images']} images; "
+            f"layers in float32: {', '.join(acceptance['layers_in_float']) or 'none'}"
         )
     for m in manifest.metrics:
         accuracy = f"top-1 {with_interval(m.top1, m.images)}  top-5 {100 * m.top5:.1f} %"
@@ -204,18 +207,18 @@ def _verify(options: argparse.Namespace) -> None:
     result = verify(options.file, options.data)
     _print_notes(result.notes)
     _print_parity(result.parity.record())
-    for promised, found in zip(result.promised, result.found, strict=True):
-        what = "" if result.kind in PLAIN else f" ({result.kind})"
-        of = f" of {promised.images}" if promised.images != found.images else ""
+    for expected, measured in zip(result.expected, result.measured, strict=True):
+        kind = "" if result.kind in PLAIN else f" ({result.kind})"
+        of = f" of {expected.images}" if expected.images != measured.images else ""
         print(
-            f"{found.crops} crop(s), {found.images} images{what}: "
-            f"top-1 {found.top1:.2%} (said {promised.top1:.2%}{of})  "
-            f"top-5 {found.top5:.2%} (said {promised.top5:.2%}{of})"
+            f"{measured.crops} crop(s), {measured.images} images{kind}: "
+            f"top-1 {measured.top1:.2%} (manifest {expected.top1:.2%}{of})  "
+            f"top-5 {measured.top5:.2%} (manifest {expected.top5:.2%}{of})"
         )
-    if not result.found:
-        print("the file says no accuracy: parity alone is checked")
+    if not result.measured:
+        print("the manifest records no accuracy: only parity is checked")
     if result.failures:
-        raise ExportError(f"{options.file} does not keep its word: {'; '.join(result.failures)}")
+        raise ExportError(f"{options.file} fails verification: {'; '.join(result.failures)}")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -229,9 +232,9 @@ def _figure1(options: argparse.Namespace) -> None:
 
 
 def _base(options: argparse.Namespace) -> None:
-    made = make_base(options)
-    top1 = ", ".join(f"{name} {100 * value:.1f} %" for name, value in made["top1"].items())
-    print(f"{options.out}: {made['steps']:,} steps; top-1 on what is validation there: {top1}")
+    base = make_base(options)
+    top1 = ", ".join(f"{name} {100 * value:.1f} %" for name, value in base["top1"].items())
+    print(f"{options.out}: {base['steps']:,} steps; top-1 on their validation pictures: {top1}")
 
 
 COMMANDS = {

@@ -1,4 +1,4 @@
-"""What a training run can be told: defaults are the paper's, recipes and the command line override."""
+"""The settings of a training run: the paper's defaults, overridden by recipes and the command line."""
 
 import json
 import tomllib
@@ -24,8 +24,8 @@ CHOICES: Final = {
 }
 
 
-MAX_COUNT: Final = 10**9  # of epochs or images: beyond it, products overflow
-MIN_RATE: Final = 1e-30  # below, a tenth of a tenth of it is nothing in floating point
+MAX_COUNT: Final = 10**9  # of epochs or images; products of larger counts overflow
+MIN_RATE: Final = 1e-30  # the plateau schedule's drops of a smaller rate underflow to 0
 MAX_RATE: Final = 1e6
 _KINDS: Final = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
@@ -36,40 +36,52 @@ def _of(default: Any, meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class Config:
-    """The paper, section 5, where nothing else is said."""
+    """The settings of a run; the defaults are those of the paper, section 5.
+
+    Raises ConfigError with a line for each value out of range.
+    """
 
     epochs: int = _of(90, "passes over the training images")
     batch_size: int = _of(128, "images per step")
     lr: float = _of(0.01, "learning rate at the start")
-    conv_lr: float = _of(1.0, "factor on the rate of the convolutions; 0: they stay as they are")
+    conv_lr: float = _of(1.0, "factor on the convolutions' learning rate; 0 freezes them")
     optimizer: str = _of("sgd", "sgd (momentum 0.9, as in the paper) or adamw")
     schedule: str = _of(
-        "plateau", "plateau: a tenth when validation stops improving, three times; or cosine to 0"
+        "plateau", "plateau: divided by 10 when validation stops improving, three times; cosine: falls to 0"
     )
-    warmup_epochs: float = _of(0.0, "epochs of linear warm-up, cosine only")
-    weight_decay: float = _of(5e-4, "of all parameters with sgd, of weights alone with adamw")
-    clip_norm: float = _of(0.0, "largest norm of the gradient; 0: not clipped")
-    label_smoothing: float = _of(0.0, "share of the target spread over all classes")
-    mix: float = _of(0.0, "share of the steps on mixed images (CutMix and mixup)")
-    ema: float = _of(0.0, "decay per step of an average of the weights that is used instead; 0: none")
-    augment: str = _of("paper", "paper: crop, mirror, PCA colour; strong: zoom, rotation, jitter")
-    crops: bool = _of(True, "random crops and mirroring in the paper's augmentation; else the centre")
+    warmup_epochs: float = _of(0.0, "epochs of linear warm-up, with cosine only")
+    weight_decay: float = _of(5e-4, "on all parameters with sgd, on weights only with adamw")
+    clip_norm: float = _of(0.0, "maximum norm of the gradient; 0: no clipping")
+    label_smoothing: float = _of(0.0, "share of each target that is spread over all classes")
+    mix: float = _of(0.0, "share of the steps with mixed images (CutMix or mixup)")
+    ema: float = _of(
+        0.0, "decay per step of the running average of the weights, which is then the result; 0: none"
+    )
+    augment: str = _of("paper", "paper: crop, mirror, PCA colour; strong: zoom, rotation, colour jitter")
+    crops: bool = _of(True, "random crops and mirroring in the paper's augmentation; off: the centre")
     pca: bool = _of(True, "PCA colour in the paper's augmentation")
-    image_size: int = _of(224, "side of the crop, pixels; less is for pre-training and cannot be served")
+    image_size: int = _of(
+        224, "side of the crop in pixels; below 224 is for pre-training and cannot be served"
+    )
     width: float = _of(1.0, "factor on the kernels and hidden units of every layer, above 0 to 1")
     arch: str = _of(
-        "paper", "paper: two groups; one-tower: none; torchvision: none, other kernels, and never LRN"
+        "paper",
+        "paper: two groups; one-tower: no groups; torchvision: no groups, other kernel counts, no LRN",
     )
     activation: str = _of("relu", "relu or tanh, after every layer but the last")
     lrn: bool = _of(True, "local response normalisation after conv1 and conv2")
-    pooling: str = _of("overlapping", "overlapping: windows of 3 at a stride of 2; plain: of 2")
-    dropout: bool = _of(True, "half of the units of two layers dropped in training")
+    pooling: str = _of("overlapping", "overlapping: windows of 3 at a stride of 2; plain: windows of 2")
+    dropout: bool = _of(True, "drop half of the units of two layers in training")
     weight_init: str = _of("paper", "paper: N(0, 0.01), biases 0 and 1, raw pixels; kaiming: pixels / 58")
-    precision: str = _of("fp32", "fp32; bf16 or fp16 by autocast, normalisation and loss in fp32")
-    accumulate: int = _of(1, "pieces of a batch whose gradients are added up, where all is too much memory")
-    compile: bool = _of(False, "torch.compile: a minute at the start, then faster steps on a GPU")
-    val_fraction: float = _of(0.2, "share of each class to validate on, where DATA has no train/")
-    seed: int = _of(0, "of everything drawn at random")
+    precision: str = _of("fp32", "fp32; bf16 or fp16 use autocast, with normalisation and loss in fp32")
+    accumulate: int = _of(
+        1, "split each batch into so many pieces and add up their gradients, to save memory"
+    )
+    compile: bool = _of(False, "use torch.compile: a minute at the start, then faster steps on a GPU")
+    val_fraction: float = _of(
+        0.2, "share of each class to hold out for validation, where DATA has no train/"
+    )
+    seed: int = _of(0, "seed of all random draws")
 
     def __post_init__(self) -> None:
         if problems := [f"{key} is {value}" for key, value in _bad_values(asdict(self)).items()]:
@@ -77,7 +89,7 @@ class Config:
 
     @property
     def recipe(self) -> Recipe:
-        """The one that is served; below 224 pixels one of the same proportions, for training alone."""
+        """The preprocessing: the served recipe, or below 224 pixels a training-only one in proportion."""
         if self.image_size == DEFAULT_RECIPE.crop:
             return DEFAULT_RECIPE
         resize = DEFAULT_RECIPE.resize * self.image_size // DEFAULT_RECIPE.crop
@@ -85,29 +97,31 @@ class Config:
 
     @property
     def variant(self) -> Variant:
+        """The variant of the network that these settings name."""
         return Variant(self.arch, self.activation, self.lrn, self.pooling, self.dropout)
 
     @property
     def std(self) -> float:
-        """What the pixels, mean subtracted, are divided by: the paper takes them raw."""
+        """The divisor of the pixels after the mean is subtracted; 1 with the paper's initialisation."""
         return 1.0 if self.weight_init == "paper" else 58.0
 
     def to_toml(self) -> str:
-        # JSON's strings, numbers and booleans, for the values that can be, are TOML's too.
+        """Write all settings as TOML, to be read by `load_config`."""
+        # The settings' strings, numbers and booleans look the same in JSON and TOML.
         lines = (f"{key} = {json.dumps(value)}" for key, value in asdict(self).items())
         return "\n".join(lines) + "\n"
 
 
 def load_config(recipe: str | None, options: Mapping[str, Any]) -> Config:
-    """The defaults, then a recipe (a name in training/recipes or a TOML file), then `options`.
+    """Combine the defaults, a recipe (a name in training/recipes or a TOML file), and `options`.
 
-    Raises ConfigError with a line for each bad value of both.
+    Later ones override earlier ones. Raises ConfigError with a line for each bad value.
     """
     return configure(recipe_values(recipe), options)
 
 
 def recipe_values(recipe: str | None) -> dict[str, Any]:
-    """What a recipe sets; None is the one that sets nothing. Raises ConfigError if there is no such one."""
+    """Read the settings of a recipe; None has none. Raises ConfigError if it is missing or not TOML."""
     if recipe is None:
         return {}
     path = Path(recipe) if recipe.endswith(".toml") else RECIPES / f"{recipe}.toml"
@@ -115,15 +129,15 @@ def recipe_values(recipe: str | None) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError:
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
-        raise ConfigError(f"no recipe {recipe!r}; use {known}, or a file .toml") from None
-    except ValueError as error:  # no TOML, or no UTF-8
+        raise ConfigError(f"no recipe {recipe!r}; use {known}, or a .toml file") from None
+    except ValueError as error:  # not TOML, or not UTF-8
         raise ConfigError(f"{path}: {error}") from None
 
 
 def configure(values: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> Config:
-    """The defaults with `values` in their place, and then `options`, whose values may be text, as on a
-    command line, where messages call them by the name that is typed there: --batch-size.
+    """Override the defaults with `values`, and those with `options` from the command line.
 
+    The values of `options` may be text, and messages name them as they are typed: --batch-size.
     Raises ConfigError with a line for each bad value.
     """
     options, problems = options or {}, []
@@ -133,26 +147,30 @@ def configure(values: Mapping[str, Any], options: Mapping[str, Any] | None = Non
             typed[key] = _typed(key, value, from_text=key in options)
         except ConfigError as error:
             problems.append((key, str(error)))
-    problems += [(key, f"is {said}") for key, said in _bad_values({**_DEFAULTS, **typed}).items()]
+    problems += [(key, f"is {problem}") for key, problem in _bad_values({**_DEFAULTS, **typed}).items()]
     if problems:
-        names = {key: option_name(key) if key in options else key for key, _said in problems}
-        raise ConfigError("\n".join(f"{names[key]} {said}" for key, said in problems))
+        names = {key: option_name(key) if key in options else key for key, _problem in problems}
+        raise ConfigError("\n".join(f"{names[key]} {problem}" for key, problem in problems))
     return Config(**typed)
 
 
 def override(config: Config, values: Mapping[str, Any]) -> Config:
+    """Replace settings of `config`, with checks. Raises ConfigError with a line for each bad value."""
     return configure({**asdict(config), **values})
 
 
 def option_name(key: str) -> str:
-    """batch_size -> --batch-size"""
+    """Return a setting's command-line option: batch_size -> --batch-size."""
     return f"--{key.replace('_', '-')}"
 
 
 def _typed(key: str, value: Any, from_text: bool) -> Any:
-    """`value` in the type of the setting `key`. Raises ConfigError, with words that follow the name."""
+    """Convert `value` to the type of the setting `key`.
+
+    Raises ConfigError with a message to put after the setting's name.
+    """
     if key not in _DEFAULTS:
-        raise ConfigError(f"is no setting; there are {', '.join(_DEFAULTS)}")
+        raise ConfigError(f"is no setting; the settings are {', '.join(_DEFAULTS)}")
     kind = type(_DEFAULTS[key])
     try:
         if (from_text and isinstance(value, str)) or (kind is float and type(value) is int):
@@ -165,13 +183,13 @@ def _typed(key: str, value: Any, from_text: bool) -> Any:
 
 
 def shortened(value: Any) -> str:
-    """In one line of at most 60 characters, for messages."""
+    """Return the repr of `value`, cut to 60 characters, for messages."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _bad_values(values: Mapping[str, Any]) -> dict[str, str]:
-    """Of settings in their types, those out of range: the value, and what it must be."""
+    """Find the settings that are out of range -> name: "value; what it must be"."""
     bad: dict[str, str] = {}
 
     def demand(key: str, holds: bool, must: str) -> None:

@@ -1,5 +1,7 @@
-"""AlexNet, as in Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep Convolutional
-Neural Networks", NIPS 2012; the sections below are the paper's.
+"""AlexNet and its variants as PyTorch modules, their initialisation, and the table of layers.
+
+Source: Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep Convolutional Neural
+Networks", NIPS 2012. Section numbers in comments are the paper's.
 """
 
 from collections.abc import Iterator
@@ -10,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Section 3.3. The denominator is (k + alpha * sum of n squares)^beta: alpha is not divided by n here,
-# as torch's LocalResponseNorm and ONNX's LRN do (there the same net has alpha = 5e-4).
+# Section 3.3. The denominator is (k + alpha * sum of n squares)^beta: alpha is not divided by n here.
+# torch's LocalResponseNorm and ONNX's LRN do divide it: there the same network has alpha = 5e-4.
 LRN_SIZE: Final = 5
 LRN_K: Final = 2.0
 LRN_ALPHA: Final = 1e-4
 
-# Kernels of conv1 to conv5 and units of fc6 and fc7, and the groups of conv2, conv4 and conv5. Two
-# groups are the paper's two GPUs, which talk to each other in conv3 and from fc6 on only. torchvision's
-# is the variant of Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014.
+# Kernels of conv1 to conv5 and units of fc6 and fc7, and the groups of conv2, conv4 and conv5. The two
+# groups stand for the paper's two GPUs, which exchange data only in conv3 and from fc6 on. "torchvision" is
+# the variant of Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014.
 ARCHS: Final = {
     "paper": ((96, 256, 384, 384, 256, 4096), 2),
     "one-tower": ((96, 256, 384, 384, 256, 4096), 1),
@@ -30,7 +32,10 @@ POOL_WINDOWS: Final = {"overlapping": 3, "plain": 2}  # at a stride of 2, sectio
 
 @dataclass(frozen=True)
 class Variant:
-    """Which relative of the paper's network. torchvision's has no LRN whatever `lrn` says."""
+    """A variant of the paper's network; with arch "torchvision" there is no LRN, whatever `lrn` is.
+
+    Raises ValueError for an unknown value.
+    """
 
     arch: str = "paper"
     activation: str = "relu"
@@ -49,7 +54,7 @@ PAPER: Final = Variant()
 
 @dataclass(frozen=True)
 class Layer:
-    """One row of the layer table, for one image: `shape` is that of the output, C, H, W or just C."""
+    """One row of the layer table, for one image; `shape` is the output's: (C, H, W) or (C,)."""
 
     name: str
     shape: tuple[int, ...]
@@ -58,7 +63,7 @@ class Layer:
 
 
 class LocalResponseNorm(nn.Module):
-    """x / (k + alpha * sum over 5 neighbouring channels of x^2)^(3/4), in float32 always.
+    """x / (k + alpha * sum over 5 neighbouring channels of x^2)^(3/4), always in float32.
 
     The sum over channels is a 1x1 convolution with a banded matrix, and d^(-3/4) = r * sqrt(r) with
     r = 1/sqrt(d): exact, and several times faster than a power and a pooling across channels.
@@ -72,7 +77,7 @@ class LocalResponseNorm(nn.Module):
         super().__init__()
         index = torch.arange(channels)
         near = (index[:, None] - index).abs() <= LRN_SIZE // 2
-        # Constants of the architecture, so no part of the state dict.
+        # Constants of the architecture: not part of the state dict.
         self.register_buffer("band", near[:, :, None, None] * LRN_ALPHA, persistent=False)
         self.register_buffer("k", torch.full((channels,), LRN_K), persistent=False)
 
@@ -85,7 +90,7 @@ class LocalResponseNorm(nn.Module):
 
 
 class _Normalise(torch.autograd.Function):
-    """With a backward of its own, which takes half of the passes over memory that autograd's would."""
+    """The normalisation with a hand-written backward, with half the memory passes of autograd's."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, band: Tensor, k: Tensor) -> Tensor:
@@ -95,7 +100,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """g d^(-3/4) - 3/2 x band (g x d^(-7/4)); the band is symmetric."""
+        """Compute g d^(-3/4) - 3/2 x band (g x d^(-7/4)); the band matrix is symmetric."""
         (g,) = gradients
         x, r, band = ctx.saved_tensors
         power = r.sqrt().mul_(r)  # d^(-3/4)
@@ -104,12 +109,13 @@ class _Normalise(torch.autograd.Function):
 
 
 class AlexNet(nn.Module):
-    """Pixels minus mean, (N, 3, image_size, image_size) float, -> logits (N, classes).
+    """The network: pixels minus mean (N, 3, image_size, image_size), float -> logits (N, classes).
 
-    `width`, above 0 and up to 1, scales the number of kernels and of hidden units of every layer, to an
-    even number for the two groups. `weight_init` is "paper" (section 5: weights N(0, 0.01^2), biases 1 in
-    conv2, conv4, conv5, fc6 and fc7) or "kaiming", for inputs of unit variance. An `image_size` below
-    224 is for pre-training; it changes the shape of fc6 alone.
+    `width`, above 0 and up to 1, scales the number of kernels and of hidden units of every layer, rounded
+    to an even number for the two groups. `weight_init` is "paper" (section 5: weights N(0, 0.01^2), biases
+    1 in conv2, conv4, conv5, fc6 and fc7) or "kaiming", for inputs of unit variance. An `image_size` below
+    224 is for pre-training; it changes only the shape of fc6. Raises ValueError for a bad `width` or
+    `weight_init`.
     """
 
     def __init__(
@@ -129,7 +135,7 @@ class AlexNet(nn.Module):
         self.variant = variant
         self.window = POOL_WINDOWS[variant.pooling]
         self.pool = nn.MaxPool2d(self.window, stride=2)  # windows of 3 overlap, plain ones of 2 do not
-        # Padding is not in the paper: with 2, (224 - 11 + 2*2) / 4 + 1 is 55, the size it goes on with.
+        # The paper gives no padding: with 2, (224 - 11 + 2*2) / 4 + 1 is 55, its output size.
         self.conv1 = nn.Conv2d(3, c1, 11, stride=4, padding=2)
         self.norm1 = LocalResponseNorm(c1) if lrn else nn.Identity()
         self.conv2 = nn.Conv2d(c1, c2, 5, padding=2, groups=groups)
@@ -143,7 +149,7 @@ class AlexNet(nn.Module):
         self.fc6 = nn.Linear(c5 * side * side, hidden)
         self.fc7 = nn.Linear(hidden, hidden)
         self.fc8 = nn.Linear(hidden, classes)
-        # Section 4.2: on the outputs of fc6 and fc7. torchvision's: on the inputs of both.
+        # Section 4.2: dropout on the outputs of fc6 and fc7; torchvision: on the inputs of both.
         dropped = ("fc6", "fc7") if variant.arch != "torchvision" else ("pool5", "fc6")
         self.drop5, self.drop6, self.drop7 = (
             nn.Dropout(0.5) if variant.dropout and name in dropped else nn.Identity()
@@ -155,6 +161,7 @@ class AlexNet(nn.Module):
         return self.classify(self.features(x).flatten(1))
 
     def features(self, x: Tensor) -> Tensor:
+        """Compute the pooled maps of conv5 (N, C, H, W)."""
         act = F.relu if self.variant.activation == "relu" else torch.tanh
         x = self.pool(self.norm1(act(self.conv1(x))))  # (N, 96, 27, 27)
         x = self.pool(self.norm2(act(self.conv2(x))))  # (N, 256, 13, 13)
@@ -164,6 +171,7 @@ class AlexNet(nn.Module):
         return maps
 
     def classify(self, x: Tensor) -> Tensor:  # (N, 9216)
+        """Compute logits from the flattened maps of conv5."""
         act = F.relu if self.variant.activation == "relu" else torch.tanh
         x = self.drop6(act(self.fc6(self.drop5(x))))  # (N, 4096)
         x = self.drop7(act(self.fc7(x)))  # (N, 4096)
@@ -172,7 +180,10 @@ class AlexNet(nn.Module):
 
 
 def initialise(model: AlexNet, weight_init: str) -> None:
-    """Fills weights and biases in place from torch's global random state."""
+    """Initialise weights and biases in place, drawing from torch's global random state.
+
+    Raises ValueError if `weight_init` is neither "paper" nor "kaiming".
+    """
     if weight_init not in {"paper", "kaiming"}:
         raise ValueError(f"weight_init is {weight_init!r}; it must be 'paper' or 'kaiming'")
     for name, layer in weighted_layers(model):
@@ -187,15 +198,17 @@ def initialise(model: AlexNet, weight_init: str) -> None:
 
 
 def weighted_layers(model: AlexNet) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
-    """The eight layers with weights, in order."""
+    """Yield the names and modules of the eight layers with weights, in order."""
     for name, layer in model.named_children():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             yield name, layer
 
 
 def layer_table(model: AlexNet) -> list[Layer]:
-    """The table that the facts of the architecture are checked against, measured on a real pass: every
-    layer with weights, the normalisations and the poolings. Multiply-adds are those of the weights.
+    """Measure every layer's output shape, parameters and multiply-adds with one forward pass.
+
+    Rows are the layers with weights, the normalisations and the poolings, in order. Multiply-adds count
+    the weights only.
     """
     rows: list[Layer] = []
     hooks = [
@@ -209,7 +222,7 @@ def layer_table(model: AlexNet) -> list[Layer]:
         model(torch.zeros(1, 3, 224, 224))
     for hook in hooks:
         hook.remove()
-    # One pooling serves three times: it gets the number of the layer before it.
+    # One pooling module is used three times: each use gets the number of the layer before it.
     last = ""
     for index, row in enumerate(rows):
         last = row.name[-1] if row.name != "pool" else last

@@ -97,12 +97,11 @@ def train(
             for step in todo:
                 lr = learning_rate(config, state.schedule, step, steps)
                 loss, waited = trainer.step(batches, step, lr)
-                # The mean loss of all processes. A signal to one of them stops all after this step, and the
-                # first one's clock says when to save.
+                # Average the loss over all processes. A signal to one of them stops all of them after this
+                # step, and the clock of the main process says when to save.
+                save_due = ranks.is_main and saver.due()
                 loss, stop, due = ranks.all_reduce(
-                    torch.tensor(
-                        [loss, signals.stopping, ranks.is_main and saver.due()], dtype=torch.float64
-                    )
+                    torch.tensor([loss, signals.stopping, save_due], dtype=torch.float64)
                 ).tolist()
                 loss /= ranks.world
                 state.step = step + 1
@@ -115,7 +114,7 @@ def train(
                 if stop or due:
                     save()
                 if stop:
-                    raise Interrupted(f"stopped after step {state.step}; saved: go on with --resume")
+                    raise Interrupted(f"stopped after step {state.step}, saved; go on with --resume")
             if ranks.any_rank(ranks.is_main and saver.due_before_validation()):
                 save()
 
@@ -123,7 +122,7 @@ def train(
             if result is None:
                 save()
                 raise Interrupted(
-                    f"stopped during validation after step {state.step}; saved: go on with --resume"
+                    f"stopped during validation after step {state.step}, saved; go on with --resume"
                 )
             if not isfinite(result.loss):
                 raise watch.diverged(last, "the network's outputs hold NaN or infinity")

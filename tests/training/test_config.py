@@ -51,9 +51,9 @@ def test_toml_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
-        ({"epoch": 3}, "epoch is no setting; there are epochs,"),
+        ({"epoch": 3}, "epoch is no setting; the settings are epochs,"),
         ({"epochs": "3"}, "epochs is '3'; it must be a whole number"),
         ({"epochs": 3.0}, "epochs is 3.0; it must be a whole number"),
         ({"epochs": True}, "epochs is True"),
@@ -83,10 +83,10 @@ def test_toml_comes_back_as_it_was_written(tmp_path: Path) -> None:
         *(({key: "none"}, f"{key} is 'none'; use {allowed[0]}") for key, allowed in CHOICES.items()),
     ],
 )
-def test_a_bad_value_is_refused_by_its_name(values: dict[str, Any], said: str) -> None:
+def test_a_bad_value_is_refused_by_its_name(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         override(Config(), values)
-    assert said in str(refusal.value)
+    assert message in str(refusal.value)
 
 
 def test_all_bad_values_are_named_at_once_each_as_it_was_given(tmp_path: Path) -> None:
@@ -96,12 +96,12 @@ def test_all_bad_values_are_named_at_once_each_as_it_was_given(tmp_path: Path) -
     typed = {"epochs": "3", "batch_size": "many", "seed": "-1", "optimizer": "sdg", "lr": "nan"}
     with pytest.raises(ConfigError) as refusal:
         load_config(str(recipe), typed)
-    said = str(refusal.value).splitlines()
-    assert sorted(line.split(" is ")[0] for line in said) == [
+    message = str(refusal.value).splitlines()
+    assert sorted(line.split(" is ")[0] for line in message) == [
         *("--batch-size", "--lr", "--optimizer", "--seed", "colour", "width")
     ]
-    assert "--batch-size is 'many'; it must be a whole number" in said
-    assert "--optimizer is 'sdg'; use sgd or adamw" in said
+    assert "--batch-size is 'many'; it must be a whole number" in message
+    assert "--optimizer is 'sdg'; use sgd or adamw" in message
     assert load_config(None, {"lr": "1e-3", "epochs": "3", "dropout": False}) == Config(
         lr=0.001, epochs=3, dropout=False
     )

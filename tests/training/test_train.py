@@ -79,7 +79,7 @@ def test_unreadable_files_are_counted_and_listed(
     assert train(data, tmp_path / "run") == 0
     said = capsys.readouterr().out
     assert f"skipped {data / 'a' / 'broken.jpg'}: the JPEG file is corrupt" in said
-    assert "files that are no pictures: 1 .txt" in said
+    assert "files that are not pictures: 1 .txt" in said
     assert "10 images to train on, 2 to validate on, 2 classes, 1 skipped" in said
 
 
@@ -171,5 +171,5 @@ def test_no_folder_is_made_when_the_data_is_at_fault(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(tmp_path / "nowhere", tmp_path / "run") == 1
-    assert "nowhere is no folder" in capsys.readouterr().err
+    assert "nowhere is not a folder" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

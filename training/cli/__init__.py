@@ -1,1 +1,1 @@
-"""The command line: options, checks before a run starts, and what it chooses by itself."""
+"""The command line: options, the checks before a run starts, and the settings that it chooses."""

@@ -1,4 +1,4 @@
-"""Commands to type next, with the program's name as it was typed, quoted for the shell."""
+"""Suggest the next command and default names: run folders, model names."""
 
 import os
 import re
@@ -14,13 +14,13 @@ DEFAULT_NAME: Final = "model"
 
 
 def program() -> str:
-    """What the user has typed to start this program."""
+    """Return the command that started this program, quoted for the shell."""
     typed = os.environ.get("ALEXNET_COMMAND")
     return shlex.quote(typed) if typed else "python -m training"
 
 
 def next_command(config: Config, data: Path, out: Path) -> str:
-    """What follows the training of `out` on `data`: its export; of smaller pictures, a run at full size."""
+    """Suggest the command after training `out`: its export, or below 224 pixels a run at full size."""
     if config.image_size == DEFAULT_RECIPE.crop:
         words = ["export", out, "--out", Path("models") / f"{model_name(out)}.onnx", "--data", data]
     else:
@@ -30,16 +30,16 @@ def next_command(config: Config, data: Path, out: Path) -> str:
 
 
 def run_folder(data: Path) -> Path:
-    """The folder of a run on `data` where none is given: runs/NAME, or NAME-2, ... if that is taken."""
+    """Choose the default run folder for `data`: runs/NAME, or NAME-2, NAME-3, ... if that is taken."""
     first = Path("runs") / model_name(data)
-    taken, number = first, 1
-    while contents(taken):
+    folder, number = first, 1
+    while contents(folder):
         number += 1
-        taken = first.with_name(f"{first.name}-{number}")
-    return taken
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder
 
 
 def model_name(run: Path) -> str:
-    """The name of a run's folder, in what a model's name may have: a-z, 0-9, ".", "_", "-", 64 at most."""
+    """Turn a run folder's name into a model name: a-z, 0-9, ".", "_", "-", at most 64 characters."""
     name = re.sub(r"[^a-z0-9._-]+", "-", run.resolve().name.lower()).strip("._-")
     return name[:64].rstrip("._-") or DEFAULT_NAME

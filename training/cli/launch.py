@@ -1,4 +1,4 @@
-"""The command `train`: from its options to a run that trains."""
+"""Run the command `train`: check its options, read the photographs, plan the run and train it."""
 
 import argparse
 import os
@@ -29,7 +29,7 @@ from training.train import train
 
 
 def launch(options: argparse.Namespace, given: dict[str, Any]) -> None:
-    """Train as the options say; `given` are the settings of Config among them.
+    """Run the command `train` with these options; `given` are the settings of Config among them.
 
     Raises ConfigError, DataError, CheckpointError, Diverged, or Interrupted.
     """
@@ -44,11 +44,11 @@ def launch(options: argparse.Namespace, given: dict[str, Any]) -> None:
         locked_for_all(options.out, ranks) as release,
         catch_signals(release) as signals,
     ):
-        say = print if ranks.is_main else _nothing
+        say = print if ranks.is_main else _print_nothing
         if run is not None and (warning := compare_settings(run.config, config, options.out)):
             say(warning)
         if options.resume and run is None:
-            say(f"there is no run in {options.out} yet, so a new one begins")
+            say(f"there is no run in {options.out} yet, so a new one starts")
         require_plain_path(options.out)
         planned = run is None and options.recipe is None
         if not planned or "batch_size" in given:
@@ -96,15 +96,15 @@ def launch(options: argparse.Namespace, given: dict[str, Any]) -> None:
 
 
 def _settings_of(options: argparse.Namespace, given: dict[str, Any], run: Checkpoint | None) -> Config:
-    """The settings of the run that goes on, or of a new one, as far as they are known before it is planned.
+    """Return the settings of the resumed `run`, or of a new one before it is planned.
 
-    Raises ConfigError or DataError with a line for everything that is wrong with them or with the folders.
+    Raises ConfigError or DataError with a line for each problem with the settings or the folders.
     """
     base = {} if run is None else asdict(run.config)
-    start = None if run else options.start  # a run that goes on has started
+    start = None if run else options.start  # --from does not apply to a resumed run
     problems = path_problems(options.data, options.out, start, options.resume)
     if options.time and options.resume:
-        problems.append("--time is for a new run; --epochs gives the one in --out more")
+        problems.append("--time is for a new run; to train the one in --out for longer, raise --epochs")
     bad, recipe = [], {}
     try:
         recipe = recipe_values(options.recipe)
@@ -122,23 +122,23 @@ def _settings_of(options: argparse.Namespace, given: dict[str, Any], run: Checkp
 
 
 def _start_of(name: str | None, width: float) -> Start | None:
-    """Read what --from names; None if it is not said, or scratch."""
+    """Read the weights that --from names; None if it is not given, or scratch."""
     return None if name in {None, "scratch"} else read_start(name, width)
 
 
 def _with_shape_of(start: Start | None, config: Config, given: dict[str, Any]) -> Config:
-    """Take the network that the weights fit; what was given otherwise is refused when they are taken."""
+    """Set the network settings of `start`, except those in `given`, which `require_shape` checks."""
     if start is None:
         return config
     return override(config, {key: value for key, value in start.shape.items() if key not in given})
 
 
-def _nothing(*_words: object) -> None:
-    """What the processes other than the first say."""
+def _print_nothing(*_words: object) -> None:
+    """Replace `print` in all processes but the main one."""
 
 
 def _free_memory(ranks: Ranks) -> float:
-    """Of the device, in bytes, for each process of this host."""
+    """Return the free memory of the device in bytes; on a CPU, the share of each local process."""
     if ranks.device.type == "cuda":
         return float(torch.cuda.mem_get_info(ranks.device)[0])
     return available_memory() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -1,4 +1,4 @@
-"""The commands of `python -m training`, their options, defaults and units."""
+"""Define the commands of `python -m training` with their options, defaults and units."""
 
 import argparse
 from dataclasses import Field, fields
@@ -13,11 +13,12 @@ from training.config import CHOICES, Config, option_name
 from training.export.graph import PRECISIONS
 from training.start.published import URL
 
-SHAPE = ("width", "arch", "activation", "lrn", "pooling", "dropout")  # of the network
+SHAPE = ("width", "arch", "activation", "lrn", "pooling", "dropout")  # settings of the network
 SPLIT = ("image_size", "val_fraction", "seed")
 
 
 def make_parser(about: str) -> argparse.ArgumentParser:
+    """Build the parser of all commands; `about` is the description above them."""
     parser = argparse.ArgumentParser(prog=program(), description=about)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
@@ -26,7 +27,7 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     command.add_argument(
         "--data",
         type=Path,
-        help="has train/ and val/, or is split here; required (default with --resume: where it was)",
+        help="photographs: train/ and val/, or one tree to split; required (with --resume: the run's)",
     )
     command.add_argument(
         "--out",
@@ -35,12 +36,12 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--recipe",
-        help="a name in training/recipes or a TOML file (default: what suits the photographs)",
+        help="a name in training/recipes or a TOML file (default: chosen for the photographs)",
     )
     command.add_argument(
         "--time",
         type=_seconds,
-        help="10m, 90s or 2h: the epochs are as many as fit (default: as many as suit)",
+        help="10m, 90s or 2h: fit the epochs into it (default: chosen for the photographs)",
     )
     command.add_argument(
         "--from",
@@ -53,36 +54,38 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     command.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in --out; of its settings, --epochs may grow (default: it is to be empty)",
+        help="continue the run in --out; only --epochs may change, to more (default: --out must be empty)",
     )
-    command.add_argument("--classes", type=_count, help="how many there must be (default any)")
-    command.add_argument(
-        "--keep", type=_count, default=2, help="checkpoints step-N.pt that stay (default 2)"
-    )
+    command.add_argument("--classes", type=_count, help="expected number of classes (default: any)")
+    command.add_argument("--keep", type=_count, default=2, help="step-N.pt checkpoints to keep (default 2)")
     _device_option(command)
     _workers_option(command)
     _config_options(
-        command, tuple(key.name for key in fields(Config)), default="default chosen; the paper:"
+        command, tuple(key.name for key in fields(Config)), default="default: chosen; the paper:"
     )
 
-    command = commands.add_parser("prepare", help="scale a folder of images once, for sets beyond memory")
+    command = commands.add_parser(
+        "prepare", help="scale a folder of images once, for sets larger than memory"
+    )
     command.add_argument("--data", type=Path, required=True, help="has train/ and val/, or is split here")
     command.add_argument("--out", type=Path, required=True, help="folder to write; the --data of `train`")
     _workers_option(command)
     _config_options(command, SPLIT)
 
-    command = commands.add_parser("summary", help="the layers: shapes, parameters, multiply-adds")
+    command = commands.add_parser("summary", help="print the layers: shapes, parameters, multiply-adds")
     _classes_option(command)
-    command.add_argument("--json", action="store_true", help="for programs (default: a table)")
+    command.add_argument("--json", action="store_true", help="print JSON (default: a table)")
     _config_options(command, SHAPE)
 
-    command = commands.add_parser("init", help="a run with an initialised network and no training")
+    command = commands.add_parser("init", help="write a run with an initialised, untrained network")
     command.add_argument("--out", type=Path, required=True, help="run folder to write")
     _classes_option(command)
     _config_options(command, (*SHAPE, "weight_init", "seed"))
 
-    command = commands.add_parser("import", help="published weights become a run and a model file")
-    command.add_argument("--from", dest="origin", choices=("torchvision",), required=True, help="whose")
+    command = commands.add_parser("import", help="turn published weights into a run and a model file")
+    command.add_argument(
+        "--from", dest="origin", choices=("torchvision",), required=True, help="their origin"
+    )
     command.add_argument(
         "source",
         nargs="?",
@@ -93,12 +96,12 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     command.add_argument(
         "--labels",
         type=Path,
-        help="the classes' names, one a line (default ImageNet's for 1000 outputs, else class0, ...)",
+        help="class names, one per line (default ImageNet's for 1000 outputs, else class0, ...)",
     )
     command.add_argument("--out", type=Path, required=True, help="run folder to write")
-    command.add_argument("--sha256", help="that it must have (default of a URL: the published file's)")
+    command.add_argument("--sha256", help="expected SHA-256 (default for a URL: the published file's)")
 
-    command = commands.add_parser("evaluate", help="top-1 and top-5 accuracy of a run")
+    command = commands.add_parser("evaluate", help="measure top-1 and top-5 accuracy of a run")
     command.add_argument("source", type=Path, metavar="RUN", help="run folder or checkpoint")
     command.add_argument(
         "--data", type=Path, required=True, help="what it was trained on, or any folder per class"
@@ -108,11 +111,13 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     )
     _device_option(command)
 
-    command = commands.add_parser("export", help="one proven ONNX file with its manifest inside")
+    command = commands.add_parser("export", help="write one verified ONNX file with its manifest")
     command.add_argument("source", type=Path, metavar="RUN", help="run folder or checkpoint")
     command.add_argument("--out", type=Path, required=True, help="the file to write, NAME.onnx")
     command.add_argument(
-        "--data", type=Path, help="measures the file on it; fp16 and int8 need it (default: no measurement)"
+        "--data",
+        type=Path,
+        help="photographs to measure the file on; fp16 and int8 need them (default: no measurement)",
     )
     command.add_argument(
         "--precision",
@@ -120,19 +125,25 @@ def make_parser(about: str) -> argparse.ArgumentParser:
         default="fp32",
         help="fp16 suits GPUs, int8 CPUs (default fp32)",
     )
-    command.add_argument("--version", type=_whole, default=1, help="the model's, counts up (default 1)")
-
-    command = commands.add_parser("inspect", help="what a model file says of itself")
-    command.add_argument("file", type=Path, metavar="FILE", help="a model file, NAME.onnx")
     command.add_argument(
-        "--json", action="store_true", help="the manifest as it stands in the file (default: for people)"
+        "--version", type=_whole, default=1, help="version of the model, a whole number (default 1)"
     )
 
-    command = commands.add_parser("verify", help="recompute parity and accuracy; exit code 1 if worse")
+    command = commands.add_parser("inspect", help="print the manifest of a model file")
     command.add_argument("file", type=Path, metavar="FILE", help="a model file, NAME.onnx")
-    command.add_argument("--data", type=Path, required=True, help="what its accuracy was measured on")
+    command.add_argument(
+        "--json", action="store_true", help="print the manifest as JSON (default: as text)"
+    )
 
-    command = commands.add_parser("report", help="one HTML page: curves, kernels, mistakes")
+    command = commands.add_parser(
+        "verify", help="recompute a model file's parity and accuracy; exit code 1 if worse"
+    )
+    command.add_argument("file", type=Path, metavar="FILE", help="a model file, NAME.onnx")
+    command.add_argument(
+        "--data", type=Path, required=True, help="the photographs that its accuracy was measured on"
+    )
+
+    command = commands.add_parser("report", help="write one HTML page: curves, kernels, mistakes")
     command.add_argument("source", type=Path, metavar="RUN", help="run folder or checkpoint")
     command.add_argument("--data", type=Path, help="the photographs (default: where they were in training)")
 
@@ -144,7 +155,7 @@ def make_parser(about: str) -> argparse.ArgumentParser:
         "--batches", type=_count, nargs="+", default=[384, 128], metavar="N",
         help="pictures of each --data in a step (default 384 128)",
     )  # fmt: skip
-    command.add_argument("--out", type=Path, required=True, help="the file .safetensors to write")
+    command.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     command.add_argument(
         "--from", dest="start", metavar="RUN|FILE", help="a network as wide or wider (default: none)"
     )
@@ -153,7 +164,9 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     command.add_argument("--seed", type=_whole, default=0, help="of weights and order (default 0)")
     _device_option(command)
 
-    command = commands.add_parser("figure1", help="ReLU against tanh on CIFAR-10, the paper's Figure 1")
+    command = commands.add_parser(
+        "figure1", help="repeat the paper's Figure 1: ReLU against tanh on CIFAR-10"
+    )
     command.add_argument("--data", type=Path, required=True, help="folder or zip with train/CLASS/IMAGE")
     command.add_argument("--out", type=Path, required=True, help="folder for figure1.svg and figure1.json")
     command.add_argument(
@@ -166,15 +179,16 @@ def make_parser(about: str) -> argparse.ArgumentParser:
 def _config_options(
     command: argparse.ArgumentParser, names: tuple[str, ...], default: str = "default"
 ) -> None:
-    """Add the options of those settings; `default` says what the values in parentheses are."""
+    """Add the options of the settings `names`; `default` is put before their default values."""
     for key in fields(Config):
         if key.name in names:
             _config_option(command, key, default)
 
 
 def _config_option(command: argparse.ArgumentParser, key: Field[Any], default: str) -> None:
-    """The option of one setting of Config, as text that `configure` reads, so that it can say all that is
-    wrong at once; a switch has a --no-KEY as well.
+    """Add the option of one setting; a switch gets a --no-KEY as well.
+
+    Values stay text: `configure` converts them, so that it can report all bad values at once.
     """
     flag, text = option_name(key.name), f"{key.metadata['help']} ({default} {key.default})"
     if isinstance(key.default, bool):
@@ -206,27 +220,27 @@ def _whole(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
 def _seconds(text: str) -> float:
     number, unit = text[:-1], {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
     if not unit or not number.replace(".", "", 1).isdecimal() or not float(number):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 90s, 10m or 2h")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 10m or 2h")
     return float(number) * unit
 
 
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)  # raises where there is none
+        torch.empty(1, device=device)  # raises if there is no such device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
-        raise argparse.ArgumentTypeError(f"{name!r} cannot be used here ({reason}); cpu can") from None
+        raise argparse.ArgumentTypeError(f"{name!r} cannot be used here ({reason}); use cpu") from None
     return device

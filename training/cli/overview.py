@@ -1,4 +1,4 @@
-"""What a data set holds and what is suspicious in it, said before training starts."""
+"""Describe a data set before training starts: counts, skipped files, and warnings."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,18 +11,19 @@ from training.data.folders import MAX_LISTED, listed, looks_like_split
 from training.data.prepared import Dataset
 
 MAX_ROWS: Final = 30
-FEW: Final = 10  # pictures of a class
-UNEQUAL: Final = 20  # times as many of one class as of another
-UNREADABLE: Final = 0.1
+FEW: Final = 10  # warn about classes with fewer pictures
+UNEQUAL: Final = 20  # warn if the largest class is so many times the smallest
+UNREADABLE: Final = 0.1  # warn if a larger share of the pictures cannot be read
 
 
 def overview(dataset: Dataset) -> str:
-    """Draw the table of classes, the counts, what was skipped, and the warnings, as lines of text."""
+    """Format the table of classes, the skipped files, the counts and the warnings, as lines of text."""
     lines = [*_table(dataset), *skipped_lines(dataset), counts(dataset)]
     return "\n".join([*lines, *(f"warning: {words}" for words in warnings(dataset))])
 
 
 def counts(dataset: Dataset) -> str:
+    """Count the images, classes and skipped files in one line."""
     return (
         f"{len(dataset.train)} images to train on, {len(dataset.val)} to validate on, "
         f"{len(dataset.classes)} classes, {len(dataset.skipped)} skipped"
@@ -30,12 +31,13 @@ def counts(dataset: Dataset) -> str:
 
 
 def skipped_lines(dataset: Dataset) -> list[str]:
-    """Name the first of the pictures that cannot be read, and count the files that are none."""
+    """List the first unreadable pictures, and count the files that are not pictures."""
     lines = list_skipped(dataset.skipped)
-    return [*lines, f"files that are no pictures: {dataset.others}"] if dataset.others else lines
+    return [*lines, f"files that are not pictures: {dataset.others}"] if dataset.others else lines
 
 
 def list_skipped(skipped: Sequence[str]) -> list[str]:
+    """List the first MAX_LISTED unreadable pictures, and count the others."""
     lines = [f"skipped {problem}" for problem in skipped[:MAX_LISTED]]
     more = len(skipped) - MAX_LISTED
     return [*lines, f"skipped {more:,} more that cannot be read"] if more > 0 else lines
@@ -54,7 +56,7 @@ def _table(dataset: Dataset) -> list[str]:
 
 
 def _counts(dataset: Dataset) -> tuple[list[int], list[int]]:
-    """-> how many pictures of each class are trained on and held out."""
+    """Count the training and the validation pictures of each class."""
     train, val = (_count(split.labels, dataset) for split in (dataset.train, dataset.val))
     return train, val
 
@@ -65,19 +67,19 @@ def _count(labels: Tensor, dataset: Dataset) -> list[int]:
 
 
 def warnings(dataset: Dataset) -> Iterator[str]:
-    """Yield what is suspicious, a sentence each."""
+    """Yield a sentence for each suspicious property of the data set."""
     yield from dataset.warnings
     classes = dataset.classes
     train, val = _counts(dataset)
     if splits := [name for name in classes if looks_like_split(name)]:
         yield (
-            f"{listed(splits)}: named as parts of a data set, and taken as classes, because pictures lie "
+            f"{listed(splits)}: named like parts of a data set, but used as classes, because pictures are "
             "directly in them"
         )
     if alike := _alike(classes):
-        yield f"classes whose names differ in case alone: {listed(alike)}"
+        yield f"classes whose names differ only in case: {listed(alike)}"
     if none := [name for name, count in zip(classes, val, strict=True) if not count]:
-        yield f"no validation photographs of {listed(none)}: how well they are told apart is not measured"
+        yield f"no validation photographs of {listed(none)}: accuracy on them is not measured"
     both = [sum(pair) for pair in zip(train, val, strict=True)]
     if few := [f"{name} ({count})" for name, count in zip(classes, both, strict=True) if count < FEW]:
         yield f"fewer than {FEW} pictures of {listed(few)}: add more"

@@ -1,7 +1,7 @@
-"""Choose a run's settings from its photographs and its machine, and say what was chosen and why.
+"""Choose the settings of a run from its photographs and the machine, and explain the choice.
 
-What the command line gives stays as given; the rest is chosen. The number of epochs follows from the
-photographs alone, so that a command means the same run on every machine; `fit_epochs` makes it fit a time.
+Settings from the command line stay. The number of epochs depends only on the photographs, so that a
+command means the same run on every machine; `fit_epochs` fits it into a time.
 """
 
 import math
@@ -27,17 +27,17 @@ from training.run.progress import duration
 from training.start.weights import SHAPE, base_widths
 from training.train import Trainer
 
-MEASURED_STEPS: Final = 3  # the first, which allocates and compiles, does not count
-MEASURED_PHOTOGRAPHS: Final = 50  # of the validation
-# Of a parameter: weight, gradient, AdamW's two moments, average, and a copy while it is saved.
+MEASURED_STEPS: Final = 3  # the first one, which allocates and compiles, is not counted
+MEASURED_PHOTOGRAPHS: Final = 50  # validation photographs that are timed
+# Per parameter: weight, gradient, AdamW's two moments, average, and a copy while saving.
 STATE_BYTES: Final = 24
-ACTIVATION_BYTES: Final = 11e6  # of a photograph in a step at width 1; 9.6 to 10.5 MB measured on a CPU
-RESERVE: Final = 0.95  # of the time that is left: steps of a busy machine vary, and checkpoints are written
+ACTIVATION_BYTES: Final = 11e6  # per photograph in a step at width 1; 9.6 to 10.5 MB measured on a CPU
+RESERVE: Final = 0.95  # of the remaining time: steps on a busy machine vary, and checkpoints take time
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What suits sets of at most `photographs` when a run starts from the base network."""
+    """Settings for sets of at most `photographs`, for runs that start from the base network."""
 
     photographs: float
     epochs: int
@@ -53,17 +53,20 @@ SCALES: Final = (
     Scale(200_000, epochs=15, batch_size=128, ema=0.999),
 )
 
-# Of pictures that show no more than the base network's own, which are of 64 pixels, its convolutions know
-# all there is: they learn at a tenth of the rate. CIFAR-10, 60 a class: 57 for 53 %; flowers17 loses.
+# The base network was trained on pictures of 64 pixels. Where the photographs show no finer detail, its
+# convolutions need little change and learn at a tenth of the rate. This helps CIFAR-10 with 60 pictures per
+# class (57 % instead of 53 %) and costs accuracy on flowers17.
 BASE_PIXELS: Final = 64
-BLURRED: Final = 0.02  # of the variance is finer: Tiny ImageNet 0.013, CIFAR-10 0.002, flowers17 0.05
+BLURRED: Final = (
+    0.02  # share of the variance finer than that: Tiny ImageNet 0.013, CIFAR-10 0.002, flowers17 0.05
+)
 CONV_LR: Final = 0.1
-_SOME: Final = 200  # pictures, to tell
+_SAMPLED_PICTURES: Final = 200  # to measure it
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`start` is a value of --from, and `reason` says in words where the run starts and why."""
+    """The chosen settings; `start` is a value of --from, `reason` says why the run starts there."""
 
     config: Config
     start: str
@@ -72,32 +75,35 @@ class Plan:
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a step, and of validating one photograph."""
+    """Measured seconds of one step, and of validating one photograph."""
 
     step: float
     validation: float
 
     def epoch(self, steps: int, validated: int) -> float:
+        """Estimate the seconds of an epoch."""
         return steps * self.step + validated * self.validation
 
 
 def choose(
     given: Mapping[str, Any], start: str | None, photographs: Split, *, ranks: Ranks, free_bytes: float
 ) -> Plan:
-    """Choose every setting that isn't among `given`, and where to start unless `start` says it.
+    """Choose every setting that is not in `given`, and the start unless `start` names one.
 
-    `photographs` are those to train on; `free_bytes` is the memory of the device. Raises ConfigError.
+    `photographs` are the training photographs, `free_bytes` is the free memory of the device. Raises
+    ConfigError.
     """
-    widths, asked, count = base_widths(), configure({}, given), len(photographs)
-    unlike = [key for key in SHAPE if key != "width" and getattr(asked, key) != getattr(Config(), key)]
+    widths, requested, count = base_widths(), configure({}, given), len(photographs)
+    changed = [key for key in SHAPE if key != "width" and getattr(requested, key) != getattr(Config(), key)]
     scale = next((scale for scale in SCALES if count <= scale.photographs), None)
     why = "as --from says"
     if start is None:
         start = "scratch"
-        if unlike:
-            why = f"from scratch, as there is no base network of {unlike[0]} {getattr(asked, unlike[0])}"
-        elif "width" in given and asked.width not in widths:
-            why = f"from scratch, as there is no base network of width {asked.width}"
+        if changed:
+            value = getattr(requested, changed[0])
+            why = f"from scratch, as there is no base network of {changed[0]} {value}"
+        elif "width" in given and requested.width not in widths:
+            why = f"from scratch, as there is no base network of width {requested.width}"
         elif scale is None:
             why = f"from scratch, as {count:,} photographs are enough for it"
         else:
@@ -108,7 +114,7 @@ def choose(
     if start != "scratch" and scale is not None:
         chosen |= {"epochs": scale.epochs, "batch_size": scale.batch_size, "ema": scale.ema}
     if start == "base":
-        # The whole network takes a GPU; a CPU gets the smallest that has a base.
+        # Full width needs a GPU; a CPU gets the narrowest base network.
         chosen["width"] = max(widths) if ranks.device.type == "cuda" else min(widths)
         if "conv_lr" not in given and fine_detail(photographs) < BLURRED:
             chosen["conv_lr"] = CONV_LR
@@ -122,9 +128,9 @@ def choose(
 
 
 def fine_detail(photographs: Split) -> float:
-    """-> the mean share of a picture's variance that is lost in `BASE_PIXELS` pixels, of some pictures."""
-    step = max(1, len(photographs) // _SOME)
-    squares = photographs.squares(torch.arange(0, len(photographs), step)[:_SOME])
+    """Estimate the mean share of a picture's variance that is lost at `BASE_PIXELS` pixels."""
+    step = max(1, len(photographs) // _SAMPLED_PICTURES)
+    squares = photographs.squares(torch.arange(0, len(photographs), step)[:_SAMPLED_PICTURES])
     pixels = squares.permute(0, 3, 1, 2).float()
     coarse = F.interpolate(pixels, (BASE_PIXELS,) * 2, mode="area")
     lost = (pixels - F.interpolate(coarse, pixels.shape[2:], mode="bilinear")).square().mean((1, 2, 3))
@@ -132,7 +138,7 @@ def fine_detail(photographs: Split) -> float:
 
 
 def _fitting_batch(config: Config, ranks: Ranks, free_bytes: float) -> int:
-    """The batch size, halved while its activations don't fit into memory, in whole pieces."""
+    """Halve the batch size until its activations fit into memory, and round up to whole pieces."""
     with torch.device("meta"):
         model = AlexNet(1000, config.width, image_size=config.image_size, variant=config.variant)
     parameters = sum(values.numel() for values in model.parameters())
@@ -145,7 +151,7 @@ def _fitting_batch(config: Config, ranks: Ranks, free_bytes: float) -> int:
 
 
 def measure(state: Checkpoint, dataset: Dataset, *, batch_size: int, ranks: Ranks, workers: int) -> Pace:
-    """Measure steps and a validation on a copy of the network; `state` stays as it is."""
+    """Time training steps and a validation on a copy of the network; `state` does not change."""
     trainer, seconds = Trainer(state, torch.zeros(3, 3), ranks), []
     batches = load_ahead(
         dataset.train,
@@ -159,15 +165,15 @@ def measure(state: Checkpoint, dataset: Dataset, *, batch_size: int, ranks: Rank
         started = time.monotonic()
         trainer.step(batches, step, 0.0)
         seconds.append(time.monotonic() - started)
-    some = dataset.val.part(slice(MEASURED_PHOTOGRAPHS))
+    sample = dataset.val.part(slice(MEASURED_PHOTOGRAPHS))
     started = time.monotonic()
-    evaluate(trainer.classify, some, state.recipe)
-    validation = (time.monotonic() - started) / len(some) / ranks.world
+    evaluate(trainer.classify, sample, state.recipe)
+    validation = (time.monotonic() - started) / len(sample) / ranks.world
     return Pace(*ranks.from_main(torch.tensor([fmean(seconds[1:]), validation])).tolist())
 
 
 def fit_epochs(config: Config, seconds: float, epoch_seconds: float) -> Config:
-    """As many epochs as fit into `seconds`, one at least, of which a quarter at most is warm-up."""
+    """Set as many epochs as fit into `seconds`, at least one, with at most a quarter of them warm-up."""
     epochs = max(1, int(RESERVE * seconds / epoch_seconds))
     return replace(config, epochs=epochs, warmup_epochs=min(config.warmup_epochs, epochs / 4))
 
@@ -181,7 +187,7 @@ def describe(
     limit: float | None,
     ranks: Ranks,
 ) -> str:
-    """Say in five lines what the run will be, why, and what more of it would cost."""
+    """Describe the run in five lines: the choices, the reasons, and what more would cost."""
     config, parameters = state.config, sum(values.numel() for values in state.model.values())
     memory = ACTIVATION_BYTES * config.width * config.batch_size / 1e9
     larger = f"; --width 1 takes about {1 / config.width**2:.0f} times as long" if config.width < 1 else ""

@@ -1,1 +1,1 @@
-"""Photographs: found, divided into training and validation sets, decoded, augmented."""
+"""Find photographs, divide them into training and validation, decode and augment them."""

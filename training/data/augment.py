@@ -1,7 +1,7 @@
-"""Augmentation of a whole batch, on the device where the batch is.
+"""Augment whole batches: the paper's crops and colours, stronger ones for small sets, and mixing.
 
-Every draw comes from the generator that is passed in, which the loop seeds anew for each step: a
-resumed run sees the same crops as one that never stopped.
+The pixels stay on their device. Every random draw comes from the generator that is passed in, which the
+training loop seeds for each step: a resumed run sees the same crops as an uninterrupted one.
 """
 
 import math
@@ -13,14 +13,16 @@ from torch import Generator, Tensor
 
 ROTATION = 15.0  # degrees either way, strong()
 MIN_AREA = 0.2  # of the square, the smallest zoomed crop, strong()
-JITTER = 0.3  # brightness, contrast and saturation each vary by this fraction, strong()
+JITTER = 0.3  # brightness, contrast and saturation vary by up to this fraction, strong()
 _LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers for the images `rows` of a batch of `total`. They are drawn for the whole batch, so
-    that processes that share it give every image what a single one would.
+    """Random numbers for the images `rows` of a batch of `total` images.
+
+    They are drawn for the whole batch, so that several processes that share a batch give every image the
+    same numbers as a single process.
     """
 
     generator: Generator
@@ -28,22 +30,25 @@ class Draws:
     rows: slice
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Draw one number from `low` to `high` for each image."""
         return torch.rand(self.total, generator=self.generator)[self.rows] * (high - low) + low
 
     def normal(self, count: int) -> Tensor:
+        """Draw `count` numbers of a standard normal distribution for each image."""
         return torch.randn(self.total, count, generator=self.generator)[self.rows]
 
     def integers(self, below: int, count: int) -> Tensor:
+        """Draw `count` integers from 0 to `below` - 1 for each image."""
         return torch.randint(0, below, (self.total, count), generator=self.generator)[self.rows]
 
 
 def paper(squares: Tensor, size: int, colours: Tensor, draws: Draws, crops: bool = True) -> Tensor:
-    """Section 4.1: a random crop, mirrored half of the time, and PCA colour.
+    """Augment as in section 4.1: a random crop, mirrored half of the time, and a PCA colour shift.
 
-    `colours` (3, 3) has as columns the eigenvectors of the training set's RGB covariance, each times
-    its eigenvalue, on the scale 0 to 1 (`colour_components`). -> (N, 3, size, size) float32, 0 to 255
-    before the colour shift, which may leave that range. Without `crops` every image is its centre,
-    never mirrored.
+    `squares` (N, H, H, 3) uint8. The columns of `colours` (3, 3) are the eigenvectors of the training
+    set's RGB covariance, each times its eigenvalue, on the scale 0 to 1 (see `colour_components`).
+    Without `crops`, every crop is the centre and not mirrored.
+    -> (N, 3, size, size) float32, 0 to 255; the colour shift may leave that range.
     """
     margin = squares.shape[1] - size
     corners = draws.integers(margin + 1, 2).tolist()
@@ -60,16 +65,19 @@ def paper(squares: Tensor, size: int, colours: Tensor, draws: Draws, crops: bool
 
 
 def colour_components(covariance: Tensor) -> Tensor:
-    """Covariance on 0 to 255 -> (3, 3) float32, columns p_i * lambda_i on the scale 0 to 1."""
+    """Compute the PCA colour components of an RGB covariance (3, 3), on the scale 0 to 255.
+
+    -> (3, 3) float32, with columns p_i * lambda_i on the scale 0 to 1.
+    """
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance / 255**2)
     components: Tensor = eigenvectors * eigenvalues
     return components.float()
 
 
 def strong(squares: Tensor, size: int, draws: Draws) -> Tensor:
-    """For small data sets: zoom, aspect, rotation and mirror in one resampling, then colour jitter.
+    """Augment for small data sets: zoom, aspect, rotation and mirror in one resampling, then jitter.
 
-    -> (N, 3, size, size) float32, 0 to 255.
+    `squares` (N, H, H, 3) uint8 -> (N, 3, size, size) float32, 0 to 255.
     """
     n, uniform = len(squares), draws.uniform
     area, aspect = uniform(MIN_AREA, 1), torch.exp(uniform(math.log(3 / 4), math.log(4 / 3)))
@@ -88,14 +96,16 @@ def strong(squares: Tensor, size: int, draws: Draws) -> Tensor:
         squares.permute(0, 3, 1, 2).float(), grid, padding_mode="reflection", align_corners=False
     )
     matrix, offset = _colour_jitter(squares, [uniform(1 - JITTER, 1 + JITTER) for _ in range(3)])
-    # One matrix product for brightness, contrast and saturation: a fifth of the passes over the pixels.
+    # One matrix product does brightness, contrast and saturation, with a fifth of the memory passes.
     flat = torch.baddbmm(offset, matrix, pixels.flatten(2))
     return flat.clamp_(0, 255).view_as(pixels)
 
 
 def _colour_jitter(squares: Tensor, factors: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Brightness b, contrast c about the mean level, saturation s about the grey value, as one affine
-    map per image, p -> (s I + (1 - s) 1 luma^T)(b c p + b (1 - c) level): (N, 3, 3) and (N, 3, 1).
+    """Combine brightness b, contrast c and saturation s into one affine map of RGB per image.
+
+    Contrast is about the mean level, saturation about the grey value:
+    p -> (s I + (1 - s) 1 luma^T)(b c p + b (1 - c) level). -> (N, 3, 3) and (N, 3, 1).
     """
     b, c, s = (factor[:, None, None].to(squares.device) for factor in factors)
     luma = torch.tensor(_LUMA, device=squares.device)
@@ -105,8 +115,10 @@ def _colour_jitter(squares: Tensor, factors: list[Tensor]) -> tuple[Tensor, Tens
 
 
 def mix(pixels: Tensor, targets: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Mixes each image and its target (N, classes) with another of the batch: CutMix (Yun et al. 2019,
-    a square of the other) or mixup (Zhang et al. 2018, alpha 0.5), half of the time each.
+    """Mix each image and its target (N, classes) with another of the batch, by CutMix or mixup.
+
+    Each is used half of the time: CutMix (Yun et al. 2019) pastes a square of the other image, mixup
+    (Zhang et al. 2018, alpha 0.5) blends the two.
     """
     order = torch.randperm(len(pixels), generator=generator)
     if torch.rand((), generator=generator) < 0.5:

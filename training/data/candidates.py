@@ -1,4 +1,4 @@
-"""What lies in a folder of photographs or a prepared one, identified before anything is decoded."""
+"""Identify the photographs of a folder, plain or prepared, before any of them is decoded."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,11 @@ Side = Literal["train", "val", "all"]
 
 @dataclass(frozen=True)
 class Candidates:
-    """What lies in a folder, identified; `load` decodes what is at the places that it is given."""
+    """The photographs of a folder, by name, label and digest.
+
+    `labels` and `digests` (N,) int64. `load` decodes those at the given places (n,) -> a Split, and a line
+    for each that cannot be read. `skipped` has such lines from reading the digests.
+    """
 
     names: Sequence[str]
     labels: Tensor
@@ -29,22 +33,22 @@ class Candidates:
 
 
 def find_candidates(data: Path, classes: Sequence[str], recipe: Recipe, side: Side) -> Candidates:
-    """Identify what lies in a folder, of its part `side` if it came divided; of one tree, all.
+    """Identify the photographs of `data`: those of `side` if it came divided, else all.
 
-    Raises DataError.
+    `data` is a folder of photographs or a prepared one. Raises DataError.
     """
     if (data / INDEX).is_file():
         return _in_prepared(data, classes, recipe, side)
     samples = [sample for tree in trees_of(data, classes, side) for sample in tree.samples]
     reading = read_digests(samples, "identify")
-    kept = [samples[place] for place in reading.places.tolist()]
+    readable = [samples[place] for place in reading.places.tolist()]
 
     def load(places: Tensor) -> tuple[Split, tuple[str, ...]]:
-        split, loaded = load_pictures([kept[place] for place in places.tolist()], recipe, "val")
+        split, loaded = load_pictures([readable[place] for place in places.tolist()], recipe, "val")
         return split, loaded.skipped
 
-    labels = torch.tensor([sample.label for sample in kept], dtype=torch.int64)
-    return Candidates([s.name for s in kept], labels, reading.digests, load, reading.skipped)
+    labels = torch.tensor([sample.label for sample in readable], dtype=torch.int64)
+    return Candidates([s.name for s in readable], labels, reading.digests, load, reading.skipped)
 
 
 def _in_prepared(data: Path, classes: Sequence[str], recipe: Recipe, side: Side) -> Candidates:
@@ -60,7 +64,7 @@ def _in_prepared(data: Path, classes: Sequence[str], recipe: Recipe, side: Side)
 
 
 def trees_of(data: Path, classes: Sequence[str], side: Side) -> list[Tree]:
-    """List the class folders of a part; of one tree, all."""
+    """List the class folders of `side`, or all if `data` is one tree. Raises DataError."""
     roots = [find_measured(data)]
     if side != "val" and roots[0] != data and (data / "train").is_dir():
         roots = [data / "train", *roots] if side == "all" else [data / "train"]

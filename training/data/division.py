@@ -1,4 +1,4 @@
-"""Divides one tree into what is trained on and what is held out, so that no copy is on both sides."""
+"""Divide one tree of photographs into training and held-out ones, with all copies on one side."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,9 +12,11 @@ from training.errors import DataError
 
 @dataclass(frozen=True)
 class Earlier:
-    """What the run `name` held out and was trained on: digests. A new one takes its weights, or it is
-    `itself` the one that goes on. Older runs and model files do not say all that they were trained on: of
-    them `unseen` are the only photographs that surely were not; None where `trained_on` is everything.
+    """The photographs, by digest (N,) int64, of an earlier run whose weights a new run takes.
+
+    `name` is for messages. `itself`: it is the same run, resumed. Older runs and model files do not record
+    everything that they were trained on: then `unseen` has the photographs known not to be trained on.
+    `unseen` is None where `trained_on` is complete.
     """
 
     name: str
@@ -33,31 +35,33 @@ def divide(
     seed: int,
     earlier: Earlier | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """-> the rows to train on and the rows held out, each ascending: the same fraction of every class.
+    """Hold out the same fraction of every class -> the training rows and the held-out rows, ascending.
 
-    The order in which the pictures of a class are held out is drawn by `seed` and the name alone, so that
-    other files do not change it. All copies of a picture go to one side, and what `earlier` held out or was
-    trained on stays on its side. Raises DataError if a class has nothing left to train on.
+    Which pictures of a class are held out depends only on `seed` and their names, so that other files do
+    not change it. All copies of a picture go to one side, and what `earlier` held out or was trained on
+    stays on its side. Raises DataError if a class has nothing left to train on.
     """
     held_out: dict[int, bool] = {}  # digest -> side
     if earlier is not None:
         held_out |= dict.fromkeys(earlier.held_out.tolist(), True)
         held_out |= dict.fromkeys(
             earlier.trained_on.tolist(), False
-        )  # of what is in both, no one can unlearn
-    every = digests.tolist()
+        )  # later, so that what is in both counts as trained on
+    all_digests = digests.tolist()
     members: list[list[int]] = [[] for _ in classes]
     for row, label in enumerate(labels.tolist()):
         members[label].append(row)
     for rows in members:
-        _divide_class(sorted(rows, key=lambda row: _order(seed, names[row])), every, fraction, held_out)
-    sides = torch.tensor([held_out[digest] for digest in every])
+        _divide_class(
+            sorted(rows, key=lambda row: _order(seed, names[row])), all_digests, fraction, held_out
+        )
+    sides = torch.tensor([held_out[digest] for digest in all_digests])
     for name, rows in zip(classes, members, strict=True):
         if rows and sides[rows].all():
             whose = f"were held out by {earlier.name}" if earlier else "have copies in other classes"
             raise DataError(
                 f"class {name!r} has nothing to train on: all of its {len(rows)} pictures {whose}; add "
-                "others"
+                "other pictures"
             )
     return (~sides).nonzero().flatten(), sides.nonzero().flatten()
 
@@ -69,16 +73,16 @@ def _order(seed: int, name: str) -> bytes:
 def _divide_class(
     rows: Sequence[int], digests: Sequence[int], fraction: float, held_out: dict[int, bool]
 ) -> None:
-    """Choose the side of each picture of a class, in the order of `rows`, where `held_out` has none yet."""
+    """Choose the side of each picture of a class, in the order of `rows`, unless `held_out` has it."""
     copies: dict[int, int] = {}
     for row in rows:
         copies[digests[row]] = copies.get(digests[row], 0) + 1
-    wanted = min(len(rows) - 1, max(1, round(len(rows) * fraction)))
+    target = min(len(rows) - 1, max(1, round(len(rows) * fraction)))
     held = sum(count for digest, count in copies.items() if held_out.get(digest))
     free = [digest for digest in copies if digest not in held_out]
     for digest in free:
-        held_out[digest] = held + copies[digest] <= wanted
+        held_out[digest] = held + copies[digest] <= target
         held += copies[digest] if held_out[digest] else 0
     smallest = min(free, key=lambda digest: copies[digest], default=None)
     if held == 0 and smallest is not None and copies[smallest] < len(rows):
-        held_out[smallest] = True  # all have more copies than were wanted
+        held_out[smallest] = True  # every picture has more copies than the target

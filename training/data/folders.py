@@ -1,4 +1,4 @@
-"""The files to train on: which folders are classes, which files pictures, how the tree is divided."""
+"""Find the files to train on: which folders are classes, which files are pictures, train/ and val/."""
 
 import os
 import re
@@ -12,8 +12,8 @@ from contract.formats.signatures import SIGNATURE_BYTES, SUFFIXES, sniff
 from contract.manifest import CONTROL
 from training.errors import DataError
 
-MAX_LISTED: Final = 10  # of the same kind of fault, in a message
-# What operating systems and network drives leave beside pictures: copies and thumbnails of them.
+MAX_LISTED: Final = 10  # names or problems of one kind in a message
+# Folders of operating systems and network drives, with copies and thumbnails of pictures.
 _SYSTEM: Final = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
 _TRAIN: Final = re.compile(r"train(ing)?([ _-]?(set|data|images))?", re.IGNORECASE)
 _VAL: Final = re.compile(
@@ -22,7 +22,7 @@ _VAL: Final = re.compile(
 
 
 class Sample(NamedTuple):
-    """A picture's file, the index of its class, and its name: CLASS/FILE, printable."""
+    """A picture's file, the index of its class, and its printable name, CLASS/FILE."""
 
     path: Path
     label: int
@@ -31,8 +31,9 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Tree:
-    """The class folders of `root`: `samples` are the files that are to be pictures, class by class and
-    sorted within, with labels by the place in `classes`; `others` the files that are none, likewise.
+    """The files in the class folders of `root`, class by class and sorted within.
+
+    `samples` are the files expected to be pictures, `others` the rest. Labels are indices of `classes`.
     """
 
     root: Path
@@ -43,7 +44,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Parts:
-    """Where the class folders lie: in `train` and `val`, or in `train` alone where nothing is divided."""
+    """The folders that hold the class folders: `train` and `val`, or one tree, with `val` None."""
 
     train: Path
     val: Path | None
@@ -51,9 +52,9 @@ class Parts:
 
 
 def find_parts(data: Path) -> Parts:
-    """Tell a tree that has train/ and val/ from one tree of classes. Raises DataError if it is neither.
+    """Tell whether `data` has train/ and val/ or is one tree of classes. Raises DataError if neither.
 
-    A folder named as a part of a set is one where it holds folders; where it holds pictures, it is a class.
+    A folder named like a part of a data set is one if it holds folders, and a class if it holds pictures.
     """
     names = folders_of(data)
     parts = _parts_among(data, names)
@@ -67,7 +68,7 @@ def find_parts(data: Path) -> Parts:
 
 
 def find_trees(data: Path) -> tuple[Parts, list[Tree]]:
-    """List one tree, or train/ and val/ in this order. Raises DataError."""
+    """List the files of one tree, or of train/ and val/ in this order. Raises DataError."""
     parts = find_parts(data)
     classes = class_names(parts.train)
     trees = [scan(parts.train, classes, classes)]
@@ -75,13 +76,13 @@ def find_trees(data: Path) -> tuple[Parts, list[Tree]]:
         trees.append(scan_known(parts.val, classes))
     inner = [name for name in classes if any(map(looks_like_split, folders_of(parts.train / name)))]
     if inner:
-        words = f"{listed(inner)}: class folders with parts of a data set in them, which are taken together"
+        words = f"{listed(inner)}: class folders that contain parts of a data set, which are merged"
         parts = replace(parts, warnings=(*parts.warnings, words))
     return parts, trees
 
 
 def find_measured(data: Path) -> Path:
-    """Return the folder whose classes are to be measured: `data`/val where there is one, else `data`.
+    """Return the folder whose classes are to be measured: `data`/val if there is one, else `data`.
 
     Raises DataError.
     """
@@ -94,7 +95,7 @@ def find_measured(data: Path) -> Path:
 
 
 def _parts_among(data: Path, names: Sequence[str]) -> list[str]:
-    """Return the folders that are parts of a divided set: they hold classes and not pictures."""
+    """Return the folders that are parts of a divided data set: they hold classes, not pictures."""
     below = {name: set(folders_of(data / name)) for name in names if looks_like_split(name)}
     return [
         name
@@ -108,49 +109,51 @@ def _parts_among(data: Path, names: Sequence[str]) -> list[str]:
 
 
 def _advice(data: Path, parts: Sequence[str]) -> str:
-    """Say what is wrong with the names of `parts`, none of which is train/ beside a val/."""
+    """Explain the problem with the names of `parts`, which are not a train/ beside a val/."""
     train = next((name for name in ("train", *parts) if name in parts and _TRAIN.fullmatch(name)), None)
     val = next((name for name in ("val", *parts) if name in parts and _VAL.fullmatch(name)), None)
     renamed = [f"{old} to {new}" for old, new in ((train, "train"), (val, "val")) if old and old != new]
     if train and val:
-        found = f"{train}/ and {val}/, both with class folders: rename {' and '.join(renamed)}"
-        return f"{found}, or pass one of them itself to split it"
+        problem = f"{train}/ and {val}/, both with class folders: rename {' and '.join(renamed)}"
+        return f"{problem}, or pass one of them to split it"
     if train:
-        return f"{train}/ but no val/; add one, or pass {train}/ itself to split it"
-    return f"{val}/ but no train/ beside it; add one, or pass {val}/ itself, or move its class folders up"
+        return f"{train}/ but no val/; add one, or pass {train}/ to split it"
+    return (
+        f"{val}/ but no train/ beside it; add one, or pass {val}/ to split it, or move its class folders up"
+    )
 
 
 def looks_like_split(name: str) -> bool:
-    """Tell whether people call a part of a data set so, as Train, valid or test_set, and not a class."""
+    """Tell whether `name` is a usual name of a part of a data set, such as Train, valid or test_set."""
     return bool(_TRAIN.fullmatch(name) or _VAL.fullmatch(name))
 
 
 def class_names(root: Path) -> tuple[str, ...]:
-    """Return the folders below `root`, sorted, hidden ones left out; DataError if fewer than two."""
+    """Return the names of the class folders in `root`, sorted. Raises DataError if fewer than two."""
     names = folders_of(root)
     if len(names) < 2:
         words = f"{printable(root)} has {len(names)} class folders; at least two are needed"
         if len(names) == 1 and (inner := folders_of(root / names[0])):
             words += f". {printable(names[0])}/ has {len(inner)} folders: did you mean to pass that one?"
         if not names and (loose := sum(map(_is_picture, _files(root, deep=False)))):
-            words += f". {loose} pictures lie in it directly: put those of each class into a folder"
+            words += f". {loose} pictures are directly in it: put those of each class into a folder"
         raise DataError(words)
     require_plain(root, names)
     return names
 
 
 def require_plain(root: Path, names: Iterable[str]) -> None:
-    """Raise DataError for names that no model file can hold: they are the classes' names."""
+    """Raise DataError for class folders whose names a model file cannot hold."""
     bad = [printable(name) for name in names if CONTROL.search(name)]
     if bad:
         raise DataError(
-            f"{printable(root)} has class folders whose names are no UTF-8 or hold control characters: "
+            f"{printable(root)} has class folders whose names are not UTF-8 or contain control characters: "
             f"{listed(bad)}; rename them"
         )
 
 
 def scan(root: Path, names: Sequence[str], classes: Sequence[str]) -> Tree:
-    """List the files of the class folders `names`, labelled by place in `classes`, or raise DataError."""
+    """List the files of the class folders `names`, labelled by index in `classes`. Raises DataError."""
     samples: list[Sample] = []
     others: list[Sample] = []
     for name in names:
@@ -161,7 +164,7 @@ def scan(root: Path, names: Sequence[str], classes: Sequence[str]) -> Tree:
 
 
 def scan_known(root: Path, classes: Sequence[str]) -> Tree:
-    """List what can be measured in `root`, folders matched to `classes` by name, or raise DataError."""
+    """List the files of `root`, whose folders must be among `classes`. Raises DataError if not."""
     plain = {unicodedata.normalize("NFC", name): name for name in classes}
     names = {name: plain.get(unicodedata.normalize("NFC", name)) for name in folders_of(root)}
     if not names:
@@ -185,9 +188,11 @@ def scan_known(root: Path, classes: Sequence[str]) -> Tree:
 
 
 def folders_of(root: Path) -> tuple[str, ...]:
-    """Return the names of the folders in `root`, sorted, without hidden ones, or raise DataError."""
+    """Return the names of the folders in `root`, sorted, without hidden ones. Raises DataError."""
     if not root.is_dir():
-        raise DataError(f"{printable(root)} is no folder; expected one with a folder of images per class")
+        raise DataError(
+            f"{printable(root)} is not a folder; expected one with a folder of images per class"
+        )
     try:
         return tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not _hidden(p.name)))
     except OSError as error:
@@ -195,17 +200,17 @@ def folders_of(root: Path) -> tuple[str, ...]:
 
 
 def _files(folder: Path, deep: bool = True) -> Iterator[Path]:
-    """Yield the files below `folder`, sorted, without hidden ones and devices. Raises DataError."""
+    """Yield the files below `folder`, sorted, without hidden files and devices. Raises DataError."""
 
     def fail(error: OSError) -> None:
         raise DataError(f"{printable(error.filename)} cannot be read: {error.strerror or error}")
 
-    found: list[Path] = []
-    for place, below, names in os.walk(folder, onerror=fail):
+    paths: list[Path] = []
+    for parent, below, names in os.walk(folder, onerror=fail):
         below[:] = [name for name in below if deep and not _hidden(name)]
-        found += [Path(place, name) for name in names if not _hidden(name)]
-    # A link to nothing stays: it is a picture that cannot be read.
-    yield from (path for path in sorted(found) if path.is_file() or not path.exists())
+        paths += [Path(parent, name) for name in names if not _hidden(name)]
+    # A broken link stays in the list, to be reported as a picture that cannot be read.
+    yield from (path for path in sorted(paths) if path.is_file() or not path.exists())
 
 
 def _hidden(name: str) -> bool:
@@ -213,7 +218,7 @@ def _hidden(name: str) -> bool:
 
 
 def _is_picture(path: Path) -> bool:
-    """Tell by the name, else by the first bytes, whether a file is to be a picture."""
+    """Tell by its name, else by its first bytes, whether a file is meant to be a picture."""
     if path.suffix.lower() in SUFFIXES:
         return True
     try:
@@ -224,21 +229,21 @@ def _is_picture(path: Path) -> bool:
 
 
 def printable(name: str | os.PathLike[str]) -> str:
-    """Escape what a terminal, a log or JSON cannot show: bytes that are no UTF-8, control characters."""
+    """Escape bytes that are not UTF-8 and control characters, for terminals, logs and JSON."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    escaped = CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    escaped = CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
     return unicodedata.normalize("NFC", escaped)
 
 
-def listed(words: Iterable[str], most: int = MAX_LISTED) -> str:
-    """Join at most `most` words by commas and say how many more there are."""
-    every = list(words)
-    more = f" and {len(every) - most:,} more" if len(every) > most else ""
-    return ", ".join(every[:most]) + more
+def listed(words: Iterable[str], limit: int = MAX_LISTED) -> str:
+    """Join at most `limit` words by commas, and count the others."""
+    items = list(words)
+    more = f" and {len(items) - limit:,} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more
 
 
 def by_suffix(names: Iterable[str]) -> str:
-    """Count files by the ends of their names: "50 .json, 1 without a suffix"."""
+    """Count files by suffix: "50 .json, 1 without a suffix"."""
     counts: dict[str, int] = {}
     for name in names:
         suffix = Path(name).suffix.lower() or "without a suffix"

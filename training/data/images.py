@@ -1,4 +1,4 @@
-"""Files -> every picture's central square, decoded once, as uint8, and a digest of its bytes."""
+"""Read picture files into scaled squares of uint8 pixels, with a digest of each file's bytes."""
 
 import hashlib
 import os
@@ -19,19 +19,20 @@ from contract.recipe import Recipe
 from training.data.folders import Sample, printable
 from training.errors import DataError
 
-MAX_PIXELS = 200_000_000  # one's own photographs may be larger than what a server takes from strangers
-DIGEST_BYTES: Final = 8  # two of a million photographs get the same one with a probability of 3e-8
+MAX_PIXELS = 200_000_000  # larger than the service's limit, which is for untrusted images
+DIGEST_BYTES: Final = 8  # the probability that two of a million photographs collide is 3e-8
 
 T = TypeVar("T")
-_AHEAD = 512  # squares that may wait for the one before them: 100 MB
-_MEMORY_SHARE = 0.8  # of what is free, for pictures; the network and its training take the rest
+_AHEAD = 512  # squares that may be waiting for an earlier one: 100 MB
+_MEMORY_SHARE = 0.8  # of the free memory, for pictures; training takes the rest
 
 
 @dataclass(frozen=True)
 class Split:
-    """The pictures `rows` (N,) of `pixels` (M, resize, resize, 3) uint8, which the parts of a set share.
+    """Some pictures of a data set: the `rows` (N,) of `pixels` (M, resize, resize, 3) uint8.
 
-    `labels` and `digests` (N,) int64 and `names` (CLASS/FILE) are those of the N pictures.
+    Training and validation pictures share `pixels`. `labels` and `digests` (N,) int64 and `names`
+    (CLASS/FILE) belong to the N pictures.
     """
 
     pixels: Tensor
@@ -44,7 +45,7 @@ class Split:
         return len(self.rows)
 
     def squares(self, places: Tensor) -> Tensor:
-        """Copy the pictures at `places` (n,) -> (n, resize, resize, 3)."""
+        """Copy the pictures at `places` (n,) -> (n, resize, resize, 3) uint8."""
         return self.pixels[self.rows[places]]
 
     def batches(self, size: int) -> Iterator[Tensor]:
@@ -53,15 +54,17 @@ class Split:
             yield self.pixels[rows]
 
     def part(self, places: slice | Tensor) -> "Split":
-        """Return the pictures at `places`; their pixels stay where they are."""
+        """Select the pictures at `places`, without copying their pixels."""
         names = tuple(self.names[place] for place in torch.arange(len(self))[places].tolist())
         return Split(self.pixels, self.rows[places], self.labels[places], self.digests[places], names)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What has been read of a list of files: `places` (N,) int64 of the readable ones in it, ascending, and
-    their `digests` (N,) int64; `skipped` are the others, one line each with the reason.
+    """The result of reading a list of files.
+
+    `places` (N,) int64 are the indices of the readable files, ascending, and `digests` (N,) int64 their
+    digests. `skipped` has a line with the reason for each of the other files.
     """
 
     places: Tensor
@@ -70,12 +73,12 @@ class Reading:
 
 
 def digest_of(data: bytes) -> int:
-    """Identify a photograph by its file's bytes: 8 bytes of blake2b, as a signed integer."""
+    """Digest the bytes of a file: 8 bytes of blake2b, as a signed integer."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest(), "little", signed=True)
 
 
 def read_digests(samples: Sequence[Sample], title: str) -> Reading:
-    """Identify files without decoding them."""
+    """Compute the digests of files without decoding them; `title` is for the progress bar."""
     return _read(samples, title, None, lambda _sample, data: digest_of(data), lambda digest: digest)
 
 
@@ -86,7 +89,7 @@ def read_squares(
     workers: int | None,
     keep: Callable[[Tensor], object],
 ) -> Reading:
-    """Decode every picture and give its square to `keep`, in order; skip those that cannot be read."""
+    """Decode every picture and pass its square to `keep`, in order; skip unreadable ones."""
 
     def load(_sample: Sample, data: bytes) -> tuple[Tensor, int]:
         return torch.from_numpy(square(decode(data, recipe, MAX_PIXELS), recipe).copy()), digest_of(data)
@@ -105,7 +108,7 @@ def _read(
     load: Callable[[Sample, bytes], T],
     take: Callable[[T], int],
 ) -> Reading:
-    """Call `load` on the files with `workers` threads, by default one per core, and `take` in order."""
+    """Call `load` on the files in `workers` threads (default: one per core), and `take` in order."""
 
     def attempt(sample: Sample) -> T | str:
         try:
@@ -115,7 +118,7 @@ def _read(
         except OSError as error:
             return f"{printable(sample.path)}: {error.strerror or error}"
 
-    kept: list[int] = []
+    readable: list[int] = []
     digests: list[int] = []
     skipped: list[str] = []
     with (
@@ -129,9 +132,9 @@ def _read(
                 if isinstance(loaded, str):
                     skipped.append(loaded)
                 else:
-                    kept.append(place)
+                    readable.append(place)
                     digests.append(take(loaded))
-    return Reading(_int64(kept), _int64(digests), tuple(skipped))
+    return Reading(_int64(readable), _int64(digests), tuple(skipped))
 
 
 def _int64(values: Sequence[int]) -> Tensor:
@@ -141,19 +144,19 @@ def _int64(values: Sequence[int]) -> Tensor:
 def load_pictures(
     samples: Sequence[Sample], recipe: Recipe, title: str, workers: int | None = None
 ) -> tuple[Split, Reading]:
-    """Decode every picture into memory; -> the readable ones, and what was read.
+    """Decode pictures into memory -> the readable ones, and the Reading.
 
-    Raises DataError before the first is decoded if all do not fit into the memory that is free now.
+    Raises DataError before decoding if they do not fit into the memory that is free now.
     """
     needed = len(samples) * recipe.resize * recipe.resize * 3
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun's, each has its own copy
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # started by torchrun; each has its own copy
     free = available_memory()
     if needed * processes > _MEMORY_SHARE * free:
-        each = f" in each of {processes} processes" if processes > 1 else ""
+        per_process = f" in each of {processes} processes" if processes > 1 else ""
         raise DataError(
-            f"{len(samples):,} images take {needed / 1e9:.1f} GB of memory{each}, and {free / 1e9:.1f} GB "
-            f"are free, of which {_MEMORY_SHARE:.0%} may be used; write them to a disk once with "
-            "`prepare`, and train on what that wrote"
+            f"{len(samples):,} images take {needed / 1e9:.1f} GB of memory{per_process}, and "
+            f"{free / 1e9:.1f} GB are free, of which {_MEMORY_SHARE:.0%} may be used; scale them once with "
+            "`prepare`, and train on the folder that it writes"
         )
     pixels = torch.empty(len(samples), recipe.resize, recipe.resize, 3, dtype=torch.uint8)
     rows = iter(pixels)
@@ -162,46 +165,46 @@ def load_pictures(
 
 
 def split_of(pixels: Tensor, samples: Sequence[Sample], reading: Reading) -> Split:
-    """Return all pictures that have been read of `samples`; `pixels` are theirs."""
-    kept = [samples[place] for place in reading.places.tolist()]
-    labels, names = _int64([sample.label for sample in kept]), tuple(sample.name for sample in kept)
-    return Split(pixels, torch.arange(len(kept)), labels, reading.digests, names)
+    """Make a Split of the readable ones of `samples`, whose squares are `pixels`."""
+    readable = [samples[place] for place in reading.places.tolist()]
+    labels, names = _int64([sample.label for sample in readable]), tuple(sample.name for sample in readable)
+    return Split(pixels, torch.arange(len(readable)), labels, reading.digests, names)
 
 
 def central(squares: Tensor, recipe: Recipe) -> Tensor:
-    """(N, resize, resize, 3) -> the crops (N, crop, crop, 3) in the middle."""
+    """Cut the central crops (N, crop, crop, 3) out of squares (N, resize, resize, 3)."""
     margin = (recipe.resize - recipe.crop) // 2
     window = slice(margin, margin + recipe.crop)
     return squares[:, window, window]
 
 
-# Products of values from -128 to 127, 1024 of them at most: below 2**24, every sum of them is exact in
-# float32. Pixels side by side make matrices that are worth a matrix product.
+# A sum of at most 1024 products of values from -128 to 127 is below 2**24, and so exact in float32. Several
+# pixels side by side make the matrices large enough for an efficient product.
 _PIXELS, _BESIDE = 1024, 16
-_AT_ONCE = 16 * _PIXELS * _BESIDE  # pixels, which stay in the processor's cache
+_AT_ONCE = 16 * _PIXELS * _BESIDE  # pixels that fit into the processor's cache
 
 
 def channel_statistics(squares: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """-> the mean (3,) and the covariance (3, 3) of the RGB values on the scale 0 to 255, float64.
+    """Compute the mean (3,) and covariance (3, 3) of RGB values, 0 to 255, in float64.
 
-    They are computed in integers and rounded once. `squares` (N, H, W, 3) uint8; `rows` (n,): of these.
+    `squares` (N, H, W, 3) uint8; `rows` (n,) selects some of them. The sums are integers, rounded once.
     """
     rows = torch.arange(len(squares)) if rows is None else rows
     size = squares[0].numel() // 3
     sums, products = torch.zeros(3, dtype=torch.int64), torch.zeros(3, 3, dtype=torch.int64)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # in each worker: between cores, so little work is not worth a hand-over
+    torch.set_num_threads(1)  # each worker runs on one core: its products are too small to divide
     try:
         with ThreadPoolExecutor(threads) as pool:
             chunks = torch.split(rows, max(1, _AT_ONCE // size))
-            for some_sums, some_products in pool.map(lambda some: _sums(squares[some]), chunks):
-                sums += some_sums
-                products += some_products
+            for chunk_sums, chunk_products in pool.map(lambda chunk: _sums(squares[chunk]), chunks):
+                sums += chunk_sums
+                products += chunk_products
     finally:
         torch.set_num_threads(threads)
     count, first, second = len(rows) * size, sums.tolist(), products.tolist()
     mean = [128 + total / count for total in first]
-    # In Python's integers, because the products of sums are beyond 64 bits.
+    # Python's integers, because the products of sums exceed 64 bits.
     covariance = [
         [(count * second[i][j] - first[i] * first[j]) / count**2 for j in range(3)] for i in range(3)
     ]
@@ -209,7 +212,7 @@ def channel_statistics(squares: Tensor, rows: Tensor | None = None) -> tuple[Ten
 
 
 def _sums(squares: Tensor) -> tuple[Tensor, Tensor]:
-    """-> the sums (3,) of R, G and B, less 128 each, and (3, 3) of their products, int64."""
+    """Sum R, G and B, less 128 each (3,), and their products (3, 3), in int64."""
     values = squares.flatten().float().sub_(128)
     values = F.pad(values, (0, -len(values) % (3 * _PIXELS * _BESIDE)))
     values = values.view(-1, _PIXELS, 3 * _BESIDE)

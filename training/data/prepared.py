@@ -1,8 +1,8 @@
-"""What a run trains on: a folder of photographs, or one that `prepare` has scaled once and for all.
+"""Load the data set of a run, from a folder of photographs or from a prepared folder; write the latter.
 
-A prepared folder holds prepared.json, pictures.npz (labels and digests) and pixels (the squares one after
-the other, raw uint8). The pixels are mapped, not read: a set may be larger than the memory, the processes
-of one machine share the pages, and an image costs a copy of 196 kB.
+A prepared folder holds prepared.json, pictures.npz (labels and digests) and pixels (all squares, raw
+uint8). The pixels are memory-mapped: a set may be larger than memory, the processes of one machine share
+the pages, and reading an image copies 196 kB.
 """
 
 import json
@@ -26,17 +26,19 @@ from training.errors import DataError
 
 INDEX: Final = "prepared.json"
 FORMAT: Final = 2
-# What one that was cut off leaves behind.
+# The files that an interrupted `prepare` leaves.
 _BEGUN: Final = {f"{INDEX}.partial", "pixels", "pictures.npz"}
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """`mean` (3,) and `covariance` (3, 3) are of the training set's RGB values, 0 to 255, float64; `split`
-    says how one tree was divided, None where it came divided. `skipped` are the pictures that cannot be
-    read, each with the reason, `others` says how many files are no pictures. `trained_before` are the
-    digests of what the run that this one starts from was trained on; if that is `unrecorded`, `val` may
-    hold some of it.
+    """The training and validation pictures of a run.
+
+    `mean` (3,) and `covariance` (3, 3) are those of the training set's RGB values, 0 to 255, float64.
+    `split` says how one tree was divided; None if it came divided. `skipped` has a line with the reason for
+    each unreadable picture, `others` counts the files that are not pictures. `trained_before` are the
+    digests of the photographs that the run which this one starts from was trained on; if that is
+    `unrecorded`, `val` may include some of them.
     """
 
     name: str
@@ -55,8 +57,10 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Pool:
-    """All pictures of a data set, before they are divided: the first `train` of them came as the training
-    part, or `split` says how one tree is to be divided, and the other is None.
+    """All pictures of a data set, before they are divided into training and validation.
+
+    Either the first `train` of them came as the training part, or `split` says how to divide one tree; the
+    other of the two is None.
     """
 
     name: str
@@ -69,17 +73,20 @@ class Pool:
     pictures: Split
 
     def sides(self, earlier: Earlier | None = None) -> tuple[Tensor, Tensor]:
-        """-> the rows to train on and those held out, ascending. Raises DataError."""
-        every = self.pictures
+        """Divide the pictures -> the training rows and the held-out rows, ascending. Raises DataError."""
+        pictures = self.pictures
         if self.split is None:
-            return every.rows[: self.train], every.rows[self.train :]
+            return pictures.rows[: self.train], pictures.rows[self.train :]
         fraction, seed = self.split["val_fraction"], self.split["seed"]
-        return divide(every.names, every.labels, every.digests, self.classes, fraction, seed, earlier)
+        return divide(
+            pictures.names, pictures.labels, pictures.digests, self.classes, fraction, seed, earlier
+        )
 
 
 def prepare(data: Path, out: Path, config: Config, workers: int | None = None) -> Dataset:
-    """Writes every picture of `data` as `config.recipe` has it into `out`, prepared.json last: a folder
-    without it is not used, and begun anew. Raises DataError.
+    """Scale every picture of `data` by `config.recipe`, and write them into the folder `out`.
+
+    prepared.json is written last: a folder without it is incomplete and is written again. Raises DataError.
     """
     if out.is_dir() and {path.name for path in out.iterdir()} - _BEGUN:
         raise DataError(f"{out} is not empty; choose another folder")
@@ -113,9 +120,9 @@ def prepare(data: Path, out: Path, config: Config, workers: int | None = None) -
 def load_dataset(
     data: Path, config: Config, workers: int | None = None, earlier: Earlier | None = None
 ) -> Dataset:
-    """`data` is a prepared folder, or one of photographs: train/ and val/, or one tree that is split here.
+    """Load a prepared folder, or one of photographs: train/ and val/, or one tree, which is split.
 
-    What `earlier` held out or was trained on stays on its side of a tree that is split. Raises DataError.
+    In a split, what `earlier` held out or was trained on stays on its side. Raises DataError.
     """
     prepared = (data / INDEX).is_file()
     if prepared:
@@ -148,7 +155,7 @@ def load_dataset(
 def _read_pool(
     data: Path, config: Config, read: Callable[[Sequence[Sample]], tuple[Split, Reading]]
 ) -> Pool:
-    """Find the pictures of a folder of photographs and `read` them. Raises DataError."""
+    """Find the pictures of a folder and `read` them. Raises DataError."""
     parts, trees = find_trees(data)
     pictures, reading = read([sample for tree in trees for sample in tree.samples])
     train = require_classes(trees, reading)
@@ -159,27 +166,30 @@ def _read_pool(
 
 
 def _seen_before(val: Split, earlier: Earlier) -> tuple[tuple[str, ...], bool]:
-    """-> warnings, and whether `val` may hold photographs that `earlier` has seen without recording it."""
+    """Warn about validation pictures that `earlier` was trained on.
+
+    -> warnings, and whether `val` may include photographs that `earlier` was trained on without record.
+    """
     if earlier.itself:
         return (), False
     lines = []
     if seen := int(torch.isin(val.digests, earlier.trained_on).sum()):
         lines.append(
             f"{seen:,} of {len(val):,} validation photographs are among those that {earlier.name} was "
-            "trained on: the accuracy on them promises too much"
+            "trained on: their accuracy is too optimistic"
         )
     unrecorded = earlier.unseen is not None and not torch.isin(val.digests, earlier.unseen).all()
     if unrecorded:
         lines.append(
-            f"{earlier.name} does not record what it was trained on: validation may hold some of it"
+            f"{earlier.name} does not record what it was trained on: validation may include some of it"
         )
     return tuple(lines), bool(unrecorded)
 
 
 def open_prepared(data: Path, recipe: Recipe) -> tuple[Pool, Tensor, Tensor]:
-    """Map a folder that `prepare` has written; -> its pictures, mean and covariance of those to train on.
+    """Map a prepared folder -> its pictures, and the mean and covariance of the training ones.
 
-    Raises DataError if it is of another version, damaged, or otherwise scaled.
+    Raises DataError if it is damaged, of another version, or scaled by another recipe.
     """
     try:
         index: dict[str, Any] = json.loads((data / INDEX).read_text(encoding="utf-8"))
@@ -199,7 +209,9 @@ def open_prepared(data: Path, recipe: Recipe) -> tuple[Pool, Tensor, Tensor]:
         raise DataError(f"{data / 'pictures.npz'} is damaged: {error}; prepare it again") from None
     names = tuple(index["names"])
     if not len(names) == len(labels) == len(digests):
-        raise DataError(f"{data} does not fit together; prepare the photographs again")
+        raise DataError(
+            f"{data} is damaged: its files do not belong together; prepare the photographs again"
+        )
     pictures = Split(_mapped(data, len(names), recipe), torch.arange(len(names)), labels, digests, names)
     values = {f.name: index[f.name] for f in fields(Pool) if f.name != "pictures"}
     lists = {key: tuple(values[key]) for key in ("classes", "skipped", "warnings")}
@@ -209,10 +221,10 @@ def open_prepared(data: Path, recipe: Recipe) -> tuple[Pool, Tensor, Tensor]:
 
 def _mapped(data: Path, count: int, recipe: Recipe) -> Tensor:
     shape, path = (count, recipe.resize, recipe.resize, 3), data / "pixels"
-    found = path.stat().st_size if path.is_file() else 0
-    if found != np.prod(shape):
-        raise DataError(f"{path} has {found} bytes, not {np.prod(shape)}; prepare it again")
+    size = path.stat().st_size if path.is_file() else 0
+    if size != np.prod(shape):
+        raise DataError(f"{path} has {size} bytes, not {np.prod(shape)}; prepare it again")
     if not count:
         return torch.empty(shape, dtype=torch.uint8)
-    # Copy on write: torch wants an array that could be written, and nothing reaches the file.
+    # Copy on write: torch requires a writable array, and the file must not change.
     return torch.from_numpy(np.memmap(path, np.uint8, "c", shape=shape))

@@ -1,4 +1,4 @@
-"""Refuses classes of which too few pictures can be read, with the true counts, all in one message."""
+"""Require enough readable pictures in every class, and report all that have too few."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,30 +9,31 @@ from training.errors import DataError
 
 
 def require_classes(trees: Sequence[Tree], reading: Reading) -> int | None:
-    """-> how many pictures came as the training part, None for one tree. Raises DataError for every class
-    that has too few to train on, all in one message.
+    """Count the pictures of the training part -> None for one tree.
+
+    Raises DataError with one message about all classes that have too few readable pictures.
     """
     first, divided = trees[0], len(trees) > 1
-    kept = [place for place in reading.places.tolist() if place < len(first.samples)]
-    readable = Counter(first.samples[place].label for place in kept)
-    least = 1 if divided else 2
-    poor = [label for label in range(len(first.classes)) if readable[label] < least]
-    if poor:
+    places = [place for place in reading.places.tolist() if place < len(first.samples)]
+    readable = Counter(first.samples[place].label for place in places)
+    minimum = 1 if divided else 2
+    too_few = [label for label in range(len(first.classes)) if readable[label] < minimum]
+    if too_few:
         number = "a picture" if divided else "two pictures"
-        lines = [_too_few(first, label, readable[label], reading.skipped) for label in poor[:MAX_LISTED]]
-        more = f", and {len(poor) - MAX_LISTED:,} more classes" if len(poor) > MAX_LISTED else ""
+        lines = [_too_few(first, label, readable[label], reading.skipped) for label in too_few[:MAX_LISTED]]
+        more = f", and {len(too_few) - MAX_LISTED:,} more classes" if len(too_few) > MAX_LISTED else ""
         raise DataError(
             f"{printable(first.root)}: each class needs {number} that can be read; {', '.join(lines)}{more}"
         )
-    if divided and len(kept) == len(reading.places):
+    if divided and len(places) == len(reading.places):
         raise DataError(
             f"{printable(trees[1].root)} has no picture that can be read{_because(reading.skipped[-1:])}"
         )
-    return len(kept) if divided else None
+    return len(places) if divided else None
 
 
 def _too_few(tree: Tree, label: int, readable: int, skipped: Sequence[str]) -> str:
-    """Say what there is in a class instead of pictures."""
+    """Describe what a class has instead of enough readable pictures."""
     name, files = tree.classes[label], [sample for sample in tree.samples if sample.label == label]
     others = [sample.name for sample in tree.others if sample.label == label]
     if not files and not others:
@@ -43,7 +44,7 @@ def _too_few(tree: Tree, label: int, readable: int, skipped: Sequence[str]) -> s
         reason = [line for line in skipped if line.startswith(folder)][:1]
         instead.append(f"{unreadable:,} cannot be read{_because(reason)}")
     if others:
-        instead.append(f"files that are no pictures: {by_suffix(others)}")
+        instead.append(f"files that are not pictures: {by_suffix(others)}")
     return f"class {name!r} has {readable}" + (f" ({'; '.join(instead)})" if instead else "")
 
 

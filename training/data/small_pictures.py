@@ -1,4 +1,4 @@
-"""Sets of small pictures, all of them in memory, for pre-training the base network."""
+"""Load sets of small pictures into memory, to pre-train the base network."""
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,12 +21,12 @@ from training.data.images import MAX_PIXELS
 from training.errors import DataError
 
 SIDE: Final = 64  # pixels, of Tiny ImageNet
-_CHUNK: Final = 500  # pictures that a process decodes at a time
+_CHUNK: Final = 500  # pictures per task of a decoding process
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """`squares` (N, SIDE, SIDE, 3) uint8 and `labels` (N,) int64, on the device."""
+    """Pictures on the device: `squares` (N, SIDE, SIDE, 3) uint8 and `labels` (N,) int64."""
 
     squares: Tensor
     labels: Tensor
@@ -34,7 +34,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class PictureSet:
-    """One of the data sets; its classes are the network's outputs from `first` on."""
+    """One data set; the network's outputs from `first` on are its classes."""
 
     name: str
     classes: tuple[str, ...]
@@ -44,6 +44,7 @@ class PictureSet:
 
     @property
     def outputs(self) -> slice:
+        """The network's outputs that are classes of this set."""
         return slice(self.first, self.first + len(self.classes))
 
 
@@ -53,9 +54,9 @@ def load_sets(folders: Sequence[Path], device: torch.device) -> list[PictureSet]
     for folder in folders:
         _parts, trees = find_trees(folder)
         classes = trees[0].classes
-        first = sum(len(each.classes) for each in sets)
+        first = sum(len(picture_set.classes) for picture_set in sets)
         if len(trees) < 2:
-            raise DataError(f"{folder} has no train/ and val/")
+            raise DataError(f"{folder} has no train/ and val/; both are needed")
         train, val = (_read(tree.samples, device) for tree in trees)
         sets.append(PictureSet(folder.resolve().name, classes, first, train, val))
     return sets

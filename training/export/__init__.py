@@ -1,1 +1,1 @@
-"""One ONNX file from a checkpoint: the graph, its proof of parity, quantisation, verification."""
+"""Export a checkpoint as one ONNX file: the graph, quantisation, parity checks, verification."""

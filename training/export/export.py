@@ -1,4 +1,4 @@
-"""A checkpoint -> one ONNX file with its manifest inside, proven equal before it gets its name."""
+"""Export a checkpoint as one ONNX file with its manifest, after checking that both compute the same."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ from training.data.measured_on import VALIDATION, measured_on
 from training.errors import ExportError
 from training.evaluate import Classify, evaluate, probabilities_of, score, torch_classifier
 from training.export.graph import OPSET, build_graph
-from training.export.parity import TOLERANCE, classifier_of, difference, measure_parity, most_changed
+from training.export.parity import TOLERANCE, classifier_of, difference, max_changed, measure_parity
 from training.export.quantize import IMAGES, quantise
 from training.messages import abbreviated
 from training.model import AlexNet
@@ -36,18 +36,18 @@ from training.run.held_out import (
 )
 
 SUFFIX: Final = ".onnx"
-MAX_LOSS: Final = 0.005  # of top-1, as a fraction
+MAX_LOSS: Final = 0.005  # of top-1 accuracy (0 to 1) in fp16 and int8
 
 
 def export(
     source: Path, out: Path, precision: str = "fp32", version: int = 1, data: Path | None = None
 ) -> Manifest:
-    """As `export_chosen`, of the checkpoint that `choose` takes of a run folder, or of a file."""
+    """Export the checkpoint that `choose` takes from the run folder or file `source`."""
     return export_chosen(choose(source), out, precision, version, data)
 
 
 def model_path(out: Path) -> Path:
-    """The file to write: no other suffix is served. Raises ExportError for a folder."""
+    """Append .onnx, the suffix of served files, if it is missing. Raises ExportError for a folder."""
     if out.is_dir():
         raise ExportError(f"{out} is a folder; name the file, such as {out / 'mine.onnx'}")
     return out if out.suffix == SUFFIX else out.with_name(f"{out.name}{SUFFIX}")
@@ -56,24 +56,24 @@ def model_path(out: Path) -> Path:
 def export_chosen(
     choice: Choice, out: Path, precision: str = "fp32", version: int = 1, data: Path | None = None
 ) -> Manifest:
-    """Writes `out`, replacing it only by a file that passed every check, and returns its manifest.
+    """Write the model file `out` and return its manifest; an old file stays if any check fails.
 
-    With `data`, accuracy is measured with the file itself,
-    on one crop and on ten; without, the training's last validation is reported. fp16 and int8 need it:
-    they are accepted by what they lose on it. Raises ExportError, CheckpointError or DataError.
+    With `data`, accuracy is measured with the file itself, on one crop and on ten; without, the manifest
+    has that of the run's last validation. fp16 and int8 need `data`: they are accepted if they lose at
+    most MAX_LOSS of top-1 on it. Raises ExportError, CheckpointError or DataError.
     """
     path, state = choice.path, choice.state
     if state.config.image_size != DEFAULT_RECIPE.crop:
         raise ExportError(
             f"{path} was trained at image_size {state.config.image_size}; only {DEFAULT_RECIPE.crop} "
-            "can be served: train on from it with --from"
+            "can be served; start a run at that size from it with --from"
         )
     model = checkpoint.restore_model(state)
     if precision == "int8" and state.config.activation != "relu":
         raise ExportError(
-            f"{path} has activation {state.config.activation}; int8 takes relu: use fp32 or fp16"
+            f"{path} has activation {state.config.activation}; int8 needs relu; use fp32 or fp16"
         )
-    try:  # before the long part: a name or version that cannot be is refused at once
+    try:  # before the slow part, to refuse a bad name or version at once
         manifest = _manifest(state, path, out.stem, version, precision)
     except ManifestError as error:
         raise ExportError(f"{out} is not written: {abbreviated(error, 240)}") from None
@@ -97,7 +97,7 @@ def export_chosen(
                 training=manifest.training | _measured_on(state, measured),
                 parity=parity.record() | acceptance,
             )
-        except ManifestError as error:  # an infinite difference, for one
+        except ManifestError as error:  # such as an infinite difference
             raise ExportError(f"{out} is not written: {abbreviated(error)}") from None
         entry = graph.metadata_props.add()
         entry.key, entry.value = METADATA_KEY, manifest.to_json()
@@ -110,12 +110,12 @@ def export_chosen(
 
 @contextmanager
 def _replaced(out: Path) -> Iterator[Path]:
-    """A file beside `out` that takes its place if all goes well, and is gone if not."""
+    """Provide a temporary file beside `out`, which replaces it on success and is removed on failure."""
     partial = out.with_suffix(".partial")
     try:
         if not out.parent.exists():
             out.parent.mkdir(parents=True)
-        partial.touch()  # what cannot be written is told before the long part
+        partial.touch()  # fail before the slow part if it cannot be written
         yield partial
         partial.replace(out)
     except OSError as error:
@@ -128,23 +128,24 @@ def _replaced(out: Path) -> Iterator[Path]:
 def _graph_of(
     state: Checkpoint, model: AlexNet, precision: str, data: Path | None, split: Split | None, out: Path
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """-> the graph, and where it rounds the measurement by which it was accepted."""
+    """Build the graph -> the graph and, for fp16 and int8, the measurement by which it was accepted."""
     if precision == "fp32":
         return build_graph(model, state.mean, state.std, precision), {}
     if data is None or split is None:
         raise ExportError(
-            f"--precision {precision} is accepted by what it loses: pass --data, what was trained on"
+            f"--precision {precision} needs --data, to measure what it loses: pass the training folder"
         )
     expected = probabilities_of(torch_classifier(model, state.mean, state.std), split, state.recipe)
     top1 = score(expected, split.labels).top1
-    seen: dict[str, Any] = {}
+    measurement: dict[str, Any] = {}
 
     def passes(graph: onnx.ModelProto) -> bool:
-        found = probabilities_of(classifier_of(graph), split, state.recipe)
-        agreement = difference(found, expected).agreement
-        seen.update(agreement=agreement, top1=score(found, split.labels).top1, top1_fp32=top1)
+        measured = probabilities_of(classifier_of(graph), split, state.recipe)
+        agreement = difference(measured, expected).agreement
+        rounded_top1 = score(measured, split.labels).top1
+        measurement.update(agreement=agreement, top1=rounded_top1, top1_fp32=top1)
         changed = round((1 - agreement) * len(split))
-        return changed <= most_changed(len(split)) and top1 - seen["top1"] <= MAX_LOSS
+        return changed <= max_changed(len(split)) and top1 - rounded_top1 <= MAX_LOSS
 
     if precision == "fp16":
         graph = build_graph(model, state.mean, state.std, precision)
@@ -154,17 +155,18 @@ def _graph_of(
         result = quantise(model, state.mean, state.std, central(squares, state.recipe), passes)
     if result is None:
         raise ExportError(
-            f"{out} is not written: in {precision} top-1 is {seen['top1']:.2%} instead of {top1:.2%} and "
-            f"{seen['agreement']:.2%} of {len(split)} answers stay; {100 * MAX_LOSS} points less and "
-            f"{most_changed(len(split))} other answers are allowed"
+            f"{out} is not written: in {precision} top-1 is {measurement['top1']:.2%} instead of "
+            f"{top1:.2%}, and {measurement['agreement']:.2%} of {len(split)} answers are the same; at most "
+            f"{100 * MAX_LOSS} points less and {max_changed(len(split))} changed answers are allowed"
         )
     graph, floating = result
-    return graph, {"acceptance": {"images": len(split), **seen, "layers_in_float": floating}}
+    return graph, {"acceptance": {"images": len(split), **measurement, "layers_in_float": floating}}
 
 
 def _metrics(
     state: Checkpoint, exported: Classify, measured: Measured | None, data: Path | None
 ) -> tuple[Metrics, ...]:
+    """Measure the exported file, or without `measured` take the metrics of the last validation."""
     if measured is None:
         if not state.metrics:
             return ()
@@ -178,7 +180,7 @@ def _metrics(
 
 
 def _measured_on(state: Checkpoint, measured: Measured | None) -> dict[str, Any]:
-    """Of `manifest.training`: which photographs the accuracy is of."""
+    """Make the entry of `manifest.training` that says which photographs were measured."""
     if measured is not None:
         return {MEASURED_ON: measured_on(measured.split.digests, measured.notes)}
     if not state.held_out or not state.metrics:
@@ -187,7 +189,7 @@ def _measured_on(state: Checkpoint, measured: Measured | None) -> dict[str, Any]
 
 
 def _own_kind(state: Checkpoint) -> tuple[str, tuple[str, ...]]:
-    """As `kind_of`, of what the run was validated on."""
+    """Return what `kind_of` says of the photographs that the run was validated on."""
     record = record_of(state)
     return (VALIDATION, ()) if record.held_out is None else kind_of(record.held_out, record)
 
@@ -199,7 +201,7 @@ def _manifest(
     version: int,
     precision: str,
 ) -> Manifest:
-    """All but what the file is yet to be measured for: metrics and parity. Raises ManifestError."""
+    """Build the manifest without metrics and parity, which are measured later. Raises ManifestError."""
     size = state.recipe.crop
     mean, std = ((red, green, blue) for red, green, blue in (state.mean, state.std))
     classes, features, channels = (len(state.model[f"{n}.bias"]) for n in ("fc8", "fc7", "conv5"))
@@ -230,11 +232,11 @@ def _manifest(
                 "conv5",
                 "float32",
                 (None, channels, 13, 13),
-                "the last convolution after its activation: what is where",
+                "the last convolution after its activation: feature maps",
             ),
         ),
         training={
-            # Of what nobody has trained here, settings of a training would be an invention.
+            # Imported networks were not trained with these settings.
             "config": asdict(state.config) if state.step else {},
             "epochs": state.epoch,
             "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

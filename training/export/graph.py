@@ -1,8 +1,8 @@
-"""The ONNX graph of an AlexNet, built node by node.
+"""Build the ONNX graph of an AlexNet, node by node, in fp32, fp16 or int8.
 
-uint8 pixels go in and the arithmetic of the preprocessing is part of the graph. The mean is
-subtracted before conv1, whose zero padding must mean "average colour"; the division by the deviation
-is folded into conv1's weights, which padding does not notice.
+The input is uint8 pixels; the graph subtracts the mean before conv1, whose zero padding then stands for the
+average colour. The division by the standard deviation is folded into conv1's weights, which gives the same
+result with padding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ from contract.recipe import DEFAULT_RECIPE
 from training.model import LRN_ALPHA, LRN_K, LRN_SIZE, AlexNet, LocalResponseNorm, weighted_layers
 
 OPSET: Final = 17
-IR_VERSION: Final = 8  # of opset 17's time, so that older runtimes open the file
+IR_VERSION: Final = 8  # as old as opset 17, so that older runtimes open the file
 PRECISIONS: Final = ("fp32", "fp16", "int8")
 TO_NHWC: Final = (0, 2, 3, 1)
 TO_NCHW: Final = (0, 3, 1, 2)
-PIXELS: Final = "centred"  # the point before conv1
-# Of a weight that is multiplied in integers, on either side of 0. Processors without VNNI add two products
-# in 16 bits: 2 * 255 * 64 fits, 2 * 255 * 127 would be cut off there, and the answer be another one.
+PIXELS: Final = "centred"  # the name of the point before conv1
+# Levels on either side of 0 of weights that are multiplied as integers. Processors without VNNI add two
+# products in 16 bits: 2 * 255 * 64 fits, 2 * 255 * 127 would saturate and change the result.
 WEIGHT_LEVELS: Final = 64
 
 Array = NDArray[Any]
@@ -33,8 +33,10 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Rounding:
-    """What an int8 graph does in 8 bits: `layers`, and the activations at `steps`' points, a level being
-    that large. A point is PIXELS, the output of a layer as "conv1", or of its normalisation, "conv1.norm".
+    """What an int8 graph computes in 8 bits.
+
+    `layers` have integer weights. `steps` gives, for each point whose activations are rounded, the size of
+    one level. A point is PIXELS, a layer's output such as "conv1", or its normalisation's, "conv1.norm".
     """
 
     layers: frozenset[str] = frozenset()
@@ -42,7 +44,7 @@ class Rounding:
 
 
 class Graph:
-    """Nodes and initializers as they are added; every method returns the name of its output."""
+    """Collect nodes and initializers; every method adds some and returns the name of the output."""
 
     def __init__(self, precision: str) -> None:
         self.precision = precision
@@ -50,21 +52,23 @@ class Graph:
         self.initializers: list[onnx.TensorProto] = []
 
     def constant(self, name: str, value: Any, kind: Any = np.float32) -> str:
+        """Add an initializer of the dtype `kind`."""
         self.initializers.append(numpy_helper.from_array(np.asarray(value, kind), name))
         return name
 
     def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """Add a node of the operator `kind`."""
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 
     def narrow(self, x: str) -> str:
-        """float32 -> what the graph computes in."""
+        """Cast float32 to the precision that the graph computes in."""
         if self.precision != "fp16":
             return x
         return self.node("Cast", [x], f"{x}.fp16", to=TensorProto.FLOAT16)
 
     def wide(self, x: str, output: str) -> str:
-        """The same in float32, by the name of `output`."""
+        """Cast `x` back to float32, under the name `output`."""
         if self.precision != "fp16":
             return self.node("Identity", [x], output)
         return self.node("Cast", [x], output, to=TensorProto.FLOAT)
@@ -72,8 +76,9 @@ class Graph:
     def rounded(
         self, x: str, output: str, step: float | None, zero: int = 0, order: Sequence[int] | None = None
     ) -> str:
-        """To 0...255 steps and back, and with its axes in another `order`; runtimes pull the layers
-        between two of these into integers. Without a `step` it only changes the order.
+        """Round `x` to 0...255 levels of size `step` and back, and transpose it to `order`.
+
+        Runtimes compute the layers between two of these in integers. Without a `step`, only transpose.
         """
         levels = []
         if step is not None:
@@ -94,17 +99,17 @@ def build_graph(
     precision: str,
     rounding: Rounding = Rounding(),
 ) -> onnx.ModelProto:
-    """images (N, 224, 224, 3) uint8 -> float32: probabilities (N, classes), fc7 (N, F), and conv5
-    (N, C, 13, 13), both after their activation.
+    """Build the graph from images (N, 224, 224, 3) uint8 to probabilities (N, classes) float32.
 
-    fp16 computes in float16, but for the normalisation, whose squares overflow it, and the softmax. int8
-    holds every weight as int8 with a scale per output channel, and computes in integers what `rounding`
-    says, with weights of WEIGHT_LEVELS; other layers widen theirs, which runtimes do once, when they load
-    the file.
+    Further outputs, float32 after their activation: fc7 (N, F) and conv5 (N, C, 13, 13).
+    fp16 computes in float16 except for the normalisation, whose squares would overflow, and the softmax.
+    int8 stores every weight as int8 with a scale per output channel. The layers of `rounding` compute in
+    integers, with weights of WEIGHT_LEVELS; the others widen their weights, which runtimes do once, when
+    they load the file.
     """
     graph = Graph(precision)
     x = graph.node("Cast", ["images"], "pixels", to=TensorProto.FLOAT)
-    # As large as an image, for subtraction without broadcasting over channels; runtimes expand it once.
+    # Expanded to an image's shape, to subtract without broadcasting over channels; runtimes do this once.
     shape = graph.constant("mean.shape", [1, *[DEFAULT_RECIPE.crop] * 2, 3], np.int64)
     centre = graph.node("Expand", [graph.constant("mean", [[[mean]]]), shape], "mean.expanded")
     x = graph.node("Sub", [x, centre], PIXELS)
@@ -161,14 +166,14 @@ def _model_of(graph: Graph, model: AlexNet) -> onnx.ModelProto:
 def _layer(
     graph: Graph, x: str, name: str, layer: nn.Conv2d | nn.Linear, std: Array, step: float | None
 ) -> str:
-    """`step` is that of a level of `x` where the layer is to compute in integers."""
+    """Add a layer; with `step`, the size of one level of `x`, it computes in integers."""
     assert layer.bias is not None
     weight, bias = layer.weight.detach().numpy() / std, layer.bias.detach().numpy()
     if graph.precision == "int8":
         operands = _int8(graph, name, weight, bias, step)
     else:
         kind = np.float16 if graph.precision == "fp16" else np.float32
-        with np.errstate(over="ignore"):  # infinity does not pass the export's check
+        with np.errstate(over="ignore"):  # the export's parity check refuses infinities
             operands = (
                 graph.constant(f"{name}.weight", weight, kind),
                 graph.constant(f"{name}.bias", bias, kind),
@@ -187,13 +192,13 @@ def _layer(
 
 
 def _int8(graph: Graph, name: str, weight: Array, bias: Array, step: float | None) -> tuple[str, str]:
-    """The float32 weights and biases, from int8 with a scale per output channel."""
-    axes, most = tuple(range(1, weight.ndim)), 127 if step is None else WEIGHT_LEVELS
-    scale = np.abs(weight).max(axes) / most
-    if step is not None:  # the sums start with the bias, and it must fit into 32 bits
+    """Add int8 weights with a scale per output channel -> the names of float32 weights and biases."""
+    axes, max_level = tuple(range(1, weight.ndim)), 127 if step is None else WEIGHT_LEVELS
+    scale = np.abs(weight).max(axes) / max_level
+    if step is not None:  # the bias is part of the 32-bit sums and must fit
         scale = np.maximum(scale, np.abs(bias) / (step * 2**30))
-    scale[scale == 0] = 1  # a kernel of zeros
-    # A NaN makes its scale NaN too, which the export's check finds.
+    scale[scale == 0] = 1  # an all-zero kernel
+    # A NaN weight makes its scale NaN, which the export's parity check refuses.
     levels = np.rint(np.nan_to_num(weight / np.expand_dims(scale, axes)))
     stored = graph.constant(f"{name}.weight.int8", levels, np.int8)
     if step is None:
@@ -201,7 +206,7 @@ def _int8(graph: Graph, name: str, weight: Array, bias: Array, step: float | Non
         factor = graph.constant(f"{name}.weight.scale", np.expand_dims(scale, axes))
         return graph.node("Mul", [levels, factor], f"{name}.weight"), graph.constant(f"{name}.bias", bias)
     factor = graph.constant(f"{name}.weight.scale", scale)
-    # ONNX Runtime 1.20 computes in integers only if they are said.
+    # ONNX Runtime 1.20 computes in integers only with explicit zero points.
     zeros = graph.constant(f"{name}.weight.zero", np.zeros_like(scale), np.int8)
     sums = graph.constant(f"{name}.bias.int32", np.rint(np.nan_to_num(bias / (step * scale))), np.int32)
     unit = graph.constant(f"{name}.bias.scale", step * scale)
@@ -212,9 +217,10 @@ def _int8(graph: Graph, name: str, weight: Array, bias: Array, step: float | Non
 
 
 def _norm(graph: Graph, x: str, name: str, channels: int) -> str:
-    """(N, H, W, C) float32 -> x / d^(3/4) with d^(3/4) = sqrt(d) * sqrt(sqrt(d)). With the channels last,
-    the sum over neighbours is a pooling along rows, cheaper than a convolution with a banded matrix, and
-    the transposition is part of the reordering that runtimes do around convolutions anyway.
+    """Add the normalisation x / d^(3/4) of (N, H, W, C) float32, with d^(3/4) = sqrt(d) * sqrt(sqrt(d)).
+
+    With the channels last, the sum over neighbours is a pooling along rows, cheaper than a convolution with
+    a banded matrix; the transposition merges with the reordering that runtimes do around convolutions.
     """
     side = {"conv1": 55, "conv2": 27}[name]
     square = graph.node("Pow", [x, graph.constant(f"{name}.norm.two", 2)], f"{name}.norm.square")

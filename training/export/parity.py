@@ -1,4 +1,4 @@
-"""How far apart two ways of computing the same probabilities are, as a report for the manifest."""
+"""Measure how far two computations of the same probabilities differ, for the manifest."""
 
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -18,13 +18,15 @@ from training.model import AlexNet
 
 TOLERANCE: Final = 1e-5  # of a probability, between float32 in torch and in ONNX Runtime
 BATCHES: Final = (1, 2, 3, 32, 257)
-MAX_CHANGED: Final = 0.01  # of first answers, where weights or activations are rounded
+MAX_CHANGED: Final = 0.01  # share of top-1 answers that rounding to fp16 or int8 may change
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Between two tables of probabilities (N, classes): `largest` and `mean` of a probability, and
-    `agreement`, the fraction of images with the same first answer.
+    """The difference of two tables of probabilities (N, classes).
+
+    `largest` and `mean` are of the absolute differences; `agreement` is the share of images with the same
+    top-1 class.
     """
 
     largest: float
@@ -34,7 +36,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Parity:
-    """Of a model file with its network in torch, over `images` crops `on` photographs or noise."""
+    """The differences of a model file from its network in torch, on `images` crops.
+
+    `on` is "photographs" or "noise".
+    """
 
     on: str
     images: int
@@ -43,11 +48,12 @@ class Parity:
     torch32_torch64: Difference
 
     def record(self) -> dict[str, Any]:
+        """Return the entry of the manifest."""
         return {**asdict(self), "batches": list(BATCHES)}
 
 
 def classifier_of(graph: onnx.ModelProto) -> Classify:
-    """What ONNX Runtime computes on the CPU."""
+    """Return a function that runs `graph` with ONNX Runtime on the CPU."""
     session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
 
     def classify(crops: Tensor) -> Tensor:
@@ -58,15 +64,17 @@ def classifier_of(graph: onnx.ModelProto) -> Classify:
 
 
 def difference(a: Tensor, b: Tensor) -> Difference:
-    # NaN compares as false with everything, so it counts as an infinite difference.
+    """Compare two tables of probabilities; NaN counts as an infinite difference."""
     gap = (a.double() - b.double()).abs().nan_to_num(torch.inf)
     same = a.argmax(1) == b.argmax(1)
     return Difference(gap.max().item(), gap.mean().item(), same.double().mean().item())
 
 
-def most_changed(images: int) -> int:
-    """Count the answers that may change among so many: one more would be rare (5 %, by the normal
-    distribution) if rounding changed MAX_CHANGED of all. 5 of 255, 116 of 10,000.
+def max_changed(images: int) -> int:
+    """Return how many of `images` answers rounding may change: 5 of 255, 116 of 10,000.
+
+    If rounding changed a share of MAX_CHANGED, more would occur in only 5 % of all cases (normal
+    approximation).
     """
     expected = images * MAX_CHANGED
     return floor(expected + 1.645 * sqrt(expected * (1 - MAX_CHANGED)))
@@ -75,29 +83,32 @@ def most_changed(images: int) -> int:
 def measure_parity(
     model: AlexNet, mean: list[float], std: list[float], exported: Classify, split: Split | None
 ) -> Parity:
-    """`largest` is that of every batch size in BATCHES, `mean` and `agreement` are of the largest batch."""
+    """Compare `exported` with `model` in float32 and float64, at every batch size in BATCHES.
+
+    `largest` is over all batch sizes; `mean` and `agreement` are of the largest batch.
+    """
     crops = _crops(split, max(BATCHES))
     single, double = (
         torch.cat([torch_classifier(network, mean, std)(part) for part in torch.split(crops, 32)])
         for network in (model, deepcopy(model).double())
     )
-    found = [exported(crops[:count]) for count in BATCHES]
+    outputs = [exported(crops[:count]) for count in BATCHES]
     return Parity(
         on="noise" if split is None else "photographs",
         images=len(crops),
-        file_torch64=_over_batches(found, double),
-        file_torch32=_over_batches(found, single),
+        file_torch64=_over_batches(outputs, double),
+        file_torch32=_over_batches(outputs, single),
         torch32_torch64=difference(single, double),
     )
 
 
-def _over_batches(found: list[Tensor], reference: Tensor) -> Difference:
-    each = [difference(answers, reference[: len(answers)]) for answers in found]
-    return Difference(max(d.largest for d in each), each[-1].mean, each[-1].agreement)
+def _over_batches(outputs: list[Tensor], reference: Tensor) -> Difference:
+    differences = [difference(output, reference[: len(output)]) for output in outputs]
+    return Difference(max(d.largest for d in differences), differences[-1].mean, differences[-1].agreement)
 
 
 def _crops(split: Split | None, count: int) -> Tensor:
-    """(count, 224, 224, 3) uint8: of the pictures, over and over where there are fewer."""
+    """Return `count` crops (count, 224, 224, 3) uint8: of `split`, repeated if it has fewer, or noise."""
     if split is not None:
         return central(split.squares(torch.arange(count) % len(split)), DEFAULT_RECIPE)
     size = DEFAULT_RECIPE.crop

@@ -1,4 +1,4 @@
-"""Which layers of a trained network can compute in 8 bits, and in steps of what."""
+"""Quantise a trained network to int8: choose the layers and the step sizes of their activations."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -14,7 +14,7 @@ from training.export.graph import PIXELS, Rounding, build_graph
 from training.export.parity import classifier_of, difference
 from training.model import AlexNet, LocalResponseNorm, weighted_layers
 
-IMAGES: Final = 256  # of the training set, to see how large activations become
+IMAGES: Final = 256  # training images, to measure the range of activations
 BINS: Final = 2048
 BATCH: Final = 16
 
@@ -28,10 +28,10 @@ def quantise(
     crops: Tensor,
     passes: Callable[[onnx.ModelProto], bool],
 ) -> tuple[onnx.ModelProto, list[str]] | None:
-    """-> the int8 graph that `passes` and the layers that it computes in float32, or None.
+    """Quantise as many layers as `passes` accepts -> the int8 graph and its float32 layers, or None.
 
-    `crops` (N, 224, 224, 3) uint8 are of the training set. At first all layers are in 8 bits; while the
-    graph does not pass, the one that alone changes the probabilities most goes back to float32.
+    `crops` (N, 224, 224, 3) uint8 are of the training set. At first all layers are in 8 bits. While the
+    graph does not pass, the layer that changes the probabilities most goes back to float32.
     """
     steps = calibrate(model, mean, std, crops)
     layers = [name for name, _layer in weighted_layers(model)]
@@ -41,10 +41,10 @@ def quantise(
 
     if passes(graph := graph_of(layers)):
         return graph, []
-    shown = crops[:64]
-    whole = classifier_of(graph_of([]))(shown)
-    moved = {name: difference(classifier_of(graph_of([name]))(shown), whole).mean for name in layers}
-    layers.sort(key=lambda name: moved[name])
+    sample = crops[:64]
+    unrounded = classifier_of(graph_of([]))(sample)
+    change = {name: difference(classifier_of(graph_of([name]))(sample), unrounded).mean for name in layers}
+    layers.sort(key=lambda name: change[name])
     floating = []
     while layers:
         floating.append(layers.pop())
@@ -54,7 +54,7 @@ def quantise(
 
 
 def rounding_of(model: AlexNet, integer: Sequence[str], steps: dict[str, float]) -> Rounding:
-    """What the layers `integer` take and give is rounded; what fc8 gives, never."""
+    """Round the inputs and outputs of the layers `integer`, except the output of fc8."""
     points, point = {}, PIXELS
     for name, _layer in weighted_layers(model):
         points[name] = [point, name]
@@ -67,7 +67,7 @@ def rounding_of(model: AlexNet, integer: Sequence[str], steps: dict[str, float])
 def calibrate(
     model: AlexNet, mean: Sequence[float], std: Sequence[float], crops: Tensor
 ) -> dict[str, float]:
-    """point -> how much one of its 255 levels is, so that the mean square of the rounding is least."""
+    """Choose, for each point, the size of its 255 levels with the least mean squared rounding error."""
     steps = {PIXELS: (max(mean) + 255 - min(mean)) / 255}
     graph = build_graph(model, mean, std, "fp32")
     tensors = {

@@ -1,4 +1,4 @@
-"""Reads a model file back: what it says of itself, and whether it keeps its word."""
+"""Read a model file back, print its manifest, and verify its parity and accuracy."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from contract.manifest import METADATA_KEY, Manifest, ManifestError, Metrics
 from training.data.folders import printable
-from training.data.measured_on import VALIDATION, kind_said
+from training.data.measured_on import VALIDATION, kind_in
 from training.errors import ExportError
 from training.evaluate import Classify, evaluate
 from training.export.graph import Array
@@ -22,53 +22,61 @@ from training.model import PAPER, AlexNet, Variant
 from training.run.checkpoint import misfit
 from training.run.held_out import load_held_out, record_in
 
-# Of the mean difference in fp16 and int8: processors round differently, and a file holds rounded weights.
+# Factor on the mean difference in fp16 and int8: processors round differently.
 SLACK: Final = 2
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found again of what the manifest promises; `failures` names each figure that was not."""
+    """The measurements of a model file, beside those that its manifest records.
+
+    `expected` are the manifest's metrics, `measured` the same ones now; `expected_mean` is the manifest's
+    mean difference from torch in float64, `parity` has the one measured now. `kind` says how the
+    photographs relate to the training of the network.
+    """
 
     precision: str
     parity: Parity
-    promised_mean: float
-    promised: tuple[Metrics, ...]
-    found: tuple[Metrics, ...]
+    expected_mean: float
+    expected: tuple[Metrics, ...]
+    measured: tuple[Metrics, ...]
     notes: tuple[str, ...] = ()
-    kind: str = VALIDATION  # what the photographs are to the network
+    kind: str = VALIDATION
 
     @property
     def failures(self) -> list[str]:
-        """Empty if parity holds and no accuracy is worse than said; a better one keeps the word."""
-        measured, failures = self.parity.file_torch64, []
+        """A line for each figure that is worse than recorded; empty if the file passes."""
+        difference, failures = self.parity.file_torch64, []
         if self.precision == "fp32":  # within float32's rounding
-            if not measured.largest <= TOLERANCE:
+            if not difference.largest <= TOLERANCE:
                 failures.append(
-                    f"its probabilities differ from torch's by up to {measured.largest:.1e}, "
+                    f"its probabilities differ from torch's by up to {difference.largest:.1e}, "
                     f"{TOLERANCE:.0e} is allowed"
                 )
-        elif not measured.mean <= SLACK * self.promised_mean:
+        elif not difference.mean <= SLACK * self.expected_mean:
             failures.append(
-                f"its probabilities differ from torch's by {measured.mean:.1e} on average, "
-                f"{self.promised_mean:.1e} is said"
+                f"its probabilities differ from torch's by {difference.mean:.1e} on average, "
+                f"the manifest has {self.expected_mean:.1e}"
             )
-        for promised, found in zip(self.promised, self.found, strict=True):
-            for name, said, again in (
-                ("top-1", promised.top1, found.top1),
-                ("top-5", promised.top5, found.top5),
+        for expected, measured in zip(self.expected, self.measured, strict=True):
+            for name, recorded, now in (
+                ("top-1", expected.top1, measured.top1),
+                ("top-5", expected.top5, measured.top5),
             ):
-                # One image may fall on the other side of a tie on another processor.
-                if (said - again) * found.images > 1 + 1e-6:
+                # On another processor, a tie may turn out differently for one image.
+                if (recorded - now) * measured.images > 1 + 1e-6:
                     failures.append(
-                        f"{name} by {found.crops} crop(s) is {100 * again:.2f} % on {found.images} "
-                        f"photographs, {100 * said:.2f} % on {promised.images} is said"
+                        f"{name} with {measured.crops} crop(s) is {100 * now:.2f} % on {measured.images} "
+                        f"photographs, the manifest has {100 * recorded:.2f} % on {expected.images}"
                     )
         return failures
 
 
 def read_model(path: Path) -> tuple[onnx.ModelProto, Manifest]:
-    """Raises ExportError if the file is no sound ONNX model with a manifest of ours."""
+    """Read a model file and its manifest.
+
+    Raises ExportError if it cannot be read, is not a valid ONNX model, or has no manifest of this program.
+    """
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)
@@ -78,24 +86,25 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, Manifest]:
         raise ExportError(f"{path} does not exist") from None
     except OSError as error:
         raise ExportError(
-            f"{path} cannot be read: {error.strerror or error}; name a file of `export`"
+            f"{path} cannot be read: {error.strerror or error}; name a file written by `export`"
         ) from None
     except ManifestError as error:
         raise ExportError(f"{path} has no usable manifest: {abbreviated(error, 240)}") from None
     except Exception as error:  # protobuf's and the checker's exceptions share no base class
-        raise ExportError(f"{path} is not a sound ONNX file: {abbreviated(error)}") from error
+        raise ExportError(f"{path} is not a valid ONNX file: {abbreviated(error)}") from error
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """For people: a line for each thing that the manifest says."""
-    said, run, recipe = manifest.architecture, dict(manifest.training), manifest.recipe
+    """Format a manifest as text, with a line for each entry."""
+    architecture, recipe = manifest.architecture, manifest.recipe
+    run = dict(manifest.training)
     config = run.pop("config", {})
     lines = [f"{manifest.name} version {manifest.version}, {manifest.precision}, opset {manifest.opset}"]
 
     def line(title: str, text: object) -> None:
         lines.append(f"  {title:14} {text}")
 
-    line("architecture", ", ".join(f"{key} {value}" for key, value in said.items()))
+    line("architecture", ", ".join(f"{key} {value}" for key, value in architecture.items()))
     line("classes", f"{len(manifest.classes)}: {', '.join(manifest.classes)}")
     for side, tensors in (("input", manifest.inputs), ("output", manifest.outputs)):
         for tensor in tensors:
@@ -116,20 +125,24 @@ def manifest_text(manifest: Manifest) -> str:
 
 
 def _pairs(value: object) -> str:
-    """A record's keys and values, one after the other, without the digests of photographs."""
+    """Format a nested record in one line, without the digests of photographs."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_pairs(inner)}" for key, inner in value.items() if key != "digests")
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def verify(path: Path, data: Path) -> Verification:
-    """Runs the file against PyTorch with the weights that it holds, and measures it on `data`'s
-    validation images as often as its manifest has metrics. Raises ExportError or DataError.
+    """Measure a model file's parity with PyTorch, and its accuracy on its validation photographs.
+
+    `data` is the folder with these photographs. Each metric of the manifest is measured again, on 1 or 10
+    crops. Raises ExportError or DataError.
     """
     model, manifest = read_model(path)
-    odd = [m.crops for m in manifest.metrics if m.crops not in {1, 10}]
-    if odd:
-        raise ExportError(f"{path} says what {odd[0]} crops give; 1 or 10 are measured")
+    unsupported = [m.crops for m in manifest.metrics if m.crops not in {1, 10}]
+    if unsupported:
+        raise ExportError(
+            f"{path} records the accuracy on {unsupported[0]} crops; only 1 or 10 can be measured"
+        )
     exported = _classifier_of(model, manifest, path)
     try:
         network = restore_network(model, manifest)
@@ -145,25 +158,28 @@ def verify(path: Path, data: Path) -> Verification:
         )
     split = measured.split
     try:
-        promised_mean = float(manifest.parity["file_torch64"]["mean"])
+        expected_mean = float(manifest.parity["file_torch64"]["mean"])
     except (KeyError, TypeError, ValueError):
-        raise ExportError(f"{path} says nothing of its parity with torch") from None
-    said = kind_said(manifest.metrics[0].data) if manifest.metrics else VALIDATION
-    found = [evaluate(exported, split, manifest.recipe, metrics.crops) for metrics in manifest.metrics]
+        raise ExportError(f"{path} has no parity with torch in its manifest") from None
+    recorded_kind = kind_in(manifest.metrics[0].data) if manifest.metrics else VALIDATION
+    results = [evaluate(exported, split, manifest.recipe, metrics.crops) for metrics in manifest.metrics]
     return Verification(
         manifest.precision,
-        # The division by std is in conv1's weights.
+        # std is 1 here: conv1's weights include the division.
         measure_parity(network, list(manifest.mean), [1.0] * 3, exported, split),
-        promised_mean,
-        promised=manifest.metrics,
-        found=tuple(Metrics(data.name, f.images, f.crops, f.top1, f.top5) for f in found),
+        expected_mean,
+        expected=manifest.metrics,
+        measured=tuple(Metrics(data.name, r.images, r.crops, r.top1, r.top5) for r in results),
         notes=measured.notes,
-        kind=measured.kind if measured.kind != VALIDATION else said,
+        kind=measured.kind if measured.kind != VALIDATION else recorded_kind,
     )
 
 
 def _classifier_of(model: onnx.ModelProto, manifest: Manifest, path: Path) -> Classify:
-    """As `classifier_of`; both raise ExportError for a sound graph that `export` doesn't write."""
+    """Return a function that runs `model`, as `classifier_of`.
+
+    Both raise ExportError for a valid graph that `export` would not write.
+    """
 
     def classify(crops: Tensor) -> Tensor:
         try:
@@ -172,7 +188,7 @@ def _classifier_of(model: onnx.ModelProto, manifest: Manifest, path: Path) -> Cl
             raise ExportError(f"{path} cannot be run: {abbreviated(error)}") from error
         if probabilities.shape != (len(crops), len(manifest.classes)):
             raise ExportError(
-                f"{path} answers with {tuple(probabilities.shape)}: not what its manifest says"
+                f"{path} returns probabilities of shape {tuple(probabilities.shape)}, unlike its manifest"
             )
         return probabilities
 
@@ -184,35 +200,35 @@ def _classifier_of(model: onnx.ModelProto, manifest: Manifest, path: Path) -> Cl
 
 
 def restore_network(model: onnx.ModelProto, manifest: Manifest) -> AlexNet:
-    """The network with the weights that the file holds, the division by std folded into conv1.
+    """Rebuild the network from the file's weights; conv1 includes the division by std.
 
-    Raises ExportError if the manifest's architecture is unknown here, or not that of the weights.
+    Raises ExportError if the manifest's architecture is unknown, or does not fit the weights.
     """
-    said = manifest.architecture
+    architecture = manifest.architecture
     try:
         variant = Variant(
-            said["variant"],
-            # Files of the paper's own network need not say these.
-            said.get("activation", PAPER.activation),
-            said.get("lrn", PAPER.lrn),
-            said.get("pooling", PAPER.pooling),
+            architecture["variant"],
+            # Older files of the paper's network do not record these.
+            architecture.get("activation", PAPER.activation),
+            architecture.get("lrn", PAPER.lrn),
+            architecture.get("pooling", PAPER.pooling),
         )
-        network = AlexNet(len(manifest.classes), float(said["width"]), variant=variant).eval()
+        network = AlexNet(len(manifest.classes), float(architecture["width"]), variant=variant).eval()
     except (KeyError, TypeError, ValueError) as error:
-        raise ExportError(f"the manifest's architecture is none of ours: {abbreviated(error)}") from None
+        raise ExportError(f"the manifest's architecture is unknown: {abbreviated(error)}") from None
     try:
         stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         weights = {name: torch.from_numpy(_widened(stored, name)) for name in network.state_dict()}
-    except Exception as error:  # what onnx makes of types and sizes that do not fit
+    except Exception as error:  # of onnx, for bad types and sizes
         raise ExportError(f"the file's weights cannot be read: {abbreviated(error)}") from error
     if problem := misfit(weights, network.state_dict()):
-        raise ExportError(f"the file's weights are not of the network that its manifest says: {problem}")
+        raise ExportError(f"the file's weights do not fit the network of its manifest: {problem}")
     network.load_state_dict(weights)
     return network
 
 
 def _widened(stored: dict[str, Array], name: str) -> Array:
-    """The float32 values of what is stored as fp32, fp16, or integers with a scale per channel."""
+    """Read an initializer stored as fp32, fp16, or integers with a scale per channel -> float32."""
     if name in stored:
         return stored[name].astype(np.float32)
     kind = "int8" if f"{name}.int8" in stored else "int32"

@@ -1,1 +1,1 @@
-"""Reports about runs: an HTML page, its plots, and the paper's Figure 1."""
+"""Report on runs: an HTML page, its plots, and the paper's Figure 1."""

@@ -1,8 +1,8 @@
-"""The paper's Figure 1: a four-layer network on CIFAR-10, once with ReLU and once with tanh.
+"""Repeat the paper's Figure 1: a four-layer network on CIFAR-10, with ReLU and with tanh.
 
-Each activation gets the learning rate of a grid with which it is soonest at 25 % training error. The
-paper does not print the network; this one has its input's size and four layers with weights. Nothing
-regularises: no dropout, weight decay, augmentation or normalisation.
+Each activation gets the learning rate, of a grid, with which it first reaches 25 % training error. The
+paper does not describe the network; this one has its input size and four layers with weights. There is no
+regularisation: no dropout, weight decay, augmentation or normalisation.
 """
 
 import json
@@ -24,9 +24,9 @@ from training.errors import DataError
 from training.report.plots import Line, line_chart
 
 TARGET = 0.25  # training error, as a fraction
-RATES = (0.03, 0.01, 0.1, 0.003, 0.001)  # the likeliest first: a slower one stops as soon as it has lost
+RATES = (0.03, 0.01, 0.1, 0.003, 0.001)  # the most promising first: later ones stop once they are slower
 BATCH = 128
-WINDOWS = 2  # the error is recorded as often within an epoch
+WINDOWS = 2  # recordings of the error per epoch
 RECIPE = Recipe("for figure 1 alone", 32, 32, scaled_jpeg=False)
 COLOURS = {"relu": "#4a90d9", "tanh": "#d9772a"}
 
@@ -34,9 +34,10 @@ Curves = dict[str, dict[str, list[float]]]  # activation -> learning rate -> err
 
 
 def figure1(data: Path, out: Path, epochs: int, seed: int) -> str:
-    """Writes figure1.json (every curve, as it goes) and figure1.svg into `out`; -> the ratio in words.
+    """Train the whole grid, and write figure1.json and figure1.svg into `out` -> the ratio in words.
 
-    A second call with the same data and settings goes on after the last learning rate that was finished.
+    Both files are written after each learning rate; a second call with the same data and settings goes on
+    from there.
     Raises DataError.
     """
     images, labels = read_images(data)
@@ -51,7 +52,7 @@ def figure1(data: Path, out: Path, epochs: int, seed: int) -> str:
         written = json.loads(record.read_text())
         if written["settings"] != settings:
             raise DataError(
-                f"{out} was begun with {written['settings']}, not {settings}; use another --out"
+                f"{out} was started with {written['settings']}, not {settings}; use another --out"
             )
         curves = written["curves"]
     for activation, done in curves.items():
@@ -68,12 +69,15 @@ def figure1(data: Path, out: Path, epochs: int, seed: int) -> str:
     first = {name: best_of(rates) for name, rates in curves.items()}
     relu, tanh = (epochs_to_target(curves[name][rate]) for name, rate in first.items())
     if relu is None or tanh is None:
-        return f"no ratio: not both were at {TARGET:.0%} training error within {epochs} epochs"
+        return f"no ratio: not both reached {TARGET:.0%} training error within {epochs} epochs"
     return f"tanh took {tanh / relu:.1f} times the epochs of ReLU ({tanh:.1f} and {relu:.1f})"
 
 
 def read_images(data: Path) -> tuple[Tensor, Tensor]:
-    """A zip file or folder with train/CLASS/IMAGE -> (N, 32, 32, 3) uint8 and labels (N,) int64."""
+    """Read train/CLASS/IMAGE of a folder or zip -> (N, 32, 32, 3) uint8 and labels (N,) int64.
+
+    Raises DataError.
+    """
     if not data.is_file():
         if not (data / "train").is_dir():
             raise DataError(f"{data} has no train/ with a folder of images per class")
@@ -81,8 +85,8 @@ def read_images(data: Path) -> tuple[Tensor, Tensor]:
         split, _reading = load_pictures(scan(data / "train", names, names).samples, RECIPE, "read")
         return split.pixels, split.labels
     archive = zipfile.ZipFile(data)
-    inside = sorted(n for n in archive.namelist() if n.startswith("train/") and not n.endswith("/"))
-    files = [(name.split("/")[1], archive.read(name)) for name in inside]
+    members = sorted(n for n in archive.namelist() if n.startswith("train/") and not n.endswith("/"))
+    files = [(name.split("/")[1], archive.read(name)) for name in members]
     classes = sorted({name for name, _ in files})
     if len(classes) < 2:
         raise DataError(f"{data} has no train/ with a folder of images per class")
@@ -93,7 +97,10 @@ def read_images(data: Path) -> tuple[Tensor, Tensor]:
 
 
 def four_layers(activation: str, classes: int) -> nn.Sequential:
-    """(N, 3, 32, 32) -> logits: three 5x5 convolutions of 32, 32 and 64 kernels, each pooled 3/2."""
+    """Build the network: three 5x5 convolutions of 32, 32 and 64 kernels, each pooled 3/2, and fc.
+
+    (N, 3, 32, 32) -> logits (N, classes).
+    """
     layers: list[nn.Module] = []
     for before, after in ((3, 32), (32, 32), (32, 64)):
         layers += [nn.Conv2d(before, after, 5, padding=2), nn.MaxPool2d(3, 2, padding=1)]
@@ -110,8 +117,9 @@ def four_layers(activation: str, classes: int) -> nn.Sequential:
 def train(
     pixels: Tensor, labels: Tensor, activation: str, rate: float, epochs: float, seed: int
 ) -> list[float]:
-    """-> the training error of each window, every image judged right before the step that learns from it.
-    Ends at the target, after `epochs`, or where the loss is no number any more.
+    """Train until TARGET, for `epochs`, or until the loss is not finite -> the error of each window.
+
+    Every image counts as it is classified just before the step that trains on it.
     """
     torch.manual_seed(seed)
     net = four_layers(activation, int(labels.max()) + 1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -133,12 +141,13 @@ def train(
 
 
 def epochs_to_target(errors: Sequence[float]) -> float | None:
-    """Epochs until the end of the first window at the target; None if there is none."""
+    """Return the epochs until the end of the first window at the target; None if there is none."""
     reached = next((i for i, error in enumerate(errors, 1) if error <= TARGET), None)
     return None if reached is None else reached / WINDOWS
 
 
 def verdict(errors: Sequence[float]) -> str:
+    """Describe the result of one learning rate."""
     reached = epochs_to_target(errors)
     if reached is not None:
         return f"{TARGET:.0%} after {reached:.1f} epochs"
@@ -146,12 +155,12 @@ def verdict(errors: Sequence[float]) -> str:
 
 
 def best_of(rates: dict[str, list[float]]) -> str:
-    """The learning rate that is first at the target; if none is, that with the least error."""
+    """Return the learning rate that first reaches the target; if none does, that with the least error."""
     return min(rates, key=lambda r: (epochs_to_target(rates[r]) or float("inf"), min(rates[r])))
 
 
 def picture(curves: Curves) -> str:
-    """An SVG of the best curve of each activation: training error over the epochs."""
+    """Draw the best curve of each activation as SVG: training error over epochs."""
     lines = []
     for name, rates in curves.items():
         if rates:

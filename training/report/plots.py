@@ -1,4 +1,4 @@
-"""Pictures of a training run without a plotting library: curves as SVG."""
+"""Draw curves as SVG, without a plotting library."""
 
 import io
 from collections.abc import Sequence
@@ -7,19 +7,21 @@ from html import escape
 
 from PIL import Image
 
-WIDTH, HEIGHT = 640, 300  # without the legend, a line for each curve below
+WIDTH, HEIGHT = 640, 300  # pixels, without the legend below, one line per curve
 LEFT, RIGHT, TOP, BOTTOM = 60, 20, 20, 30  # margins
 
 
 @dataclass(frozen=True)
 class Line:
+    """A curve: its label, its CSS colour, and its points (x, y)."""
+
     label: str
     colour: str
     points: Sequence[tuple[float, float]]
 
 
 def line_chart(lines: Sequence[Line], below: str, top: float, percent: bool) -> str:
-    """An SVG with x from 0 to the last point and y from 0 to `top`, `below` the name of the x axis."""
+    """Draw curves as SVG, x from 0 to the last point, y from 0 to `top`; `below` names the x axis."""
     last = max((x for line in lines for x, _y in line.points), default=1)
 
     def at(x: float, y: float) -> str:
@@ -31,15 +33,15 @@ def line_chart(lines: Sequence[Line], below: str, top: float, percent: bool) -> 
         y = top * quarter / 4
         parts.append(f'<path d="M{at(0, y)} L{at(last, y)}" stroke="#8888" fill="none"/>')
         height = at(0, y).split(",")[1]
-        words = f"{y:.0%}" if percent else f"{y:.3g}"
-        parts.append(f'<text x="{LEFT - 8}" y="{height}" text-anchor="end" dy="4">{words}</text>')
+        text = f"{y:.0%}" if percent else f"{y:.3g}"
+        parts.append(f'<text x="{LEFT - 8}" y="{height}" text-anchor="end" dy="4">{text}</text>')
     for row, line in enumerate(lines):
         points = " ".join(at(x, y) for x, y in line.points)
         parts.append(f'<polyline points="{points}" fill="none" stroke="{line.colour}" stroke-width="2"/>')
         y = HEIGHT + 10 + 20 * row
         parts.append(f'<text x="{LEFT}" y="{y}" fill="{line.colour}">{escape(line.label)}</text>')
-    words = f"{escape(below)} 0 to {last:g}"
-    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 12}" text-anchor="end">{words}</text>')
+    text = f"{escape(below)} 0 to {last:g}"
+    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 12}" text-anchor="end">{text}</text>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT + 20 * len(lines)}" '
         f'font-family="sans-serif" font-size="13" fill="#888">\n' + "\n".join(parts) + "\n</svg>\n"
@@ -47,6 +49,7 @@ def line_chart(lines: Sequence[Line], below: str, top: float, percent: bool) -> 
 
 
 def encoded(image: Image.Image, kind: str) -> bytes:
+    """Encode a picture as PNG or JPEG."""
     buffer = io.BytesIO()
     image.save(buffer, kind)
     return buffer.getvalue()

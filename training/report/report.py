@@ -1,6 +1,6 @@
-"""One HTML page about a run: how it went, what the network is good at, and where it is wrong.
+"""Write one HTML page about a run: its curves, its accuracy by class, and its mistakes.
 
-The page is one file that loads nothing: curves are SVG, pictures data URIs.
+The page is a single file that loads nothing: curves are inline SVG, pictures data URIs.
 """
 
 from base64 import b64encode
@@ -32,9 +32,9 @@ from training.run.held_out import load_held_out, record_of
 from training.run.log import read_log
 from training.start.record import trained_in
 
-MISTAKES = 24  # that are shown
-LEGIBLE = 60  # classes whose confusion fits into a table
-THUMBNAIL = 128  # pixels of a side
+MISTAKES = 24  # shown on the page
+LEGIBLE = 60  # maximum classes for a confusion table; more are drawn as a picture
+THUMBNAIL = 128  # pixels per side
 BLUE, ORANGE = "#4a90d9", "#d9772a"
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882 }
@@ -51,10 +51,10 @@ figure, dd { margin: 0 } figcaption { font-size: .85rem } dl { columns: 3 12rem 
 
 
 def report(run: Path, data: Path | None = None) -> tuple[Path, tuple[str, ...]]:
-    """Write `run`/report.html about the checkpoint that `choose` takes.
+    """Write `run`/report.html about the checkpoint that `choose` takes -> its path, and notes.
 
-    Its validation photographs are looked for where the run was trained, or in `data`. -> the path, and
-    notes on what was measured. Raises CheckpointError or DataError.
+    The validation photographs are searched in `data`, by default in the folder that the run was trained on.
+    The notes say what differs from the run's own. Raises CheckpointError or DataError.
     """
     choice = choose(run)
     state = choice.state
@@ -92,10 +92,10 @@ def report(run: Path, data: Path | None = None) -> tuple[Path, tuple[str, ...]]:
 def _curves(run: Path) -> str:
     rows = read_log(run if run.is_dir() else run.parent)
     if not rows:
-        return "<p>Nothing has been logged.</p>"
+        return "<p>The run has no log.</p>"
 
     def points(key: str) -> list[tuple[float, float]]:
-        """Those that are numbers: a run may have diverged, and older logs have no val_loss."""
+        """Return the finite values: a run may have diverged, and older logs have no val_loss."""
         return [(row.epoch, getattr(row, key)) for row in rows if isfinite(getattr(row, key))]
 
     training, validation = points("loss"), points("val_loss")
@@ -113,10 +113,10 @@ def _curves(run: Path) -> str:
 
 
 def _classes(result: Evaluation, classes: tuple[str, ...], kind: str) -> str:
-    counts, right = result.confusion.sum(1).tolist(), result.confusion.diagonal().tolist()
-    order = sorted(range(len(classes)), key=lambda i: right[i] / max(counts[i], 1))
+    counts, correct = result.confusion.sum(1).tolist(), result.confusion.diagonal().tolist()
+    order = sorted(range(len(classes)), key=lambda i: correct[i] / max(counts[i], 1))
     rows = "".join(
-        f"<tr><th>{escape(classes[i])}<td>{right[i]} of {counts[i]}<td>{right[i] / counts[i]:.0%}"
+        f"<tr><th>{escape(classes[i])}<td>{correct[i]} of {counts[i]}<td>{correct[i] / counts[i]:.0%}"
         for i in order
         if counts[i]
     )
@@ -124,7 +124,7 @@ def _classes(result: Evaluation, classes: tuple[str, ...], kind: str) -> str:
 
 
 def _confusion(result: Evaluation, classes: tuple[str, ...]) -> str:
-    """Rows are what the photographs show, columns what was answered; a picture where they are many."""
+    """Draw the confusion matrix: rows are true classes, columns answers; many classes as a picture."""
     title = "<h2>What is taken for what</h2><p>A row for each class, a column for each answer.</p>"
     shares = result.confusion / result.confusion.sum(1, keepdim=True).clamp(min=1)
     if len(classes) > LEGIBLE:
@@ -146,19 +146,19 @@ def _confusion(result: Evaluation, classes: tuple[str, ...]) -> str:
 
 
 def _mistakes(probabilities: Tensor, split: Split, classes: tuple[str, ...]) -> str:
-    """Those of which the network was surest."""
-    sure, given = probabilities.max(1)
-    sure = torch.where(given == split.labels, -1, sure)
+    """Show the mistakes with the highest probabilities."""
+    confidence, answers = probabilities.max(1)
+    confidence = torch.where(answers == split.labels, -1, confidence)
     figures = []
-    for index in sure.argsort(descending=True, stable=True)[:MISTAKES].tolist():
-        if sure[index] < 0:
+    for index in confidence.argsort(descending=True, stable=True)[:MISTAKES].tolist():
+        if confidence[index] < 0:
             break
         picture = Image.fromarray(split.squares(torch.tensor([index]))[0].numpy()).resize(
             (THUMBNAIL, THUMBNAIL)
         )
-        true, said = classes[int(split.labels[index])], classes[int(given[index])]
-        image = _image(picture, "JPEG", f"{true} taken for {said}")
-        words = f"{escape(true)}, taken for <strong>{escape(said)}</strong> with {sure[index]:.0%}"
+        label, answer = classes[int(split.labels[index])], classes[int(answers[index])]
+        image = _image(picture, "JPEG", f"{label} taken for {answer}")
+        words = f"{escape(label)}, taken for <strong>{escape(answer)}</strong> with {confidence[index]:.0%}"
         figures.append(f"<figure>{image}<figcaption>{words}</figcaption></figure>")
     return f'<h2>The worst mistakes</h2><div class="mistakes">{"".join(figures) or "None."}</div>'
 

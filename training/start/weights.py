@@ -16,7 +16,7 @@ from contract.manifest import METADATA_KEY
 from training.config import Config, override
 from training.conforms import conforms
 from training.data.measured_on import KEY as MEASURED_ON
-from training.data.measured_on import PLAIN, kind_said
+from training.data.measured_on import PLAIN, kind_in
 from training.errors import CheckpointError, ConfigError, ExportError
 from training.export.verify import read_model, restore_network
 from training.messages import abbreviated
@@ -133,7 +133,7 @@ def _of_model_file(path: Path) -> Start:
     network.conv1.weight.data *= torch.tensor(std)[:, None, None]
     variant = asdict(network.variant) | {"width": float(manifest.architecture["width"])}
     training = dict(manifest.training)
-    if not all(kind_said(metrics.data) in PLAIN for metrics in manifest.metrics):
+    if not all(kind_in(metrics.data) in PLAIN for metrics in manifest.metrics):
         training.pop(MEASURED_ON, None)  # those were not held out
     return Start(
         f"{path} ({manifest.name} version {manifest.version}, {manifest.precision})",

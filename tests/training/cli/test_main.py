@@ -45,7 +45,7 @@ def test_counts_begin_at_one(option: str, value: str, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as end:
         main(["train", "--data", "photos", "--out", "run", option, value])
     assert end.value.code == 2
-    assert f"argument {option}: '{value}' is no number from 1 up" in capsys.readouterr().err
+    assert f"argument {option}: '{value}' is not a whole number above 0" in capsys.readouterr().err
 
 
 def test_the_summary_has_the_paper_s_totals(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +80,7 @@ def test_the_module_runs_as_a_program() -> None:
     with python("-m", "training", "train", "--data", "/nowhere", "--out", "/nowhere/run") as process:
         _out, errors = process.communicate()
     assert process.returncode == 1
-    assert errors == "error: /nowhere is no folder; expected one with a folder of images per class\n"
+    assert errors == "error: /nowhere is not a folder; expected one with a folder of images per class\n"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_all_that_is_wrong_is_said_at_once(
     (run / "thesis.txt").write_text("precious")
     command = ["train", "--data", str(tmp_path / "none"), "--out", str(run), "--weights", "nowhere.pt"]
     folders = [
-        "none is no folder",
+        "none is not a folder",
         "run is not empty; add --resume",
         "--from is nowhere.pt, which does not exist",
     ]
@@ -190,7 +190,7 @@ def test_trouble_with_the_data_is_exit_code_1(
     assert main(["evaluate", str(tmp_path / "none.pt"), "--data", str(data)]) == 1
     assert "none.pt does not exist" in capsys.readouterr().err
     assert main(["train", "--resume", "--out", str(tmp_path / "run")]) == 1
-    assert f"there is no run in {tmp_path / 'run'} to go on with" in capsys.readouterr().err
+    assert f"there is no run in {tmp_path / 'run'}" in capsys.readouterr().err
     assert main(["export", str(data), "--out", str(tmp_path / "x.onnx")]) == 1
     assert "neither best.pt nor last.pt" in capsys.readouterr().err
     assert photographs.is_dir()

@@ -28,7 +28,7 @@ def test_an_overview_counts_and_warns(tmp_path: Path) -> None:
     said = list(warnings(dataset))
     for number, words in enumerate(
         (
-            "classes whose names differ in case alone: Many, many",
+            "classes whose names differ only in case: Many, many",
             "no validation photographs of Many, kind00, kind01, kind02, kind03, kind04, kind05, kind06, "
             "kind07, kind08 and 22 more",
             "fewer than 10 pictures of kind00 (2), kind01 (1)",

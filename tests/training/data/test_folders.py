@@ -118,14 +118,14 @@ def test_pictures_beside_class_folders_do_not_make_a_class_of_train(folder: Path
 
 
 def test_what_holds_no_classes_is_refused_with_what_it_holds(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere is no folder"):
+    with pytest.raises(DataError, match="nowhere is not a folder"):
         find_trees(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"has 1 class folders.* data/ has 2 folders: did you mean"):
         class_names(tmp_path)
-    with pytest.raises(DataError, match=r"has 0 class folders.* 5 pictures lie in it directly"):
+    with pytest.raises(DataError, match=r"has 0 class folders.* 5 pictures are directly in it"):
         class_names(folder / "train" / "rose")
     shutil.rmtree(folder / "val")
-    with pytest.raises(DataError, match=r"train/ but no val/; add one, or pass train/ itself to split it"):
+    with pytest.raises(DataError, match=r"train/ but no val/; add one, or pass train/ to split it"):
         find_trees(folder)
 
 
@@ -161,6 +161,4 @@ def test_class_folders_that_hold_parts_are_pointed_out(tmp_path: Path) -> None:
         draw_classes(tmp_path, {"rose": (200, 1, 1)}, 2, size=16)
     parts, (tree,) = find_trees(tmp_path)
     assert len(tree.samples) == 6
-    assert parts.warnings == (
-        "iris: class folders with parts of a data set in them, which are taken together",
-    )
+    assert parts.warnings == ("iris: class folders that contain parts of a data set, which are merged",)

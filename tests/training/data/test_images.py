@@ -85,7 +85,7 @@ def test_every_class_with_too_little_to_read_is_named_with_its_counts(tmp_path: 
     said = str(raised.value)
     assert "class 'iris' has 1 (2 cannot be read, such as " in said
     assert "class 'rose' has 0 (3 cannot be read, such as " in said
-    assert "class 'tulip' has 0 (files that are no pictures: 3 .txt)" in said
+    assert "class 'tulip' has 0 (files that are not pictures: 3 .txt)" in said
     assert "class 'none' is empty: add images or remove the folder" in said
     assert "aster" not in said
     train = tmp_path / "divided" / "train"

@@ -51,7 +51,7 @@ def test_a_run_on_it_is_the_run_on_the_photographs(
     said = capsys.readouterr().out
     assert "12 images to train on, 3 to validate on, 3 classes, 1 skipped, 3 MB" in said
     assert "cut.png: not an image in a known format" in said
-    assert "files that are no pictures: 1 .txt" in said
+    assert "files that are not pictures: 1 .txt" in said
     for name, data in (("ours", tmp_path / "ready"), ("theirs", photos)):
         assert main(["train", "--data", str(data), "--out", str(tmp_path / name), *TRAIN]) == 0
     ours, theirs = (checkpoint.load(tmp_path / name / "last.pt") for name in ("ours", "theirs"))

@@ -1,4 +1,4 @@
-"""int8: the file computes what a torch that rounds at the same places computes; what loses is refused."""
+"""int8 and fp16: the file equals torch with the same rounding; a file that loses accuracy is refused."""
 
 from dataclasses import replace
 from math import comb
@@ -20,7 +20,7 @@ from training.data.folders import scan_known
 from training.data.images import read_digests
 from training.errors import DataError
 from training.export.graph import PIXELS, Rounding, build_graph
-from training.export.parity import classifier_of, difference, most_changed
+from training.export.parity import classifier_of, difference, max_changed
 from training.export.quantize import calibrate, quantise, rounding_of
 from training.export.verify import read_model, restore_network
 from training.model import AlexNet, weighted_layers
@@ -53,23 +53,23 @@ def rounded(x: Tensor, step: float | None, zero: int = 0) -> Tensor:
 
 
 def weights_of(graph: onnx.ModelProto) -> dict[str, Tensor]:
-    """Every weight and bias as the file holds it, widened by hand."""
+    """Return every weight and bias of the file, widened to float32 by hand."""
     tensors = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
-    found = {}
+    weights = {}
     for name in LAYERS:
         levels = tensors[f"{name}.weight.int8"]
         scale = tensors[f"{name}.weight.scale"].reshape(-1, *[1] * (levels.ndim - 1))
-        found[f"{name}.weight"] = torch.from_numpy(levels * scale)
+        weights[f"{name}.weight"] = torch.from_numpy(levels * scale)
         if f"{name}.bias.int32" in tensors:
             bias = tensors[f"{name}.bias.int32"] * tensors[f"{name}.bias.scale"].astype(np.float64)
         else:
             bias = tensors[f"{name}.bias"]
-        found[f"{name}.bias"] = torch.from_numpy(bias.astype(np.float32))
-    return found
+        weights[f"{name}.bias"] = torch.from_numpy(bias.astype(np.float32))
+    return weights
 
 
 def by_hand(model: AlexNet, graph: onnx.ModelProto, rounding: Rounding, crops: Tensor) -> Tensor:
-    """The paper's network in float32, rounding where an int8 file says that it does."""
+    """Run the paper's network in float32, rounding at the same points as the int8 file."""
     w, steps = weights_of(graph), rounding.steps
     x = crops.permute(0, 3, 1, 2) - torch.tensor(MEAN)[:, None, None]
     zero = round(max(MEAN) / steps[PIXELS]) if PIXELS in steps else 0
@@ -96,32 +96,34 @@ def by_hand(model: AlexNet, graph: onnx.ModelProto, rounding: Rounding, crops: T
     "integer", [LAYERS, [], ["conv1"], ["conv2"], ["conv3", "fc6"], LAYERS[1:], LAYERS[:-1]], ids="-".join
 )
 @torch.no_grad()
-def test_the_file_is_a_torch_that_rounds(network: Network, crops: Tensor, integer: list[str]) -> None:
+def test_int8_file_equals_torch_with_the_same_rounding(
+    network: Network, crops: Tensor, integer: list[str]
+) -> None:
     model, std, steps = network
     rounding = rounding_of(model, integer, steps)
     graph = build_graph(model, MEAN, std, "int8", rounding)
-    expected, found = by_hand(model, graph, rounding, crops), classifier_of(graph)(crops)
-    # A value on the border of two levels may be rounded either way, and moves what comes after.
-    apart = difference(found, expected)
-    whole = classifier_of(build_graph(model, MEAN, std, "fp32"))(crops)
-    assert apart.mean < (0.2 * difference(found, whole).mean if integer else 1e-6)
-    assert apart.largest < (0.05 if integer else 1e-5)
+    expected, probabilities = by_hand(model, graph, rounding, crops), classifier_of(graph)(crops)
+    # A value between two levels may be rounded either way, which changes the later layers.
+    gap = difference(probabilities, expected)
+    unrounded = classifier_of(build_graph(model, MEAN, std, "fp32"))(crops)
+    assert gap.mean < (0.2 * difference(probabilities, unrounded).mean if integer else 1e-6)
+    assert gap.largest < (0.05 if integer else 1e-5)
 
 
 def test_two_products_of_any_layer_fit_into_16_bits(network: Network) -> None:
-    """Processors without VNNI add them there: with 127 levels they answered otherwise than others."""
+    """Processors without VNNI add them in 16 bits: with 127 levels, their results differed."""
     model, std, steps = network
     for integer in (LAYERS, ["conv2", "fc7"]):
         graph = build_graph(model, MEAN, std, "int8", rounding_of(model, integer, steps))
         tensors = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
         highest = {name: int(np.abs(tensors[f"{name}.weight.int8"].astype(int)).max()) for name in LAYERS}
         assert all(2 * 255 * highest[name] < 2**15 for name in integer)
-        assert all(highest[name] >= 64 for name in LAYERS)  # and nothing is given away
+        assert all(highest[name] >= 64 for name in LAYERS)  # and no level is unused
 
 
 @torch.no_grad()
-def test_the_loudest_products_are_not_cut_off(network: Network, crops: Tensor) -> None:
-    """Every weight of fc7 at its largest, and the activations before it at or beyond 255 levels."""
+def test_the_largest_products_do_not_saturate(network: Network, crops: Tensor) -> None:
+    """Every weight of fc7 has the largest level, and the activations before it reach 255 levels."""
     model, std, steps = network
     loud = AlexNet(4, 0.08).eval()
     loud.load_state_dict(model.state_dict())
@@ -154,7 +156,7 @@ def test_layers_in_8_bits_run_on_integers(network: Network, crops: Tensor, tmp_p
     assert not {"Conv", "Gemm", "FusedConv", "MatMul"} & set(kinds)
 
 
-def test_steps_reach_the_largest_that_is_not_an_outlier(network: Network, crops: Tensor) -> None:
+def test_steps_cover_the_activations_except_outliers(network: Network, crops: Tensor) -> None:
     model, std, steps = network
     assert steps[PIXELS] * 255 == pytest.approx(max(MEAN) + 255 - min(MEAN))
     pixels = (crops.permute(0, 3, 1, 2) - torch.tensor(MEAN)[:, None, None]) / torch.tensor(std)[
@@ -168,7 +170,7 @@ def test_steps_reach_the_largest_that_is_not_an_outlier(network: Network, crops:
     assert set(steps) == {PIXELS, *LAYERS[:-1], "conv1.norm", "conv2.norm"}
 
 
-def test_a_kernel_of_zeros_and_a_large_bias_survive(network: Network, crops: Tensor) -> None:
+def test_int8_keeps_a_zero_kernel_and_a_large_bias(network: Network, crops: Tensor) -> None:
     model, std, steps = network
     changed = AlexNet(4, 0.08).eval()
     assert changed.conv2.bias is not None
@@ -180,17 +182,17 @@ def test_a_kernel_of_zeros_and_a_large_bias_survive(network: Network, crops: Ten
         changed.conv3.bias[2] = 3.0
     rounding = rounding_of(changed, LAYERS, steps)
     graph = build_graph(changed, MEAN, std, "int8", rounding)
-    held = weights_of(graph)
-    assert (held["conv2.weight"][1] == 0).all()
-    torch.testing.assert_close(held["conv2.bias"][1], torch.tensor(3.0), rtol=1e-6, atol=1e-2)
-    torch.testing.assert_close(held["conv3.bias"][2], torch.tensor(3.0), rtol=1e-6, atol=0)
+    stored = weights_of(graph)
+    assert (stored["conv2.weight"][1] == 0).all()
+    torch.testing.assert_close(stored["conv2.bias"][1], torch.tensor(3.0), rtol=1e-6, atol=1e-2)
+    torch.testing.assert_close(stored["conv3.bias"][2], torch.tensor(3.0), rtol=1e-6, atol=0)
     with torch.no_grad():
         expected = by_hand(changed, graph, rounding, crops)
     assert difference(classifier_of(graph)(crops), expected).mean < 2e-4
 
 
 def test_the_layer_that_loses_most_goes_back_to_float(network: Network, crops: Tensor) -> None:
-    """One channel of conv3 is so loud that 255 levels leave none for the others; conv4 does not listen."""
+    """One channel of conv3 is so large that 255 levels leave none for the others; conv4 ignores it."""
     model, std, _steps = network
     spoiled = AlexNet(4, 0.08).eval()
     assert spoiled.conv3.bias is not None
@@ -198,23 +200,23 @@ def test_the_layer_that_loses_most_goes_back_to_float(network: Network, crops: T
     with torch.no_grad():
         spoiled.conv3.bias[0] = 1e5
         spoiled.conv4.weight[:, 0] = 0
-    whole = classifier_of(build_graph(spoiled, MEAN, std, "fp32"))(crops)
-    seen = []
+    unrounded = classifier_of(build_graph(spoiled, MEAN, std, "fp32"))(crops)
+    losses = []
 
     def passes(graph: onnx.ModelProto) -> bool:
-        seen.append(difference(classifier_of(graph)(crops), whole).mean)
-        return seen[-1] < 0.01
+        losses.append(difference(classifier_of(graph)(crops), unrounded).mean)
+        return losses[-1] < 0.01
 
     result = quantise(spoiled, MEAN, std, crops, passes)
     assert result is not None
     graph, floating = result
     assert set(floating) == {"conv3", "conv4"}
-    assert seen[0] > 0.01 > seen[-1] == difference(classifier_of(graph)(crops), whole).mean
-    assert len(seen) == len(floating) + 1
+    assert losses[0] > 0.01 > losses[-1] == difference(classifier_of(graph)(crops), unrounded).mean
+    assert len(losses) == len(floating) + 1
     assert quantise(spoiled, MEAN, std, crops, lambda _graph: False) is None
 
 
-def test_a_file_gives_its_weights_back(tmp_path: Path, photographs: Path) -> None:
+def test_the_weights_of_an_int8_file_can_be_restored(tmp_path: Path, photographs: Path) -> None:
     run, out = trained(tmp_path / "best.pt"), tmp_path / "net.onnx"
     assert (
         main(["export", str(run), "--out", str(out), "--precision", "int8", "--data", str(photographs)])
@@ -224,28 +226,28 @@ def test_a_file_gives_its_weights_back(tmp_path: Path, photographs: Path) -> Non
     rebuilt = restore_network(graph, manifest).state_dict()
     for name, values in weights_of(graph).items():
         torch.testing.assert_close(rebuilt[name], values, rtol=1e-6, atol=0)
-    said = manifest.parity["acceptance"]
-    assert said["images"] == 6
-    assert said["agreement"] == 1
-    assert said["top1_fp32"] - said["top1"] <= 0.005
+    acceptance = manifest.parity["acceptance"]
+    assert acceptance["images"] == 6
+    assert acceptance["agreement"] == 1
+    assert acceptance["top1_fp32"] - acceptance["top1"] <= 0.005
 
 
-@pytest.mark.parametrize(("images", "most"), [(6, 0), (40, 1), (100, 2), (255, 5), (1000, 15)])
-def test_so_many_answers_may_change_as_chance_allows(images: int, most: int) -> None:
-    """By the binomial distribution itself: one more would be rare if one in a hundred changes."""
+@pytest.mark.parametrize(("images", "allowed"), [(6, 0), (40, 1), (100, 2), (255, 5), (1000, 15)])
+def test_max_changed_follows_the_binomial_distribution(images: int, allowed: int) -> None:
+    """If one answer in a hundred changes, exceeding the limit is rare."""
 
     def at_least(count: int) -> float:
         fewer = range(count)
         return 1 - sum(comb(images, k) * 0.01**k * 0.99 ** (images - k) for k in fewer)
 
-    assert most_changed(images) == most
-    assert at_least(most + 1) < 0.1 < at_least(max(0, most - 1))
+    assert max_changed(images) == allowed
+    assert at_least(allowed + 1) < 0.1 < at_least(max(0, allowed - 1))
 
 
-def test_what_loses_too_much_is_not_written(
+def test_a_file_that_loses_too_much_accuracy_is_not_written(
     tmp_path: Path, photographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A weight that float16 has no number for makes every answer NaN."""
+    """A weight beyond the range of float16 makes every probability NaN."""
     run, out = trained(tmp_path / "best.pt"), tmp_path / "net.onnx"
     state = checkpoint.load(run)
     dict(state.model)["fc7.weight"][3, 5] = 1e6
@@ -255,18 +257,23 @@ def test_what_loses_too_much_is_not_written(
     assert main(["export", str(run), "--out", str(out), *options]) == 1
     said = capsys.readouterr().err
     assert "net.onnx is not written: in fp16 top-1 is " in said
-    assert "0.5 points less and 0 other answers are allowed" in said
+    assert "at most 0.5 points less and 0 changed answers are allowed" in said
     assert out.read_bytes() == b"the old file"
     assert {path.name for path in tmp_path.iterdir()} == {"best.pt", "net.onnx"}
 
 
-def test_what_cannot_be_rounded_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unsupported_precisions_are_refused_with_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = trained(tmp_path / "best.pt", activation="tanh")
     arguments = ["export", str(run), "--out", str(tmp_path / "net.onnx"), "--precision"]
     assert main([*arguments, "int8"]) == 1
-    assert "has activation tanh; int8 takes relu: use fp32 or fp16" in capsys.readouterr().err
+    assert "has activation tanh; int8 needs relu; use fp32 or fp16" in capsys.readouterr().err
     assert main([*arguments, "fp16"]) == 1
-    assert "--precision fp16 is accepted by what it loses: pass --data" in capsys.readouterr().err
+    assert (
+        "--precision fp16 needs --data, to measure what it loses: pass the training folder"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "net.onnx").exists()
 
 

@@ -1,4 +1,4 @@
-"""inspect and verify: a sound file keeps its word; a changed one, or no model at all, is told so."""
+"""The commands inspect and verify: valid files pass, changed files and other files are refused."""
 
 import json
 import re
@@ -53,34 +53,36 @@ def test_inspect_prints_the_manifest(model_file: Path, capsys: pytest.CaptureFix
     assert manifest.classes == CLASSES
 
 
-def test_a_sound_file_keeps_its_word(
+def test_verify_passes_an_unchanged_file(
     model_file: Path, photographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify", str(model_file), "--data", str(photographs)]) == 0
-    said = capsys.readouterr().out
-    assert "file to torch in float64" in said
-    assert "1 crop(s), 6 images" in said
-    assert "10 crop(s), 6 images" in said
+    output = capsys.readouterr().out
+    assert "file to torch in float64" in output
+    assert "1 crop(s), 6 images" in output
+    assert "10 crop(s), 6 images" in output
 
 
-def test_a_run_from_it_begins_with_its_function(model_file: Path) -> None:
-    """int8 rounds the activations too, which a network that is trained on does not."""
+def test_weights_read_from_a_model_file_compute_the_same(model_file: Path) -> None:
+    """int8 also rounds the activations, which the restored network does not."""
     model, manifest = read_model(model_file)
     start = read_start(str(model_file), 1.0)
-    assert (start.classes, start.std) == (CLASSES, [58.0] * 3), "conv1 learns at the scale that it had"
+    assert (start.classes, start.std) == (CLASSES, [58.0] * 3), "conv1 has its original scale"
     network = AlexNet(len(CLASSES), start.shape["width"])
     network.load_state_dict(dict(start.weights))
     expected = classifier_of(model)(images(8))
-    found = torch_classifier(network, start.mean, start.std)(images(8))
-    close = {"fp32": 1e-5, "fp16": 2e-3, "int8": 0.05}[manifest.precision]
-    assert (found - expected).abs().max() <= close
-    assert (expected.amax(0) - expected.amin(0)).max() > 2 * close, "or equality would show nothing"
+    probabilities = torch_classifier(network, start.mean, start.std)(images(8))
+    tolerance = {"fp32": 1e-5, "fp16": 2e-3, "int8": 0.05}[manifest.precision]
+    assert (probabilities - expected).abs().max() <= tolerance
+    assert (expected.amax(0) - expected.amin(0)).max() > 2 * tolerance, (
+        "the answers differ enough for the comparison to mean something"
+    )
 
 
 def another_accuracy(model: onnx.ModelProto) -> None:
     (entry,) = model.metadata_props
     record = json.loads(entry.value)
-    record["metrics"][0]["top1"] = record["metrics"][0]["top5"] = 1.0  # of 6 it has fewer right
+    record["metrics"][0]["top1"] = record["metrics"][0]["top5"] = 1.0  # of 6 images it has fewer right
     entry.value = json.dumps(record)
 
 
@@ -89,9 +91,9 @@ def another_norm(model: onnx.ModelProto) -> None:
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(3), tensor.name))
 
 
-@pytest.mark.parametrize("model_file", ["int8"], indirect=True)  # whose bounds are the widest
+@pytest.mark.parametrize("model_file", ["int8"], indirect=True)  # with the widest tolerances
 @pytest.mark.parametrize("change", [another_accuracy, another_norm])
-def test_a_changed_file_does_not_keep_its_word(
+def test_verify_fails_a_changed_file(
     change: Callable[[onnx.ModelProto], None],
     model_file: Path,
     photographs: Path,
@@ -100,30 +102,30 @@ def test_a_changed_file_does_not_keep_its_word(
 ) -> None:
     file = altered(model_file, tmp_path / "changed.onnx", change)
     assert main(["verify", str(file), "--data", str(photographs)]) == 1
-    said = capsys.readouterr().err
-    assert "changed.onnx does not keep its word: " in said
+    output = capsys.readouterr().err
+    assert "changed.onnx fails verification: " in output
     if change is another_accuracy:
-        assert re.search(r"top-1 by 1 crop\(s\) is [\d.]+ % on 6 photographs, [\d.]+ % on 6 is said", said)
+        assert re.search(
+            r"top-1 with 1 crop\(s\) is [\d.]+ % on 6 photographs, the manifest has [\d.]+ % on 6", output
+        )
     else:
-        assert re.search(r"differ from torch's by [\d.e-]+ on average, [\d.e-]+ is said", said)
+        assert re.search(r"differ from torch's by [\d.e-]+ on average, the manifest has [\d.e-]+", output)
 
 
 @pytest.mark.parametrize(
     ("top1", "largest", "failures"),
     [
         (0.9, 1e-6, []),
-        (0.95, 1e-6, []),  # better than it says
+        (0.95, 1e-6, []),  # better than recorded
         (0.875, 1e-6, []),  # one image of 40, a tie on another processor
-        (0.8, 1e-6, ["top-1 by 1 crop(s) is 80.00 % on 40 photographs, 90.00 % on 40 is said"]),
+        (0.8, 1e-6, ["top-1 with 1 crop(s) is 80.00 % on 40 photographs, the manifest has 90.00 % on 40"]),
         (0.95, 1e-2, ["its probabilities differ from torch's by up to 1.0e-02, 1e-05 is allowed"]),
     ],
 )
-def test_what_failed_is_named_and_better_is_no_failure(
-    top1: float, largest: float, failures: list[str]
-) -> None:
-    promised, found = (Metrics("flowers", 40, 1, share, 1.0) for share in (0.9, top1))
+def test_failures_name_the_figures_that_are_worse(top1: float, largest: float, failures: list[str]) -> None:
+    expected, measured = (Metrics("flowers", 40, 1, share, 1.0) for share in (0.9, top1))
     parity = Parity("noise", 257, *(Difference(largest, 1e-8, 1.0) for _ in range(3)))
-    assert Verification("fp32", parity, 1e-8, (promised,), (found,)).failures == failures
+    assert Verification("fp32", parity, 1e-8, (expected,), (measured,)).failures == failures
 
 
 def without_a_manifest(model: onnx.ModelProto) -> None:
@@ -136,7 +138,7 @@ def with_a_manifest_of_another_kind(model: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize("model_file", ["int8"], indirect=True)
 @pytest.mark.parametrize("command", ["inspect", "verify"])
-def test_what_is_no_model_of_ours_is_named(
+def test_files_that_are_not_model_files_are_refused(
     command: str, model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--data", str(tmp_path)] if command == "verify" else []
@@ -145,12 +147,12 @@ def test_what_is_no_model_of_ours_is_named(
     empty.write_bytes(b"")
     text.write_bytes(b"not a model")
     bare = altered(model_file, tmp_path / "bare.onnx", without_a_manifest)
-    strange = altered(model_file, tmp_path / "strange.onnx", with_a_manifest_of_another_kind)
-    for file, said in (
-        *((path, f"{path} is not a sound ONNX file: ") for path in (cut, empty, text)),
+    newer = altered(model_file, tmp_path / "strange.onnx", with_a_manifest_of_another_kind)
+    for file, output in (
+        *((path, f"{path} is not a valid ONNX file: ") for path in (cut, empty, text)),
         (bare, f"{bare} has no usable manifest: "),
-        (strange, f"{strange} has no usable manifest: manifest_version is 99"),
+        (newer, f"{strange} has no usable manifest: manifest_version is 99"),
         (tmp_path / "none.onnx", "none.onnx does not exist"),
     ):
         assert main([command, str(file), *options]) == 1
-        assert said in capsys.readouterr().err
+        assert output in capsys.readouterr().err

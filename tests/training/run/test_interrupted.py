@@ -137,7 +137,7 @@ def test_a_stop_in_the_validation_loses_nothing(
 
     with register_module_forward_pre_hook(interrupt):
         assert train_as(data, stopped, *options) == 130
-    assert "stopped in the validation after step 2, saved" in capsys.readouterr().err
+    assert "stopped during validation after step 2, saved" in capsys.readouterr().err
     with register_module_forward_pre_hook(crash), pytest.raises(RuntimeError, match="crash"):
         train_as(data, crashed, *options)
     theirs = checkpoint.load(whole / "last.pt")
