@@ -110,7 +110,7 @@ def train(
                 state.epoch_seconds = seconds_before + time.monotonic() - started
                 log.step(state.step, loss, lr)
                 progress.end_step(state.epoch_loss / (state.step - first), lr)
-                watch.look(state.step, loss, trainer.scaler.get_scale())
+                watch.check(state.step, loss, trainer.scaler.get_scale())
                 if stop or due:
                     save()
                 if stop:

@@ -1,1 +1,1 @@
-"""A run on disk and while it trains: checkpoints, logs, the lock, progress, signals."""
+"""Manage a run: its checkpoints, log, lock, progress, signals, and held-out photographs."""

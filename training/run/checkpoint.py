@@ -1,7 +1,7 @@
-"""Everything that a bit-equal resume needs, in one file that is replaced atomically.
+"""Read, check and write checkpoints: one file with everything that a bit-equal resume needs.
 
-Random states are not in it because there are none to save: every draw of a run is seeded from the
-configuration's seed and the step.
+Files are replaced atomically. They hold no random state, because every draw of a run is seeded from the
+configuration's seed and the step (`training.seeding`).
 """
 
 import math
@@ -30,17 +30,20 @@ def _no_digests() -> Tensor:
 
 @dataclass
 class Checkpoint:
-    """`model` holds the weights to evaluate and export: the running average where there is one, and
-    then `raw` those that the optimiser works on. `step` counts finished optimiser steps; of those
-    in the epoch under way, `epoch_loss` sums the losses, `epoch_seconds` the time and `epoch_waited` the
-    part of it in which there was no batch. `scaler` is the loss scaling of fp16. The network takes
-    (pixel - mean) / std, with `mean` and `std` per channel on the scale 0 to 255. `preprocessing` is the
-    id of a recipe where it is not the configuration's own. `data` is the path of the photographs, on the
-    machine of the training: it goes into no model file. `metrics` are of exactly these weights, and empty
-    within an epoch; `best` are those of best.pt, with its epoch.
-    `held_out` has the names (CLASS/FILE) and digests of the validation photographs, which is empty in older
-    checkpoints; `trained_on` the digests of the others, sorted, and `trained_before` of those that the run
-    which this one started from was trained on.
+    """The state of a run.
+
+    - `model`: the weights to evaluate and export, which are the running average if there is one; then
+      `raw` are the weights that the optimiser updates.
+    - `step`: finished optimiser steps. For those of the current epoch, `epoch_loss` sums the losses,
+      `epoch_seconds` the time and `epoch_waited` the time spent waiting for data.
+    - `mean`, `std`: per channel, 0 to 255; the network takes (pixel - mean) / std.
+    - `preprocessing`: the id of a recipe, if it is not the configuration's own.
+    - `scaler`: the loss scaling of fp16. `schedule`: the state of `training.schedule`.
+    - `metrics`: of exactly these weights; empty within an epoch. `best`: those of best.pt, with its epoch.
+    - `data`: the path of the photographs on the training machine; not written into model files.
+    - `held_out`: names (CLASS/FILE) and digests of the validation photographs; empty in older checkpoints.
+    - `trained_on`: sorted digests of the training photographs. `trained_before`: digests of those that
+      the run which this one started from was trained on.
     """
 
     config: Config
@@ -62,30 +65,35 @@ class Checkpoint:
     provenance: dict[str, Any] = field(default_factory=dict)
     preprocessing: str | None = None
     data: str = ""
-    held_out: dict[str, Any] = field(default_factory=dict, compare=False)  # tensors have no one equality
+    held_out: dict[str, Any] = field(
+        default_factory=dict, compare=False
+    )  # tensors do not compare to a bool
     trained_on: Tensor = field(default_factory=_no_digests, compare=False)
     trained_before: Tensor = field(default_factory=_no_digests, compare=False)
 
     @property
     def recipe(self) -> Recipe:
+        """The preprocessing of the network."""
         return RECIPES[self.preprocessing] if self.preprocessing else self.config.recipe
 
 
 def restore_model(state: Checkpoint) -> AlexNet:
-    """The network to evaluate or export, on the CPU. Raises CheckpointError if it is another one than the
-    configuration's.
+    """Build the network to evaluate or export, on the CPU.
+
+    Raises CheckpointError if the weights do not fit the network of the configuration.
     """
     config = state.config
     model = AlexNet(len(state.classes), config.width, config.weight_init, config.image_size, config.variant)
     if problem := misfit(state.model, model.state_dict()):
-        raise CheckpointError(f"the weights are not of the network that they are said to be: {problem}")
+        raise CheckpointError(f"the weights do not fit the network of the settings: {problem}")
     model.load_state_dict(state.model)
     return model
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Written beside `path`, flushed to the disk, then renamed: a full disk leaves the old file, and
-    raises CheckpointError.
+    """Write a checkpoint beside `path`, flush it to disk, and rename it over `path`.
+
+    If that fails, on a full disk for instance, the old file stays. Raises CheckpointError.
     """
     record = {f: getattr(checkpoint, f) for f in Checkpoint.__dataclass_fields__}
     record["config"] = asdict(checkpoint.config)
@@ -96,22 +104,23 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer hides the disk's own error behind another
+    except (OSError, RuntimeError) as error:  # torch's writer raises another error from the disk's own
         cause = error.__context__ or error
-        words = cause.strerror if isinstance(cause, OSError) else cause
-        raise CheckpointError(f"{path} cannot be written: {words}") from error
+        reason = cause.strerror if isinstance(cause, OSError) else cause
+        raise CheckpointError(f"{path} cannot be written: {reason}") from error
     finally:
         partial.unlink(missing_ok=True)
 
 
 def save_step(checkpoint: Checkpoint, run: Path, keep: int, best: bool) -> None:
-    """Writes step-N.pt into the run folder, which is last.pt from then on, and best.pt if it is; of all
-    step-N.pt the newest `keep` stay. The names share one file where the file system can do that.
+    """Write step-N.pt into the run folder, with last.pt and, if it is the `best`, best.pt linked to it.
+
+    The newest `keep` of step-N.pt stay. Without hard links, the names get copies.
     """
     path = run / f"step-{checkpoint.step}.pt"
     save(checkpoint, path)
-    # last.pt comes last: if the machine stops in between, the run goes on from before, and makes the same
-    # best.pt again.
+    # last.pt comes last: if the machine stops in between, the run resumes from the checkpoint before it and
+    # writes the same best.pt again.
     for name in ("best.pt", "last.pt") if best else ("last.pt",):
         partial = run / f"{name}.partial"
         partial.unlink(missing_ok=True)
@@ -126,43 +135,48 @@ def save_step(checkpoint: Checkpoint, run: Path, keep: int, best: bool) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Raise CheckpointError if the file is missing, damaged, no checkpoint, or of a newer version."""
+    """Read and check a checkpoint.
+
+    Raises CheckpointError if the file is missing, damaged, not a checkpoint, or of a newer version.
+    """
     return from_record(read_record(path), path)
 
 
 def is_run(record: object) -> bool:
-    """Whether this program has written it, and not another one that trains."""
+    """Tell whether `record` is a checkpoint of this program, not of another training program."""
     return isinstance(record, dict) and {"config", "classes"} <= record.keys()
 
 
 def from_record(record: Any, path: Path) -> Checkpoint:
-    """Check what `read_record` has read from `path`. Raises CheckpointError, as `load`."""
+    """Check what `read_record` read from `path`, and make a Checkpoint. Raises CheckpointError."""
     if not is_run(record):
         raise CheckpointError(
-            f"{path} holds no run of this program; torchvision's weights become one by `import`"
+            f"{path} is not a checkpoint of this program; `import` converts torchvision's weights"
         )
     hints = get_type_hints(Checkpoint)
     settings = record["config"]
     if not conforms(settings, dict[str, Any]):
-        raise CheckpointError(f"{path} is damaged: its settings are of another type")
-    if "init" in settings:  # what checkpoints called it before there was a command of that name
+        raise CheckpointError(f"{path} is damaged: its settings have the wrong type")
+    if "init" in settings:  # the old name, before there was a command `init`
         settings["weight_init"] = settings.pop("init")
     unknown = [repr(key) for key in record.keys() - hints.keys()]
     unknown += [repr(key) for key in settings.keys() - Config.__dataclass_fields__.keys()]
     if unknown:
         words = abbreviated(", ".join(sorted(unknown)))
-        raise CheckpointError(f"{path}: a newer version of this program wrote it, with {words}; update it")
+        raise CheckpointError(
+            f"{path} was written by a newer version of this program, with {words}; update this one"
+        )
     try:
         record["config"] = override(Config(), settings)
     except ConfigError as error:
         raise CheckpointError(f"{path} is damaged: {abbreviated(error)}") from None
-    record.setdefault("std", [record["config"].std] * 3)  # older ones have it nowhere else
+    record.setdefault("std", [record["config"].std] * 3)  # older checkpoints do not record it
     for key, field_ in Checkpoint.__dataclass_fields__.items():
         if key not in record and field_.default is MISSING and field_.default_factory is MISSING:
             raise CheckpointError(f"{path} is damaged: {key} is missing")
         if key in record and not conforms(record[key], hints[key]):
             raise CheckpointError(
-                f"{path} is damaged: {key} is of another type, {type(record[key]).__name__}"
+                f"{path} is damaged: {key} has the wrong type, {type(record[key]).__name__}"
             )
     state = Checkpoint(**record)
     if problem := _problem(state):
@@ -171,11 +185,11 @@ def from_record(record: Any, path: Path) -> Checkpoint:
 
 
 def _problem(state: Checkpoint) -> str:
-    """Say what cannot be, of values that have the right types; "" if everything can."""
+    """Describe the first impossible value, given that all types are right; "" if there is none."""
     if state.preprocessing is not None and state.preprocessing not in RECIPES:
         return (
-            f"has preprocessing {abbreviated(state.preprocessing, 60)!r}: a newer version of this program "
-            "wrote it; update it"
+            f"has preprocessing {abbreviated(state.preprocessing, 60)!r}, of a newer version of this "
+            "program; update this one"
         )
     for key in ("mean", "std"):
         values = getattr(state, key)
@@ -205,12 +219,12 @@ def _problem(state: Checkpoint) -> str:
         if values and not (_measured(values) and ("epoch" in values or key == "metrics")):
             return f"is damaged: {key} is {abbreviated(values, 100)}"
     if state.raw is not None and shapes(state.raw) != shapes(state.model):
-        return "is damaged: the weights under training and their average are of different shapes"
+        return "is damaged: the trained weights and their average have different shapes"
     return ""
 
 
 def _measured(values: Mapping[str, Any]) -> bool:
-    """Whether these are counts and shares that a validation can have."""
+    """Tell whether these are possible counts and accuracies of a validation."""
     counts, shares = (
         [values.get("images"), values.get("epoch", 0)],
         [values.get("top1"), values.get("top5")],
@@ -222,49 +236,50 @@ def _measured(values: Mapping[str, Any]) -> bool:
 
 
 def shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor by its name."""
     return {name: tuple(values.shape) for name, values in weights.items()}
 
 
-def misfit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """Name the first tensor that is missing, too many or of another shape than `wanted`; "" if all fit."""
-    ours, theirs = shapes(wanted), shapes(weights)
-    odd = [name for name in (*ours, *theirs.keys() - ours.keys()) if ours.get(name) != theirs.get(name)]
-    if not odd:
+def misfit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Describe the first tensor that is missing, unexpected or of the wrong shape; "" if all fit."""
+    ours, theirs = shapes(expected), shapes(weights)
+    wrong = [name for name in (*ours, *theirs.keys() - ours.keys()) if ours.get(name) != theirs.get(name)]
+    if not wrong:
         return ""
-    name = odd[0]
+    name = wrong[0]
     if name not in ours:
         problem = f"{abbreviated(name, 60)} is not part of it"
     elif name not in theirs:
         problem = f"{name} is missing"
     else:
-        expected, found = (" x ".join(map(str, side[name])) for side in (ours, theirs))
-        problem = f"{name} is {abbreviated(found, 60)}, not {expected}"
-    return f"{problem}, and {len(odd) - 1} more" if len(odd) > 1 else problem
+        shape, other = (" x ".join(map(str, side[name])) for side in (ours, theirs))
+        problem = f"{name} is {abbreviated(other, 60)}, not {shape}"
+    return f"{problem}, and {len(wrong) - 1} more" if len(wrong) > 1 else problem
 
 
 def read_record(path: Path) -> Any:
-    """Read what `torch.save` wrote, running no code of it. Raises CheckpointError."""
+    """Read a file of `torch.save` without running any code in it. Raises CheckpointError."""
     damaged: str | None = None
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
-        if zipfile.is_zipfile(path):  # torch does not compare the checksums that it writes
+        if zipfile.is_zipfile(path):  # torch does not verify the checksums that it writes
             with zipfile.ZipFile(path) as file:
                 damaged = file.testzip()
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    # torch raises what its unpickler and zip reader happen to hit, and recommends to run the file's code.
+    # torch raises whatever its unpickler and zip reader hit, with the advice to run the file's code.
     except Exception as error:
-        if "GLOBAL" in str(error):  # a pickle with classes of its own
-            reason = "it holds Python objects, which could run code: save the network's state_dict() alone"
+        if "GLOBAL" in str(error):  # a pickle with other classes
+            reason = "it holds Python objects, which could run code; save only the network's state_dict()"
         else:
-            reason = "it is cut off, or another file"
+            reason = "it is truncated, or of another kind"
         if path.suffix == ".onnx":
-            reason = "it is a model file: `verify` measures it, and `train --from` starts from it"
+            reason = "it is a model file; `verify` measures it, and `train --from` starts from it"
         raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from error
     if damaged is not None:
         raise CheckpointError(
-            f"{path} is damaged: {abbreviated(damaged, 60)} has another checksum; copy it again"
+            f"{path} is damaged: {abbreviated(damaged, 60)} has the wrong checksum; copy the file again"
         )
     return record

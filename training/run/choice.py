@@ -1,15 +1,15 @@
-"""Which checkpoint of a run is exported, measured, reported on and trained on from.
+"""Choose the checkpoint of a run that is exported, measured, reported on or used as a start.
 
-The last one, because the schedule ends there. The best of E epochs on n photographs is mostly the luckiest
-of E draws unless n is large, and promises more than other photographs show. So best.pt is taken only where
+The default is last.pt, where the schedule ends. The best of E epochs on n photographs is mostly the
+luckiest of E draws unless n is large, and its accuracy is too optimistic. So best.pt is taken only if
 
-- the schedule was finished, and its epoch is in the last `END` of it, where the learning rate is small;
-- it is better than the last by more than `ERRORS` standard errors of the difference of two accuracies,
-  which is also the hysteresis: an epoch that is as good, or better by chance, changes nothing.
+- the schedule was finished, and best.pt is from its last `END`, where the learning rate is small;
+- it is better than last.pt by more than `ERRORS` standard errors of the difference of two accuracies, so
+  that an epoch that is as good, or better by chance, changes nothing.
 
-The standard error is that of Agresti and Caffo (2000): as if both had been right once more and wrong once
-more, without which it would be 0 where all are right. It is that of two sets of photographs; on one set,
-where both err on the same ones, the true one is smaller.
+The standard error is that of Agresti and Caffo (2000), with one correct and one wrong answer added to each
+accuracy: without them it would be 0 where all answers are correct. It assumes two independent sets of
+photographs; on the same set the true one is smaller.
 """
 
 import math
@@ -21,13 +21,13 @@ from training.errors import CheckpointError
 from training.run import checkpoint
 from training.run.checkpoint import Checkpoint
 
-END: Final = 0.2  # of the epochs
+END: Final = 0.2  # share of the epochs
 ERRORS: Final = 2.0
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A checkpoint and its path; `words` say which it is and why, in one line."""
+    """A checkpoint and its path; `words` explain in one line which one it is and why."""
 
     path: Path
     state: Checkpoint
@@ -35,9 +35,9 @@ class Choice:
 
 
 def choose(source: Path) -> Choice:
-    """Load the checkpoint that a run folder stands for, or the file `source`.
+    """Load the file `source`, or the checkpoint to use of a run folder.
 
-    Raises CheckpointError, for weights that are no numbers too.
+    Raises CheckpointError, also if the weights hold NaN or infinity.
     """
     choice = _choose(source)
     if not all(values.isfinite().all() for values in choice.state.model.values()):
@@ -58,8 +58,8 @@ def _choose(source: Path) -> Choice:
         state = checkpoint.load(best)
         return Choice(best, state, f"best.pt, {_epoch(state)}; there is no last.pt")
     state = checkpoint.load(last)
-    taken, reason = _judge(state.best, state)
-    if not (taken and best.is_file()):
+    is_better, reason = _is_better(state.best, state)
+    if not (is_better and best.is_file()):
         return Choice(last, state, f"the last, {_epoch(state)}{reason}")
     state = checkpoint.load(best)
     return Choice(best, state, f"best.pt, {_epoch(state)}{reason}")
@@ -69,8 +69,8 @@ def _epoch(state: Checkpoint) -> str:
     return f"epoch {state.epoch} of {state.config.epochs}" if state.step else "untrained here"
 
 
-def _judge(best: dict[str, Any], last: Checkpoint) -> tuple[bool, str]:
-    """-> whether `best` is to be taken instead of `last`, and why (or why not)."""
+def _is_better(best: dict[str, Any], last: Checkpoint) -> tuple[bool, str]:
+    """Decide whether to take `best` instead of `last` -> the decision and its reason in words."""
     epochs = last.config.epochs
     if last.step and last.epoch < epochs:
         return False, "; its schedule was not finished: `train --resume` finishes it"
@@ -86,6 +86,6 @@ def _judge(best: dict[str, Any], last: Checkpoint) -> tuple[bool, str]:
 
 
 def standard_error(first: float, second: float, images: int) -> float:
-    """Estimate that of the difference of two accuracies, each on `images` photographs."""
+    """Estimate the standard error of the difference of two accuracies (0 to 1) on `images` each."""
     shares = ((top1 * images + 1) / (images + 2) for top1 in (first, second))
     return math.sqrt(sum(share * (1 - share) / (images + 2) for share in shares))

@@ -1,4 +1,4 @@
-"""One run in a run folder at a time: a lock that the kernel releases when its process ends, however."""
+"""Lock run folders, so that only one process trains in each; the kernel releases the lock at its end."""
 
 import fcntl
 import os
@@ -11,28 +11,28 @@ from typing import Final
 from training.distributed import Ranks
 from training.errors import CheckpointError
 
-LOCK: Final = ".lock"  # in the run folder while it is trained; after a kill it may stay, and means nothing
+LOCK: Final = ".lock"  # its presence alone, as after a kill, does not lock the folder
 
 
 def contents(run: Path) -> list[str]:
-    """The names of what is in a run folder, sorted, without its lock; none if there is no such folder."""
+    """List the names in a run folder, sorted, without its lock; none if there is no such folder."""
     return sorted(path.name for path in run.iterdir() if path.name != LOCK) if run.is_dir() else []
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[Callable[[], None]]:
-    """Hold the lock of a run folder, which is made if it is missing, and removed if it stays empty.
+    """Hold the lock of a run folder; make the folder if it is missing, and remove it if it stays empty.
 
-    -> a function that does what is done at the end, for a process that ends before. Raises CheckpointError,
-    which names the other process, if there is one in this folder.
+    -> the clean-up function, for a process that exits without leaving the context. Raises CheckpointError,
+    which names the other process, if the folder is locked.
     """
-    made = [path for path in (run, *run.parents) if not path.exists()]
+    created = [path for path in (run, *run.parents) if not path.exists()]
     run.mkdir(parents=True, exist_ok=True)
     file = _take(run)
 
     def release() -> None:
         (run / LOCK).unlink(missing_ok=True)
-        for path in made:
+        for path in created:
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
 
@@ -45,7 +45,7 @@ def locked(run: Path) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def locked_for_all(run: Path, ranks: Ranks) -> Iterator[Callable[[], None]]:
-    """As `locked`, for the processes of one torchrun: the first holds it, and all learn if it cannot."""
+    """Hold the lock in the main process of a torchrun; all processes raise if it fails."""
     with ExitStack() as stack:
         release, problem = _nothing, None
         if ranks.is_main:
@@ -54,16 +54,18 @@ def locked_for_all(run: Path, ranks: Ranks) -> Iterator[Callable[[], None]]:
             except (CheckpointError, OSError) as error:
                 problem = error
         if ranks.any_rank(problem is not None):
-            raise problem or CheckpointError(f"{run} cannot be trained in; the first process says why")
+            raise problem or CheckpointError(
+                f"{run} cannot be locked for training; the main process says why"
+            )
         yield release
 
 
 def _nothing() -> None:
-    """What the others have to release."""
+    """Clean up nothing, in the processes that hold no lock."""
 
 
 def holder(run: Path) -> str | None:
-    """-> the process that trains in this folder, in words; None if there is none."""
+    """Return the process that trains in this folder, in words; None if there is none."""
     try:
         file = os.open(run / LOCK, os.O_RDWR)
     except OSError:
@@ -79,9 +81,11 @@ def holder(run: Path) -> str | None:
     return None
 
 
-def in_use(run: Path, by: str) -> str:
+def in_use(run: Path, process: str) -> str:
+    """Return the message for a run folder that `process` has locked."""
     return (
-        f"{run} is being trained in already, by {by}; wait for its end or stop it, or choose another folder"
+        f"{run} is being trained in already, by {process}; wait for its end or stop it, or choose another "
+        "folder"
     )
 
 
@@ -90,7 +94,7 @@ def _words(file: int) -> str:
 
 
 def _take(run: Path) -> int:
-    """-> the locked file, open, with the name of this process in it."""
+    """Lock the folder -> the open lock file, with the name of this process in it."""
     path = run / LOCK
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -100,7 +104,7 @@ def _take(run: Path) -> int:
             words = _words(file)
             os.close(file)
             raise CheckpointError(in_use(run, words)) from None
-        except OSError:  # a file system without locks, as some network ones
+        except OSError:  # a file system without locks, such as some network file systems
             return file
         try:
             current = path.stat().st_ino == os.fstat(file).st_ino
@@ -110,4 +114,4 @@ def _take(run: Path) -> int:
             os.ftruncate(file, 0)
             os.pwrite(file, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
             return file
-        os.close(file)  # whoever held it removed it meanwhile: another process may have made a new one
+        os.close(file)  # the holder removed it meanwhile, and another process may have made a new one

@@ -1,4 +1,4 @@
-"""What a run writes down while it trains: metrics.csv for people and scripts, events for TensorBoard."""
+"""Write and read the log of a run: metrics.csv, and events for TensorBoard."""
 
 import csv
 from dataclasses import asdict, astuple, dataclass, fields
@@ -10,14 +10,16 @@ from torch.utils.tensorboard import SummaryWriter
 from training.errors import CheckpointError
 from training.messages import abbreviated
 
-EVERY: Final = 50  # steps between two points of the curves within an epoch
+EVERY: Final = 50  # steps between two points of the curves by step
 
 
 @dataclass(frozen=True)
 class EpochRow:
-    """`epoch` counts from 1; `top1` and `top5` are of the validation, fractions of 1, as is `data_wait`:
-    the share of the time in which there was no batch to train on. `loss` is the training's, smoothed and
-    mixed as its targets are; `val_loss` the cross-entropy of the validation, of the averaged weights.
+    """One row of metrics.csv: an epoch, counted from 1.
+
+    `top1` and `top5` are of the validation, 0 to 1. `data_wait` is the share of the time spent waiting for
+    data. `loss` is the mean training loss, with smoothed and mixed targets; `val_loss` is the cross-entropy
+    of the averaged weights on the validation photographs.
     """
 
     epoch: int
@@ -31,9 +33,10 @@ class EpochRow:
 
 
 class Log:
-    """Goes on after `epoch` and `step`: what a run that was killed had written beyond them is dropped.
+    """The log of a run, continued after `epoch` and `step`.
 
-    Without a `run` folder, for processes other than the first, it writes nothing.
+    Later entries, of a run that was killed after its last checkpoint, are dropped. With `run` None, as in
+    processes other than the main one, nothing is written. Raises CheckpointError if the old log is damaged.
     """
 
     def __init__(self, run: Path | None, epoch: int, step: int) -> None:
@@ -50,12 +53,13 @@ class Log:
         self._events = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def step(self, step: int, loss: float, lr: float) -> None:
+        """Log every 50th step, for TensorBoard."""
         if self._run is not None and step % EVERY == 0:
             self._events.add_scalar("step/loss", loss, step)
             self._events.add_scalar("step/lr", lr, step)
 
     def epoch(self, step: int, row: EpochRow) -> None:
-        """`step` counts the steps of all epochs until now."""
+        """Log an epoch; `step` counts the steps of all epochs so far."""
         if self._run is None:
             return
         with (self._run / "metrics.csv").open("a", newline="") as file:
@@ -73,23 +77,22 @@ class Log:
 
 
 def read_log(run: Path) -> list[EpochRow]:
-    """Read the rows of a run's metrics.csv; none if it has not got one yet. Raises CheckpointError."""
+    """Read a run's metrics.csv; no rows if there is none yet. Raises CheckpointError if it is damaged."""
     path = run / "metrics.csv"
     if not path.is_file():
         return []
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [
-                # A log that an older version began may lack a column, and a kill may have cut off the
-                # last row.
+                # Logs of older versions lack columns, and a kill may have truncated the last row.
                 EpochRow(int(row["epoch"]), *(float(row.get(f.name, "nan")) for f in fields(EpochRow)[1:]))
                 for row in csv.DictReader(file)
                 if None not in row.values()
             ]
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise CheckpointError(
-            f"{path} is damaged: {abbreviated(error)}; rename it to go on without"
+            f"{path} is damaged: {abbreviated(error)}; rename it to continue without it"
         ) from None
     if any(row.epoch < 1 for row in rows):
-        raise CheckpointError(f"{path} is damaged: epochs count from 1; rename it to go on without")
+        raise CheckpointError(f"{path} is damaged: epochs count from 1; rename it to continue without it")
     return rows

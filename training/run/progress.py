@@ -1,4 +1,4 @@
-"""What one sees while an epoch goes on: a bar on a terminal, else a line now and then; the time left."""
+"""Print the progress of a run: a bar on a terminal, else a line every 20 s, with the time left."""
 
 import sys
 import time
@@ -9,38 +9,44 @@ from tqdm import tqdm
 
 from training.run.log import EpochRow
 
-EVERY: Final = 20.0  # seconds from one line to the next, at least
+EVERY: Final = 20.0  # minimum seconds between two lines
 
 
 @dataclass
 class Mean:
+    """A running mean."""
+
     total: float = 0.0
     count: int = 0
 
     def add(self, value: float) -> None:
+        """Add a value."""
         self.total += value
         self.count += 1
 
     @property
     def value(self) -> float:
+        """The mean of all values; 0 without any."""
         return self.total / max(self.count, 1)
 
 
 class Progress:
-    """Of a run of `epochs` epochs of `steps` steps of `images` images. One of several processes `speaks`.
-    The time left is reckoned from the steps of this process, and from its validations once there was one.
+    """The progress of a run of `epochs` epochs of `steps` steps of `images` images.
+
+    Only the process with `speaks` prints. The time left is estimated from the steps of this process, and
+    from its validations after the first one.
     """
 
     def __init__(self, epochs: int, steps: int, images: int, speaks: bool) -> None:
         self.epochs, self.steps, self.images, self._speaks = epochs, steps, images, speaks
         self._lines = not (sys.stdout.isatty() and sys.stderr.isatty())
         self._bar: tqdm[NoReturn] | None = None
-        self._steps_timed, self._others_timed = Mean(), Mean()  # others: validation and checkpoints
-        self._told = time.monotonic()
-        self._warm = False  # the first step takes longer than the others
+        self._steps_timed, self._others_timed = Mean(), Mean()  # others: validation and saving
+        self._last_line = time.monotonic()
+        self._warm = False  # set by the first step, which takes longer and is not timed
 
     def begin_epoch(self, epoch: int, step: int) -> None:
-        """Of epoch `epoch`, which counts from 0, `step` steps have been made."""
+        """Start epoch `epoch`, counted from 0, of which `step` steps are done."""
         self.epoch, self.step, self._validations = epoch, step, self.epochs - epoch
         self._bar = tqdm(
             desc=f"epoch {epoch + 1}/{self.epochs}",
@@ -48,12 +54,12 @@ class Progress:
             initial=step * self.images,
             unit="img",
             leave=False,
-            disable=None if self._speaks else True,  # None: no bar where stderr is no terminal
+            disable=None if self._speaks else True,  # None: no bar if stderr is not a terminal
         )
         self._since = time.monotonic()
 
     def end_step(self, loss: float, lr: float) -> None:
-        """`loss` is the mean of the epoch until now."""
+        """Report a step; `loss` is the mean of the epoch so far."""
         self.step += 1
         seconds = self._lap()
         if self._warm:
@@ -64,18 +70,18 @@ class Progress:
         self._bar.set_postfix_str(f"loss {loss:.3f}, lr {lr:.2g}{left and ', '}{left}", refresh=False)
         self._bar.update(self.images)
         if self.step < self.steps:  # a line about the epoch follows its last step
-            self._now_and_then(f"step {self.step}/{self.steps}  loss {loss:.3f}  {left}")
+            self._print_sometimes(f"step {self.step}/{self.steps}  loss {loss:.3f}  {left}")
 
     def validating(self, share: float) -> None:
-        """That share of the validation is done."""
-        self._now_and_then(f"validation, {share:.0%} of it done")
+        """Report that this share of the validation is done."""
+        self._print_sometimes(f"validation, {share:.0%} of it done")
 
     def end_epoch(self, row: EpochRow) -> None:
-        """Validated, and saved if it was time to."""
+        """Report an epoch after its validation and checkpoint."""
         self._close_bar()
         self._others_timed.add(self._lap())
         self._validations -= 1
-        self._tell(
+        self._print(
             f"loss {row.loss:.3f}, validation {row.val_loss:.3f}  "
             f"top-1 {row.top1:.1%}  top-5 {row.top5:.1%}  "
             f"{row.images_per_second:.3g} img/s, {row.data_wait:.0%} of the time waiting for data  "
@@ -93,7 +99,7 @@ class Progress:
             self._bar.close()
 
     def _left(self) -> str:
-        """The time until the run's end, in words; "" before any step was measured."""
+        """Estimate the time until the run's end, in words; "" before any step was timed."""
         if not self._steps_timed.count:
             return ""
         steps = (self.epochs - self.epoch) * self.steps - self.step
@@ -102,23 +108,23 @@ class Progress:
             + " left"
         )
 
-    def _now_and_then(self, words: str) -> None:
-        if self._lines and time.monotonic() - self._told >= EVERY:
-            self._tell(words)
+    def _print_sometimes(self, text: str) -> None:
+        if self._lines and time.monotonic() - self._last_line >= EVERY:
+            self._print(text)
 
-    def _tell(self, words: str) -> None:
+    def _print(self, text: str) -> None:
         if self._speaks:
-            print(f"epoch {self.epoch + 1}/{self.epochs}  {words}".rstrip(), flush=True)
-        self._told = time.monotonic()
+            print(f"epoch {self.epoch + 1}/{self.epochs}  {text}".rstrip(), flush=True)
+        self._last_line = time.monotonic()
 
     def _lap(self) -> float:
-        """-> seconds since the last time."""
+        """Return the seconds since the last call."""
         before, self._since = self._since, time.monotonic()
         return self._since - before
 
 
 def duration(seconds: float) -> str:
-    """In one or two units: "40 s", "12 min", "3 h 20 min", "2 d 5 h"."""
+    """Format a time in one or two units: "40 s", "12 min", "3 h 20 min", "2 d 5 h"."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""Where a run comes from: what goes into the checkpoint and, from there, into the manifest."""
+"""Record where a run comes from, for the checkpoint and the manifest of its exports."""
 
 import os
 import platform
@@ -13,7 +13,10 @@ from training.data.prepared import Dataset
 
 
 def run_provenance(data: Dataset) -> dict[str, Any]:
-    """`split` says how one tree was divided, so that what was held out can be found again."""
+    """Collect the provenance of a new run: date, revision, data, versions.
+
+    `split` says how one tree was divided, so that the held-out photographs can be found again.
+    """
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "revision": revision(),
@@ -27,7 +30,7 @@ def run_provenance(data: Dataset) -> dict[str, Any]:
 
 
 def revision() -> str:
-    """The checkout's commit, with "+" if it was changed since; else what REVISION says, as in an image."""
+    """Return the checkout's commit, with "+" if it has changes; in an image, the variable REVISION."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)

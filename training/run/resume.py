@@ -1,4 +1,4 @@
-"""Which run `--resume` goes on with, and whether what else was said agrees with it."""
+"""Load the run that `--resume` continues, and compare its settings with those of the command line."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -12,9 +12,9 @@ from training.run.lock import contents
 
 
 def load_resumable(out: Path) -> Checkpoint | None:
-    """The run in `out`, where it was stopped; None if nothing is there, or not even a folder.
+    """Load the run in `out`, to be continued; None if the folder is empty or missing.
 
-    Raises CheckpointError if there are files without last.pt: what they are is not for us to guess.
+    Raises CheckpointError if there are files but no last.pt, or if it is not a run of `train`.
     """
     if (out / "last.pt").is_file():
         state = checkpoint.load(out / "last.pt")
@@ -24,16 +24,16 @@ def load_resumable(out: Path) -> Checkpoint | None:
     if names := contents(out):
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         raise CheckpointError(
-            f"{out} has no last.pt to go on from, and is not empty: {', '.join(names[:10])}{more}; "
+            f"{out} has no last.pt to resume from, and is not empty: {', '.join(names[:10])}{more}; "
             "choose another folder, or start from a checkpoint with --from"
         )
     return None
 
 
 def compare_settings(run: Config, given: Config, out: Path) -> str:
-    """Compare the settings of the run in `out` with those that were given: more epochs are fine.
+    """Compare the settings of the run in `out` with the `given` ones: only more epochs are allowed.
 
-    -> a warning, or "". Raises CheckpointError with a line for each other setting that differs.
+    -> a warning about more epochs, or "". Raises CheckpointError with a line for each other difference.
     """
     ours, theirs = asdict(run), asdict(given)
     problems = [
@@ -57,5 +57,5 @@ def compare_settings(run: Config, given: Config, out: Path) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A setting's value as it is typed; of a switch, on or off."""
+    """Format a setting's value as it is typed; a switch as on or off."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

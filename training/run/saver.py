@@ -1,4 +1,4 @@
-"""When a run writes checkpoints: so that little is lost, and little of the time goes into writing."""
+"""Decide when a run writes checkpoints: often enough to lose little, rarely enough to cost little."""
 
 import time
 from pathlib import Path
@@ -7,29 +7,34 @@ from typing import Final
 from training.run import checkpoint
 from training.run.checkpoint import Checkpoint
 
-EVERY: Final = 60.0  # seconds of work that may be lost
-SHARE: Final = 20  # an epoch's end is saved where that takes less than 1/SHARE of the time
+EVERY: Final = 60.0  # maximum seconds of work that a kill may lose
+SHARE: Final = 20  # the end of an epoch is saved if that takes less than 1/SHARE of the time
 
 
 class Saver:
-    """Writes into `run`, and keeps `keep` of step-N.pt; in the first of several processes."""
+    """Write checkpoints into `run`, keeping `keep` of step-N.pt; used in the main process."""
 
     def __init__(self, run: Path, keep: int) -> None:
         self.run, self.keep = run, keep
         self._saved, self._took = time.monotonic(), 0.0
 
     def due(self) -> bool:
+        """Tell whether the last checkpoint is too old."""
         return self._since() >= EVERY
 
     def due_before_validation(self) -> bool:
-        """Sooner than within an epoch: what a validation needs is not trained again if it is cut off. But a
-        checkpoint of 700 MB after each epoch of 2 s would take longer than the epochs.
+        """Tell whether to save before a validation, so that a kill during it loses little.
+
+        This is sooner than within an epoch, unless saving is slow: a checkpoint of 700 MB after each epoch
+        of 2 s would take longer than the epochs.
         """
         return self._since() >= min(EVERY, SHARE * self._took)
 
     def save(self, state: Checkpoint, best: bool) -> None:
-        """What is better than all before is written at once: then best.pt is right after a kill, too. A run
-        that goes on from an earlier last.pt comes to the same best.pt again.
+        """Write a checkpoint, also as best.pt if it is the `best` so far.
+
+        A new best is saved at once, so that best.pt is right after a kill, too. A run that resumes from an
+        earlier last.pt writes the same best.pt again.
         """
         started = time.monotonic()
         checkpoint.save_step(state, self.run, self.keep, best)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a run trains: it stops after a step, with a checkpoint."""
+"""Handle Ctrl-C and SIGTERM while a run trains: it stops after the current step, with a checkpoint."""
 
 import os
 import signal
@@ -12,13 +12,15 @@ INTERRUPTED: Final = 130  # the exit code
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM; a checkpoint has been written."""
+    """The run was stopped by Ctrl-C or SIGTERM, and a checkpoint has been written."""
 
 
 class Signals:
-    """Before `defer` a signal ends the process at once, after `abandon`: there is nothing to save, and a
-    thread that decodes a picture is not waited for. After it, `stopping` says whether one has come; a
-    second one ends the process.
+    """The handler of Ctrl-C and SIGTERM.
+
+    Before `defer`, a signal calls `abandon` and ends the process at once: there is nothing to save, and no
+    waiting for threads that decode pictures. After it, a signal sets `stopping`; a second one ends the
+    process.
     """
 
     def __init__(self, abandon: Callable[[], object]) -> None:
@@ -27,21 +29,23 @@ class Signals:
         self.stopping = False
 
     def defer(self) -> None:
+        """From now on, let signals set `stopping`."""
         self._deferred = True
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
+        """Handle a signal; may end the process."""
         if not self._deferred:
             self._abandon()
             print("interrupted before there was anything to save", file=sys.stderr, flush=True)
             os._exit(INTERRUPTED)
         if self.stopping:
-            os._exit(128 + number)  # SIG_DFL would not end the first process of a container
+            os._exit(128 + number)  # SIG_DFL would not end process 1 of a container
         self.stopping = True
 
 
 @contextmanager
 def catch_signals(abandon: Callable[[], object]) -> Iterator[Signals]:
-    """Take both signals, and put back their handlers at the end."""
+    """Handle both signals within the context, and restore their handlers at the end."""
     signals = Signals(abandon)
     before = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

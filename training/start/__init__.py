@@ -1,1 +1,1 @@
-"""Initial weights for a run: random, pre-trained, of another run, or published by others."""
+"""Start runs: with random, pre-trained or published weights, or with those of another run."""

@@ -1,9 +1,9 @@
 """Pre-train the base network on several sets of small pictures at once, as a start for later runs.
 
-Each set holds train/ and val/, a folder per class, and is told apart by outputs of its own. The pictures
-stay at `SIDE` pixels in memory; each batch is enlarged to `SMALL` pixels, which cost less, and towards the
-end of the run to `LARGE`. The maps of conv5 are averaged to 6x6, so that one fc6 serves every size. What is
-written is a file for `train --from`, with the convolutions alone, in float16.
+Each set holds train/ and val/ with a folder per class, and has its own outputs. The pictures stay at `SIDE`
+pixels in memory; each batch is enlarged to `SMALL` pixels, which cost less, and towards the end of the run
+to `LARGE`. The maps of conv5 are averaged to 6x6, so that one fc6 fits every size. The result is a file for
+`train --from`, with only the convolutions, in float16.
 """
 
 import argparse
@@ -39,15 +39,17 @@ from training.start.weights import SHAPE, Start, read_start, write_safetensors
 
 SMALL: Final = 112  # pixels
 LARGE: Final = 160  # pixels
-SMALL_SHARE: Final = 0.8  # of the run
-SMOOTHING: Final = 0.1
+SMALL_SHARE: Final = 0.8  # share of the run at SMALL pixels
+SMOOTHING: Final = 0.1  # label smoothing
 WARMUP: Final = 0.03  # share of the run
 
 
 @dataclass
 class Progress:
-    """A base network on its way, and the file that keeps it: `average` is the running average of `model`'s
-    weights. `settings` are those of the run, which goes on with the same ones only.
+    """The state of a pre-training run, and its checkpoint file `path`.
+
+    `average` is the running average of `model`'s weights. A run can only be resumed with the same
+    `settings`.
     """
 
     path: Path
@@ -58,17 +60,18 @@ class Progress:
     step: int = 0
 
     def save(self) -> None:
+        """Write the checkpoint, replacing the one before."""
         record = {key: getattr(self, key).state_dict() for key in ("model", "average", "optimizer")}
         partial = self.path.with_suffix(".partial")
         torch.save(record | {"step": self.step, "settings": self.settings}, partial)
         partial.replace(self.path)
 
     def load(self) -> None:
-        """Go on where `save` was called last. Raises CheckpointError if that was with other settings."""
+        """Restore the last checkpoint. Raises CheckpointError if its settings differ."""
         record = read_record(self.path)
         if record.get("settings") != self.settings:
             raise CheckpointError(
-                f"{self.path} is of a base network with other settings; give the same, or remove the file"
+                f"{self.path} was written with other settings; use the same ones, or remove the file"
             )
         for key in ("model", "average", "optimizer"):
             getattr(self, key).load_state_dict(record[key])
@@ -76,7 +79,7 @@ class Progress:
 
 
 def logits_of(model: AlexNet, pixels: Tensor, mean: Sequence[float], std: float) -> Tensor:
-    """Classify pixels (N, 3, H, W), 0 to 255, of any side from 63 on -> (N, classes)."""
+    """Compute logits (N, classes) of pixels (N, 3, H, W), 0 to 255, of at least 63 pixels per side."""
     maps = model.features(normalise(pixels, mean, [std] * 3))
     return model.classify(F.adaptive_avg_pool2d(maps, 6).flatten(1))
 
@@ -89,9 +92,9 @@ def fit(
     mean: Sequence[float],
     signals: Signals,
 ) -> None:
-    """Train for `config.epochs` of the first set, in place, with a checkpoint each minute.
+    """Train in place for `config.epochs` of the first set, with a checkpoint every minute.
 
-    `batches` are the pictures of each set in a step. Raises Interrupted, with a checkpoint.
+    `batches` are the numbers of pictures of each set in a step. Raises Interrupted after a checkpoint.
     """
     model, device = progress.model, progress.model.conv1.weight.device
     total = math.ceil(config.epochs * len(sets[0].train.labels) / batches[0])
@@ -104,17 +107,19 @@ def fit(
         for group in progress.optimizer.param_groups:
             group["lr"] = config.lr * min(1, done / WARMUP + 0.01) * (1 + math.cos(math.pi * done)) / 2
         drawn = [
-            _draw(each, count, size, config.mix, generator)
-            for each, count in zip(sets, batches, strict=True)
+            _draw(picture_set, count, size, config.mix, generator)
+            for picture_set, count in zip(sets, batches, strict=True)
         ]
         torch.manual_seed(seed_of(config.seed, DROPOUT, progress.step))
         with torch.autocast(device.type, torch.bfloat16):
             logits = logits_of(model, torch.cat([pixels for pixels, _targets in drawn]), mean, config.std)
         loss = torch.zeros((), device=device)
-        for each, (_pixels, targets), part in zip(
+        for picture_set, (_pixels, targets), part in zip(
             sets, drawn, torch.split(logits.float(), list(batches)), strict=True
         ):
-            loss = loss + F.cross_entropy(part[:, each.outputs], targets, reduction="sum") / len(logits)
+            loss = loss + F.cross_entropy(part[:, picture_set.outputs], targets, reduction="sum") / len(
+                logits
+            )
         progress.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
@@ -127,13 +132,13 @@ def fit(
             progress.save()
             saved = time.monotonic()
         if signals.stopping:
-            raise Interrupted(f"stopped after step {progress.step}; the same command goes on from there")
+            raise Interrupted(f"stopped after step {progress.step}; repeat the command to continue")
 
 
 def _draw(
     source: PictureSet, count: int, size: int, mixed: float, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """-> augmented pixels (count, 3, size, size) and targets (count, classes), float32."""
+    """Draw and augment pictures -> pixels (count, 3, size, size), targets (count, classes), float32."""
     chosen = torch.randint(len(source.train.labels), (count,), generator=generator)
     chosen = chosen.to(source.train.labels.device)
     pixels = strong(source.train.squares[chosen], size, Draws(generator, count, slice(0, count)))
@@ -146,9 +151,9 @@ def _draw(
 
 @torch.no_grad()
 def accuracy(model: AlexNet, source: PictureSet, mean: Sequence[float], std: float) -> float:
-    """Measure top-1 on the validation pictures of `source`, enlarged and cropped as the service does."""
+    """Measure top-1 on the validation pictures of `source`, scaled and cropped as the service does."""
     model.eval()
-    margin, right = (DEFAULT_RECIPE.resize - DEFAULT_RECIPE.crop) // 2, 0
+    margin, correct = (DEFAULT_RECIPE.resize - DEFAULT_RECIPE.crop) // 2, 0
     window = (..., slice(margin, -margin), slice(margin, -margin))
     for squares, labels in zip(
         *(torch.split(values, 250) for values in (source.val.squares, source.val.labels)), strict=True
@@ -156,21 +161,21 @@ def accuracy(model: AlexNet, source: PictureSet, mean: Sequence[float], std: flo
         pixels = squares.permute(0, 3, 1, 2).float()
         pixels = F.interpolate(pixels, (DEFAULT_RECIPE.resize,) * 2, mode="bilinear")[window]
         logits = logits_of(model, pixels, mean, std)
-        right += int((logits[:, source.outputs].argmax(1) == labels).sum())
-    return right / len(source.val.labels)
+        correct += int((logits[:, source.outputs].argmax(1) == labels).sum())
+    return correct / len(source.val.labels)
 
 
 def base_start(model: AlexNet, config: Config, mean: Sequence[float], provenance: dict[str, Any]) -> Start:
-    """Keep the convolutions, in float16: what fc6 to fc8 have learnt did not help later runs."""
+    """Keep only the convolutions, in float16: the weights of fc6 to fc8 did not help later runs."""
     weights = {k: v.half().cpu() for k, v in model.state_dict().items() if k.startswith("conv")}
     settings = asdict(config)
     shape = {key: settings[key] for key in SHAPE}
-    made = {"config": settings, **provenance}
-    return Start("", weights, shape, list(mean), [config.std] * 3, provenance=made)
+    origin = {"config": settings, **provenance}
+    return Start("", weights, shape, list(mean), [config.std] * 3, provenance=origin)
 
 
 def make_base(options: argparse.Namespace) -> dict[str, Any]:
-    """Train as the options of the command `base` say, and write the file -> what it says of itself.
+    """Run the command `base`: train, and write the file -> its provenance.
 
     Raises ConfigError, DataError, CheckpointError, or Interrupted with a checkpoint.
     """
@@ -188,27 +193,29 @@ def make_base(options: argparse.Namespace) -> dict[str, Any]:
     with catch_signals(lambda: None) as signals:
         sets = load_sets(options.data, options.device)
         mean = channel_statistics(sets[0].train.squares[::2].cpu())[0].tolist()
-        model, mean = _begun(config, sum(len(each.classes) for each in sets), mean, options.start)
+        model, mean = _new_model(
+            config, sum(len(picture_set.classes) for picture_set in sets), mean, options.start
+        )
         model.to(options.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        settings = asdict(config) | {"data": [each.name for each in sets], "batches": options.batches}
+        settings = asdict(config) | {"data": [s.name for s in sets], "batches": options.batches}
         optimizer, path = make_optimizer(model, config), options.out.with_suffix(".checkpoint")
         progress = Progress(path, settings, model, deepcopy(model), optimizer)
         if path.is_file():
             progress.load()
-            print(f"goes on after step {progress.step}")
+            print(f"resumes after step {progress.step}")
         signals.defer()
         fit(progress, sets, options.batches, config, mean, signals)
-    top1 = {each.name: round(accuracy(progress.average, each, mean, config.std), 4) for each in sets}
-    made = {"data": "+".join(top1), "steps": progress.step, "top1": top1, "revision": revision()}
-    write_safetensors(options.out, base_start(progress.average, config, mean, made))
+    top1 = {s.name: round(accuracy(progress.average, s, mean, config.std), 4) for s in sets}
+    provenance = {"data": "+".join(top1), "steps": progress.step, "top1": top1, "revision": revision()}
+    write_safetensors(options.out, base_start(progress.average, config, mean, provenance))
     path.unlink(missing_ok=True)
-    return made
+    return provenance
 
 
-def _begun(
+def _new_model(
     config: Config, classes: int, mean: list[float], source: str | None
 ) -> tuple[AlexNet, list[float]]:
-    """-> a fresh network, whose convolutions are out of the wider one in `source`, and the mean for it."""
+    """Initialise the network, with the convolutions of `source` if given -> it, and its mean."""
     torch.manual_seed(config.seed)
     model = AlexNet(classes, config.width, config.weight_init)
     if source is None:
@@ -216,6 +223,8 @@ def _begun(
     start = read_start(source, 1.0)
     ours = {key: value for key, value in asdict(config).items() if key in start.shape and key != "width"}
     if ours.items() - start.shape.items() or start.shape["width"] < config.width:
-        raise CheckpointError(f"--from {source} is not this network, as wide as it or wider: {start.shape}")
+        raise CheckpointError(
+            f"--from {source} must be this network at the same width or wider; it is {start.shape}"
+        )
     model.load_state_dict(model.state_dict() | narrowed(start.weights, model.state_dict()))
     return model, start.mean

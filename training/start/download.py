@@ -1,4 +1,4 @@
-"""A large file from the network: with a progress bar, taken up again where it broke off, checked."""
+"""Download a large file with a progress bar; resume after breaks, and check its SHA-256."""
 
 import hashlib
 import time
@@ -12,14 +12,16 @@ from tqdm import tqdm
 
 from training.errors import DownloadError
 
-ATTEMPTS: Final = 5  # in a row that brought nothing new
+ATTEMPTS: Final = 5  # consecutive attempts without new data
 CHUNK: Final = 1 << 20  # bytes
 TIMEOUT_S: Final = 30
 
 
 def download(url: str, target: Path, sha256: str, pause_s: float = 1.0) -> None:
-    """Writes `target` once its SHA-256 is right; until then what has come is kept beside it, with the
-    suffix .partial. After each break it waits for `pause_s` more. Raises DownloadError.
+    """Download `url` to `target`, which is written once its SHA-256 is right.
+
+    Until then, the received data is kept beside it with the suffix .partial. After each failed attempt the
+    pause grows by `pause_s`. Raises DownloadError.
     """
     if not url.startswith(("http://", "https://")):
         raise DownloadError(f"{url!r} is neither a file here nor an http(s) URL")
@@ -41,36 +43,38 @@ def download(url: str, target: Path, sha256: str, pause_s: float = 1.0) -> None:
     else:
         raise DownloadError(
             f"{url} cannot be fetched: {problem}; fetch it elsewhere and put it at {target}, or try again: "
-            "what has come is kept"
+            "the received data is kept"
         )
-    found = digest(partial)
-    if found != sha256:
+    actual = digest(partial)
+    if actual != sha256:
         partial.unlink()
-        if resumed:  # what lay there was of another file, or damaged
+        if resumed:  # the old data was damaged, or of another file
             download(url, target, sha256, pause_s)
             return
-        raise DownloadError(f"{url} has SHA-256 {found}, not {sha256}: it is another file, and not kept")
+        raise DownloadError(
+            f"{url} has SHA-256 {actual}, not {sha256}: it is another file, and was removed"
+        )
     partial.replace(target)
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    """Compute the SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fetch(url: str, partial: Path, start: int) -> bool:
-    """Appends what the server sends after the first `start` bytes; -> whether that was all of it."""
+    """Append the bytes from `start` on -> whether the file is complete."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})  # noqa: S310
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_S)  # noqa: S310
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing comes after `start`
+        if error.code == 416:  # the file ends at `start`
             return True
         raise
     with response, partial.open("ab" if response.status == 206 else "wb") as file:
         length = response.headers["Content-Length"]
-        # Without a length, the end of what comes is the end; the SHA-256 decides.
+        # Without a length, the end of the stream counts as the end; the SHA-256 decides.
         total = file.tell() + int(length) if length else None
         with tqdm(
             desc=partial.stem, total=total, initial=file.tell(), unit="B", unit_scale=True, disable=None

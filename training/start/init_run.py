@@ -1,4 +1,4 @@
-"""How a run begins: with fresh weights, with those of another run, or where it was stopped."""
+"""Initialise a run: with fresh weights, with those of another run, or from its own checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,18 +17,18 @@ from training.run.provenance import run_provenance
 from training.start.record import record_photographs, require_same_photographs
 from training.start.weights import Start
 
-MIDDLE: Final = 127.5  # of the pixels' range, where no training set has a mean
+MIDDLE: Final = 127.5  # the middle of the pixels' range, for networks without a training set
 
 
 def init_run(
     config: Config, dataset: Dataset, out: Path, *, resumed: Checkpoint | None, start: Start | None
 ) -> tuple[Checkpoint, str]:
-    """-> the state to go on from, and a line that says which. `resumed` is the run in `out`, if it goes on.
+    """Make the state to train from -> the state, and a line that describes it.
 
-    Raises CheckpointError.
+    `resumed` is the checkpoint of the run in `out`, if it is to be continued. Raises CheckpointError.
     """
     if resumed is not None:
-        _same_run(resumed, dataset, out)
+        _require_same_data(resumed, dataset, out)
         resumed.config = config
         if resumed.epoch >= config.epochs:
             return resumed, f"all {config.epochs} epochs have been trained; --epochs adds more"
@@ -44,29 +44,32 @@ def init_run(
         return state, f"starts afresh with seed {config.seed}"
     words = _take_weights(model, config, classes, start)
     state.model = model.state_dict()
-    state.mean, state.std = start.mean, start.std  # the weights fit the pixels that they have seen
+    state.mean, state.std = (
+        start.mean,
+        start.std,
+    )  # the weights expect the normalisation of their own training
     state.provenance["started_from"] = {k: v for k, v in start.provenance.items() if k != MEASURED_ON}
     return state, f"starts from {start.words}; {words}"
 
 
 def require_shape(config: Config, start: Start) -> None:
-    """Raise CheckpointError, with a line for each setting, where the weights would compute something else.
+    """Raise CheckpointError, with a line for each setting, if the weights were trained in another network.
 
-    They fit the layers without weights that they were trained with.
+    This includes layers without weights, such as the activation.
     """
     problems = [
-        f"--from has {key} {theirs}, this run {wanted}; give it the same, or --from scratch"
+        f"--from has {key} {theirs}, this run {own}; use the same value, or --from scratch"
         for key, theirs in start.shape.items()
-        if theirs != (wanted := getattr(config, key))
+        if theirs != (own := getattr(config, key))
     ]
     if problems:
         raise CheckpointError("\n".join(problems))
 
 
 def write_untrained(config: Config, class_count: int, out: Path) -> Checkpoint:
-    """Writes out/last.pt with an initialised network that nobody has trained, for benchmarks.
+    """Write out/last.pt with an initialised, untrained network, for benchmarks.
 
-    Raises CheckpointError if there is something in `out`.
+    Raises CheckpointError if `out` is not empty.
     """
     if out.is_dir() and any(out.iterdir()):
         raise CheckpointError(f"{out} is not empty; choose another folder")
@@ -81,40 +84,41 @@ def write_untrained(config: Config, class_count: int, out: Path) -> Checkpoint:
     return state
 
 
-def _same_run(state: Checkpoint, dataset: Dataset, out: Path) -> None:
-    """Raises CheckpointError if the checkpoint in `out` was trained on other data."""
+def _require_same_data(state: Checkpoint, dataset: Dataset, out: Path) -> None:
+    """Raise CheckpointError if the checkpoint in `out` was trained on other data."""
     if state.classes != dataset.classes:
         raise CheckpointError(f"{out} was trained on other classes; start another run from it with --from")
     require_same_photographs(state, dataset, out)
 
 
 def _take_weights(model: AlexNet, config: Config, classes: Sequence[str], start: Start) -> str:
-    """Copy every tensor whose name and shape fit, in place, of fc8 the rows of the classes that both know.
+    """Copy into `model` every tensor whose name and shape fit, and the rows of fc8 of common classes.
 
-    -> the layers that start afresh, and the classes whose rows are kept. Raises CheckpointError if none.
+    -> a description of the layers that start afresh and the classes whose rows are copied. Raises
+    CheckpointError if no layer fits.
     """
     ours = model.state_dict()
     fitting = {k: v for k, v in start.weights.items() if k in ours and ours[k].shape == v.shape}
-    kept = [name for name in classes if name in start.classes]
-    rows = [start.classes.index(name) for name in kept]
-    for key in ("fc8.weight", "fc8.bias"):  # equal shapes mean nothing: its rows are the classes
+    common = [name for name in classes if name in start.classes]
+    rows = [start.classes.index(name) for name in common]
+    for key in ("fc8.weight", "fc8.bias"):  # equal shapes are not enough: its rows are classes
         fitting.pop(key, None)
         theirs = start.weights.get(key)
-        if kept and theirs is not None and theirs.shape[1:] == ours[key].shape[1:]:
+        if common and theirs is not None and theirs.shape[1:] == ours[key].shape[1:]:
             fitting[key] = ours[key].index_copy(
-                0, torch.tensor([classes.index(name) for name in kept]), theirs[rows]
+                0, torch.tensor([classes.index(name) for name in common]), theirs[rows]
             )
     if not fitting:
         raise CheckpointError("no layer of --from fits this run's network")
     model.load_state_dict(ours | fitting)
     fresh = sorted({name.split(".")[0] for name in ours.keys() - fitting.keys()})
-    if "fc8" in fresh or len(kept) == len(classes):
+    if "fc8" in fresh or len(common) == len(classes):
         return f"afresh: {', '.join(fresh) or 'nothing'}"
     new = [name for name in classes if name not in start.classes]
-    return f"afresh: {', '.join([*fresh, f'fc8 of {_some(new)}'])}; fc8 goes on with {_some(kept)}"
+    return f"afresh: {', '.join([*fresh, f'fc8 of {_first_five(new)}'])}; fc8 keeps {_first_five(common)}"
 
 
-def _some(names: Sequence[str]) -> str:
-    """The names, at most five of them."""
+def _first_five(names: Sequence[str]) -> str:
+    """Join at most five names, and count the others."""
     more = f" and {len(names) - 5} others" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more

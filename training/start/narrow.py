@@ -1,4 +1,4 @@
-"""Weights for a narrow network out of a wide one's: the kernels that weigh most."""
+"""Take the convolutions of a narrow network from a wide one: its kernels of the largest norms."""
 
 import math
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
 
 def narrowed(wide: Mapping[str, Tensor], narrow: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keep of each convolution in `wide` as many kernels as `narrow` has, those of the largest norms.
+    """Keep, of each convolution in `wide`, as many kernels as `narrow` has, those of the largest norms.
 
-    As many of the first half of the kernels as of the second, so that the paper's two groups stay what they
-    are. Kernels of fewer inputs are made larger, by the root of the ratio, for outputs of the same size.
+    As many are kept of the first half of the kernels as of the second, to preserve the paper's two groups.
+    Kernels with fewer inputs are scaled up by the root of the ratio, for outputs of the same size.
     -> weights and biases of the convolutions, in the shapes of `narrow`, which is at most as wide.
     """
     weights: dict[str, Tensor] = {}
-    inputs = torch.arange(3)  # the kernels kept of the layer before
+    inputs = torch.arange(3)  # the kernels kept in the layer before
     for name in CONVOLUTIONS:
         weight, bias = wide[f"{name}.weight"], wide[f"{name}.bias"]
         count, per_kernel = narrow[f"{name}.weight"].shape[:2]

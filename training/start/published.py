@@ -1,7 +1,7 @@
-"""Weights that others have published become a run of ours and a model file.
+"""Import published weights (torchvision's AlexNet) as a run and a model file.
 
-torchvision's AlexNet is `--arch torchvision` here. Its pixels are [0, 1] less a mean over a deviation,
-scaled as `contract.recipe` has it under an id of its own.
+Its architecture is `--arch torchvision`. It takes pixels in [0, 1], less a mean, over a standard deviation;
+its scaling is the recipe `contract.recipe.TORCHVISION_RECIPE`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ from training.run.checkpoint import Checkpoint
 from training.start.download import digest, download
 from training.start.tensorfile import read_tensors
 
-# AlexNet_Weights.IMAGENET1K_V1, and the accuracy that its publisher gives for it.
+# AlexNet_Weights.IMAGENET1K_V1, with the accuracy that torchvision publishes.
 URL: Final = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 SHA256: Final = "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
 METRICS: Final = {"images": 50_000, "top1": 0.56522, "top5": 0.79066}
@@ -44,13 +44,12 @@ LAYERS: Final = {
 def import_torchvision(
     source: str, out: Path, sha256: str | None = None, labels: Path | None = None
 ) -> tuple[Path, Manifest]:
-    """`source`, a file or URL, -> out/last.pt, a run to evaluate or to train on from, and a model file.
+    """Import `source`, a file or URL, as the run out/last.pt and a model file.
 
-    -> path and manifest of that: out/imagenet.onnx, or out/imported.onnx where the classes are others.
-
-    What comes from the network must have `sha256`, by default the published file's; a file only if one
-    is given. Of an import that fails, nothing stays but what was downloaded. Raises DownloadError,
-    CheckpointError or ExportError.
+    The model file is out/imagenet.onnx, or out/imported.onnx for other classes. A download must have
+    `sha256`, by default that of the published file; a local file is checked only if one is given. `labels`
+    is a file of class names. A failed import leaves nothing but the download.
+    -> the path and manifest of the model file. Raises DownloadError, CheckpointError or ExportError.
     """
     for name in ("last.pt", "best.pt"):
         if (out / name).exists():
@@ -69,17 +68,17 @@ def import_torchvision(
             checkpoint.save(state, unfinished)
             settings.write_text(state.config.to_toml())
             manifest = export(unfinished, model)
-            unfinished.replace(out / "last.pt")  # last: without it the folder is no run
+            unfinished.replace(out / "last.pt")  # last: only then is the folder a run
         except BaseException:
-            for rest in (unfinished, settings):
-                rest.unlink(missing_ok=True)
+            for leftover in (unfinished, settings):
+                leftover.unlink(missing_ok=True)
             raise
     return model, manifest
 
 
 @contextmanager
 def _emptied(out: Path) -> Iterator[None]:
-    """Take the folder away again if it is empty after a failure."""
+    """Remove the folder if it is empty after a failure."""
     try:
         yield
     except BaseException:
@@ -89,10 +88,10 @@ def _emptied(out: Path) -> Iterator[None]:
 
 
 def _state(path: Path, sha256: str | None, labels: Path | None) -> Checkpoint:
-    """The run that the weights in `path` become."""
-    found = digest(path)
-    if sha256 not in {None, found}:
-        raise DownloadError(f"{path} has SHA-256 {found}, not {sha256}; remove it, or name the right one")
+    """Make a checkpoint of the weights in `path`."""
+    actual = digest(path)
+    if sha256 not in {None, actual}:
+        raise DownloadError(f"{path} has SHA-256 {actual}, not {sha256}; remove it, or correct --sha256")
     tensors = read_tensors(path)
     try:
         weights = to_alexnet(tensors)
@@ -109,47 +108,52 @@ def _state(path: Path, sha256: str | None, labels: Path | None) -> Checkpoint:
         )
         checkpoint.restore_model(state)
     except CheckpointError as error:
-        raise CheckpointError(f"{path} is no usable AlexNet of torchvision's: {error}") from None
-    state.metrics = dict(METRICS) if found == SHA256 else {}
+        raise CheckpointError(f"{path} is not a usable AlexNet of torchvision's: {error}") from None
+    state.metrics = dict(METRICS) if actual == SHA256 else {}
     state.provenance = {
         "date": datetime.now(UTC).date().isoformat(),
         "data": "ImageNet-1k, by its publisher's account" if classes == imagenet_classes() else "not known",
-        "source": f"{path.name}, SHA-256 {found}",
+        "source": f"{path.name}, SHA-256 {actual}",
     }
     return state
 
 
 def _classes(outputs: int, labels: Path | None) -> tuple[str, ...]:
-    """The names in the file `labels`; without one ImageNet's for its number of outputs, else class0, ..."""
+    """Read the class names in `labels`; without it, ImageNet's for 1000 outputs, else class0, ..."""
     if labels is None:
         known = imagenet_classes()
         return known if outputs == len(known) else tuple(f"class{index}" for index in range(outputs))
     try:
         names = tuple(line.strip() for line in labels.read_text(encoding="utf-8-sig").splitlines())
     except UnicodeDecodeError:
-        raise DownloadError(f"{labels} is no text in UTF-8") from None
+        raise DownloadError(f"{labels} is not UTF-8 text") from None
     while names and not names[-1]:
         names = names[:-1]
-    odd = next((name for name in names if not name or names.count(name) > 1), None)
-    if len(names) != outputs or odd is not None:
-        problem = f"{len(names)} lines" if odd is None else f"{abbreviated(odd, 60)!r} more than once"
-        if odd == "":
+    bad_name = next((name for name in names if not name or names.count(name) > 1), None)
+    if len(names) != outputs or bad_name is not None:
+        problem = (
+            f"{len(names)} lines" if bad_name is None else f"{abbreviated(bad_name, 60)!r} more than once"
+        )
+        if bad_name == "":
             problem = "an empty line"
-        raise DownloadError(f"{labels} has {problem}; the network has {outputs} outputs, each with a name")
+        raise DownloadError(
+            f"{labels} has {problem}; the network has {outputs} outputs; write one name per line for each"
+        )
     return names
 
 
 def to_alexnet(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's names of weights and biases -> ours. Raises CheckpointError if there are others."""
+    """Rename torchvision's weights and biases to this program's. Raises CheckpointError for others."""
     names = {
         f"{layer}.{kind}": f"{ours}.{kind}" for layer, ours in LAYERS.items() for kind in ("weight", "bias")
     }
     if theirs.keys() != names.keys():
-        odd = ", ".join(abbreviated(name, 40) for name in sorted(names.keys() ^ theirs.keys())[:3])
-        raise CheckpointError(f"it differs in {odd}")
+        differences = ", ".join(abbreviated(name, 40) for name in sorted(names.keys() ^ theirs.keys())[:3])
+        raise CheckpointError(f"it differs in {differences}")
     return {names[name]: values for name, values in theirs.items()}
 
 
 def imagenet_classes() -> tuple[str, ...]:
+    """Return the 1000 class names of ImageNet-1k, in the order of torchvision's outputs."""
     lines = (Path(__file__).parent / "imagenet.txt").read_text(encoding="utf-8").splitlines()
     return tuple(line for line in lines if not line.startswith("#"))

@@ -1,4 +1,4 @@
-"""What a run remembers of its photographs, and how the next one keeps to it."""
+"""Record a run's photographs in its checkpoint, and compare those of a resumed or later run with it."""
 
 import hashlib
 import unicodedata
@@ -22,7 +22,7 @@ NONE: Final = torch.empty(0, dtype=torch.int64)
 
 
 def record_photographs(state: Checkpoint, dataset: Dataset) -> None:
-    """Put into a new run's checkpoint what it holds out and what it is trained on."""
+    """Record in a new run's checkpoint its held-out and training photographs."""
     state.held_out = {
         "names": list(dataset.val.names),
         "digests": dataset.val.digests.clone(),
@@ -35,73 +35,80 @@ def record_photographs(state: Checkpoint, dataset: Dataset) -> None:
 
 
 def require_plain_path(out: Path) -> None:
-    """Raises CheckpointError for a run folder whose name is no UTF-8: TensorBoard could not write there."""
+    """Raise CheckpointError for a run folder whose name is not UTF-8: TensorBoard cannot write there."""
     if (shown := printable(out)) != unicodedata.normalize("NFC", str(out)):
-        raise CheckpointError(f"--out is {shown}, which is no UTF-8 or has control characters; use another")
+        raise CheckpointError(
+            f"--out is {shown}, which is not UTF-8 or has control characters; use another name"
+        )
 
 
 def earlier_run(out: Path, resumed: Checkpoint | None, start: Start | None) -> Earlier | None:
-    """-> the run that a new one in `out` has to keep to: itself if it is resumed, else that of `start`."""
+    """Return the run whose held-out photographs a run in `out` must keep: itself, or that of `start`."""
     if resumed is not None:
         return earlier_of_itself(resumed, out)
     if start is None:
         return None
     if start.checkpoint is not None:
         return earlier_of(start.checkpoint, start.words)
-    # A model file of `export`; base and published networks have seen other photographs.
+    # A model file of `export`; base and published networks were trained on other photographs.
     return earlier_of_file(start.provenance, start.words) if "images" in start.provenance else None
 
 
 def earlier_of(state: Checkpoint, name: str) -> Earlier:
-    """-> what the run `name` held out, and what its weights have been trained on."""
+    """Return the held-out photographs of the run `name`, and those that its weights were trained on."""
     trained_on = torch.cat([state.trained_on, state.trained_before])
-    # A run of `train` says how many images it had; imported and base networks have seen others.
+    # Only runs of `train` record the number of images; imported and base networks saw other ones.
     recorded = bool(state.held_out) or "images" not in state.provenance
     known = recorded and TRAINED_BEFORE not in state.provenance
     return Earlier(name, state.held_out.get("digests", NONE), trained_on, None if known else NONE)
 
 
 def earlier_of_file(training: Mapping[str, Any], name: str) -> Earlier:
-    """-> what the model file `name` was measured on, by its manifest's `training`; it has no more."""
-    measured, _together = read_measured_on(training)
+    """Return the photographs that the model file `name` was measured on; it records no others.
+
+    `training` is the entry of its manifest. Raises DataError if the record is damaged.
+    """
+    measured, _digest_of_all = read_measured_on(training)
     held_out = NONE if measured is None else measured
     return Earlier(name, held_out, NONE, NONE if TRAINED_BEFORE in training else held_out)
 
 
 def earlier_of_itself(state: Checkpoint, out: Path) -> Earlier | None:
-    """-> what the run in `out`, which goes on, has held out and trained on; None if it doesn't say."""
+    """Return the photographs of the resumed run in `out`; None if it did not record them."""
     if not state.held_out:
         return None
     return Earlier(str(out), state.held_out["digests"], state.trained_on, itself=True)
 
 
 def trained_in(state: Checkpoint, run: Path) -> Path:
-    """-> where a run's photographs were, and are. Raises CheckpointError."""
+    """Return the folder that a run was trained on. Raises CheckpointError if it is unknown or gone."""
     if not state.data:
-        raise CheckpointError(f"{run} does not say where its photographs are; add --data DIR")
+        raise CheckpointError(f"{run} does not record where its photographs are; add --data DIR")
     if not Path(state.data).is_dir():
         raise CheckpointError(
-            f"{run} was trained on {state.data}, which is gone; add --data DIR, where it is now"
+            f"{run} was trained on {state.data}, which is gone; add --data DIR with its new place"
         )
     return Path(state.data)
 
 
 def require_same_photographs(state: Checkpoint, dataset: Dataset, out: Path) -> None:
-    """Raises CheckpointError if a run is to go on with other photographs than it was begun with."""
+    """Raise CheckpointError if a resumed run has other photographs than at its start."""
     if not state.held_out:
         raise CheckpointError(
-            f"{out} was begun by an older version, which recorded no photographs; start another run from "
-            "it with --from"
+            f"{out} was started by an older version, which recorded no photographs; start another run "
+            "from it with --from"
         )
     names, held_out = state.held_out["names"], state.held_out["digests"]
     here = [*dataset.train.names, *dataset.val.names]
     now = torch.cat([dataset.train.digests, dataset.val.digests])
     added = [here[place] for place in _lacking(now, torch.cat([state.trained_on, held_out]))]
     removed = len(_lacking(torch.cat([state.trained_on, held_out]), now))
-    lost = [names[place] for place in _lacking(held_out, now)]  # of the others there are no names
+    lost = [
+        names[place] for place in _lacking(held_out, now)
+    ]  # the training photographs have no recorded names
     changed = len(set(added) & set(lost))
     counts = ((len(added) - changed, "added"), (removed - changed, "removed"), (changed, "changed"))
-    differences = ", ".join(f"{count:,} {what}" for count, what in counts if count)
+    differences = ", ".join(f"{count:,} {change}" for count, change in counts if count)
     if example := (added + lost)[:1]:
         differences += f" (such as {example[0]})"
     if not differences and (moved := len(_lacking(dataset.val.digests, held_out))):
@@ -110,13 +117,13 @@ def require_same_photographs(state: Checkpoint, dataset: Dataset, out: Path) -> 
         differences = "the same ones under other names or in other classes"
     if differences:
         raise CheckpointError(
-            f"{out} was begun with other photographs: {differences}. Put them back as they were, or start "
-            "another run from it with --from"
+            f"{out} was started with other photographs: {differences}. Restore them, or start another "
+            "run from it with --from"
         )
 
 
 def _lacking(these: Tensor, those: Tensor) -> list[int]:
-    """-> the places of what is in `these` and not in `those`; copies count as often as they are there."""
+    """Find the digests of `these` that are not in `those` -> their places; copies count separately."""
     left: dict[int, int] = {}
     for digest in those.tolist():
         left[digest] = left.get(digest, 0) + 1
@@ -129,7 +136,7 @@ def _lacking(these: Tensor, those: Tensor) -> list[int]:
 
 
 def _order_of(dataset: Dataset) -> str:
-    """Identify every photograph's place and class: by it, a resumed run finds its place in an epoch."""
+    """Digest the order and classes of all photographs, on which a resumed run's batches depend."""
     digest = hashlib.blake2b(digest_size=16)
     for split in (dataset.train, dataset.val):
         digest.update(_bytes(split))

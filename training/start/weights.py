@@ -1,4 +1,4 @@
-"""A start for a run out of any file that holds weights: a run, a model file, safetensors, torchvision's."""
+"""Read the weights that a run starts from: of a run, a model file, safetensors, or torchvision."""
 
 import json
 import math
@@ -25,8 +25,8 @@ from training.run.choice import choose
 from training.start.published import LAYERS, MEAN, STD, imagenet_classes, to_alexnet
 from training.start.tensorfile import SUFFIX, plain, read_safetensors
 
-SHAPE: Final = ("width", "arch", "activation", "lrn", "pooling")  # settings that the weights fit
-FORMAT: Final = 1  # of the metadata in a safetensors file of ours
+SHAPE: Final = ("width", "arch", "activation", "lrn", "pooling")  # the settings that weights depend on
+FORMAT: Final = 1  # of the metadata in safetensors files of this program
 _METADATA: Final = {
     "format": int,
     "shape": dict[str, Any],
@@ -40,11 +40,11 @@ BASES: Final = Path(__file__).parent  # base-WIDTH.safetensors
 
 @dataclass(frozen=True)
 class Start:
-    """Weights in float32 by our names, of all layers or some, and what they were trained with.
+    """Weights to start from, in float32, of all or some layers, with the settings they depend on.
 
-    `words` say for people what they are. `shape` has the settings of SHAPE. The weights fit pixels less
-    `mean` over `std`, 0 to 255. `classes` are those of fc8's rows, () where they are not known.
-    `checkpoint` is there where the source is a run.
+    `words` describe them in messages. `shape` has the settings of SHAPE. The network takes
+    (pixel - mean) / std, on the scale 0 to 255. `classes` name the rows of fc8, () if unknown. `checkpoint`
+    is set if the source is a run.
     """
 
     words: str
@@ -58,7 +58,10 @@ class Start:
 
 
 def read_start(source: str, width: float) -> Start:
-    """Read what `--from` names: base (that of `width`), a run folder or a file. Raises CheckpointError."""
+    """Read the weights of `--from`: "base" of that `width`, a run folder, or a file.
+
+    Raises CheckpointError.
+    """
     path = _base(width) if source == "base" else Path(source)
     try:
         start = _read(path)
@@ -73,17 +76,17 @@ def read_start(source: str, width: float) -> Start:
 
 
 def base_widths() -> list[float]:
-    """The widths for which a base network is shipped, ascending."""
+    """Return the widths for which a base network is shipped, ascending."""
     return sorted(float(path.stem.removeprefix("base-")) for path in BASES.glob(f"base-*{SUFFIX}"))
 
 
 def _base(width: float) -> Path:
-    """Find the shipped base network of that width."""
+    """Return the file of the shipped base network of that width. Raises CheckpointError."""
     path = BASES / f"base-{width}{SUFFIX}"
     if not path.is_file():
-        there = map(str, base_widths())
+        shipped = map(str, base_widths())
         raise CheckpointError(
-            f"there is no base network of width {width}; --width {' or '.join(there)} has one, "
+            f"there is no base network of width {width}; --width {' or '.join(shipped)} has one, "
             "and --from scratch needs none"
         )
     return path
@@ -115,7 +118,7 @@ def _of_run(words: str, state: Checkpoint) -> Start:
         _shape_of(config),
         state.mean,
         state.std,
-        # What was trained on several sets at once has classes of the same name, and no fc8.
+        # Base networks, trained on several sets at once, have no fc8, and classes of the same name.
         state.classes if "fc8.bias" in state.model else (),
         {"config": config, **state.provenance},
         state,
@@ -123,7 +126,7 @@ def _of_run(words: str, state: Checkpoint) -> Start:
 
 
 def _of_model_file(path: Path) -> Start:
-    """A file of `export`, whose conv1 has the division by std inside: it is taken out again."""
+    """Read a file of `export`; the division by std is taken out of conv1 again."""
     model, manifest = read_model(path)
     try:
         network = restore_network(model, manifest)
@@ -134,7 +137,7 @@ def _of_model_file(path: Path) -> Start:
     variant = asdict(network.variant) | {"width": float(manifest.architecture["width"])}
     training = dict(manifest.training)
     if not all(kind_in(metrics.data) in PLAIN for metrics in manifest.metrics):
-        training.pop(MEASURED_ON, None)  # those were not held out
+        training.pop(MEASURED_ON, None)  # they were not held out
     return Start(
         f"{path} ({manifest.name} version {manifest.version}, {manifest.precision})",
         network.state_dict(),
@@ -147,16 +150,16 @@ def _of_model_file(path: Path) -> Start:
 
 
 def _of_torchvision(path: Path, tensors: Mapping[str, Tensor]) -> Start:
-    """A state dict of torchvision's AlexNet, whose names and pixels are known."""
+    """Read a state dict of torchvision's AlexNet, whose names and normalisation are known."""
     if any(name.split(".")[0] in LAYERS.values() for name in tensors):
         raise CheckpointError(
-            f"{path} has weights alone, and no mean and deviation of the pixels that they fit: take the "
-            "run's last.pt, or what `export` wrote"
+            f"{path} holds only weights, without the mean and std of their pixels; use the run's "
+            "last.pt, or a file of `export`"
         )
     try:
         weights = _floats(to_alexnet(tensors))
     except CheckpointError as error:
-        raise CheckpointError(f"{path} is no usable AlexNet of torchvision's: {error}") from None
+        raise CheckpointError(f"{path} is not a usable AlexNet of torchvision's: {error}") from None
     outputs = len(weights["fc8.bias"])
     return Start(
         f"{path} (torchvision's AlexNet, {outputs} outputs)",
@@ -170,42 +173,51 @@ def _of_torchvision(path: Path, tensors: Mapping[str, Tensor]) -> Start:
 
 
 def _of_safetensors(path: Path, tensors: Mapping[str, Tensor], text: str) -> Start:
-    """A file that `write_safetensors` has written."""
+    """Read a file of `write_safetensors`."""
     try:
-        said = json.loads(text)
+        metadata = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is damaged: its metadata are no JSON: {abbreviated(error)}"
+            f"{path} is damaged: its metadata is not JSON: {abbreviated(error)}"
         ) from None
-    if not isinstance(said, dict):
-        raise CheckpointError(f"{path} is damaged: its metadata are no object")
-    shape = said.get("shape")
-    unknown = said.keys() - _METADATA.keys() or (isinstance(shape, dict) and shape.keys() - set(SHAPE))
-    if unknown or said.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: a newer version of this program wrote it; update it")
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path} is damaged: its metadata is not an object")
+    shape = metadata.get("shape")
+    unknown = metadata.keys() - _METADATA.keys() or (isinstance(shape, dict) and shape.keys() - set(SHAPE))
+    if unknown or metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path} was written by a newer version of this program; update this one")
     for key, hint in _METADATA.items():
-        if not conforms(said.get(key), hint):
-            raise CheckpointError(f"{path} is damaged: {key} is {abbreviated(said.get(key), 60)}")
+        if not conforms(metadata.get(key), hint):
+            raise CheckpointError(f"{path} is damaged: {key} is {abbreviated(metadata.get(key), 60)}")
     try:
-        shape = {key: getattr(override(Config(), said["shape"]), key) for key in said["shape"]}
+        shape = {key: getattr(override(Config(), metadata["shape"]), key) for key in metadata["shape"]}
     except ConfigError as error:
         raise CheckpointError(f"{path} is damaged: {abbreviated(error)}") from None
-    if len(said["mean"]) != 3 or len(said["std"]) != 3 or not all(0 < v < math.inf for v in said["std"]):
-        raise CheckpointError(f"{path} is damaged: mean is {said['mean'][:4]}, std {said['std'][:4]}")
+    if (
+        len(metadata["mean"]) != 3
+        or len(metadata["std"]) != 3
+        or not all(0 < v < math.inf for v in metadata["std"])
+    ):
+        raise CheckpointError(
+            f"{path} is damaged: mean is {metadata['mean'][:4]}, std {metadata['std'][:4]}"
+        )
     return Start(
         str(path),
         _floats(plain(tensors, path)),
         shape,
-        said["mean"],
-        said["std"],
-        tuple(said["classes"]),
-        {"config": shape, **said["provenance"]},
+        metadata["mean"],
+        metadata["std"],
+        tuple(metadata["classes"]),
+        {"config": shape, **metadata["provenance"]},
     )
 
 
 def write_safetensors(path: Path, start: Start) -> None:
-    """Write weights (in the precision that they have) and what belongs to them, replacing `path` whole."""
-    said = {
+    """Write weights, in the precision that they have, and their metadata; replace `path` atomically.
+
+    Raises CheckpointError.
+    """
+    metadata = {
         "format": FORMAT,
         "shape": start.shape,
         "mean": start.mean,
@@ -213,12 +225,12 @@ def write_safetensors(path: Path, start: Start) -> None:
         "classes": start.classes,
         "provenance": start.provenance,
     }
-    assert said.keys() == _METADATA.keys()
+    assert metadata.keys() == _METADATA.keys()
     tensors = {name: values.contiguous() for name, values in start.weights.items()}
     partial = path.with_suffix(".partial")
     try:
         with partial.open("wb") as file:
-            file.write(serialised(tensors, {METADATA_KEY: json.dumps(said, ensure_ascii=False)}))
+            file.write(serialised(tensors, {METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}))
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -229,7 +241,7 @@ def write_safetensors(path: Path, start: Start) -> None:
 
 
 def _shape_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What of `settings` the weights fit; torchvision's variant has no LRN whatever `lrn` says."""
+    """Select the settings of SHAPE; torchvision's variant has no LRN, whatever `lrn` is."""
     return {key: settings[key] for key in SHAPE if (key, settings["arch"]) != ("lrn", "torchvision")}
 
 

@@ -91,7 +91,7 @@ def test_folders_named_train_and_val_are_classes_where_they_hold_pictures(tmp_pa
     [
         ({"train": "Train", "val": "Val"}, "rename Train to train and Val to val"),
         ({"val": "valid"}, "has train/ and valid/, both with class folders: rename valid to val"),
-        ({"val": "test"}, "rename test to val, or pass one of them itself"),
+        ({"val": "test"}, "rename test to val, or pass one of them to split it"),
         (
             {"train": "training_set", "val": "VALIDATION"},
             "rename training_set to train and VALIDATION to val",

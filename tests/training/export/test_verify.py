@@ -151,7 +151,7 @@ def test_files_that_are_not_model_files_are_refused(
     for file, output in (
         *((path, f"{path} is not a valid ONNX file: ") for path in (cut, empty, text)),
         (bare, f"{bare} has no usable manifest: "),
-        (newer, f"{strange} has no usable manifest: manifest_version is 99"),
+        (newer, f"{newer} has no usable manifest: manifest_version is 99"),
         (tmp_path / "none.onnx", "none.onnx does not exist"),
     ):
         assert main([command, str(file), *options]) == 1

@@ -40,7 +40,7 @@ def stopped_at(losses: list[float], classes: int, steps: int = 1, start: int = 1
     watch = LossWatch(Config(), classes, steps)
     for step, loss in enumerate(losses, start):
         try:
-            watch.look(step, loss, scale=1.0)
+            watch.check(step, loss, scale=1.0)
         except Diverged as error:
             return step, str(error)
     return 0, ""
@@ -76,9 +76,9 @@ def test_a_loss_that_is_no_number_ends_a_run_at_once_and_a_collapsed_scale_too()
     assert stopped_at([1.0, float("nan")], 5)[0] == 2
     assert stopped_at([1.0, 1.0, float("inf")], 5)[0] == 3
     watch = LossWatch(Config(precision="fp16"), 5, 10)
-    watch.look(1, 1.0, 65536.0)
+    watch.check(1, 1.0, 65536.0)
     with pytest.raises(Diverged, match=r"step 2 .*too large for fp16.* or --precision bf16"):
-        watch.look(2, 1.0, 1e-5)
+        watch.check(2, 1.0, 1e-5)
 
 
 def test_a_flat_loss_gets_one_hint() -> None:

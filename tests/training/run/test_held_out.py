@@ -144,7 +144,7 @@ def test_a_file_names_its_photographs_by_digest_wherever_they_are(
     monkeypatch.setattr(measured_on, "MAX_DIGESTS", 5)
     digest = measured_on.measured_on(dataset.val.digests)["digest_of_all"]
     assert digest == digest_of_all(found)
-    large = Record(dataset.classes, CONFIG.recipe, run, None, none, together=digest)
+    large = Record(dataset.classes, CONFIG.recipe, run, None, none, digest_of_all=digest)
     assert set(load_held_out(data, large).split.names) == set(dataset.val.names)
     (data / dataset.val.names[0]).unlink()
     with pytest.raises(DataError, match="does not hold exactly the photographs that its accuracy"):
