@@ -1,4 +1,4 @@
-"""Runs to train and checkpoints to look at, within this process or in one of their own."""
+"""Train small runs in this process or a subprocess, and make checkpoints for tests."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ TINY = [
     *("--recipe", "paper", "--width", "0.05", "--epochs", "1", "--batch-size", "4", "--device", "cpu"),
     *("--lr", "0.001"),
 ]
-# 12 pictures in batches of 4: 3 steps an epoch, 9 in all.
+# 12 pictures in batches of 4: 3 steps per epoch, 9 in total.
 PAPER = [
     *("--recipe", "paper", "--width", "0.05", "--epochs", "3", "--batch-size", "4", "--device", "cpu"),
     *("--seed", "5", "--lr", "0.001"),
@@ -35,7 +35,7 @@ MODERN = [
 
 
 def python(*arguments: object) -> subprocess.Popen[str]:
-    """A process of its own in the checkout, with its output line by line."""
+    """Start a Python process in the checkout, with line-buffered output."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", *map(str, arguments)],
         cwd=ROOT,
@@ -49,13 +49,13 @@ def python(*arguments: object) -> subprocess.Popen[str]:
 def trained(
     path: Path, weight_init: str = "kaiming", image_size: int = 224, seed: int = 0, **variant: Any
 ) -> Path:
-    """A checkpoint whose answers differ from image to image."""
+    """Write a checkpoint whose answers differ from image to image."""
     config = Config(width=0.08, weight_init=weight_init, image_size=image_size, epochs=4, **variant)
     torch.manual_seed(seed)
     model = AlexNet(len(CLASSES), config.width, weight_init, image_size, config.variant)
     for name, layer in weighted_layers(model):
         if name != "conv1" and weight_init == "paper":
-            layer.weight.data *= 6  # so few units need more to be heard beside biases of 1
+            layer.weight.data *= 6  # larger weights, to matter beside biases of 1
     torch.nn.init.normal_(model.fc8.weight, std=0.5 if weight_init == "kaiming" else 0.03)
     state = Checkpoint(config, CLASSES, MEAN, [config.std] * 3, model.state_dict(), epoch=3, step=99)
     state.metrics = {"images": 40, "top1": 0.75, "top5": 1.0}
@@ -65,7 +65,7 @@ def trained(
 
 
 def images(count: int, seed: int = 0) -> torch.Tensor:
-    """Blurred noise, so that the answers differ."""
+    """Make blurred noise (count, 224, 224, 3) uint8, on which answers differ."""
     draw = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 6, 6, generator=draw) * 255
     pixels = torch.nn.functional.interpolate(coarse, size=(224, 224), mode="bilinear")
@@ -73,16 +73,17 @@ def images(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def train(data: Path, out: Path, *options: str) -> int:
+    """Train a tiny run -> the exit code."""
     return main(["train", "--data", str(data), "--out", str(out), *TINY, *options])
 
 
 def train_as(data: Path, out: Path, *options: str) -> int:
-    """Train with these options alone, PAPER or MODERN among them."""
+    """Train with only these options, usually PAPER or MODERN -> the exit code."""
     return main(["train", "--data", str(data), "--out", str(out), *options])
 
 
 def same(ours: Any, theirs: Any) -> bool:
-    """Equality of nested records that hold tensors, to the last bit."""
+    """Compare nested records that hold tensors, to the last bit."""
     if isinstance(ours, torch.Tensor):
         return torch.equal(ours, theirs)
     if isinstance(ours, dict):

@@ -1,4 +1,4 @@
-"""torchvision's AlexNet, to compare with."""
+"""torchvision's AlexNet, written out, as a reference for tests."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from training.start.published import MEAN, STD
 
 
 class TheirAlexNet(nn.Module):
-    """torchvision/models/alexnet.py, written out; its state dict has the names of the published file."""
+    """The network of torchvision/models/alexnet.py; its state dict has the published names."""
 
     def __init__(self, classes: int = 1000) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class TheirAlexNet(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, crop: Tensor) -> Tensor:
-        """(224, 224, 3) uint8 -> as torchvision's own transforms and network have it."""
+        """Classify a crop (224, 224, 3) uint8 with torchvision's normalisation -> (classes,)."""
         pixels = crop.permute(2, 0, 1)[None].float() / 255
         pixels = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
         logits: Tensor = self.classifier(self.features(pixels).flatten(1))

@@ -1,4 +1,4 @@
-"""Small data to train on."""
+"""Fixtures: small photographs to train on, fewer parity images, signal handlers restored."""
 
 import signal
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from training.export import parity
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train/ with 4 pictures of each of 3 colours, val/ with 2."""
+    """Draw train/ with 4 pictures of each of 3 colours, and val/ with 2."""
     root = tmp_path_factory.mktemp("photographs")
     draw_classes(root / "train", COLOURS, 4)
     draw_classes(root / "val", COLOURS, 2, first=4)
@@ -22,7 +22,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _parity_of_few_images() -> Iterator[None]:
-    """Compare a file with torch on 6 images, not 257, which takes seconds; test_export has all of them."""
+    """Compare files with torch on 6 images instead of 257, which take seconds; test_export uses all."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parity, "BATCHES", (1, 6))
         yield
@@ -30,7 +30,7 @@ def _parity_of_few_images() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _signals_as_they_were() -> Iterator[None]:
-    """train() takes SIGINT and SIGTERM for itself, as the command that it is."""
+    """Restore the handlers of SIGINT and SIGTERM, which the command `train` replaces."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():

@@ -1,4 +1,4 @@
-"""Settings: defaults, recipes and command line; every bad one is refused by its name."""
+"""Settings from defaults, recipes and the command line; bad values are refused by name."""
 
 import tomllib
 from dataclasses import asdict, fields
@@ -26,23 +26,23 @@ def test_the_defaults_are_the_paper_s() -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_every_shipped_recipe_loads_and_says_what_it_sets(name: str) -> None:
+def test_every_shipped_recipe_loads(name: str) -> None:
     values = tomllib.loads((RECIPES / f"{name}.toml").read_text())
     config = load_config(name, {})
     assert values
     assert {key: getattr(config, key) for key in values} == values
 
 
-def test_the_command_line_overrides_the_recipe_and_the_recipe_the_defaults(tmp_path: Path) -> None:
+def test_command_line_overrides_recipe_overrides_defaults(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('epochs = 7\nlr = 1\noptimizer = "adamw"\n')
     config = load_config(str(path), {"epochs": 3})
     assert (config.epochs, config.lr, config.optimizer) == (3, 1.0, "adamw")
-    assert isinstance(config.lr, float)  # whole numbers are taken for floats
+    assert isinstance(config.lr, float)  # whole numbers are accepted for floats
     assert config.batch_size == 128
 
 
-def test_toml_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_settings_survive_toml(tmp_path: Path) -> None:
     config = override(
         Config(), {"lr": 1e-5, "weight_init": "kaiming", "epochs": 2, "width": 0.1, "seed": 11}
     )
@@ -71,10 +71,10 @@ def test_toml_comes_back_as_it_was_written(tmp_path: Path) -> None:
             if isinstance(f.default, float)
         ),
         ({"lr": float("inf")}, "lr is inf"),
-        ({"lr": 1e-320}, "lr is 1e-320"),  # a tenth of a tenth of it would be 0
-        ({"lr": 1e300}, "lr is 1e+300"),  # no float32, as the weights are
+        ({"lr": 1e-320}, "lr is 1e-320"),  # its drops by the plateau schedule would be 0
+        ({"lr": 1e300}, "lr is 1e+300"),  # beyond float32
         ({"weight_decay": 10**400}, "weight_decay is 1000"),
-        ({"epochs": 10**400}, "epochs is 1000"),  # no float, as the schedule needs
+        ({"epochs": 10**400}, "epochs is 1000"),  # beyond a float, which the schedule needs
         ({"batch_size": 10, "accumulate": 3}, "batch_size is 10; it must be a multiple of accumulate"),
         ({"width": 1.5}, "width is 1.5"),
         ({"image_size": 63}, "image_size is 63"),
@@ -83,14 +83,14 @@ def test_toml_comes_back_as_it_was_written(tmp_path: Path) -> None:
         *(({key: "none"}, f"{key} is 'none'; use {allowed[0]}") for key, allowed in CHOICES.items()),
     ],
 )
-def test_a_bad_value_is_refused_by_its_name(values: dict[str, Any], message: str) -> None:
+def test_bad_values_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         override(Config(), values)
     assert message in str(refusal.value)
 
 
-def test_all_bad_values_are_named_at_once_each_as_it_was_given(tmp_path: Path) -> None:
-    """With --, what was typed; it replaces what a recipe says, however bad that is."""
+def test_all_bad_values_are_reported_at_once_by_their_typed_names(tmp_path: Path) -> None:
+    """Typed options are named with --; they override the recipe, so its bad value is not reported."""
     recipe = tmp_path / "mine.toml"
     recipe.write_text('lr = "fast"\nwidth = 2\ncolour = true\nepochs = 0\n')
     typed = {"epochs": "3", "batch_size": "many", "seed": "-1", "optimizer": "sdg", "lr": "nan"}
@@ -107,7 +107,7 @@ def test_all_bad_values_are_named_at_once_each_as_it_was_given(tmp_path: Path) -
     )
 
 
-def test_a_recipe_that_is_not_there_or_no_toml_is_refused(tmp_path: Path) -> None:
+def test_missing_and_malformed_recipes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no recipe 'papr'; use .*paper"):
         load_config("papr", {})
     with pytest.raises(ConfigError, match="no recipe"):
@@ -121,7 +121,7 @@ def test_a_recipe_that_is_not_there_or_no_toml_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("size", [64, 112, 200])
-def test_smaller_crops_keep_the_proportions_and_cannot_be_taken_for_the_served_recipe(size: int) -> None:
+def test_smaller_crops_keep_the_proportions_under_another_recipe_id(size: int) -> None:
     recipe = Config(image_size=size).recipe
     assert recipe.crop == size
     assert recipe.resize / size == pytest.approx(256 / 224, rel=0.01)

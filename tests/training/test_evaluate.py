@@ -1,4 +1,4 @@
-"""Each image counts once, whatever the batches; ten crops are averaged; the confusions add up."""
+"""Evaluation: each image counts once, ten crops are averaged, and confusions add up."""
 
 import pytest
 import torch
@@ -11,20 +11,20 @@ from training.model import AlexNet
 
 
 def marked(answers: list[int], labels: list[int]) -> Split:
-    """Images whose every pixel has the level that `reader` answers with."""
+    """Make images whose pixels all have one level, the class that `reader` answers."""
     squares = torch.tensor(answers, dtype=torch.uint8)[:, None, None, None].expand(-1, 256, 256, 3)
     return whole(squares, torch.tensor(labels))
 
 
 def whole(squares: Tensor, labels: Tensor) -> Split:
-    """All pictures of `squares`, in order."""
+    """Make a split of all pictures of `squares`, in order."""
     rows = torch.arange(len(squares))
     return Split(squares, rows, labels, rows, tuple(map(str, rows.tolist())))
 
 
 def reader(classes: int) -> Classify:
     def classify(crops: Tensor) -> Tensor:
-        """Most probable is the class of the pixel's level, then the others by their distance from it."""
+        """Rank the classes by their distance from the pixel's level."""
         level = crops[:, 0, 0, 0].float()
         return (-(torch.arange(classes) - level[:, None]).abs()).softmax(1)
 
@@ -32,7 +32,7 @@ def reader(classes: int) -> Classify:
 
 
 @pytest.mark.parametrize("count", [1, 49, 50, 51, 100, 117])
-def test_each_image_is_counted_once_at_any_number_of_images(count: int) -> None:
+def test_each_image_is_counted_once_for_any_number_of_images(count: int) -> None:
     labels = [i % 7 for i in range(count)]
     answers = [label if i % 3 else 6 - label for i, label in enumerate(labels)]
     result = evaluate(reader(7), marked(answers, labels), DEFAULT_RECIPE)
@@ -90,7 +90,7 @@ def test_one_crop_is_the_centre(network: AlexNet) -> None:
     assert result.top1 == pytest.approx((answers == split.labels).double().mean().item())
 
 
-def test_ten_crops_are_the_mean_of_ten_probabilities_by_hand(network: AlexNet) -> None:
+def test_ten_crops_average_the_probabilities_of_ten_crops(network: AlexNet) -> None:
     split = noise(3)
     classify = torch_classifier(network, [0] * 3, [58] * 3)
     by_hand = []
@@ -116,7 +116,7 @@ def test_ten_crops_are_the_mean_of_ten_probabilities_by_hand(network: AlexNet) -
     assert result.top1 == pytest.approx((answers == split.labels).double().mean().item())
 
 
-def test_a_classifier_drops_nothing_out_and_leaves_training_mode_as_it_was(network: AlexNet) -> None:
+def test_a_classifier_uses_no_dropout_and_restores_the_training_mode(network: AlexNet) -> None:
     classify = torch_classifier(network, [0] * 3, [58] * 3)
     crops = noise(2).pixels[:, :224, :224]
     for mode in (True, False):
@@ -137,7 +137,7 @@ def test_the_worst_confusions_come_first_and_name_both_classes() -> None:
     assert worst_confusions(torch.eye(3, dtype=torch.int64), ("a", "b", "c")) == []
 
 
-def test_ten_crops_neither_vote_nor_take_the_first() -> None:
+def test_ten_crops_are_averaged_not_voted() -> None:
     views = torch.tensor([[0.4, 0.35, 0.25]] * 6 + [[0.0, 0.9, 0.1]] * 4)
 
     def classify(crops: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The network against the paper's numbers, as alexnet-facts give them."""
+"""The network has the paper's layers, parameters, initialisation and normalisation."""
 
 import pytest
 import torch
@@ -42,8 +42,8 @@ def test_the_totals_are_the_paper_s(paper_net: AlexNet) -> None:
     assert sum(row.multiply_adds for row in rows) == 724_406_816
 
 
-def test_the_order_is_conv_relu_norm_pool_and_dropout_follows_fc6_and_fc7(paper_net: AlexNet) -> None:
-    """The forward pass spelled out from the facts' table, with torch's own layers."""
+def test_layers_run_in_the_order_of_the_paper(paper_net: AlexNet) -> None:
+    """The forward pass, written out with torch's own layers; dropout follows fc6 and fc7."""
     net, norm = paper_net.eval(), nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2)
     pool, relu = nn.MaxPool2d(3, 2), nn.ReLU()
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1)) * 60
@@ -60,25 +60,25 @@ def test_the_order_is_conv_relu_norm_pool_and_dropout_follows_fc6_and_fc7(paper_
 
 def test_half_of_the_hidden_units_drop_out_in_training_alone() -> None:
     net = AlexNet(2, width=0.25)
-    seen: dict[str, torch.Tensor] = {}
+    inputs_of: dict[str, torch.Tensor] = {}
     for layer in (net.fc7, net.fc8):
         layer.register_forward_pre_hook(
-            lambda layer, inputs: seen.update({"fc7" if layer is net.fc7 else "fc8": inputs[0]})
+            lambda layer, inputs: inputs_of.update({"fc7" if layer is net.fc7 else "fc8": inputs[0]})
         )
     torch.manual_seed(0)
     images = torch.randn(8, 3, 224, 224)
     with torch.no_grad():
         net.train()(images)
-        dropped = {name: (x == 0).float().mean().item() for name, x in seen.items()}
+        dropped = {name: (x == 0).float().mean().item() for name, x in inputs_of.items()}
         net.eval()(images)
-        kept = {name: (x == 0).float().mean().item() for name, x in seen.items()}
+        zeros = {name: (x == 0).float().mean().item() for name, x in inputs_of.items()}
     # Biases of 1 keep nearly all of fc6 and fc7 above 0, so that zeros are dropouts.
     assert all(0.45 < share < 0.55 for share in dropped.values()), dropped
-    assert all(share < 0.05 for share in kept.values()), kept
+    assert all(share < 0.05 for share in zeros.values()), zeros
 
 
 @pytest.mark.parametrize("channels", [2, 4, 5, 10, 96])
-def test_local_response_norm_is_torch_s_and_so_is_its_gradient(channels: int) -> None:
+def test_local_response_norm_and_its_gradient_equal_torch(channels: int) -> None:
     theirs = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2)
     ours = LocalResponseNorm(channels).double()
     draw = torch.Generator().manual_seed(channels)
@@ -138,7 +138,7 @@ def test_width_scales_every_layer_to_an_even_number(width: float, kernels: list[
 
 
 @pytest.mark.parametrize("width", [0, -0.5, 1.01, 2, float("nan")])
-def test_a_width_that_makes_no_sense_is_refused(width: float) -> None:
+def test_a_width_out_of_range_is_refused(width: float) -> None:
     with pytest.raises(ValueError, match=f"width is {width}"):
         AlexNet(2, width)
 

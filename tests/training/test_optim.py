@@ -9,7 +9,7 @@ from training.optim import make_optimizer, set_rate, update_average
 
 
 def test_sgd_steps_as_the_paper_writes_it() -> None:
-    """v <- 0.9 v - 0.0005 e w - e g; w <- w + v, on all parameters."""
+    """The rule is v <- 0.9 v - 0.0005 e w - e g; w <- w + v, on all parameters."""
     torch.manual_seed(0)
     model, rate = AlexNet(2, 0.01), 0.01
     optimizer = make_optimizer(model, Config())
@@ -26,7 +26,7 @@ def test_sgd_steps_as_the_paper_writes_it() -> None:
 
 
 def test_sgd_keeps_its_velocity_when_the_rate_changes() -> None:
-    """The paper's formula over drops and rises of the rate, in float64; also where a copy goes on."""
+    """The paper's formula holds when the rate falls or rises, in float64, also after a restore."""
     torch.manual_seed(0)
     model = AlexNet(2, 0.01).double()
     optimizer = make_optimizer(model, Config())
@@ -80,7 +80,7 @@ def test_adamw_decays_weights_and_spares_biases() -> None:
         torch.testing.assert_close(p.detach(), before[name] * factor)
 
 
-def test_the_average_follows_quickly_at_first_and_slowly_later() -> None:
+def test_the_average_follows_faster_in_the_first_steps() -> None:
     model, average = AlexNet(2, 0.01), AlexNet(2, 0.01)
     for p, mean in zip(model.parameters(), average.parameters(), strict=True):
         p.data.fill_(1.0)

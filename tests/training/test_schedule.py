@@ -20,7 +20,7 @@ def test_the_plateau_schedule_divides_by_10_three_times_and_no_more() -> None:
     assert [length for _, length in runs[:3]] == [PLATEAU_EPOCHS] * 3
 
 
-def test_a_better_epoch_starts_the_patience_anew() -> None:
+def test_a_better_epoch_restarts_the_plateau_count() -> None:
     schedule: dict[str, float] = {}
     for epoch in range(10 * PLATEAU_EPOCHS):
         update_plateau(schedule, epoch // (PLATEAU_EPOCHS - 1) / 100)  # better just in time
@@ -28,7 +28,7 @@ def test_a_better_epoch_starts_the_patience_anew() -> None:
     assert learning_rate(Config(lr=0.3), schedule, 99, 1) == 0.3
 
 
-def test_cosine_rises_through_the_warm_up_and_falls_to_nothing() -> None:
+def test_cosine_rises_through_the_warm_up_and_falls_to_zero() -> None:
     config = Config(schedule="cosine", epochs=10, warmup_epochs=2.0, lr=0.4)
     rates = [learning_rate(config, {}, step, steps_per_epoch=50) for step in range(500)]
     assert rates[0] == pytest.approx(0.4 / 100)

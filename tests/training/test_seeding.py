@@ -7,8 +7,8 @@ import torch
 from training.seeding import AUGMENTATION, DROPOUT, ORDER, generator_of, seed_of
 
 
-def test_seed_stream_and_step_all_change_the_draws() -> None:
-    """Also in the lowest 32 bits of the seeds: torch's generator on the CPU looks at no others."""
+def test_draws_depend_on_seed_stream_and_step() -> None:
+    """Also in the lowest 32 bits of the seeds, which are all that torch's CPU generator uses."""
     places = list(
         itertools.product((0, 1, 2, 2**32 - 1), (ORDER, AUGMENTATION, DROPOUT), (0, 1, 2, 90_000))
     )

@@ -1,4 +1,4 @@
-"""What a training run does with its data and leaves behind, from the command line."""
+"""Training runs from the command line: what they learn from their data, and the files they write."""
 
 import csv
 import re
@@ -18,8 +18,8 @@ from training.run import checkpoint
 from training.run.choice import choose
 
 
-def test_two_colours_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also that labels, crops, mean and evaluation fit together: chance is a half."""
+def test_training_learns_two_colours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Labels, crops, mean and evaluation fit together; guessing would be right half of the time."""
     data = draw_classes(tmp_path / "data", {"red": (190, 60, 50), "teal": (40, 140, 150)}, 15)
     options = ["--width", "0.1", "--epochs", "6", "--optimizer", "adamw", "--weight-init", "kaiming"]
     assert train(data, tmp_path / "run", *options) == 0
@@ -28,15 +28,15 @@ def test_two_colours_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (
         main(["evaluate", str(tmp_path / "run"), "--data", str(data), "--ten-crop", "--device", "cpu"]) == 0
     )
-    said = capsys.readouterr().out
-    assert "6 images, 10 crop(s) each, 0 skipped" in said, "what was trained on has been measured too"
-    shares = re.search(r"top-1 ([\d.]+) % .* 6 photographs\)  top-5 100.0 %", said)
+    output = capsys.readouterr().out
+    assert "6 images, 10 crop(s) each, 0 skipped" in output, "the training photographs were measured too"
+    shares = re.search(r"top-1 ([\d.]+) % .* 6 photographs\)  top-5 100.0 %", output)
     assert shares is not None
     assert float(shares[1]) > 90
-    assert re.search(r"red +3 ", said)
+    assert re.search(r"red +3 ", output)
 
 
-def test_a_run_leaves_checkpoints_settings_and_a_log(photographs: Path, tmp_path: Path) -> None:
+def test_a_run_writes_checkpoints_settings_and_a_log(photographs: Path, tmp_path: Path) -> None:
     run = tmp_path / "deep" / "run"
     assert train(photographs, run, "--epochs", "2", "--seed", "3") == 0
     assert {path.name for path in run.iterdir()} == {
@@ -77,10 +77,10 @@ def test_unreadable_files_are_counted_and_listed(
     (data / "a" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
     (data / "b" / "readme.txt").write_text("words")
     assert train(data, tmp_path / "run") == 0
-    said = capsys.readouterr().out
-    assert f"skipped {data / 'a' / 'broken.jpg'}: the JPEG file is corrupt" in said
-    assert "files that are not pictures: 1 .txt" in said
-    assert "10 images to train on, 2 to validate on, 2 classes, 1 skipped" in said
+    output = capsys.readouterr().out
+    assert f"skipped {data / 'a' / 'broken.jpg'}: the JPEG file is corrupt" in output
+    assert "files that are not pictures: 1 .txt" in output
+    assert "10 images to train on, 2 to validate on, 2 classes, 1 skipped" in output
 
 
 def test_fewer_pictures_than_a_batch_are_one_batch(photographs: Path, tmp_path: Path) -> None:
@@ -88,10 +88,10 @@ def test_fewer_pictures_than_a_batch_are_one_batch(photographs: Path, tmp_path: 
     assert checkpoint.load(tmp_path / "run" / "last.pt").step == 1
 
 
-def test_weights_are_taken_and_a_last_layer_of_other_classes_starts_afresh(
+def test_weights_are_copied_and_the_layer_of_other_classes_starts_afresh(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a learning rate of nearly nothing the layers stay what they were given."""
+    """With a learning rate near 0, the layers keep the weights that they started with."""
     assert train(photographs, tmp_path / "first") == 0
     data = draw_classes(tmp_path / "data", {"red": (190, 60, 50), "teal": (40, 140, 150)}, 5)
     capsys.readouterr()
@@ -106,7 +106,7 @@ def test_weights_are_taken_and_a_last_layer_of_other_classes_starts_afresh(
             torch.testing.assert_close(values, first.model[name], rtol=0, atol=1e-6)
 
 
-def test_weights_for_the_same_classes_are_taken_whole(
+def test_weights_for_the_same_classes_are_copied_completely(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(photographs, tmp_path / "first") == 0
@@ -117,7 +117,7 @@ def test_weights_for_the_same_classes_are_taken_whole(
     torch.testing.assert_close(second.model["fc8.weight"], first.model["fc8.weight"], rtol=0, atol=1e-6)
 
 
-def test_pre_trained_convolutions_of_smaller_images_are_taken(
+def test_convolutions_pre_trained_on_smaller_images_are_copied(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(photographs, tmp_path / "first", "--image-size", "112") == 0
@@ -146,7 +146,7 @@ def test_another_number_of_classes_than_expected_is_refused(
 
 @pytest.mark.slow  # half a minute of compiling
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
-def test_compiled_it_is_the_same_network(photographs: Path, tmp_path: Path) -> None:
+def test_a_compiled_network_trains_the_same(photographs: Path, tmp_path: Path) -> None:
     for name, options in (("compiled", ["--compile"]), ("plain", [])):
         assert train(photographs, tmp_path / name, "--epochs", "2", "--no-dropout", *options) == 0
     logs = [(tmp_path / name / "metrics.csv").read_text() for name in ("compiled", "plain")]
@@ -155,7 +155,7 @@ def test_compiled_it_is_the_same_network(photographs: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_learns_what_full_precision_does(
+def test_half_precision_trains_like_full_precision(
     photographs: Path, tmp_path: Path, precision: str
 ) -> None:
     options = ["--epochs", "2", "--no-dropout", "--weight-init", "kaiming"]
@@ -167,9 +167,7 @@ def test_half_precision_learns_what_full_precision_does(
     assert losses[0] != losses[1]
 
 
-def test_no_folder_is_made_when_the_data_is_at_fault(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_run_folder_is_created_for_bad_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(tmp_path / "nowhere", tmp_path / "run") == 1
     assert "nowhere is not a folder" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""The paper's relatives: each is the network it claims to be, is exported as such, and is rebuilt."""
+"""Variants of the network: their layers, and that their exported files can be rebuilt."""
 
 import json
 from dataclasses import asdict, replace
@@ -28,7 +28,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"lrn": False, "pooling": "plain"},
     {"arch": "torchvision", "activation": "tanh", "pooling": "plain", "dropout": False},
 ]
-# What is above has all switches together; these, four seconds each, are for the slow tests.
+# VARIANTS combine all switches; these, four seconds each, are for the slow tests.
 MORE_VARIANTS: list[dict[str, Any]] = [
     {"arch": "one-tower"},
     {"arch": "torchvision"},
@@ -52,8 +52,8 @@ def test_the_parameters_are_as_many_as_published(arch: str, parameters: int) -> 
     assert list(net.state_dict()) == [f"{n}.{kind}" for n in names for kind in ("weight", "bias")]
 
 
-def test_torchvision_s_variant_is_that_network() -> None:
-    """Its layers in its order, as torchvision/models/alexnet.py lists them, with the weights of ours."""
+def test_the_torchvision_variant_equals_torchvision_s_network() -> None:
+    """Compare with the layers of torchvision/models/alexnet.py, with the same weights."""
     torch.manual_seed(0)
     net = AlexNet(10, 0.1, "kaiming", variant=Variant("torchvision"))
     c1, c2, c3, c4, c5, f6, f7, f8 = (layer for _name, layer in weighted_layers(net))
@@ -74,7 +74,7 @@ def test_torchvision_s_variant_is_that_network() -> None:
 @pytest.mark.parametrize("pooling", ["overlapping", "plain"])
 @pytest.mark.parametrize("lrn", [True, False])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_every_switch_does_what_it_says(activation: str, lrn: bool, pooling: str) -> None:
+def test_every_switch_changes_its_layer(activation: str, lrn: bool, pooling: str) -> None:
     torch.manual_seed(0)
     net = AlexNet(4, 0.05, "kaiming", variant=Variant("paper", activation, lrn, pooling)).eval()
     act = nn.ReLU() if activation == "relu" else nn.Tanh()
@@ -87,7 +87,7 @@ def test_every_switch_does_what_it_says(activation: str, lrn: bool, pooling: str
     torch.testing.assert_close(net(images), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_without_dropout_training_is_as_evaluating() -> None:
+def test_without_dropout_training_and_evaluation_are_equal() -> None:
     net, images = AlexNet(4, 0.05, variant=Variant(dropout=False)), torch.randn(2, 3, 224, 224)
     assert torch.equal(net.train()(images), net.eval()(images))
     dropping = AlexNet(4, 0.05)
@@ -106,7 +106,7 @@ def test_smaller_images_fit_either_pooling(pooling: str, size: int) -> None:
     [*VARIANTS, *(pytest.param(more, marks=pytest.mark.slow) for more in MORE_VARIANTS)],
     ids=name_of,
 )
-def test_the_exported_file_is_the_variant_and_rebuilds_it(variant: dict[str, Any], tmp_path: Path) -> None:
+def test_an_exported_variant_can_be_rebuilt(variant: dict[str, Any], tmp_path: Path) -> None:
     run = trained(tmp_path / "best.pt", **variant)
     manifest = export(run, tmp_path / "net.onnx")  # refuses what differs from torch
     assert manifest.parity["file_torch64"]["largest"] <= TOLERANCE
@@ -118,9 +118,9 @@ def test_the_exported_file_is_the_variant_and_rebuilds_it(variant: dict[str, Any
     )
     crops = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
     expected = torch_classifier(trained_net, MEAN, state.std)(crops)
-    found = torch_classifier(rebuilt, MEAN, [1] * 3)(crops)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    # or equality would show nothing
+    probabilities = torch_classifier(rebuilt, MEAN, [1] * 3)(crops)
+    torch.testing.assert_close(probabilities, expected, rtol=0, atol=1e-5)
+    # The answers differ enough for the comparison to mean something.
     paper = AlexNet(4, 0.08)
     if variant and "arch" not in variant:
         paper.load_state_dict(rebuilt.state_dict())
@@ -128,7 +128,7 @@ def test_the_exported_file_is_the_variant_and_rebuilds_it(variant: dict[str, Any
         assert (other - expected).abs().max() > 1e-4
 
 
-def test_a_file_of_an_unknown_variant_is_named(tmp_path: Path) -> None:
+def test_a_file_of_an_unknown_variant_is_refused(tmp_path: Path) -> None:
     export(trained(tmp_path / "best.pt"), tmp_path / "net.onnx")
     model, manifest = read_model(tmp_path / "net.onnx")
     with pytest.raises(ExportError, match="arch is 'vgg'; use paper or one-tower or torchvision"):
@@ -172,7 +172,7 @@ def test_the_command_line_switches_reach_the_run_and_its_file(photographs: Path,
     }
 
 
-def test_no_pca_shifts_no_colour(photographs: Path, tmp_path: Path) -> None:
+def test_no_pca_disables_the_colour_shift(photographs: Path, tmp_path: Path) -> None:
     assert (colour_components(torch.zeros(3, 3)) == 0).all()
     tiny = ["--recipe", "paper", "--width", "0.02", "--epochs", "1", "--batch-size", "4", "--lr", "1e-4"]
     weights = []
@@ -194,10 +194,8 @@ def test_weights_of_other_layers_are_refused(
     assert "--from has activation relu, this run tanh; give it the same" in capsys.readouterr().err
 
 
-def test_weights_bring_the_pixels_along_that_they_were_trained_on(
-    photographs: Path, tmp_path: Path
-) -> None:
-    """Raw pixels here, pixels over 58 there: the weights would be 58 times too large or too small."""
+def test_weights_keep_the_normalisation_of_their_training(photographs: Path, tmp_path: Path) -> None:
+    """The run has raw pixels, its source pixels / 58: without that, weights would be 58 times off."""
     source = trained(tmp_path / "best.pt", "kaiming")
     options = ["--recipe", "paper", "--epochs", "1", "--lr", "1e-12", "--weights", str(source)]
     assert main(["train", "--data", str(photographs), "--out", str(tmp_path / "run"), *options]) == 0

@@ -1,4 +1,4 @@
-"""The command line: help, exit codes, and messages that name what is wrong."""
+"""The command line: help, exit codes, and error messages."""
 
 import argparse
 import json
@@ -22,16 +22,16 @@ def test_help_is_printed(command: list[str], capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])
     assert end.value.code == 0
-    said = capsys.readouterr().out
-    assert "usage: python -m training" in said
+    output = capsys.readouterr().out
+    assert "usage: python -m training" in output
     if not command:
-        assert all(name in said for name in (*COMMANDS, "Exit codes"))
+        assert all(name in output for name in (*COMMANDS, "Exit codes"))
     if command == ["train"]:
-        assert all(f"--{f.name.replace('_', '-')}" in said for f in fields(Config))
+        assert all(f"--{f.name.replace('_', '-')}" in output for f in fields(Config))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_option_that_may_be_left_out_says_its_default(command: str) -> None:
+def test_help_gives_the_default_of_every_optional_option(command: str) -> None:
     (commands,) = (a for a in make_parser("")._actions if isinstance(a, argparse._SubParsersAction))
     options = [action for action in commands.choices[command]._actions if action.dest != "help"]
     assert options
@@ -41,7 +41,9 @@ def test_every_option_that_may_be_left_out_says_its_default(command: str) -> Non
 
 @pytest.mark.parametrize("option", ["--keep", "--workers"])
 @pytest.mark.parametrize("value", ["0", "-1", "two"])
-def test_counts_begin_at_one(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_counts_below_one_are_usage_errors(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         main(["train", "--data", "photos", "--out", "run", option, value])
     assert end.value.code == 2
@@ -61,7 +63,7 @@ def test_the_summary_has_the_paper_s_totals(capsys: pytest.CaptureFixture[str]) 
     assert "--classes is 1; it must be 2 or more" in capsys.readouterr().err
 
 
-def test_init_writes_a_run_that_is_exported_like_any_other(tmp_path: Path) -> None:
+def test_init_writes_a_run_that_can_be_exported(tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = ["init", "--out", str(run), "--classes", "7", "--width", "0.05", "--seed", "3"]
     assert main(command) == 0
@@ -69,7 +71,7 @@ def test_init_writes_a_run_that_is_exported_like_any_other(tmp_path: Path) -> No
     assert main(["export", str(run), "--out", str(tmp_path / "net.onnx")]) == 0
     _model, manifest = read_model(tmp_path / "net.onnx")
     assert (manifest.classes[0], len(manifest.classes), manifest.metrics) == ("class0000", 7, ())
-    assert main(command) == 1, "what is there stays"
+    assert main(command) == 1, "an existing run is not replaced"
     again = tmp_path / "again"
     assert main([*command[:2], str(again), *command[3:]]) == 0
     ours, theirs = (checkpoint.load(path / "last.pt").model for path in (run, again))
@@ -84,7 +86,7 @@ def test_the_module_runs_as_a_program() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--epochs", "0"], "--epochs is 0; it must be above 0"),
         (["--epochs", "many"], "--epochs is 'many'; it must be a whole number"),
@@ -96,18 +98,18 @@ def test_the_module_runs_as_a_program() -> None:
     ],
 )
 def test_a_bad_setting_is_a_usage_error(
-    options: list[str], said: str, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], message: str, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     assert main(["train", "--data", str(photographs), "--out", str(run), *options]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {said}")
+    assert capsys.readouterr().err.startswith(f"error: {message}")
     assert not run.exists()
 
 
-def test_all_that_is_wrong_is_said_at_once(
+def test_all_problems_are_reported_at_once(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before anything is read or written, and with what was typed as the name."""
+    """Problems are reported before anything is read or written, under the names that were typed."""
     run = tmp_path / "run"
     run.mkdir()
     (run / "thesis.txt").write_text("precious")
@@ -122,9 +124,9 @@ def test_all_that_is_wrong_is_said_at_once(
         (["--lr", "-1", "--batch-size", "0"], 2, ["--batch-size is 0", "--lr is -1.0"]),
     ):
         assert main([*command, *options]) == code
-        said = capsys.readouterr().err.splitlines()
-        assert len(said) == len(settings + folders)
-        for line, words in zip(said, settings + folders, strict=True):
+        message = capsys.readouterr().err.splitlines()
+        assert len(message) == len(settings + folders)
+        for line, words in zip(message, settings + folders, strict=True):
             assert line.startswith("error: ")
             assert words in line
     assert main(["train", "--out", str(tmp_path / "new")]) == 1
@@ -142,7 +144,7 @@ def test_a_bad_recipe_file_is_a_usage_error(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "mine.toml"
-    for text, said in (
+    for text, message in (
         ("epoch = 3", "epoch is no setting"),
         ('epochs = "3"', "epochs is '3'; it must be a whole number"),
         ("epochs = ", "mine.toml"),
@@ -150,7 +152,7 @@ def test_a_bad_recipe_file_is_a_usage_error(
         recipe.write_text(text)
         command = ["train", "--data", str(photographs), "--out", str(tmp_path / "run")]
         assert main([*command, "--recipe", str(recipe)]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def test_an_unknown_or_absent_device_is_a_usage_error(
     assert f"--device: '{device}' cannot be used here" in capsys.readouterr().err
 
 
-def test_trouble_with_the_data_is_exit_code_1(
+def test_data_errors_have_exit_code_1(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = draw_classes(tmp_path / "data", {"a": (200, 50, 50), "b": (50, 50, 200)}, 3, size=16)

@@ -1,4 +1,4 @@
-"""The table of classes and the warnings that a run begins with."""
+"""The table of classes and the warnings at the start of a run."""
 
 import shutil
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_an_overview_counts_and_warns(tmp_path: Path) -> None:
     assert [line.startswith("skipped ") for line in lines[32:43]] == [True] * 11
     assert lines[42] == "skipped 2 more that cannot be read"
     assert lines[43] == "72 images to train on, 20 to validate on, 33 classes, 12 skipped"
-    said = list(warnings(dataset))
+    output = list(warnings(dataset))
     for number, words in enumerate(
         (
             "classes whose names differ only in case: Many, many",
@@ -38,5 +38,5 @@ def test_an_overview_counts_and_warns(tmp_path: Path) -> None:
             "12 of 104 pictures cannot be read, such as ",
         )
     ):
-        assert words in said[number]
-    assert len(said) == 7
+        assert words in output[number]
+    assert len(output) == 7

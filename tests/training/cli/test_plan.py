@@ -1,4 +1,4 @@
-"""What `train` chooses by itself: from how many photographs there are, the machine, and what was given."""
+"""The settings that `train` chooses from the photographs, the machine and the given options."""
 
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,16 @@ MUCH = 64e9  # bytes of free memory
 
 
 @pytest.fixture(autouse=True)
-def _few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For fine detail, 4 of the pictures, which are all the same here, instead of 200."""
-    monkeypatch.setattr(plan_module, "_SOME", 4)
+def _few_sampled_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure fine detail on 4 pictures instead of 200; they are all the same here."""
+    monkeypatch.setattr(plan_module, "_SAMPLED_PICTURES", 4)
 
 
 NOISE = torch.randint(256, (1, 256, 256, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def split_of(photographs: int, square: Tensor = NOISE) -> Split:
-    """So many times the same."""
+    """Make a split of so many copies of one picture."""
     rows = torch.zeros(photographs, dtype=torch.int64)
     return Split(square, rows, rows, rows, ("",) * photographs)
 
@@ -49,7 +49,7 @@ def test_few_photographs_start_from_the_base_network() -> None:
     assert planned(160, ranks=Ranks(torch.device("cuda"))).config.width == max(base_widths())
 
 
-def test_more_photographs_are_seen_more_often_but_not_each_of_them() -> None:
+def test_larger_sets_get_more_steps_but_fewer_epochs() -> None:
     seen = [count * planned(count).config.epochs for count in (160, 850, 5_000, 50_000, 150_000)]
     assert seen == sorted(seen)
     epochs = [planned(count).config.epochs for count in (5_000, 50_000, 150_000)]
@@ -65,16 +65,16 @@ def test_more_photographs_are_seen_more_often_but_not_each_of_them() -> None:
         (160, {"lrn": False}, "no base network of lrn False"),
     ],
 )
-def test_where_no_base_network_fits_a_run_starts_from_nothing(
+def test_without_a_fitting_base_network_a_run_starts_from_scratch(
     photographs: int, given: dict[str, Any], reason: str
 ) -> None:
     plan = planned(photographs, **given)
     assert plan.start == "scratch"
     assert reason in plan.reason
-    assert plan.config.epochs == 90, "as the recipe modern has it"
+    assert plan.config.epochs == 90, "as in the recipe modern"
 
 
-def test_convolutions_learn_slowly_from_pictures_without_fine_detail() -> None:
+def test_pictures_without_fine_detail_lower_the_rate_of_convolutions() -> None:
     small = NOISE[:, :12, :12].permute(0, 3, 1, 2).float()
     enlarged = F.interpolate(small, (256, 256), mode="bilinear").permute(0, 2, 3, 1).byte()
     blurred = split_of(600, enlarged)
@@ -86,26 +86,26 @@ def test_convolutions_learn_slowly_from_pictures_without_fine_detail() -> None:
     assert planned(600).config.conv_lr == 1
 
 
-def test_what_is_given_stays() -> None:
+def test_given_settings_are_not_changed() -> None:
     plan = planned(160, epochs="3", batch_size="7", lr="0.5")
     assert (plan.config.epochs, plan.config.batch_size, plan.config.lr) == (3, 7, 0.5)
-    assert plan.config.warmup_epochs == 0.75, "of so few epochs"
+    assert plan.config.warmup_epochs == 0.75, "a quarter of the epochs"
     assert planned(160, epochs="3", warmup_epochs="2").config.warmup_epochs == 2
     assert (plan.start, plan.config.optimizer) == ("base", "adamw")
     assert planned(160, "scratch").start == "scratch"
     assert planned(1_000_000, "base").start == "base"
 
 
-def test_batches_shrink_until_they_fit_and_are_shared_evenly() -> None:
+def test_batches_fit_into_memory_and_divide_evenly() -> None:
     large = planned(5_000).config.batch_size
     assert large == 128
     assert planned(5_000, memory=2.5e9, width="1").config.batch_size < large
-    assert planned(5_000, memory=0).config.batch_size == 8, "it is tried"
+    assert planned(5_000, memory=0).config.batch_size == 8, "the minimum is tried"
     for world in (3, 6):
         assert planned(160, ranks=Ranks(torch.device("cpu"), 0, world)).config.batch_size % world == 0
 
 
-def test_epochs_fit_the_time() -> None:
+def test_epochs_are_fitted_into_the_time() -> None:
     config = Config(epochs=20, warmup_epochs=2.0)
     assert fit_epochs(config, 100.0, 9.5).epochs == 10
     few = fit_epochs(config, 10.0, 5.0)
@@ -113,7 +113,7 @@ def test_epochs_fit_the_time() -> None:
     assert fit_epochs(config, -1.0, 5.0).epochs == 1
 
 
-def test_a_run_says_what_it_chose_and_finds_a_folder(
+def test_a_run_prints_its_choices_and_creates_its_folder(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

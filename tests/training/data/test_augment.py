@@ -1,4 +1,4 @@
-"""Augmentation draws from its generator alone, and does what the paper and the docstrings say."""
+"""Augmentation draws only from its generator, and follows the paper and its docstrings."""
 
 from collections.abc import Callable
 
@@ -38,16 +38,16 @@ def a_mix(pixels: Tensor, generator: Generator) -> Tensor:
     ],
     ids=["paper", "strong", "mix"],
 )
-def test_the_generator_s_seed_decides_everything(draw: Callable[[Tensor, Generator], Tensor]) -> None:
+def test_augmentation_depends_only_on_the_generator(draw: Callable[[Tensor, Generator], Tensor]) -> None:
     torch.manual_seed(1)
     first = draw(squares(), seeded(5))
-    torch.manual_seed(2)  # the global state has no say
+    torch.manual_seed(2)  # the global state has no effect
     assert torch.equal(first, draw(squares(), seeded(5)))
     assert not torch.equal(first, draw(squares(), seeded(6)))
 
 
-def test_paper_crops_come_from_the_square_and_are_mirrored_half_of_the_time() -> None:
-    """A pixel's value tells its place: red the column, green the row."""
+def test_paper_crops_are_random_and_mirrored_half_of_the_time() -> None:
+    """Each pixel encodes its place: red is the column, green the row."""
     side, size, count = 64, 56, 400
     place = torch.arange(side, dtype=torch.uint8)
     columns, rows = place.expand(side, side), place[:, None].expand(side, side)
@@ -58,7 +58,7 @@ def test_paper_crops_come_from_the_square_and_are_mirrored_half_of_the_time() ->
     assert set(across.tolist()) == {1.0, -1.0}
     assert 0.4 < (across < 0).float().mean() < 0.6
     left, top = crops[:, 0, 0].amin(1), crops[:, 1, 0, 0]
-    # Every corner of the nine by nine is possible, and nothing beyond.
+    # Each of the nine by nine corners occurs, and no other.
     assert set(left.tolist()) == set(top.tolist()) == set(range(side - size + 1))
     for crop, x, y in zip(crops, left, top, strict=True):
         expected = image[int(y) : int(y) + size, int(x) : int(x) + size].permute(2, 0, 1)
@@ -74,7 +74,7 @@ def test_without_crops_every_image_is_its_centre() -> None:
     coloured = augment.paper(images, 56, torch.eye(3), every(6, seeded(0)), crops=False)
     cropped = augment.paper(images, 56, torch.eye(3), every(6, seeded(0)))
     flat = augment.paper(images, 56, NO_COLOUR, every(6, seeded(0)))
-    torch.testing.assert_close(coloured - pixels, cropped - flat)  # the colours' draws are the same
+    torch.testing.assert_close(coloured - pixels, cropped - flat)  # the same colour shifts
 
 
 def test_eigenvalues_are_those_of_the_scale_0_to_1() -> None:
@@ -89,7 +89,7 @@ def test_eigenvalues_are_those_of_the_scale_0_to_1() -> None:
     assert components.abs().max() < 1  # on the scale 0 to 255 they would be thousands
 
 
-def test_the_colour_shift_is_one_draw_per_image_of_deviation_a_tenth_of_the_components() -> None:
+def test_the_colour_shift_has_a_tenth_of_the_components_as_deviation() -> None:
     covariance = torch.tensor([[2500.0, 2000, 1500], [2000, 2400, 1700], [1500, 1700, 2600]]).double()
     components = augment.colour_components(covariance)
     count = 20_000
@@ -107,11 +107,11 @@ def test_strong_keeps_to_0_to_255_and_to_its_size() -> None:
     assert pixels.shape == (40, 3, 48, 48)
     assert pixels.dtype == torch.float32
     assert pixels.min() == 0
-    assert pixels.max() == 255  # noise of all levels, brightened: both ends are reached and none is passed
+    assert pixels.max() == 255  # brightened noise reaches both ends of the range and exceeds none
 
 
-def test_strong_invents_no_colours_on_a_plain_picture() -> None:
-    """A crop that reached beyond the picture, or black corners after a rotation, would show."""
+def test_strong_adds_no_colours_to_a_plain_picture() -> None:
+    """Crops beyond the picture or black corners of a rotation would add colours."""
     plain = torch.full((200, 40, 40, 3), 120, dtype=torch.uint8)
     pixels = augment.strong(plain, 32, every(len(plain), seeded(0)))
     spread = pixels.amax((2, 3)) - pixels.amin((2, 3))
@@ -122,7 +122,7 @@ def test_strong_invents_no_colours_on_a_plain_picture() -> None:
     assert high - 0.05 < levels.max() <= high + 1e-3
 
 
-def test_one_colour_matrix_equals_brightness_contrast_and_saturation_step_by_step() -> None:
+def test_colour_matrix_equals_brightness_contrast_and_saturation() -> None:
     pixels = squares(5, 40, seed=2)
     factors = [torch.linspace(0.7, 1.3, 5).roll(k) for k in range(3)]
     matrix, offset = augment._colour_jitter(pixels, factors)
@@ -138,8 +138,8 @@ def test_one_colour_matrix_equals_brightness_contrast_and_saturation_step_by_ste
     torch.testing.assert_close(jittered, step, rtol=1e-5, atol=1e-3)
 
 
-def test_mix_keeps_targets_summing_to_one_and_moves_pixels_by_the_same_share() -> None:
-    """Image i is all of level i, and its target says i: a mixture's mean level is its target's mean."""
+def test_mix_blends_targets_and_pixels_by_the_same_share() -> None:
+    """Image i has the level i and the target i, so the mean level of a mixture is its target's mean."""
     count, side = 8, 40
     levels = torch.arange(count).float()
     pixels = levels[:, None, None, None].expand(count, 3, side, side)
@@ -163,7 +163,7 @@ def test_mix_keeps_targets_summing_to_one_and_moves_pixels_by_the_same_share() -
     ],
     ids=["paper", "strong"],
 )
-def test_a_share_of_a_batch_gets_what_the_whole_batch_would_have_given_it(
+def test_a_share_of_a_batch_is_augmented_as_in_the_whole_batch(
     augmented: Callable[[Tensor, Draws], Tensor],
 ) -> None:
     whole = augmented(squares(), every(6, seeded(5)))

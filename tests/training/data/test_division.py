@@ -1,4 +1,4 @@
-"""One tree divided: the same fraction of each class, moved by nothing else, and no copy on both sides."""
+"""Division of one tree: the same fraction of each class, and no copy on both sides."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def held_out(
     seed: int = 1,
     earlier: Earlier | None = None,
 ) -> set[str]:
-    """Divide, check that nothing is lost or on both sides, and give the names that are held out."""
+    """Divide, check that nothing is lost or on both sides, and return the held-out names."""
     labels = torch.tensor([CLASSES.index(name[0]) for name in names])
     train, val = divide(names, labels, digests, CLASSES, fraction, seed, earlier)
     assert sorted(train.tolist() + val.tolist()) == list(range(len(names)))
@@ -32,7 +32,7 @@ def held_out(
     return {names[row] for row in val.tolist()}
 
 
-def test_the_same_fraction_of_every_class_is_drawn_by_the_seed() -> None:
+def test_the_seed_draws_the_same_fraction_of_every_class() -> None:
     held = held_out(NAMES)
     assert Counter(name[0] for name in held) == {"a": 3, "b": 3, "c": 3}
     assert held_out(NAMES) == held
@@ -41,7 +41,7 @@ def test_the_same_fraction_of_every_class_is_drawn_by_the_seed() -> None:
     assert len(held_out(NAMES, fraction=0.99)) == 27
 
 
-def test_other_classes_and_the_order_of_files_change_nothing() -> None:
+def test_the_split_is_independent_of_other_classes_and_file_order() -> None:
     held = held_out(NAMES)
     assert held_out(NAMES[::-1], DIGESTS.flip(0)) == held
     assert held_out(NAMES[10:], DIGESTS[10:]) == {name for name in held if name[0] != "a"}
@@ -56,15 +56,17 @@ def test_copies_go_to_one_side() -> None:
         assert ("a/3.jpg" in held) == ("b/2.jpg" in held)
         assert "c/5.jpg" not in held
     all_copies = torch.tensor([1, 1, 1, 2, 2, 2, 3, 3, 4, 4])
-    assert len(held_out(NAMES[:10], all_copies, fraction=0.1)) == 2, "the fewest copies that there are"
+    assert len(held_out(NAMES[:10], all_copies, fraction=0.1)) == 2, "the fewest copies possible"
 
 
-def test_what_an_earlier_run_saw_stays_on_its_side() -> None:
+def test_photographs_of_an_earlier_run_stay_on_their_side() -> None:
     before = held_out(NAMES)
     rows = [NAMES.index(name) for name in before]
     earlier = Earlier("first", DIGESTS[rows], DIGESTS[[i for i in range(30) if i not in rows]])
     assert held_out(NAMES, seed=7, earlier=earlier) == before
-    assert held_out(NAMES, fraction=0.8, earlier=earlier) == before, "what was trained on is never held out"
+    assert held_out(NAMES, fraction=0.8, earlier=earlier) == before, (
+        "training photographs are never held out"
+    )
     more = [*NAMES, *(f"a/new{number}.jpg" for number in range(5))]
     grown = held_out(more, torch.arange(35), fraction=0.4, seed=7, earlier=earlier)
     assert before < grown

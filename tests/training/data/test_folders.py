@@ -1,4 +1,4 @@
-"""Which folders are classes, which files pictures, how a tree is divided, and what is refused."""
+"""Finding classes, pictures, train/ and val/ in folders, and refusing other folders."""
 
 import os
 import shutil
@@ -16,18 +16,18 @@ CLASSES = ("daisy", "iris", "rose")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """train/ with 5 pictures of each class and val/ with 2."""
+    """Make train/ with 5 pictures of each class and val/ with 2."""
     draw_classes(tmp_path / "data" / "train", COLOURS, 5, size=16)
     draw_classes(tmp_path / "data" / "val", COLOURS, 2, size=16, first=5)
     return tmp_path / "data"
 
 
 def names(data: Path) -> list[list[str]]:
-    """The pictures of each tree, by class and file."""
+    """Return the names of the pictures of each tree."""
     return [[sample.name for sample in tree.samples] for tree in find_trees(data)[1]]
 
 
-def test_train_and_val_folders_are_taken_as_they_are(folder: Path) -> None:
+def test_train_and_val_folders_are_not_split(folder: Path) -> None:
     parts, (train, val) = find_trees(folder)
     assert (parts.train, parts.val, parts.warnings) == (folder / "train", folder / "val", ())
     assert train.classes == val.classes == CLASSES
@@ -57,7 +57,7 @@ def test_hidden_files_and_folders_and_loose_files_are_ignored(folder: Path, tmp_
     assert names(tmp_path / ".cache" / "data") == expected
 
 
-def test_files_that_are_no_pictures_are_told_apart_by_name_and_signature(folder: Path) -> None:
+def test_other_files_are_recognised_by_name_and_signature(folder: Path) -> None:
     iris = folder / "train" / "iris"
     for name, content in {
         "000.png.json": b"{}",
@@ -71,15 +71,15 @@ def test_files_that_are_no_pictures_are_told_apart_by_name_and_signature(folder:
     (iris / "deep" / "er").mkdir(parents=True)
     (iris / "deep" / "er" / "a.png").write_bytes(encode(scene(8, 8), "PNG"))
     (iris / "gone.png").symlink_to(iris / "nowhere.png")
-    os.mkfifo(iris / "pipe.png")  # which nobody ever writes to
+    os.mkfifo(iris / "pipe.png")  # opening it would block
     tree = find_trees(folder)[1][0]
-    found = {sample.name for sample in tree.samples if sample.label == 1}
+    pictures = {sample.name for sample in tree.samples if sample.label == 1}
     new = {"iris/broken.JPG", "iris/unnamed", "iris/deep/er/a.png", "iris/gone.png"}
-    assert found == new | {f"iris/{i:03d}.png" for i in range(5)}
+    assert pictures == new | {f"iris/{i:03d}.png" for i in range(5)}
     assert by_suffix(sample.name for sample in tree.others) == "2 .json, 1 without a suffix, 1 .db"
 
 
-def test_folders_named_train_and_val_are_classes_where_they_hold_pictures(tmp_path: Path) -> None:
+def test_train_and_val_with_pictures_in_them_are_classes(tmp_path: Path) -> None:
     draw_classes(tmp_path, {"train": (1, 2, 3), "val": (200, 1, 1)}, 3, size=16)
     parts, (tree,) = find_trees(tmp_path)
     assert (parts.val, tree.classes, len(tree.samples)) == (None, ("train", "val"), 6)
@@ -87,7 +87,7 @@ def test_folders_named_train_and_val_are_classes_where_they_hold_pictures(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("renamed", "said"),
+    ("renamed", "message"),
     [
         ({"train": "Train", "val": "Val"}, "rename Train to train and Val to val"),
         ({"val": "valid"}, "has train/ and valid/, both with class folders: rename valid to val"),
@@ -100,15 +100,15 @@ def test_folders_named_train_and_val_are_classes_where_they_hold_pictures(tmp_pa
     ],
 )
 def test_parts_by_other_names_are_refused_with_the_remedy(
-    folder: Path, renamed: dict[str, str], said: str
+    folder: Path, renamed: dict[str, str], message: str
 ) -> None:
     for old in reversed(renamed):
         (folder / old).rename(folder / renamed[old])
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         find_trees(folder)
 
 
-def test_pictures_beside_class_folders_do_not_make_a_class_of_train(folder: Path) -> None:
+def test_train_with_class_folders_and_pictures_is_not_a_class(folder: Path) -> None:
     (folder / "train" / "montage.png").write_bytes(encode(scene(8, 8), "PNG"))
     (folder / "test").mkdir()
     parts, trees = find_trees(folder)
@@ -117,7 +117,7 @@ def test_pictures_beside_class_folders_do_not_make_a_class_of_train(folder: Path
     assert find_measured(folder) == folder / "val"
 
 
-def test_what_holds_no_classes_is_refused_with_what_it_holds(folder: Path, tmp_path: Path) -> None:
+def test_folders_without_classes_are_refused_with_the_remedy(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere is not a folder"):
         find_trees(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"has 1 class folders.* data/ has 2 folders: did you mean"):
@@ -129,21 +129,23 @@ def test_what_holds_no_classes_is_refused_with_what_it_holds(folder: Path, tmp_p
         find_trees(folder)
 
 
-def test_classes_that_val_has_and_train_lacks_are_all_named(folder: Path) -> None:
+def test_all_classes_of_val_missing_in_train_are_named(folder: Path) -> None:
     draw_classes(folder / "val", {"tulip": (9, 9, 9), "aster": (8, 8, 8)}, 1, size=16)
-    said = r"classes 'aster', 'tulip' in .*val are not among those trained: daisy, iris, rose"
-    with pytest.raises(DataError, match=said):
+    message = r"classes 'aster', 'tulip' in .*val are not among those trained: daisy, iris, rose"
+    with pytest.raises(DataError, match=message):
         find_trees(folder)
 
 
-def test_labels_follow_the_trained_order_and_not_the_folder_s(folder: Path) -> None:
+def test_labels_follow_the_order_of_the_trained_classes(folder: Path) -> None:
     trained = ("rose", "iris", "tulip", "cafe\u0301", "daisy")
-    (folder / "val" / "daisy").rename(folder / "val" / "caf\u00e9")  # composed otherwise: of another system
+    (folder / "val" / "daisy").rename(
+        folder / "val" / "caf\u00e9"
+    )  # the other Unicode form, as on another system
     samples = scan_known(folder / "val", trained).samples
     assert [sample.label for sample in samples] == [3, 3, 1, 1, 0, 0]
 
 
-def test_names_that_are_no_text_are_escaped_in_files_and_refused_in_classes(tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8_are_escaped_or_refused_as_classes(tmp_path: Path) -> None:
     draw_classes(tmp_path, {"a": (1, 2, 3), "b": (200, 1, 1)}, 2, size=16)
     (tmp_path / "a" / "000.png").rename(tmp_path / "a" / os.fsdecode(b"caf\xe9\n.png"))
     _parts, (tree,) = find_trees(tmp_path)
@@ -155,7 +157,7 @@ def test_names_that_are_no_text_are_escaped_in_files_and_refused_in_classes(tmp_
         find_trees(tmp_path)
 
 
-def test_class_folders_that_hold_parts_are_pointed_out(tmp_path: Path) -> None:
+def test_class_folders_that_contain_parts_are_warned_about(tmp_path: Path) -> None:
     for part in ("train", "Val"):
         draw_classes(tmp_path / "iris" / part, {"": (1, 2, 3)}, 2, size=16)
         draw_classes(tmp_path, {"rose": (200, 1, 1)}, 2, size=16)

@@ -1,4 +1,4 @@
-"""Files to pixels: whose, in which order, what is skipped, and statistics to the last bit."""
+"""Reading pictures: their order and pixels, skipped files, memory limits, and exact statistics."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from training.errors import DataError
 COLOURS = {"iris": (60, 40, 200), "rose": (200, 30, 50)}
 
 
-def test_pictures_are_the_recipe_s_pixels_upright_and_in_order(tmp_path: Path) -> None:
+def test_pictures_are_scaled_by_the_recipe_in_order(tmp_path: Path) -> None:
     files = {"a": stored(scene(90, 60), 6), "b": scene(50, 70, seed=1)}
     samples = []
     for index, (name, image) in enumerate(files.items()):
@@ -40,7 +40,7 @@ def test_pictures_are_the_recipe_s_pixels_upright_and_in_order(tmp_path: Path) -
     assert torch.equal(torch.cat(list(part.batches(5))), split.pixels[1:])
 
 
-def test_unreadable_files_are_left_out_and_listed_by_name(tmp_path: Path) -> None:
+def test_unreadable_files_are_skipped_and_listed(tmp_path: Path) -> None:
     draw_classes(tmp_path, COLOURS, 3, size=16)
     bad = {"cut.png": (tmp_path / "iris" / "000.png").read_bytes()[:60], "empty.jpg": b"", "gone.jpg": None}
     for name, content in bad.items():
@@ -54,13 +54,13 @@ def test_unreadable_files_are_left_out_and_listed_by_name(tmp_path: Path) -> Non
         str(tmp_path / "iris" / name) for name in bad
     ]
     assert "corrupt or truncated" in reading.skipped[0]
-    # The others stay with their labels: every square is its class's colour.
+    # The others keep their labels: every square has its class's colour.
     for pixels, label in zip(split.pixels, split.labels, strict=True):
         colour = torch.tensor([*COLOURS.values()][int(label)])
         assert (pixels.float().mean((0, 1)) - colour).abs().max() < 40
 
 
-def test_what_does_not_fit_into_the_free_memory_is_refused_before_it_is_read(
+def test_sets_larger_than_memory_are_refused_before_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples = [Sample(tmp_path / "nowhere.jpg", 0, "a/nowhere.jpg")] * 10_000_000
@@ -71,7 +71,7 @@ def test_what_does_not_fit_into_the_free_memory_is_refused_before_it_is_read(
         load_pictures(samples, DEFAULT_RECIPE, "test")
 
 
-def test_every_class_with_too_little_to_read_is_named_with_its_counts(tmp_path: Path) -> None:
+def test_all_classes_with_too_few_readable_pictures_are_named(tmp_path: Path) -> None:
     draw_classes(tmp_path, COLOURS | {"aster": (1, 2, 3), "tulip": (9, 9, 9)}, 3, size=16)
     (tmp_path / "none").mkdir()
     for number in range(5):
@@ -82,12 +82,12 @@ def test_every_class_with_too_little_to_read_is_named_with_its_counts(tmp_path: 
         path.rename(path.with_suffix(".txt")).write_bytes(b"words")
     with pytest.raises(DataError, match="each class needs two pictures that can be read") as raised:
         load_dataset(tmp_path, Config(image_size=64))
-    said = str(raised.value)
-    assert "class 'iris' has 1 (2 cannot be read, such as " in said
-    assert "class 'rose' has 0 (3 cannot be read, such as " in said
-    assert "class 'tulip' has 0 (files that are not pictures: 3 .txt)" in said
-    assert "class 'none' is empty: add images or remove the folder" in said
-    assert "aster" not in said
+    output = str(raised.value)
+    assert "class 'iris' has 1 (2 cannot be read, such as " in output
+    assert "class 'rose' has 0 (3 cannot be read, such as " in output
+    assert "class 'tulip' has 0 (files that are not pictures: 3 .txt)" in output
+    assert "class 'none' is empty: add images or remove the folder" in output
+    assert "aster" not in output
     train = tmp_path / "divided" / "train"
     draw_classes(train, COLOURS, 1, size=16)
     draw_classes(tmp_path / "divided" / "val", COLOURS, 1, size=16, first=5)
@@ -99,10 +99,10 @@ def test_every_class_with_too_little_to_read_is_named_with_its_counts(tmp_path: 
 
 @pytest.mark.parametrize("side", [8, 100])
 def test_channel_statistics_are_exact(side: int) -> None:
-    """Of white scans the variance is what is left of two large numbers."""
+    """For white scans, the variance is a small difference of two large numbers."""
     draw = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (13, side, side, 3), dtype=torch.uint8, generator=draw)
-    noise[..., 1] = noise[..., 0] // 2  # so that the channels go together
+    noise[..., 1] = noise[..., 0] // 2  # correlated channels
     scans = torch.full((9, side, side, 3), 255, dtype=torch.uint8)
     scans[:, ::7] -= 1
     for squares in (noise, scans):

@@ -1,4 +1,4 @@
-"""A prepared folder is what the photographs were: the same pixels, the same run, the same evaluation."""
+"""A prepared folder gives the same pixels, runs and evaluations as its photographs."""
 
 from pathlib import Path
 
@@ -21,14 +21,14 @@ TRAIN = ["--recipe", "paper", "--width", "0.05", "--epochs", "1", "--batch-size"
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """One tree, so that it is split, with a picture that cannot be read and a file that is none."""
+    """Make one tree, to be split, with an unreadable picture and a file that is not a picture."""
     root = draw_classes(tmp_path / "photos", COLOURS, 5, size=300)
     (root / "iris" / "cut.png").write_bytes(b"no picture")
     (root / "iris" / "notes.txt").write_text("bought in Kew")
     return root
 
 
-def test_it_holds_what_the_photographs_give(photos: Path, tmp_path: Path) -> None:
+def test_a_prepared_folder_gives_the_same_data_set(photos: Path, tmp_path: Path) -> None:
     config = Config(val_fraction=0.4, seed=3)
     written = prepare(photos, tmp_path / "ready", config, workers=2)
     read, raw = load_dataset(tmp_path / "ready", config), load_dataset(photos, config)
@@ -44,14 +44,14 @@ def test_it_holds_what_the_photographs_give(photos: Path, tmp_path: Path) -> Non
             assert same(getattr(dataset, key), getattr(raw, key)), key
 
 
-def test_a_run_on_it_is_the_run_on_the_photographs(
+def test_a_run_on_a_prepared_folder_equals_one_on_the_photographs(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["prepare", "--data", str(photos), "--out", str(tmp_path / "ready")]) == 0
-    said = capsys.readouterr().out
-    assert "12 images to train on, 3 to validate on, 3 classes, 1 skipped, 3 MB" in said
-    assert "cut.png: not an image in a known format" in said
-    assert "files that are not pictures: 1 .txt" in said
+    output = capsys.readouterr().out
+    assert "12 images to train on, 3 to validate on, 3 classes, 1 skipped, 3 MB" in output
+    assert "cut.png: not an image in a known format" in output
+    assert "files that are not pictures: 1 .txt" in output
     for name, data in (("ours", tmp_path / "ready"), ("theirs", photos)):
         assert main(["train", "--data", str(data), "--out", str(tmp_path / name), *TRAIN]) == 0
     ours, theirs = (checkpoint.load(tmp_path / name / "last.pt") for name in ("ours", "theirs"))
@@ -64,7 +64,7 @@ def test_a_run_on_it_is_the_run_on_the_photographs(
         assert "3 images, 1 crop(s) each, " in capsys.readouterr().out
 
 
-def test_labels_go_by_the_names_of_the_classes(photos: Path, tmp_path: Path) -> None:
+def test_labels_of_a_prepared_folder_follow_the_class_names(photos: Path, tmp_path: Path) -> None:
     config = Config()
     prepare(photos, tmp_path / "ready", config)
     trained = ("rose", "iris", "tulip", "daisy")
@@ -78,7 +78,7 @@ def test_labels_go_by_the_names_of_the_classes(photos: Path, tmp_path: Path) -> 
         load_held_out(tmp_path / "ready", record_of(state))
 
 
-def test_what_was_prepared_otherwise_or_is_damaged_is_refused(photos: Path, tmp_path: Path) -> None:
+def test_damaged_and_other_prepared_folders_are_refused(photos: Path, tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     prepare(photos, ready, Config(image_size=112))
     with pytest.raises(DataError, match=r"at 128 pixels; this needs .* at 256.*--image-size"):
@@ -100,7 +100,7 @@ def test_what_was_prepared_otherwise_or_is_damaged_is_refused(photos: Path, tmp_
         load_dataset(ready, Config(image_size=112))
 
 
-def test_what_was_cut_off_is_begun_anew(photos: Path, tmp_path: Path) -> None:
+def test_an_interrupted_prepare_can_be_repeated(photos: Path, tmp_path: Path) -> None:
     config = Config()
     whole = prepare(photos, tmp_path / "ready", config)
     (tmp_path / "ready" / "prepared.json").unlink()  # written last

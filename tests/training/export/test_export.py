@@ -1,4 +1,4 @@
-"""The exported file: equal to the checkpoint at every batch size, complete, or not written at all."""
+"""Exported files compute the same as the checkpoint at every batch size, and have a full manifest."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -24,15 +24,15 @@ from training.export.parity import BATCHES, TOLERANCE, classifier_of
 from training.model import AlexNet, weighted_layers
 from training.run import checkpoint
 
-# Of a probability, between a file and torch with the weights that the file holds: what computing in
-# less than float32 makes of these networks.
+# Largest difference of a probability between a file and torch with the file's own weights: the effect of
+# computing in less than float32.
 CLOSE = {"fp32": TOLERANCE, "fp16": 2e-3}
-# Of a probability, between an image alone and the same in a batch: other shapes, another order of sums.
+# Largest difference of a probability between an image alone and in a batch, where sums have another order.
 BATCH_TOLERANCE = 1e-5
 
 
 EXPORTS = [*(("kaiming", precision) for precision in PRECISIONS), ("paper", "fp32")]
-# int8 rounds activations too: test_quantize has a torch that does.
+# int8 rounds activations too; test_quantize compares that with torch.
 FLOATS = [export for export in EXPORTS if export[1] != "int8"]
 in_floats = pytest.mark.parametrize("exported", FLOATS, ids="-".join, indirect=True)
 
@@ -41,7 +41,7 @@ in_floats = pytest.mark.parametrize("exported", FLOATS, ids="-".join, indirect=T
 def exported(
     request: pytest.FixtureRequest, photographs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
-    """-> the checkpoint and the file."""
+    """Export a checkpoint -> its path and the file."""
     init, precision = request.param
     run = trained(tmp_path_factory.mktemp(init) / "best.pt", init)
     out = tmp_path_factory.mktemp("models") / f"colours-{precision}.onnx"
@@ -61,7 +61,7 @@ def session_of(path: Path) -> ort.InferenceSession:
 
 
 def stored_weights(path: Path) -> dict[str, np.ndarray]:
-    """layer -> its weights as the file holds them, widened by hand."""
+    """Return the weights of every layer, widened to float32 by hand."""
     tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
     weights = {}
     for layer in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"):
@@ -78,7 +78,7 @@ def stored_weights(path: Path) -> dict[str, np.ndarray]:
 
 
 def rounded_model(run: Path, file: Path) -> AlexNet:
-    """The checkpoint's network with the weights that the file holds; conv1's hold the deviation too."""
+    """Build the checkpoint's network with the file's weights; conv1 includes the division by std."""
     state = checkpoint.load(run)
     model = checkpoint.restore_model(state)
     for name, layer in weighted_layers(model):
@@ -89,7 +89,7 @@ def rounded_model(run: Path, file: Path) -> AlexNet:
 
 @in_floats
 @pytest.mark.parametrize("count", [1, 2, 3, 32])
-def test_the_file_answers_as_torch_does(exported: tuple[Path, Path], count: int) -> None:
+def test_the_file_computes_the_same_as_torch(exported: tuple[Path, Path], count: int) -> None:
     run, file = exported
     std = checkpoint.load(run).config.std
     reference = torch_classifier(rounded_model(run, file), MEAN, [std] * 3)
@@ -100,11 +100,11 @@ def test_the_file_answers_as_torch_does(exported: tuple[Path, Path], count: int)
     assert (found - expected).abs().max() <= CLOSE[precision_of(file)]
     torch.testing.assert_close(found.sum(1), torch.ones(count))
     if count == 32:
-        # or equality would show nothing
+        # The answers differ enough for the comparison to mean something.
         assert (found.amax(0) - found.amin(0)).max() > max(1e-2, 3 * CLOSE[precision_of(file)])
 
 
-def test_weights_are_rounded_by_no_more_than_their_format_rounds(exported: tuple[Path, Path]) -> None:
+def test_weights_are_rounded_only_as_their_format_requires(exported: tuple[Path, Path]) -> None:
     run, file = exported
     state = checkpoint.load(run)
     kind = precision_of(file)
@@ -123,7 +123,7 @@ def test_weights_are_rounded_by_no_more_than_their_format_rounds(exported: tuple
             assert error.max() > 0, name
 
 
-def test_a_batch_answers_as_its_images_alone_do(exported: tuple[Path, Path]) -> None:
+def test_results_are_independent_of_the_batch(exported: tuple[Path, Path]) -> None:
     classify, crops = classifier_of(onnx.load(exported[1])), images(32)
     together = classify(crops)
     exclusive = torch.cat([classify(crops[i : i + 1]) for i in range(32)])
@@ -154,7 +154,7 @@ def test_the_graph_is_one_file_of_opset_17_with_a_dynamic_batch(exported: tuple[
 
 
 @in_floats
-def test_fc7_and_conv5_are_what_their_names_say(exported: tuple[Path, Path]) -> None:
+def test_fc7_and_conv5_are_the_outputs_of_their_layers(exported: tuple[Path, Path]) -> None:
     run, file = exported
     model = rounded_model(run, file).eval()
     hidden: dict[str, torch.Tensor] = {}
@@ -167,7 +167,7 @@ def test_fc7_and_conv5_are_what_their_names_say(exported: tuple[Path, Path]) -> 
         torch.testing.assert_close(torch.from_numpy(found), expected.contiguous(), rtol=1e-4, atol=1e-4)
 
 
-def test_the_manifest_inside_is_the_run_s(exported: tuple[Path, Path]) -> None:
+def test_the_manifest_describes_the_run(exported: tuple[Path, Path]) -> None:
     run, file = exported
     (entry,) = onnx.load(file).metadata_props
     assert entry.key == METADATA_KEY
@@ -201,7 +201,7 @@ def test_the_manifest_inside_is_the_run_s(exported: tuple[Path, Path]) -> None:
     assert manifest.opset == 17
 
 
-def test_with_data_the_file_itself_is_measured(
+def test_with_data_the_exported_file_is_measured(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = trained(tmp_path / "best.pt")

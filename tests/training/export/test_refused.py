@@ -1,4 +1,4 @@
-"""What is not exported, and that nothing is left of it."""
+"""Exports that are refused leave no partial file and keep the old one."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -38,10 +38,10 @@ def test_a_diverged_checkpoint_leaves_no_file_and_keeps_the_old_one(
     )
 
 
-def test_one_wrong_weight_in_the_graph_is_not_written(
+def test_a_graph_with_one_wrong_weight_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What stands between a wrong graph and its name: a builder with a mistake is caught."""
+    """The parity check detects a mistake of the graph builder."""
 
     def mistaken(model: AlexNet, *rest: Any) -> onnx.ModelProto:
         model = deepcopy(model)
@@ -78,7 +78,7 @@ def test_a_network_of_smaller_images_is_refused(tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "small.onnx").exists()
 
 
-def test_what_cannot_be_written_is_told_before_the_long_part(
+def test_an_unwritable_file_is_reported_before_the_slow_part(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = trained(tmp_path / "best.pt")
@@ -100,7 +100,9 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path, capsys: pytest.CaptureFi
     assert {path.name for path in tmp_path.iterdir()} == {"best.pt", "net.onnx"}
 
 
-def test_a_checkpoint_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_refuses_a_file_that_is_not_a_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = trained(tmp_path / "best.pt")
     whole = run.read_bytes()
     state = checkpoint.load(run)

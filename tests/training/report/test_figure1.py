@@ -1,4 +1,4 @@
-"""ReLU against tanh on pictures of two colours: both learn, and the record is picked up again."""
+"""Figure 1 on pictures of two colours: both activations learn, and a second call resumes."""
 
 import json
 import shutil
@@ -25,13 +25,13 @@ def test_the_curves_the_picture_and_the_ratio(tmp_path: Path, capsys: pytest.Cap
         assert ET.parse(out / "figure1.svg").getroot().tag.endswith("svg")
     before = (out / "figure1.json").read_text()
     assert main(["figure1", "--data", str(packed), "--out", str(out), "--epochs", "20"]) == 0
-    assert "learning rate" not in capsys.readouterr().out, "nothing is trained a second time"
+    assert "learning rate" not in capsys.readouterr().out, "nothing is trained again"
     assert (out / "figure1.json").read_text() == before
     assert main(["figure1", "--data", str(packed), "--out", str(out), "--seed", "1"]) == 1
     assert "use another --out" in capsys.readouterr().err
 
 
-def test_the_learning_rate_that_is_first_at_the_target_is_chosen() -> None:
+def test_best_of_takes_the_rate_that_first_reaches_the_target() -> None:
     rates = {"0.1": [0.9, 0.9], "0.03": [0.5, 0.3, 0.2], "0.01": [0.5, 0.25]}
     assert best_of(rates) == "0.01"
     assert epochs_to_target(rates["0.01"]) == 1.0

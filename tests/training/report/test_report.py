@@ -1,4 +1,4 @@
-"""The page about a run: it loads nothing, shows what it promises, and counts as `evaluate` does."""
+"""The report of a run loads nothing, shows every section, and counts like `evaluate`."""
 
 import io
 import re
@@ -22,7 +22,7 @@ from training.run.log import EpochRow, Log
 
 
 class Page(HTMLParser):
-    """Every address that a browser would follow by itself, and the text."""
+    """Collect the text, and every address that a browser would load."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def run(photographs: Path, tmp_path: Path) -> Path:
-    """Three colours, one epoch: wrong about most."""
+    """Train on three colours for one epoch: most answers are wrong."""
     assert train(photographs, tmp_path / "a <run>", "--epochs", "2") == 0
     return tmp_path / "a <run>"
 
@@ -65,20 +65,20 @@ def test_the_page_loads_nothing_and_shows_everything(run: Path, capsys: pytest.C
     assert text.count("<polyline") == 4
 
 
-def test_photographs_that_have_moved_are_asked_for(
+def test_report_asks_for_data_if_the_photographs_have_moved(
     run: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = checkpoint.load(run / "last.pt")
     assert state.data == str(photographs)
-    for path, said in ((str(tmp_path / "gone"), "gone, which is gone"), ("", "add --data DIR")):
+    for path, message in ((str(tmp_path / "gone"), "gone, which is gone"), ("", "add --data DIR")):
         state.data = path
         checkpoint.save(state, run / "last.pt")
         assert main(["report", str(run)]) == 1
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert main(["report", str(run), "--data", str(photographs)]) == 0
 
 
-def test_many_classes_and_a_loss_that_is_none_any_more(tmp_path: Path) -> None:
+def test_report_with_many_classes_and_a_nan_loss(tmp_path: Path) -> None:
     """A thousand classes would be a table of a million cells."""
     names = tuple(f"class{index:03d}" for index in range(LEGIBLE + 1))
     data = draw_classes(tmp_path / "data", dict.fromkeys(names, (90, 90, 90)), 1, size=16)
@@ -94,6 +94,6 @@ def test_many_classes_and_a_loss_that_is_none_any_more(tmp_path: Path) -> None:
     text = path.read_text()
     assert 'class="confusion"' not in text
     assert "confusion of the classes" in text
-    # Every picture is the same, and so is the answer to all.
+    # All pictures are the same, and so are the answers.
     assert text.split("confusion of the classes")[1].count(": 1 of 1") == 30
     assert "nan" not in text.split("<h2>What the first layer")[0]

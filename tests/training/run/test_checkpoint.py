@@ -1,4 +1,4 @@
-"""A checkpoint comes back as it was, is replaced whole or not at all, and says so when it is none."""
+"""Checkpoints are restored exactly, replaced atomically, and refused if they are bad."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +32,7 @@ def a_checkpoint(seed: int = 0) -> Checkpoint:
     )
 
 
-def test_everything_comes_back(tmp_path: Path) -> None:
+def test_save_and_load_preserve_every_field(tmp_path: Path) -> None:
     state = a_checkpoint()
     checkpoint.save(state, tmp_path / "last.pt")
     again = checkpoint.load(tmp_path / "last.pt")
@@ -44,14 +44,14 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert all(torch.equal(v, state.model[k]) for k, v in model.state_dict().items())
 
 
-def test_it_loads_without_unpickling_code(tmp_path: Path) -> None:
+def test_a_checkpoint_loads_without_running_code(tmp_path: Path) -> None:
     checkpoint.save(a_checkpoint(), tmp_path / "last.pt")
     record = torch.load(tmp_path / "last.pt", weights_only=True)
     assert record["config"] == asdict(Config(width=0.02, epochs=3))
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.9, 0.999])
-def test_a_cut_off_file_is_named(tmp_path: Path, share: float) -> None:
+def test_a_truncated_checkpoint_is_refused(tmp_path: Path, share: float) -> None:
     path = tmp_path / "last.pt"
     checkpoint.save(a_checkpoint(), path)
     data = path.read_bytes()
@@ -67,9 +67,7 @@ def test_other_files_and_missing_ones_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("not a checkpoint")
     with pytest.raises(CheckpointError, match=r"text\.pt is not a readable checkpoint") as error:
         checkpoint.load(tmp_path / "text.pt")
-    assert "weights_only" not in str(
-        error.value
-    )  # no remedy, though torch names it: it runs the file's code
+    assert "weights_only" not in str(error.value)  # torch's own advice would run the file's code
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"other\.pt holds no run of this program.*`import`"):
         checkpoint.load(tmp_path / "other.pt")
@@ -104,10 +102,10 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Pat
 
 
 def test_the_best_is_written_before_the_last(tmp_path: Path) -> None:
-    """A crash in between leaves a last.pt from which the run comes to the same best.pt again."""
+    """After a crash in between, the run resumes from the old last.pt and writes the same best.pt."""
     state = a_checkpoint()
     checkpoint.save_step(state, tmp_path, keep=2, best=True)
-    (tmp_path / "last.pt.partial").mkdir()  # and so the second of the two cannot be written
+    (tmp_path / "last.pt.partial").mkdir()  # makes writing the second of the two fail
     state.step = 8
     with pytest.raises(OSError, match=r"last\.pt\.partial"):
         checkpoint.save_step(state, tmp_path, keep=2, best=True)

@@ -1,4 +1,4 @@
-"""Which checkpoint a run stands for: the last, unless validation is large enough to tell a better one."""
+"""The choice between last.pt and best.pt: last.pt, unless best.pt is better beyond chance."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from training.run.choice import choose
 def a_run(
     folder: Path, best: tuple[int, float], last: tuple[int, float], images: int, epochs: int = 100
 ) -> Path:
-    """last.pt and best.pt, each of an epoch with its top-1."""
+    """Write last.pt and best.pt, each of an epoch with its top-1."""
     folder.mkdir()
     state = a_checkpoint()
     state.config = replace(state.config, epochs=epochs)
@@ -30,12 +30,12 @@ def a_run(
 @pytest.mark.parametrize(
     ("best", "last", "images", "taken", "words"),
     [
-        # Seen: 97.5 % of 40 pictures promised, 81.3 % of 75 others shown.
+        # Observed: 97.5 % on 40 validation pictures, 81.3 % on 75 others.
         ((19, 0.975), (100, 0.95), 40, "last.pt", "the last, epoch 100 of 100; epoch 19 was 2.5 points"),
         ((95, 0.975), (100, 0.95), 40, "last.pt", "on 40 photographs, which is chance"),
         # A tie.
         ((95, 0.95), (100, 0.95), 10**6, "last.pt", "the last, epoch 100 of 100"),
-        # None wrong: a standard error of 0 would take any difference for a real one.
+        # No mistakes: a standard error of 0 would make any difference significant.
         ((95, 1.0), (100, 0.9), 40, "last.pt", "which is chance"),
         ((95, 1.0), (100, 0.5), 40, "best.pt", "epoch 95 of 100, 50.0 points better on 40 photographs"),
         ((95, 0.60), (100, 0.58), 50_000, "best.pt", "2.0 points better on 50,000 photographs than the"),
@@ -43,7 +43,7 @@ def a_run(
         ((95, 0.60), (96, 0.58), 50_000, "last.pt", "epoch 96 of 100; its schedule was not finished"),
     ],
 )
-def test_best_is_taken_only_where_it_cannot_be_chance(
+def test_best_is_chosen_only_if_better_beyond_chance(
     best: tuple[int, float], last: tuple[int, float], images: int, taken: str, words: str, tmp_path: Path
 ) -> None:
     choice = choose(a_run(tmp_path / "run", best, last, images))
@@ -52,15 +52,13 @@ def test_best_is_taken_only_where_it_cannot_be_chance(
     assert choice.state.metrics["top1"] == {"best.pt": best, "last.pt": last}[taken][1]
 
 
-def test_every_command_takes_the_same_and_says_so(
+def test_every_command_chooses_the_same_checkpoint(
     photographs: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        "training.export.parity.BATCHES", (1, 2)
-    )  # how equal the file is does not matter here
+    monkeypatch.setattr("training.export.parity.BATCHES", (1, 2))  # parity does not matter here
     run = a_run(tmp_path / "run", (1, 0.5), (3, 0.4), 10, epochs=3)
     for name in ("best.pt", "last.pt"):
         state = checkpoint.load(run / name)
@@ -81,7 +79,7 @@ def test_every_command_takes_the_same_and_says_so(
     assert words in (run / "report.html").read_text()
 
 
-def test_a_file_is_itself_and_a_folder_without_checkpoints_is_named(tmp_path: Path) -> None:
+def test_choose_takes_a_file_and_refuses_a_folder_without_checkpoints(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run", (95, 0.6), (100, 0.5), 40)
     assert choose(run / "best.pt").words == "best.pt, epoch 95 of 100"
     (run / "last.pt").unlink()

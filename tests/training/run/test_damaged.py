@@ -1,4 +1,4 @@
-"""Damaged and foreign files: one short sentence and exit code 1, from every command that reads them."""
+"""Damaged and foreign files give one short error and exit code 1 in every command."""
 
 import io
 import json
@@ -26,36 +26,34 @@ from training.start.tensorfile import SUFFIX
 from training.start.weights import read_start, write_safetensors
 from training.train import Trainer
 
-LONGEST = 400  # characters of a message, beside the file's name
+MAX_MESSAGE = 400  # characters of a message, beside the file's name
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """suffix -> a sound file of ours."""
+    """Make a valid file of each suffix."""
     folder = tmp_path_factory.mktemp("sound")
     run, model, tensors = (folder / f"a{suffix}" for suffix in (".pt", ".onnx", SUFFIX))
     checkpoint.save(a_checkpoint(), run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "training.export.parity.BATCHES", (1, 2)
-        )  # how equal the file is does not matter here
+        patch.setattr("training.export.parity.BATCHES", (1, 2))  # parity does not matter here
         export(run, model)
     write_safetensors(tensors, read_start(str(model), 1.0))
     return {path.suffix: path.read_bytes() for path in (run, model, tensors)}
 
 
 def refused(capsys: pytest.CaptureFixture[str], path: Path, *command: object) -> str:
-    """What the command says of `path`: one line, not long."""
+    """Run a command that must fail -> its error message: one line, not long."""
     assert main([*map(str, command)]) == 1, command
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
-    assert len(said) <= LONGEST + said.count(str(path)) * len(str(path)), said
-    return said
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert len(message) <= MAX_MESSAGE + message.count(str(path)) * len(str(path)), message
+    return message
 
 
 def commands(path: Path, photographs: Path, tmp_path: Path) -> list[list[object]]:
-    """Every command that reads a file of this suffix."""
+    """List every command that reads a file of this suffix."""
     data, out = ["--data", photographs], tmp_path / "out"
     train = ["train", *data, "--out", out, "--from", path, "--device", "cpu"]
     if path.suffix == ".onnx":
@@ -94,21 +92,21 @@ FOREIGN: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("suffix", [".pt", ".onnx", SUFFIX])
 @pytest.mark.parametrize("content", FOREIGN)
-def test_other_files_are_named_by_every_command(
+def test_every_command_refuses_other_files(
     content: str, suffix: str, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / f"file{suffix}"
     FOREIGN[content](path)
     for command in commands(path, photographs, tmp_path):
         assert str(path) in refused(capsys, path, *command)
-        assert list(tmp_path.iterdir()) == [path], "nothing is left behind"
+        assert list(tmp_path.iterdir()) == [path], "no file is left behind"
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".onnx", SUFFIX])
-def test_cut_off_and_altered_files_never_end_in_a_traceback(
+def test_truncated_and_altered_files_never_raise_other_errors(
     suffix: str, sound: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the structure is, at both ends, more often than among the weights."""
+    """Change bytes mostly at both ends, where the structure is."""
     draw, path, whole = random.Random(0), tmp_path / f"file{suffix}", sound[suffix]
     for turn in range(30):
         data = bytearray(whole)
@@ -120,30 +118,30 @@ def test_cut_off_and_altered_files_never_end_in_a_traceback(
                 data[draw.choice(ends)] = draw.randrange(256)
         path.write_bytes(data)
         if suffix == ".onnx" and main(["inspect", str(path)]):
-            assert len(capsys.readouterr().err) < LONGEST + len(str(path))
-        said = ""
+            assert len(capsys.readouterr().err) < MAX_MESSAGE + len(str(path))
+        message = ""
         try:
             read_start(str(path), 1.0)
         except CheckpointError as error:
-            said = str(error)
-        assert len(said) < LONGEST + len(str(path))
+            message = str(error)
+        assert len(message) < MAX_MESSAGE + len(str(path))
 
 
-def test_a_weight_that_changed_on_the_disk_is_noticed(
+def test_a_changed_weight_is_detected_by_the_checksum(
     sound: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing else would: it is a number as before."""
+    """Nothing else would detect it: the value is still a number."""
     path, data = tmp_path / "run.pt", bytearray(sound[".pt"])
     weights = checkpoint.from_record(torch.load(io.BytesIO(data), weights_only=True), path).model
     place = data.index(weights["fc7.weight"].numpy().tobytes())
     data[place] ^= 1
     path.write_bytes(data)
-    said = refused(capsys, path, "evaluate", path, "--data", tmp_path)
-    assert "is damaged" in said
-    assert "checksum" in said
+    message = refused(capsys, path, "evaluate", path, "--data", tmp_path)
+    assert "is damaged" in message
+    assert "checksum" in message
 
 
-def test_a_model_file_is_not_taken_for_a_broken_run(
+def test_a_model_file_is_refused_as_a_run_with_the_right_command(
     sound: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "model.onnx"
@@ -158,7 +156,7 @@ NAN = float("nan")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         *(({name: None}, f"is damaged: {name} is ") for name in ("mean", "model", "step", "provenance")),
         ({"config": 5}, "its settings are of another type"),
@@ -182,8 +180,8 @@ NAN = float("nan")
         ({"model": {"conv1.weight": torch.full((1,), NAN)}}, "holds NaN or infinity"),
     ],
 )
-def test_a_checkpoint_with_a_field_that_cannot_be_is_named(
-    change: dict[str, Any], said: str, tmp_path: Path
+def test_a_checkpoint_with_an_impossible_field_is_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "last.pt"
     checkpoint.save(a_checkpoint(), path)
@@ -191,11 +189,11 @@ def test_a_checkpoint_with_a_field_that_cannot_be_is_named(
     with pytest.raises(CheckpointError) as error:
         choose(path)
     assert str(error.value).startswith(str(path))
-    assert said in str(error.value)
-    assert len(str(error.value)) < LONGEST + len(str(path))
+    assert message in str(error.value)
+    assert len(str(error.value)) < MAX_MESSAGE + len(str(path))
 
 
-def test_a_missing_field_is_named_and_a_new_one_has_a_default(tmp_path: Path) -> None:
+def test_missing_required_fields_are_refused_and_newer_ones_default(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     checkpoint.save(a_checkpoint(), path)
     record = torch.load(path, weights_only=True)
@@ -208,7 +206,7 @@ def test_a_missing_field_is_named_and_a_new_one_has_a_default(tmp_path: Path) ->
     assert checkpoint.load(path).metrics == {}
 
 
-def test_an_optimiser_of_another_network_is_named() -> None:
+def test_an_optimiser_state_of_another_network_is_refused() -> None:
     state = a_checkpoint()
     trainer = Trainer(state, torch.zeros(3, 3), Ranks(torch.device("cpu")))
     groups = trainer.optimizer.state_dict()["param_groups"]
@@ -227,7 +225,7 @@ def test_an_optimiser_of_another_network_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"format": 2}, "a newer version of this program wrote it"),
         ({"rotation": 1}, "a newer version of this program wrote it"),
@@ -238,8 +236,8 @@ def test_an_optimiser_of_another_network_is_named() -> None:
         ({"provenance": None}, "is damaged: provenance is None"),
     ],
 )
-def test_metadata_that_cannot_be_are_named(
-    change: dict[str, Any], said: str, sound: dict[str, bytes], tmp_path: Path
+def test_impossible_metadata_is_refused(
+    change: dict[str, Any], message: str, sound: dict[str, bytes], tmp_path: Path
 ) -> None:
     path = tmp_path / "file.safetensors"
     size = int.from_bytes(sound[SUFFIX][:8], "little")
@@ -250,7 +248,7 @@ def test_metadata_that_cannot_be_are_named(
     path.write_bytes(len(text).to_bytes(8, "little") + text + sound[SUFFIX][8 + size :])
     with pytest.raises(CheckpointError, match=r"file\.safetensors") as error:
         read_start(str(path), 1.0)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +261,7 @@ def test_metadata_that_cannot_be_are_named(
         b"epoch,loss\n1," + b"x" * 200_000,
     ],
 )
-def test_a_damaged_log_is_named(
+def test_a_damaged_log_is_refused(
     log: bytes, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = a_checkpoint()

@@ -1,4 +1,4 @@
-"""What a run remembers of its photographs: it goes on with the same, and the next keeps them apart."""
+"""Recorded photographs: a run resumes with the same ones, and later runs keep the division."""
 
 import shutil
 from pathlib import Path
@@ -40,12 +40,12 @@ CONFIG = Config(val_fraction=0.3)
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """One tree: 2 classes of 10 pictures, of which 3 each are held out."""
+    """Make one tree: 2 classes of 10 pictures, of which 3 each are held out."""
     return draw_classes(tmp_path / "photos", COLOURS, 10, size=16)
 
 
 def run_on(dataset: Dataset) -> Checkpoint:
-    """What training on it would record."""
+    """Make the checkpoint that training on `dataset` would record."""
     state = Checkpoint(CONFIG, dataset.classes, [0.0] * 3, [1.0] * 3, {})
     state.provenance = run_provenance(dataset)
     record_photographs(state, dataset)
@@ -59,7 +59,7 @@ def measured(data: Path, state: Checkpoint) -> tuple[set[str], Measured]:
     return set(result.split.names), result
 
 
-def test_a_run_goes_on_with_the_same_photographs_alone(photos: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_only_with_the_same_photographs(photos: Path, tmp_path: Path) -> None:
     state = run_on(load_dataset(photos, CONFIG))
     itself = earlier_of_itself(state, photos)
 
@@ -71,24 +71,24 @@ def test_a_run_goes_on_with_the_same_photographs_alone(photos: Path, tmp_path: P
     (photos / "notes.txt").write_text("no picture")
     (photos / "iris" / "broken.png").write_bytes(b"no picture")
     require_same_photographs(state, load_dataset(photos, CONFIG, earlier=itself), photos)
-    one = photos / next(n for n in load_dataset(photos, CONFIG).train.names if n.startswith("iris"))
-    one.rename(photos / "iris" / "zzz.png")
+    moved = photos / next(n for n in load_dataset(photos, CONFIG).train.names if n.startswith("iris"))
+    moved.rename(photos / "iris" / "zzz.png")
     assert "the same ones under other names or in other classes" in refused()
     (photos / "iris" / "zzz.png").rename(photos / "rose" / "zzz.png")
     assert "under other names or in other classes" in refused()
-    (photos / "rose" / "zzz.png").rename(one)
-    kept = photos / state.held_out["names"][0]
-    content = kept.read_bytes()
-    kept.unlink()
+    (photos / "rose" / "zzz.png").rename(moved)
+    held_out_file = photos / state.held_out["names"][0]
+    content = held_out_file.read_bytes()
+    held_out_file.unlink()
     assert f"1 removed (such as {state.held_out['names'][0]})" in refused()
-    kept.write_bytes(content + b"edited")
+    held_out_file.write_bytes(content + b"edited")
     assert f"1 changed (such as {state.held_out['names'][0]})" in refused()
-    kept.write_bytes(content)
+    held_out_file.write_bytes(content)
     draw_classes(photos, {"rose": (9, 9, 9)}, 2, size=16, first=30)
     assert "2 added (such as rose/030.png)" in refused().replace("031", "030")
 
 
-def test_a_run_from_another_keeps_its_photographs_apart(photos: Path, tmp_path: Path) -> None:
+def test_a_run_from_another_keeps_its_held_out_photographs(photos: Path, tmp_path: Path) -> None:
     state = run_on(load_dataset(photos, CONFIG))
     held = set(state.held_out["names"])
     draw_classes(photos, COLOURS, 4, size=16, first=20)
@@ -123,7 +123,7 @@ def test_a_run_from_another_keeps_its_photographs_apart(photos: Path, tmp_path: 
     second = run_on(dataset)
     assert measured(divided, second)[1].kind == UNKNOWN
     dataset = load_dataset(divided, CONFIG, earlier=earlier_of(second, "runs/second"))
-    assert measured(divided, run_on(dataset))[1].kind == UNKNOWN, "nor does a run from that one"
+    assert measured(divided, run_on(dataset))[1].kind == UNKNOWN, "a run from that one does not either"
     file = earlier_of_file({"measured_on": measured_on.measured_on(dataset.val.digests)}, "a.onnx")
     dataset = load_dataset(divided, CONFIG, earlier=file)
     assert dataset.warnings == (), "a file's validation photographs were not trained on"

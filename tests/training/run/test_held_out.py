@@ -1,4 +1,4 @@
-"""Measured is what the run held out, found by content, and what differs from it is said."""
+"""A run is measured on its held-out photographs, found by content, with notes on differences."""
 
 import os
 import re
@@ -47,12 +47,12 @@ CONFIG = Config(val_fraction=0.3)
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """One tree: 2 classes of 10 pictures, of which 3 each are held out."""
+    """Make one tree: 2 classes of 10 pictures, of which 3 each are held out."""
     return draw_classes(tmp_path / "photos", COLOURS, 10, size=16)
 
 
 def run_on(dataset: Dataset) -> Checkpoint:
-    """What training on it would record."""
+    """Make the checkpoint that training on `dataset` would record."""
     state = Checkpoint(CONFIG, dataset.classes, [0.0] * 3, [1.0] * 3, {})
     state.provenance = run_provenance(dataset)
     record_photographs(state, dataset)
@@ -66,24 +66,24 @@ def measured(data: Path, state: Checkpoint) -> tuple[set[str], Measured]:
     return set(result.split.names), result
 
 
-def test_exactly_the_run_s_photographs_are_measured_wherever_they_are(photos: Path, tmp_path: Path) -> None:
+def test_the_held_out_photographs_are_measured_wherever_they_are(photos: Path, tmp_path: Path) -> None:
     state = run_on(load_dataset(photos, CONFIG))
     held = set(state.held_out["names"])
     assert len(held) == 6
-    checkpoint.save(state, tmp_path / "run.pt")  # what is recorded survives it
+    checkpoint.save(state, tmp_path / "run.pt")  # the record survives a file
     state = checkpoint.load(tmp_path / "run.pt")
     moved = photos.rename(tmp_path / "moved")
     for path in moved.glob("*/*"):
         path.with_name(f"{path.name}.json").write_text("{}")
     names, result = measured(moved, state)
     assert (names, result.kind, result.notes, result.lacking) == (held, VALIDATION, (), 0)
-    prepare(moved, tmp_path / "ready", Config(seed=9))  # whose own split is another
+    prepare(moved, tmp_path / "ready", Config(seed=9))  # with another split of its own
     assert measured(tmp_path / "ready", state)[0] == held
     shutil.copytree(moved / "iris", moved / "iris" / "again")
-    assert measured(moved, state)[0] == held, "copies are measured no more often than they were held out"
+    assert measured(moved, state)[0] == held, "copies are measured as often as they were held out"
 
 
-def test_what_is_missing_changed_or_new_is_counted(photos: Path) -> None:
+def test_missing_changed_and_new_photographs_are_counted(photos: Path) -> None:
     state = run_on(load_dataset(photos, CONFIG))
     first, second, *rest = state.held_out["names"]
     (photos / first).unlink()
@@ -98,7 +98,7 @@ def test_what_is_missing_changed_or_new_is_counted(photos: Path) -> None:
     )
 
 
-def test_without_held_out_ones_others_are_measured_and_training_ones_only_by_name(
+def test_without_held_out_photographs_others_are_measured_and_labelled(
     photos: Path, tmp_path: Path
 ) -> None:
     state = run_on(load_dataset(photos, CONFIG))
@@ -122,39 +122,39 @@ def test_without_held_out_ones_others_are_measured_and_training_ones_only_by_nam
         load_some_training(others, record_of(state), 256)
 
 
-def test_a_file_names_its_photographs_by_digest_wherever_they_are(
+def test_a_model_file_finds_its_photographs_by_digest(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = load_dataset(photos, CONFIG)
-    said = measured_on.measured_on(dataset.val.digests, ["a note"])
-    found, together = read_measured_on({"measured_on": said})
-    assert found is not None
-    assert (sorted(dataset.val.digests.tolist()), together) == (found.tolist(), None)
-    assert "iris" not in str(said)
-    assert torch.equal(earlier_of_file({"measured_on": said}, "a.onnx").held_out, found)
-    # As the training part of another tree, beside a val/ without any of them.
+    entry = measured_on.measured_on(dataset.val.digests, ["a note"])
+    digests, of_all = read_measured_on({"measured_on": entry})
+    assert digests is not None
+    assert (sorted(dataset.val.digests.tolist()), of_all) == (digests.tolist(), None)
+    assert "iris" not in str(entry)
+    assert torch.equal(earlier_of_file({"measured_on": entry}, "a.onnx").held_out, digests)
+    # They are the training part of another tree, beside a val/ without any of them.
     (tmp_path / "divided").mkdir()
     data = photos.rename(tmp_path / "divided" / "train")
     draw_classes(tmp_path / "divided" / "val", COLOURS, 2, size=16, first=70)
     none = torch.empty(0, dtype=torch.int64)
     run = {"split": dataset.split}
-    record = Record(dataset.classes, CONFIG.recipe, run, found, none)
+    record = Record(dataset.classes, CONFIG.recipe, run, digests, none)
     result = load_held_out(tmp_path / "divided", record)
     assert (set(result.split.names), result.lacking, result.notes) == (set(dataset.val.names), 0, ())
     monkeypatch.setattr(measured_on, "MAX_DIGESTS", 5)
     digest = measured_on.measured_on(dataset.val.digests)["digest_of_all"]
-    assert digest == digest_of_all(found)
+    assert digest == digest_of_all(digests)
     large = Record(dataset.classes, CONFIG.recipe, run, None, none, digest_of_all=digest)
     assert set(load_held_out(data, large).split.names) == set(dataset.val.names)
     (data / dataset.val.names[0]).unlink()
     with pytest.raises(DataError, match="does not hold exactly the photographs that its accuracy"):
         load_held_out(data, large)
     with pytest.raises(DataError, match=r"training.measured_on is damaged"):
-        read_measured_on({"measured_on": {**said, "photographs": 7}})
+        read_measured_on({"measured_on": {**entry, "photographs": 7}})
 
 
 def test_held_out_photographs_are_found_in_train_too(photos: Path, tmp_path: Path) -> None:
-    """Somebody has divided the tree by hand since, and it holds what the run held out on both sides."""
+    """The tree was divided by hand since, with held-out photographs on both sides."""
     state = run_on(load_dataset(photos, CONFIG))
     divided = tmp_path / "divided"
     shutil.copytree(photos, divided / "train")
@@ -167,7 +167,7 @@ def test_held_out_photographs_are_found_in_train_too(photos: Path, tmp_path: Pat
         assert (names, result.kind, result.notes) == (set(state.held_out["names"]), VALIDATION, ())
 
 
-def test_what_records_nothing_is_measured_on_all_there_is(photos: Path, tmp_path: Path) -> None:
+def test_runs_without_a_record_are_measured_on_all_photographs(photos: Path, tmp_path: Path) -> None:
     state = Checkpoint(CONFIG, ("iris", "rose"), [0.0] * 3, [1.0] * 3, {})
     of_older = replace(state, provenance={"data": "photos", "images": 15, "split": None})
     prepare(photos, tmp_path / "ready", CONFIG)
@@ -182,10 +182,10 @@ def test_what_records_nothing_is_measured_on_all_there_is(photos: Path, tmp_path
 
 
 @pytest.mark.slow  # 15 s
-def test_every_command_says_what_it_measured(
+def test_every_command_reports_which_photographs_it_measured(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def said(*command: str | Path, code: int = 0) -> str:
+    def output_of(*command: str | Path, code: int = 0) -> str:
         assert main([str(word) for word in command]) == code
         captured = capsys.readouterr()
         return captured.out + captured.err
@@ -196,32 +196,36 @@ def test_every_command_says_what_it_measured(
     assert re.search(r"class +train +validation\niris +7 +3\nrose +7 +3\n14 images to train on, 6 to", text)
     data = photos.rename(tmp_path / os.fsdecode(b"caf\xe9"))
     evaluation: list[str | Path] = ["evaluate", run, "--device", "cpu", "--data"]
-    assert "6 images, 1 crop(s) each, 0 skipped\n" in said(*evaluation, data)
-    said("export", run, "--out", model, "--data", data)
+    assert "6 images, 1 crop(s) each, 0 skipped\n" in output_of(*evaluation, data)
+    output_of("export", run, "--out", model, "--data", data)
     _model, manifest = read_model(model)
     assert manifest.metrics[0].data == "caf\\xe9 (validation)"
-    inspected = said("inspect", model)
+    inspected = output_of("inspect", model)
     assert "measured_on photographs 6, notes []" in inspected
     assert manifest.training["measured_on"]["digests"] not in inspected
     held = checkpoint.load(run / "last.pt").held_out["names"]
     (data / held[0]).unlink()
-    refused = said("verify", model, "--data", data, code=1)
+    refused = output_of("verify", model, "--data", data, code=1)
     assert "was measured on 6 photographs, of which 1 are missing or changed" in refused
-    assert "note: of 6 held-out photographs 1 missing; measured on the other 5" in said(
+    assert "note: of 6 held-out photographs 1 missing; measured on the other 5" in output_of(
         "report", run, "--data", data
     )
     for name in held[1:]:
         (data / name).unlink()
-    lines = said(*evaluation, data).splitlines()
+    lines = output_of(*evaluation, data).splitlines()
     assert all("training photographs" in line for line in lines if re.search(r"\d%|images", line))
-    said("export", run, "--out", model, "--data", data)
-    assert "3 images" not in (text := said("verify", model, "--data", data))
+    output_of("export", run, "--out", model, "--data", data)
+    assert "3 images" not in (text := output_of("verify", model, "--data", data))
     assert text.count("images (training photographs): top-1") == 2
     start = read_start(str(model), 0.05)
-    assert earlier_of_file(start.provenance, "it").held_out.tolist() == [], "what it saw is not held out"
-    assert "cannot be read: Is a directory; name a file of" in said("verify", run, "--data", data, code=1)
-    gone = said("report", run, code=1)
+    assert earlier_of_file(start.provenance, "it").held_out.tolist() == [], (
+        "its training photographs are not held out"
+    )
+    assert "cannot be read: Is a directory; name a file of" in output_of(
+        "verify", run, "--data", data, code=1
+    )
+    gone = output_of("report", run, code=1)
     assert "which is gone; add --data DIR, where it is now" in gone
-    assert gone == said("train", "--resume", "--out", run, code=1)
+    assert gone == output_of("train", "--resume", "--out", run, code=1)
     assert train(data, tmp_path / os.fsdecode(b"run\xe9")) == 1
     assert "run\\xe9, which is no UTF-8" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A run that was stopped anywhere and resumed ends with the weights of an unbroken one, bit for bit."""
+"""A run stopped anywhere and resumed ends with the weights of an uninterrupted one, bit for bit."""
 
 import csv
 import os
@@ -21,7 +21,7 @@ from training.model import AlexNet
 from training.run import checkpoint, saver
 from training.run.log import read_log
 
-# SIGKILL at the second step of the second epoch, from within: its moment is certain.
+# Sends SIGKILL to itself at the second step of the second epoch, so that the moment is exact.
 KILLED = """
 import os, signal, sys
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -40,7 +40,7 @@ sys.exit(main(sys.argv[1:]))
 
 @contextmanager
 def ctrl_c_at(update: int) -> Iterator[None]:
-    """Send SIGINT to this process at the optimiser's step of that number."""
+    """Send SIGINT to this process at optimiser step `update`."""
     updates = count(1)
 
     def interrupt(*_step: object) -> None:
@@ -60,7 +60,7 @@ def ctrl_c_at(update: int) -> Iterator[None]:
         (PAPER, 5, 5),
         (MODERN, 4, 4),
         ([*PAPER, "--epochs", "2"], 3, 3),
-        # The first step's gradients overflow: the loss scaling is halved and the weights stay.
+        # The first step's gradients overflow: the loss scale is halved and the weights stay.
         ([*PAPER, "--precision", "fp16", "--accumulate", "2"], 3, 4),
     ],
     ids=["paper", "modern", "last-step-of-an-epoch", "fp16-accumulated"],
@@ -79,14 +79,14 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     capsys.readouterr()
     with ctrl_c_at(update):
         assert train_as(photographs, broken, *options) == 130
-    said = capsys.readouterr()
-    assert f"stopped after step {step}, saved; go on with --resume" in said.err
+    printed = capsys.readouterr()
+    assert f"stopped after step {step}, saved; go on with --resume" in printed.err
     stopped = checkpoint.load(broken / "last.pt")
-    assert stopped.metrics == {}, "those of an earlier epoch are not of these weights"
+    assert stopped.metrics == {}, "metrics of an earlier epoch are not of these weights"
     assert (stopped.step, stopped.epoch) == (step, (step - 1) // 3)
-    assert said.out.count("top-1") == (step - 1) // 3
+    assert printed.out.count("top-1") == (step - 1) // 3
 
-    # Without its options: it knows them, and where its photographs are.
+    # Without options: the checkpoint has them, and the folder of the photographs.
     assert main(["train", "--resume", "--out", str(broken), "--device", "cpu"]) == 0
     ours, theirs = checkpoint.load(broken / "last.pt"), checkpoint.load(whole / "last.pt")
     assert ours.step == theirs.step == 3 * ours.config.epochs
@@ -99,7 +99,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert all(float(row["images_per_second"]) > 0 for row in rows[0])
 
 
-def test_a_signal_from_outside_leaves_a_usable_checkpoint(photographs: Path, tmp_path: Path) -> None:
+def test_a_signal_leaves_a_usable_checkpoint(photographs: Path, tmp_path: Path) -> None:
     command = ["train", "--data", photographs, "--out", tmp_path / "run", *PAPER, "--epochs", 100_000]
     with python("-m", "training", *command) as process:
         assert process.stdout is not None
@@ -115,10 +115,10 @@ def test_a_signal_from_outside_leaves_a_usable_checkpoint(photographs: Path, tmp
     assert checkpoint.restore_model(state).eval()(torch.zeros(1, 3, 224, 224)).isfinite().all()
 
 
-def test_a_stop_in_the_validation_loses_nothing(
+def test_a_stop_during_validation_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ctrl-C between its batches, or a crash: the run goes on with the validation."""
+    """After Ctrl-C between its batches, or a crash, the run resumes with the validation."""
     monkeypatch.setattr(saver, "SHARE", 0)  # as if writing took no time
     data = tmp_path / "data"
     draw_classes(data / "train", COLOURS, 2, size=16)
@@ -151,14 +151,14 @@ def test_a_stop_in_the_validation_loses_nothing(
         assert [row.val_loss for row in read_log(run)] == [row.val_loss for row in read_log(whole)]
 
 
-def test_a_checkpoint_within_an_epoch_carries_no_metrics_and_is_gone_on_from(
+def test_a_checkpoint_within_an_epoch_has_no_metrics_and_can_be_resumed(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saver, "EVERY", 0.0)  # seconds between checkpoints
     whole, again = tmp_path / "whole", tmp_path / "again"
     assert train_as(photographs, whole, *MODERN, "--epochs", "2", "--keep", "99") == 0
-    kept = {path.stem: checkpoint.load(path) for path in whole.glob("step-*.pt")}
-    assert {name: bool(state.metrics) for name, state in kept.items()} == {
+    saved = {path.stem: checkpoint.load(path) for path in whole.glob("step-*.pt")}
+    assert {name: bool(state.metrics) for name, state in saved.items()} == {
         **{f"step-{step}": False for step in (1, 2, 4, 5)},
         **{f"step-{step}": True for step in (3, 6)},
     }
@@ -170,7 +170,7 @@ def test_a_checkpoint_within_an_epoch_carries_no_metrics_and_is_gone_on_from(
         assert same(getattr(ours, part), getattr(theirs, part)), part
 
 
-# A signal at the first picture that is opened: in a thread that decodes, while the others go on.
+# Sends a signal when the first picture is opened, in a decoding thread, while the others run.
 STOPPED_LOADING = """
 import os, signal, sys
 
@@ -184,7 +184,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-def test_a_signal_while_loading_ends_at_once_and_leaves_nothing(photographs: Path, tmp_path: Path) -> None:
+def test_a_signal_while_loading_stops_at_once_and_leaves_nothing(photographs: Path, tmp_path: Path) -> None:
     picture = next((photographs / "train" / "blue").iterdir()).name
     command = ["train", "--data", photographs, "--out", tmp_path / "deep" / "run", *PAPER]
     with python("-c", STOPPED_LOADING, picture, *command) as process:
@@ -193,8 +193,8 @@ def test_a_signal_while_loading_ends_at_once_and_leaves_nothing(photographs: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(photographs: Path, tmp_path: Path) -> None:
-    """SIGKILL in the second epoch: nothing could be saved, and nothing is different."""
+def test_a_killed_run_resumes_from_its_last_checkpoint(photographs: Path, tmp_path: Path) -> None:
+    """SIGKILL in the second epoch saves nothing; the resumed run ends with the same weights."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train_as(photographs, whole, *PAPER) == 0
     command = ["train", "--data", photographs, "--out", killed, *PAPER]

@@ -1,4 +1,4 @@
-"""Two runs never share a folder; what a run that was killed leaves behind is no obstacle."""
+"""Two runs never share a folder; the lock file of a killed run does not block it."""
 
 import os
 from pathlib import Path
@@ -10,20 +10,20 @@ from training.errors import CheckpointError
 from training.run.lock import LOCK, contents, holder, locked
 
 
-def test_a_folder_that_is_trained_in_is_refused(
+def test_a_locked_run_folder_is_refused(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     with locked(run):
         for options in ([], ["--resume"]):
             assert train(photographs, run, *options) == 1
-            said = capsys.readouterr().err
-            assert f"error: {run} is being trained in already, by process {os.getpid()} on " in said
+            output = capsys.readouterr().err
+            assert f"error: {run} is being trained in already, by process {os.getpid()} on " in output
         with pytest.raises(CheckpointError, match="choose another folder"), locked(run):
             pass
         assert contents(run) == []
         assert holder(run)
-    assert not run.exists(), "nothing was trained"
+    assert not run.exists(), "no folder was created"
     assert train(photographs, run) == 0
     assert LOCK not in {path.name for path in run.iterdir()}
     with locked(run):
@@ -31,19 +31,19 @@ def test_a_folder_that_is_trained_in_is_refused(
         assert "is being trained in already" in capsys.readouterr().err
 
 
-def test_a_lock_that_was_left_behind_is_taken_over(photographs: Path, tmp_path: Path) -> None:
-    """A kill leaves the file; the kernel has released it."""
+def test_a_stale_lock_file_is_taken_over(photographs: Path, tmp_path: Path) -> None:
+    """A kill leaves the file, but the kernel has released its lock."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LOCK).write_text("process 1 on another\n")
     assert holder(tmp_path / "run") is None
     assert train(photographs, tmp_path / "run") == 0
 
 
-def test_folders_are_left_as_they_were_where_nothing_was_written(tmp_path: Path) -> None:
+def test_new_folders_are_removed_if_nothing_was_written(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     for run in (empty, tmp_path / "new" / "run"):
         with locked(run) as release:
             assert holder(run)
-            release()  # a process that ends at once
+            release()  # as a process that exits at once
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]

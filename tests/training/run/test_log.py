@@ -1,4 +1,4 @@
-"""metrics.csv and TensorBoard's events say the same, and a run that goes on says nothing twice."""
+"""metrics.csv and TensorBoard have the same values, and a resumed run logs nothing twice."""
 
 import time
 from dataclasses import replace
@@ -27,7 +27,7 @@ def scalars(run: Path, tag: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars(tag)]
 
 
-def test_rows_come_back_and_tensorboard_reads_the_same(tmp_path: Path) -> None:
+def test_metrics_csv_and_tensorboard_have_the_same_values(tmp_path: Path) -> None:
     with Log(tmp_path, 0, 0) as log:
         for step in range(1, 101):
             log.step(step, 3.0 - step / 100, 0.01)
@@ -40,12 +40,12 @@ def test_rows_come_back_and_tensorboard_reads_the_same(tmp_path: Path) -> None:
     assert [value for _step, value in scalars(tmp_path, "epoch/data_wait")] == pytest.approx([0.015, 0.015])
 
 
-def test_what_was_written_after_the_last_checkpoint_is_dropped(tmp_path: Path) -> None:
+def test_log_entries_after_the_last_checkpoint_are_dropped(tmp_path: Path) -> None:
     with Log(tmp_path, 0, 0) as log:
         log.epoch(100, ROW)
         log.epoch(200, replace(ROW, epoch=2, top1=0.5))
     begun = int(time.time())
-    while int(time.time()) == begun:  # events of one second are read in the order of their files' names
+    while int(time.time()) == begun:  # within one second, event files are read in the order of their names
         time.sleep(0.05)
     with Log(tmp_path, 1, 100) as log:  # killed before epoch 2 was saved
         log.epoch(200, replace(ROW, epoch=2, top1=0.625))
@@ -53,7 +53,7 @@ def test_what_was_written_after_the_last_checkpoint_is_dropped(tmp_path: Path) -
     assert scalars(tmp_path, "epoch/top1") == [(100, 0.25), (200, 0.625)]
 
 
-def test_a_row_that_was_cut_off_and_a_column_that_came_later_do_not_stop_a_run(tmp_path: Path) -> None:
+def test_truncated_rows_and_missing_columns_of_a_log_are_tolerated(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,loss,top1,top5\n1,2.5,0.25,0.75\n2,2.0,0.")
     (row,) = read_log(tmp_path)
     assert (row.epoch, row.loss, row.top5) == (1, 2.5, 0.75)
@@ -65,7 +65,7 @@ def test_a_row_that_was_cut_off_and_a_column_that_came_later_do_not_stop_a_run(t
     assert not (tmp_path / "metrics.partial").exists()
 
 
-def test_a_process_that_is_not_the_first_writes_nothing(tmp_path: Path) -> None:
+def test_only_the_main_process_writes_the_log(tmp_path: Path) -> None:
     with Log(None, 0, 0) as log:
         log.step(50, 1.0, 0.1)
         log.epoch(100, ROW)

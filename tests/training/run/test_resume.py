@@ -1,4 +1,4 @@
-"""What `--resume` goes on with, what it refuses, and what stays of a run's checkpoints."""
+"""`--resume`: the runs that it continues, those that it refuses, and the checkpoints kept."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ def files(run: Path) -> dict[Path, bytes]:
 
 
 def test_another_seed_gives_other_weights(photographs: Path, tmp_path: Path) -> None:
-    """Of order, crops and dropout too, not of the first weights alone."""
+    """The seed also draws order, crops and dropout, not only the first weights."""
     assert train_as(photographs, tmp_path / "first", *PAPER, "--epochs", "1") == 0
     run = checkpoint.load(tmp_path / "first" / "last.pt")
     torch.manual_seed(5)
@@ -31,7 +31,7 @@ def test_another_seed_gives_other_weights(photographs: Path, tmp_path: Path) -> 
     assert not same(dict(a), dict(b))
 
 
-def test_a_folder_that_is_not_empty_needs_resume(
+def test_a_non_empty_folder_needs_resume(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
@@ -40,7 +40,7 @@ def test_a_folder_that_is_not_empty_needs_resume(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_setting_that_differs_is_refused_by_its_name_and_changes_nothing(
+def test_resume_refuses_different_settings_and_changes_nothing(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -63,17 +63,17 @@ def test_a_setting_that_differs_is_refused_by_its_name_and_changes_nothing(
     ):
         capsys.readouterr()
         assert main(["train", "--resume", "--out", str(run), *given]) == 1
-        said = capsys.readouterr().err.splitlines()
-        assert len(said) == len(lines)
-        for line, words in zip(said, lines, strict=True):
+        output = capsys.readouterr().err.splitlines()
+        assert len(output) == len(lines)
+        for line, words in zip(output, lines, strict=True):
             assert line.startswith(f"error: {words.replace('RUN', str(run))}")
     assert files(run) == before
 
 
-def test_more_epochs_are_those_of_a_longer_run(
+def test_resuming_with_more_epochs_equals_a_longer_run(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the paper's schedule, which looks at no end; a cosine's rate rises, and that is said."""
+    """The plateau schedule is independent of the run's end; a cosine's rate rises, with a warning."""
     whole, longer, cosine = (tmp_path / name for name in ("whole", "longer", "cosine"))
     assert train_as(photographs, whole, *PAPER, "--epochs", "2") == 0
     assert train_as(photographs, longer, *PAPER, "--epochs", "1") == 0
@@ -81,9 +81,9 @@ def test_more_epochs_are_those_of_a_longer_run(
     assert train_as(photographs, longer, "--resume") == 0
     assert "all 1 epochs have been trained; --epochs adds more" in capsys.readouterr().out
     assert train_as(photographs, longer, "--resume", *PAPER, "--epochs", "2", "--weights", "gone") == 0
-    said = capsys.readouterr().out
-    assert "warning: 2 epochs instead of 1\n" in said
-    assert "goes on after step 3" in said
+    output = capsys.readouterr().out
+    assert "warning: 2 epochs instead of 1\n" in output
+    assert "goes on after step 3" in output
     assert "epochs = 2" in (longer / "config.toml").read_text()
     ours, theirs = checkpoint.load(longer / "last.pt"), checkpoint.load(whole / "last.pt")
     assert ours.config == theirs.config
@@ -95,14 +95,14 @@ def test_more_epochs_are_those_of_a_longer_run(
     assert "the learning rate is that of the longer schedule" in capsys.readouterr().out
 
 
-def test_a_folder_without_last_pt_is_not_gone_on_with(
+def test_resume_refuses_a_folder_without_last_pt(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "best.pt").write_bytes(b"")
     (tmp_path / "step-3.pt").write_bytes(b"")
     assert train_as(photographs, tmp_path, *PAPER, "--resume") == 1
-    said = capsys.readouterr().err
-    assert f"{tmp_path} has no last.pt to go on from, and is not empty: best.pt, step-3.pt" in said
+    output = capsys.readouterr().err
+    assert f"{tmp_path} has no last.pt to go on from, and is not empty: best.pt, step-3.pt" in output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "step-3.pt"]
     assert main(["init", "--out", str(tmp_path / "init"), "--classes", "3", "--width", "0.02"]) == 0
     assert main(["train", "--resume", "--out", str(tmp_path / "init")]) == 1
@@ -112,7 +112,7 @@ def test_a_folder_without_last_pt_is_not_gone_on_with(
 def test_resuming_with_other_photographs_is_refused(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The place in the epoch would mean nothing."""
+    """Other photographs would change the batches of the epoch."""
     data = Path(shutil.copytree(photographs, tmp_path / "data"))
     assert train_as(data, tmp_path / "run", *PAPER, "--epochs", "1") == 0
     one = min((data / "train").glob("*/*"))
@@ -121,7 +121,7 @@ def test_resuming_with_other_photographs_is_refused(
     assert "1 added (such as blue/another.png)" in capsys.readouterr().err
 
 
-def test_resuming_a_cut_off_checkpoint_is_a_plain_error(
+def test_resuming_a_truncated_checkpoint_is_one_plain_error(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -132,7 +132,7 @@ def test_resuming_a_cut_off_checkpoint_is_a_plain_error(
     assert "last.pt is not a readable checkpoint" in capsys.readouterr().err
 
 
-def test_resume_where_nothing_was_begun_begins(
+def test_resume_without_a_run_starts_a_new_one(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "new").mkdir()
@@ -141,10 +141,10 @@ def test_resume_where_nothing_was_begun_begins(
     assert checkpoint.load(tmp_path / "new" / "last.pt").step == 3
 
 
-def test_the_newest_checkpoints_stay(photographs: Path, tmp_path: Path) -> None:
+def test_the_newest_checkpoints_are_kept(photographs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert train_as(photographs, run, *PAPER, "--keep", "1") == 0
     assert [path.name for path in run.glob("step-*")] == ["step-9.pt"]
     assert checkpoint.load(run / "last.pt").step == 9
-    assert (run / "last.pt").samefile(run / "step-9.pt"), "one file under two names"
+    assert (run / "last.pt").samefile(run / "step-9.pt"), "two names of one file"
     assert checkpoint.load(run / "best.pt").best == checkpoint.load(run / "last.pt").best

@@ -1,4 +1,4 @@
-"""The base network: the file that is shipped, and the program that makes such a file."""
+"""The base network: the shipped files, and the command that makes them."""
 
 import re
 import signal
@@ -35,7 +35,7 @@ def test_shipped_base_gives_a_run_its_convolutions(
     assert state.provenance["started_from"]["data"] == "tiny-imagenet+cifar10"
 
 
-def test_a_width_without_a_base_names_those_that_there_are(
+def test_a_width_without_a_base_is_refused_with_the_available_ones(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(photographs, tmp_path / "run", "--from", "base", "--width", "0.3") == 1
@@ -69,7 +69,7 @@ def test_equal_seeds_make_equal_bases(photographs: Path, tmp_path: Path) -> None
     assert not same(dict(runs[0]), dict(runs[2]))
 
 
-def test_an_interrupted_base_goes_on_to_the_same_weights(
+def test_a_resumed_base_ends_with_the_same_weights(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "base.safetensors"
@@ -118,7 +118,7 @@ def test_the_largest_kernels_of_each_half_are_kept_with_their_inputs() -> None:
             torch.testing.assert_close(weights[f"{name}.weight"][row, :, 0, 0], scale * expected)
 
 
-def test_a_base_begins_with_a_network_as_wide_or_wider(
+def test_a_base_starts_from_a_network_as_wide_or_wider(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made(photographs, tmp_path / "wide.safetensors", "--epochs", "1", "--width", "0.1")
@@ -129,7 +129,7 @@ def test_a_base_begins_with_a_network_as_wide_or_wider(
 
 
 @pytest.mark.parametrize(
-    ("out", "options", "said"),
+    ("out", "options", "message"),
     [
         ("b.pt", (), "it must be NAME.safetensors in a folder that exists"),
         ("none/b.safetensors", (), "it must be NAME.safetensors in a folder that exists"),
@@ -137,19 +137,19 @@ def test_a_base_begins_with_a_network_as_wide_or_wider(
         ("b.safetensors", ("--width", "2"), "width is 2.0; it must be above 0 and at most 1"),
     ],
 )
-def test_what_is_wrong_is_said_before_it_trains(
+def test_bad_options_of_base_are_refused_before_training(
     out: str,
     options: tuple[str, ...],
-    said: str,
+    message: str,
     photographs: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert make(photographs, tmp_path / out, *options) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_base_learns_to_tell_its_classes_apart(photographs: Path, tmp_path: Path) -> None:
+def test_a_base_learns_its_classes(photographs: Path, tmp_path: Path) -> None:
     start = made(photographs, tmp_path / "base.safetensors", "--epochs", "100")
     assert min(start.provenance["top1"].values()) >= 0.8  # of three colours; chance is 0.33

@@ -1,4 +1,4 @@
-"""A download over a real socket: broken off, taken up again, another file than expected, no network."""
+"""Downloads over a real socket: breaks, resumption, wrong files, no network."""
 
 import hashlib
 import socket
@@ -18,14 +18,15 @@ SHA256 = hashlib.sha256(DATA).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Sends at most `most` bytes of DATA per answer; with `ranges` it goes on where it is asked to. It
-    says how much there is, unless it is not `telling`.
+    """Send at most `max_bytes` of DATA per response, with `ranges` from the requested start.
+
+    Content-Length is sent if `sends_length`.
     """
 
-    def __init__(self, most: int, ranges: bool, telling: bool = True) -> None:
+    def __init__(self, max_bytes: int, ranges: bool, sends_length: bool = True) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.most, self.ranges, self.telling = most, ranges, telling
-        self.asked: list[str | None] = []
+        self.max_bytes, self.ranges, self.sends_length = max_bytes, ranges, sends_length
+        self.requested: list[str | None] = []
 
     @property
     def url(self) -> str:
@@ -36,17 +37,17 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        asked = self.headers["Range"]
-        self.server.asked.append(asked)
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.server.ranges else 0
+        requested = self.headers["Range"]
+        self.server.requested.append(requested)
+        start = int(requested.removeprefix("bytes=").rstrip("-")) if requested and self.server.ranges else 0
         if start >= len(DATA):
             self.send_error(416)
             return
         self.send_response(206 if start else 200)
-        if self.server.telling:
+        if self.server.sends_length:
             self.send_header("Content-Length", str(len(DATA) - start))
         self.end_headers()
-        self.wfile.write(DATA[start : start + self.server.most])  # and hangs up
+        self.wfile.write(DATA[start : start + self.server.max_bytes])  # then close the connection
 
     def log_message(self, *_words: Any) -> None:
         pass
@@ -63,59 +64,59 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("server", [(2_000_000, True)], indirect=True)
-def test_it_goes_on_where_it_broke_off(server: Server, tmp_path: Path) -> None:
+def test_a_download_resumes_after_a_break(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "deep" / "weights.pth"
     download(server.url, target, SHA256, pause_s=0)
     assert target.read_bytes() == DATA
-    assert server.asked == [None, "bytes=2000000-", "bytes=4000000-"]
+    assert server.requested == [None, "bytes=2000000-", "bytes=4000000-"]
     assert [path.name for path in target.parent.iterdir()] == ["weights.pth"]
 
 
 @pytest.mark.parametrize("server", [(10**7, True)], indirect=True)
-def test_what_an_earlier_run_has_fetched_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+def test_a_partial_file_of_an_earlier_attempt_is_continued(server: Server, tmp_path: Path) -> None:
     for fetched in (3_000_000, len(DATA)):
         (tmp_path / "weights.pth.partial").write_bytes(DATA[:fetched])
         download(server.url, tmp_path / "weights.pth", SHA256, pause_s=0)
         assert (tmp_path / "weights.pth").read_bytes() == DATA
-    assert server.asked == ["bytes=3000000-", f"bytes={len(DATA)}-"]
+    assert server.requested == ["bytes=3000000-", f"bytes={len(DATA)}-"]
 
 
 @pytest.mark.parametrize("server", [(10**7, True)], indirect=True)
-def test_the_beginning_of_another_file_is_thrown_away(server: Server, tmp_path: Path) -> None:
+def test_a_partial_file_with_other_content_is_discarded(server: Server, tmp_path: Path) -> None:
     (tmp_path / "weights.pth.partial").write_bytes(b"another" * 100_000)
     download(server.url, tmp_path / "weights.pth", SHA256, pause_s=0)
     assert (tmp_path / "weights.pth").read_bytes() == DATA
-    assert server.asked == ["bytes=700000-", None]
+    assert server.requested == ["bytes=700000-", None]
 
 
 @pytest.mark.parametrize("server", [(10**7, False)], indirect=True)
-def test_a_server_that_knows_no_ranges_begins_again(server: Server, tmp_path: Path) -> None:
+def test_a_server_without_ranges_sends_the_whole_file_again(server: Server, tmp_path: Path) -> None:
     (tmp_path / "weights.pth.partial").write_bytes(DATA[:3_000_000])
     download(server.url, tmp_path / "weights.pth", SHA256, pause_s=0)
     assert (tmp_path / "weights.pth").read_bytes() == DATA
 
 
 @pytest.mark.parametrize("server", [(10**7, False, False)], indirect=True)
-def test_a_server_that_says_no_length_is_believed_by_the_sum(server: Server, tmp_path: Path) -> None:
+def test_without_a_content_length_the_sha256_decides(server: Server, tmp_path: Path) -> None:
     download(server.url, tmp_path / "weights.pth", SHA256, pause_s=0)
     assert (tmp_path / "weights.pth").read_bytes() == DATA
 
 
 @pytest.mark.parametrize("server", [(2_000_000, False)], indirect=True)
-def test_a_download_that_never_ends_is_given_up(server: Server, tmp_path: Path) -> None:
+def test_a_download_without_progress_is_given_up(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=r"the connection broke off; fetch it elsewhere and put it at"):
         download(server.url, tmp_path / "weights.pth", SHA256, pause_s=0)
     assert not (tmp_path / "weights.pth").exists()
 
 
 @pytest.mark.parametrize("server", [(10**7, True)], indirect=True)
-def test_another_file_is_not_kept(server: Server, tmp_path: Path) -> None:
+def test_a_file_with_another_sha256_is_removed(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=f"has SHA-256 {SHA256}, not 0+: it is another file"):
         download(server.url, tmp_path / "weights.pth", "0" * 64, pause_s=0)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_network_it_says_where_to_put_the_file(tmp_path: Path) -> None:
+def test_without_a_network_the_error_names_the_target(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # and does not listen
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/weights.pth"
@@ -125,6 +126,6 @@ def test_without_a_network_it_says_where_to_put_the_file(tmp_path: Path) -> None
             download(url, tmp_path / "weights.pth", SHA256, pause_s=0)
 
 
-def test_what_is_no_url_is_named(tmp_path: Path) -> None:
+def test_a_source_that_is_no_url_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=r"'weights.pth' is neither a file here nor an http"):
         download("weights.pth", tmp_path / "weights.pth", SHA256)

@@ -1,4 +1,4 @@
-"""torchvision's weights: the same network under our names, with its own pixels, to serve and to train."""
+"""Imported torchvision weights compute the same, and can be served and trained on."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -26,7 +26,7 @@ from training.start.published import imagenet_classes, to_alexnet
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, Any]:
-    """Of the published file's names and shapes, with answers that differ from picture to picture."""
+    """Make weights with the published names and shapes, whose answers differ by picture."""
     torch.manual_seed(0)
     state = TheirAlexNet().state_dict()
     nn.init.normal_(state["classifier.6.weight"], std=5)
@@ -39,14 +39,14 @@ def imported(weights: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
     torch.save(weights, folder / "alexnet.pth")
     command = ["import", "--from", "torchvision", str(folder / "alexnet.pth"), "--out", str(folder / "run")]
     with pytest.MonkeyPatch.context() as patch:
-        # As if it were the published file; another one is imported in tests/test_readme.py.
+        # Treated as the published file; tests/test_readme.py imports another one.
         patch.setattr("training.start.published.SHA256", digest(folder / "alexnet.pth"))
         assert main(command) == 0
     return folder / "run"
 
 
 @pytest.mark.slow
-def test_the_model_file_answers_as_torchvision_does(weights: dict[str, Any], imported: Path) -> None:
+def test_the_model_file_computes_the_same_as_torchvision(weights: dict[str, Any], imported: Path) -> None:
     net = TheirAlexNet()
     net.load_state_dict(weights)
     if find_spec("torchvision"):  # itself, where it is installed
@@ -62,11 +62,13 @@ def test_the_model_file_answers_as_torchvision_does(weights: dict[str, Any], imp
         answers.append(np.asarray(probabilities)[0])
         expected = net.probabilities(torch.from_numpy(crop))
         assert np.abs(answers[-1] - expected.numpy()).max() < 1e-5
-    assert np.abs(answers[0] - answers[1]).max() > 1e-3, "or equality would show nothing"
+    assert np.abs(answers[0] - answers[1]).max() > 1e-3, (
+        "the answers differ enough for the comparison to mean something"
+    )
 
 
 @pytest.mark.slow
-def test_the_manifest_says_whose_it_is(imported: Path) -> None:
+def test_the_manifest_names_the_origin_and_the_published_accuracy(imported: Path) -> None:
     _model, manifest = read_model(imported / "imagenet.onnx")
     assert manifest.recipe == TORCHVISION_RECIPE
     assert manifest.mean == pytest.approx((123.675, 116.28, 103.53))
@@ -76,12 +78,12 @@ def test_the_manifest_says_whose_it_is(imported: Path) -> None:
     assert (metrics.images, metrics.top1, metrics.top5) == (50_000, 0.56522, 0.79066)
     assert metrics.data == "ImageNet-1k, by its publisher's account (validation)"
     assert manifest.training["source"].startswith("alexnet.pth, SHA-256 ")
-    assert manifest.training["config"] == {}, "nobody has trained it here"
+    assert manifest.training["config"] == {}, "it was not trained here"
     assert manifest.parity["file_torch64"]["largest"] <= 1e-5
 
 
 @pytest.mark.slow
-def test_it_is_a_run_to_train_on_from_with_a_new_last_layer(
+def test_an_imported_run_can_be_fine_tuned_with_a_new_last_layer(
     imported: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--recipe", "paper", "--epochs", "1", "--batch-size", "4", "--lr", "1e-12"]
@@ -95,7 +97,7 @@ def test_it_is_a_run_to_train_on_from_with_a_new_last_layer(
 
 
 @pytest.mark.slow
-def test_a_fine_tuned_network_keeps_its_classes(weights: dict[str, Any], tmp_path: Path) -> None:
+def test_importing_a_fine_tuned_network_keeps_its_classes(weights: dict[str, Any], tmp_path: Path) -> None:
     fine_tuned = {
         **weights,
         "classifier.6.bias": torch.zeros(3),
@@ -115,20 +117,20 @@ def test_a_fine_tuned_network_keeps_its_classes(weights: dict[str, Any], tmp_pat
 
 
 @pytest.mark.slow
-def test_no_run_is_overwritten(imported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_does_not_overwrite_a_run(imported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = imported.parent / "alexnet.pth"
     assert main(["import", "--from", "torchvision", str(source), "--out", str(imported)]) == 1
     assert "holds a run already, last.pt; choose another folder" in capsys.readouterr().err
 
 
-def test_the_names_are_a_thousand_different_ones() -> None:
+def test_imagenet_has_a_thousand_distinct_class_names() -> None:
     names = imagenet_classes()
     assert len(set(names)) == len(names) == 1000
     assert names[281] == "tabby"
 
 
 @pytest.mark.slow  # 12 s
-def test_other_layers_are_named(
+def test_state_dicts_with_other_layers_are_refused(
     weights: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(CheckpointError, match=r"it differs in features.0.weight"):
@@ -151,7 +153,7 @@ def test_other_layers_are_named(
     }
     torch.save({"state_dict": fine_tuned}, tmp_path / "three.pth")
     labels = tmp_path / "labels.txt"
-    for text, said in (
+    for text, message in (
         ("a\nb\n", "labels.txt has 2 lines; the network has 3 outputs"),
         ("a\nb\nb\n", "labels.txt has 'b' more than once"),
         ("a\n\nb", "labels.txt has an empty line"),
@@ -160,8 +162,8 @@ def test_other_layers_are_named(
         labels.write_text(text)
         named = [*command[:3], str(tmp_path / "three.pth"), *command[4:], "--labels", str(labels)]
         assert main(named) == 1
-        assert said in capsys.readouterr().err
-        assert not (tmp_path / "run").exists(), "a second try finds nothing in its way"
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "run").exists(), "a second attempt is possible"
     (tmp_path / "ten.pth").write_bytes(b"no weights")
     assert main(command) == 1
     assert "ten.pth is not a readable checkpoint: it is cut off, or another file" in capsys.readouterr().err

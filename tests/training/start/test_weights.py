@@ -1,4 +1,4 @@
-"""A run started from any file computes what the file computed, and keeps what its classes have learnt."""
+"""Runs started from any file compute the same as the file, and keep the rows of its classes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from training.start.weights import Start, read_start, write_safetensors
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One small picture to train and to validate on of each class, "amber" being new, and the first."""
+    """Draw one training and one validation picture per class; "amber" is new, and the first."""
     root = tmp_path_factory.mktemp("data")
     colours = dict.fromkeys((*CLASSES, "amber"), (90, 90, 90))
     draw_classes(root / "train", colours, 1, size=16)
@@ -35,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with one checkpoint, and the same as half.safetensors; test_verify has model files."""
+    """Make a run folder with one checkpoint, and half.safetensors; test_verify has model files."""
     folder = tmp_path_factory.mktemp("source")
     trained(folder / "last.pt")
     start = read_start(str(folder), 1.0)
@@ -45,15 +45,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def begun(data: Path, source: Path, **settings: Any) -> tuple[checkpoint.Checkpoint, str]:
-    """The state before the first step of a run from `source`."""
+    """Make the state before the first step of a run from `source`."""
     start = read_start(str(source), 1.0)
     config = Config(**{**start.shape, "weight_init": "kaiming", **settings})
     return init_run(config, load_dataset(data, config), data / "none", resumed=None, start=start)
 
 
-@pytest.mark.parametrize(("name", "close"), [("", 1e-6), ("half.safetensors", 2e-3)])
-def test_a_run_begins_with_the_function_of_its_source(
-    name: str, close: float, source: Path, data: Path
+@pytest.mark.parametrize(("name", "tolerance"), [("", 1e-6), ("half.safetensors", 2e-3)])
+def test_a_run_starts_with_the_outputs_of_its_source(
+    name: str, tolerance: float, source: Path, data: Path
 ) -> None:
     state, words = begun(data, source / name)
     assert words.endswith("afresh: fc8 of amber; fc8 goes on with blue, green, orange, white")
@@ -63,12 +63,14 @@ def test_a_run_begins_with_the_function_of_its_source(
     network = checkpoint.restore_model(state)
     rows = [state.classes.index(name) for name in CLASSES]
     network.fc8.weight.data, network.fc8.bias.data = network.fc8.weight[rows], network.fc8.bias[rows]
-    found = torch_classifier(network, state.mean, state.std)(images(8))
-    assert (found - expected).abs().max() <= close
-    assert (found.amax(0) - found.amin(0)).max() > 0.01, "or equality would show nothing"
+    probabilities = torch_classifier(network, state.mean, state.std)(images(8))
+    assert (probabilities - expected).abs().max() <= tolerance
+    assert (probabilities.amax(0) - probabilities.amin(0)).max() > 0.01, (
+        "the answers differ enough for the comparison to mean something"
+    )
 
 
-def test_the_network_is_the_source_s_unless_said_otherwise(
+def test_the_network_settings_are_those_of_the_source_unless_given(
     source: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [
@@ -89,11 +91,11 @@ def test_the_network_is_the_source_s_unless_said_otherwise(
     assert main([*command[:3], *["--out", str(tmp_path / "other")], *command[5:], *option]) == 1
     out, err = capsys.readouterr()
     assert not out, "before any photograph is read"
-    for said in ("width 0.08, this run 0.1", "pooling overlapping, this run plain"):
-        assert f"--from has {said}; give it the same, or --from scratch" in err
+    for difference in ("width 0.08, this run 0.1", "pooling overlapping, this run plain"):
+        assert f"--from has {difference}; give it the same, or --from scratch" in err
 
 
-def test_classes_that_are_gone_take_nothing_along(source: Path, tmp_path: Path) -> None:
+def test_rows_of_removed_classes_are_not_copied(source: Path, tmp_path: Path) -> None:
     state, words = begun(draw_classes(tmp_path, COLOURS, 2, size=16), source)
     assert words.endswith("afresh: nothing")
     old = checkpoint.load(source / "last.pt").model
@@ -102,8 +104,8 @@ def test_classes_that_are_gone_take_nothing_along(source: Path, tmp_path: Path) 
     assert torch.equal(state.model["fc8.bias"], old["fc8.bias"][rows])
 
 
-def test_as_many_other_classes_start_afresh(source: Path, tmp_path: Path) -> None:
-    """Rows of fc8 that fit by their shape are those of other things."""
+def test_rows_of_other_classes_start_afresh(source: Path, tmp_path: Path) -> None:
+    """Rows of fc8 with fitting shapes belong to other classes."""
     others = dict.fromkeys(("ant", "bee", "cat", "dog"), (90, 90, 90))
     state, words = begun(draw_classes(tmp_path, others, 2, size=16), source)
     assert words.endswith("afresh: fc8")
@@ -127,7 +129,7 @@ THEIRS |= {name.replace("weight", "bias"): torch.zeros(1) for name in THEIRS}
         lambda state: {"config": {"lr": 1}, "model": {"state_dict": state}},
     ],
 )
-def test_state_dicts_are_taken_out_of_what_they_are_nested_in(prefix: str, nested: Any) -> None:
+def test_nested_and_prefixed_state_dicts_are_read(prefix: str, nested: Any) -> None:
     state = {prefix + name: values for name, values in THEIRS.items()}
     assert len(to_alexnet(plain(nested(state), Path("theirs.pth")))) == 16
 
@@ -145,7 +147,7 @@ def test_torchvision_s_weights_start_their_own_variant(tmp_path: Path) -> None:
         read_start(str(tmp_path / "ours.pt"), 1.0)
 
 
-def test_weights_is_the_old_name_of_from_and_scratch_is_none(
+def test_weights_is_an_alias_of_from_and_scratch_takes_none(
     source: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(photographs, tmp_path / "a", "--width", "0.08", "--weights", str(source)) == 0
@@ -154,7 +156,7 @@ def test_weights_is_the_old_name_of_from_and_scratch_is_none(
     assert "starts afresh" in capsys.readouterr().out
 
 
-def test_weights_that_are_no_numbers_are_no_start(source: Path, tmp_path: Path) -> None:
+def test_weights_with_nan_cannot_start_a_run(source: Path, tmp_path: Path) -> None:
     start = read_start(str(source), 1.0)
     weights = {**start.weights, "conv2.bias": start.weights["conv2.bias"] * torch.nan}
     write_safetensors(tmp_path / "nan.safetensors", Start(**{**vars(start), "weights": weights}))
