@@ -1,4 +1,4 @@
-"""What training promises and the service relies on: the manifest and the preprocessing.
+"""Code that training and the service share: the manifest, decoding and preprocessing.
 
-Needs numpy and Pillow and nothing else; both other packages import from here, and only that way.
+Needs only numpy and Pillow. `training` and `service` import from here; this package imports neither.
 """

@@ -1,4 +1,7 @@
-"""A decoded picture of any mode -> one whose values can be averaged: alpha over white, 16 bits to 8."""
+"""Convert a decoded picture to a mode in which pixels can be averaged: alpha over white, 16 bits to 8.
+
+Resampling averages pixels, which palettes, transparency and 16-bit levels do not allow directly.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,21 +10,24 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from contract.errors import InvalidImage
-from contract.formats import tiff_layout
+from contract.formats import tiff
 
 Box = tuple[int, int, int, int]
 
 
 def drawable(image: Image.Image) -> Image.Image:
-    """-> mode RGB, L, CMYK or LAB. Raises InvalidImage."""
+    """Convert a picture to mode RGB, L, CMYK or LAB.
+
+    Raises InvalidImage for levels without a known white.
+    """
     if image.mode == "F":
         raise InvalidImage("floating-point pixels have no defined white; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grey, also in Pillow's 32-bit mode
         grey = _in_strips(image, "L", _eight_bits)
-        # TIFF's photometric 0 counts from white; Pillow turns it round for 8 bits, not for 16.
+        # Photometric 0 of TIFF counts from white; Pillow inverts it for 8 bits, but not for 16.
         return ImageChops.invert(grey) if _white_is_zero(image) else grey
     if image.has_transparency_data:
-        # A grey picture stays grey, so that its grey profile still fits.
+        # A grey picture stays grey, so that its grey ICC profile still fits.
         return _in_strips(image, "L" if image.mode in {"L", "LA", "La", "1"} else "RGB", _over_white)
     if image.mode in {"RGB", "L", "CMYK", "LAB"}:
         return image
@@ -29,7 +35,7 @@ def drawable(image: Image.Image) -> Image.Image:
 
 
 def whiten_around(image: Image.Image, box: Box) -> None:
-    """Make white what is outside of `box`, in place."""
+    """Paint everything outside of `box` white, in place."""
     left, top, right, bottom = box
     width, height = image.size
     for area in (
@@ -43,19 +49,19 @@ def whiten_around(image: Image.Image, box: Box) -> None:
 
 
 def _in_strips(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """`convert` on a million pixels at a time: its intermediate copies of a large picture stay small."""
-    whole = Image.new(mode, image.size)
+    """Apply `convert` to a million pixels at a time, so that its intermediate copies stay small."""
+    converted = Image.new(mode, image.size)
     rows = max(1, 1_000_000 // image.width)
     for top in range(0, image.height, rows):
         box = (0, top, image.width, min(top + rows, image.height))
         strip = convert(image.crop(box))
-        whole.paste(strip.getchannel(0) if mode == "L" else strip, box)
-    return whole
+        converted.paste(strip.getchannel(0) if mode == "L" else strip, box)
+    return converted
 
 
 def _over_white(strip: Image.Image) -> Image.Image:
     if strip.mode == "La":
-        strip = strip.convert("LA")  # Pillow has no other way from there
+        strip = strip.convert("LA")  # the only mode that Pillow converts La to
     rgba = strip.convert("RGBA")
     white = Image.new("RGBA", rgba.size, "white")
     return Image.alpha_composite(white, rgba).convert("RGB")
@@ -66,9 +72,9 @@ def _eight_bits(strip: Image.Image) -> Image.Image:
     levels = np.asarray(strip, dtype=np.int32)
     if levels.min() < 0 or levels.max() > 65535:
         raise InvalidImage("32-bit levels have no defined white; save it with 8 or 16 bits")
-    if tiff_layout.has_12_bits(strip):
+    if tiff.has_12_bits(strip):
         levels = levels * 16 + (levels >> 8)
-    key = strip.info.get("transparency")  # PNG's transparent level of grey
+    key = strip.info.get("transparency")  # the transparent grey level of a PNG
     if isinstance(key, int):
         levels = np.where(levels == key, 65535, levels)
     return Image.fromarray(((levels + 128) // 257).astype(np.uint8))

@@ -1,23 +1,17 @@
-"""Why a picture cannot be used; the message says what to do.
-
-ImageError(ValueError)
-+-- UnsupportedImage    no signature of a format that is read here
-+-- InvalidImage        a known signature, but the rest cannot be decoded
-+-- TooManyPixels       larger than the caller's limit, by the header, before decoding
-"""
+"""Define the errors that decoding an image file raises; each message says what to do."""
 
 
 class ImageError(ValueError):
-    pass
+    """Base class of the errors below."""
 
 
 class UnsupportedImage(ImageError):
-    pass
+    """The file has no signature of a supported format."""
 
 
 class InvalidImage(ImageError):
-    pass
+    """The format is supported, but the file cannot be decoded."""
 
 
 class TooManyPixels(ImageError):
-    pass
+    """By its header, the picture has more pixels than the caller allows. Raised before decoding."""

@@ -1,8 +1,8 @@
-"""The cores and the memory that this process may use: of the machine, and of the cgroups that it is in.
+"""Find the cores and the memory that this process may use, under the limits of its cgroups.
 
 A limit may be set on the process's own cgroup or on any above it (a systemd unit in a slice, a container
-in a container), by version 1 or 2 of cgroups: the tightest counts. /proc/self/cgroup and mountinfo tell
-where the files are (cgroups(7), proc(5)). `root` is another / for tests.
+in a container), in version 1 or 2 of cgroups; the tightest counts. The files of the cgroups are located
+through /proc/self/cgroup and /proc/self/mountinfo (cgroups(7), proc(5)). Tests pass another `root` than /.
 """
 
 import math
@@ -13,37 +13,38 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 ROOT: Final = Path("/")
-UNLIMITED_BYTES: Final = 2**62  # version 1 writes a number beyond it where there is no limit
+UNLIMITED_BYTES: Final = 2**62  # version 1 has a larger number where there is no limit
 
 
 def usable_cores(root: Path = ROOT) -> int:
-    """Return how many cores affinity and the cgroups' quotas leave to this process, at least 1."""
+    """Return how many cores CPU affinity and cgroup quotas leave to this process, at least 1."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, int(min(cores, cpu_quota(root))))
 
 
 def cpu_quota(root: Path = ROOT) -> float:
-    """Return the CPUs of the tightest quota; inf without one."""
+    """Return the tightest CPU quota, in CPUs; inf without one."""
     return min((_quota(folder) for folder in _folders("cpu", root)), default=math.inf)
 
 
 def memory_limit(root: Path = ROOT) -> float:
-    """Return the bytes of the tightest limit on memory; inf without one."""
+    """Return the tightest memory limit, in bytes; inf without one."""
     return min((_memory(folder) for folder in _folders("memory", root)), default=math.inf)
 
 
 def available_memory(root: Path = ROOT) -> float:
-    """Return the bytes that this process may still take: of the machine's, and of what the tightest cgroup
-    has left. Pages of files that the kernel drops when they are needed count as free; inf where unknown.
+    """Return the bytes that this process may still allocate: the least of the machine and the cgroups.
+
+    Page cache that the kernel drops on demand counts as free. inf where unknown.
     """
     machine = _numbers(root / "proc/meminfo").get("MemAvailable:", math.inf) * 1024
     return min([machine, *(_unused(folder) for folder in _folders("memory", root))])
 
 
 def _quota(folder: Path) -> float:
-    if both := _words(folder / "cpu.max"):
-        quota, period = both[:2]
+    if cpu_max := _words(folder / "cpu.max"):
+        quota, period = cpu_max[:2]
     else:
         (quota,) = _words(folder / "cpu.cfs_quota_us") or ["max"]
         (period,) = _words(folder / "cpu.cfs_period_us") or ["100000"]
@@ -56,10 +57,10 @@ def _memory(folder: Path) -> float:
 
 
 def _unused(folder: Path) -> float:
-    """Return what the cgroup's limit leaves: its files in the page cache are given back under pressure."""
+    """Return the bytes left below the cgroup's limit; its page cache counts as free."""
     (used,) = _words(folder / "memory.current") or _words(folder / "memory.usage_in_bytes") or ["0"]
     numbers = _numbers(folder / "memory.stat")
-    # Version 1 counts the cgroups below in names of their own.
+    # In version 1, the names with `total_` include the cgroups below.
     cached = sum(
         numbers.get(f"total_{name}", numbers.get(name, 0)) for name in ("inactive_file", "active_file")
     )
@@ -67,13 +68,13 @@ def _unused(folder: Path) -> float:
 
 
 def _numbers(file: Path) -> dict[str, int]:
-    """Return the numbers of a file that has a name and a number a line, and perhaps a unit."""
+    """Parse a file with a name, a number and perhaps a unit on each line."""
     words = (line.split() for line in _lines(file))
     return {parts[0]: int(parts[1]) for parts in words if len(parts) > 1 and parts[1].isdecimal()}
 
 
 def _lines(file: Path) -> list[str]:
-    """Return what a file has; nothing where there is none, as at the root of a hierarchy."""
+    """Return the lines of a file; none if it is missing, as at the root of a hierarchy."""
     try:
         return file.read_text().splitlines()
     except OSError:
@@ -86,13 +87,13 @@ def _words(file: Path) -> list[str]:
 
 @cache
 def _folders(controller: str, root: Path) -> list[Path]:
-    """Return the process's cgroup and those above it, as far as they are mounted, of both versions."""
+    """Return the folders of the process's cgroup and of those above it, as far as they are mounted."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
         mounts = (root / "proc/self/mountinfo").read_text().splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not on Linux
         return []
-    # Of version 2 there is one hierarchy, for all controllers, and its line names none of them.
+    # Version 2 has one hierarchy for all controllers; its line names none of them.
     own = {names: path for _number, names, path in (line.split(":", 2) for line in lines)}
     version_1 = next((path for names, path in own.items() if controller in names.split(",")), None)
     folders: list[Path] = []
@@ -107,16 +108,16 @@ def _folders(controller: str, root: Path) -> list[Path]:
 
 
 def _up(point: Path, top: str, path: str) -> list[Path]:
-    """Return the folder of the cgroup `path` and those above it; the cgroup `top` is mounted at `point`."""
+    """Return the folders of the cgroup `path` and of those above it; `top` is mounted at `point`."""
     try:
         below = PurePosixPath(path).relative_to(top)
-    except ValueError:  # it is outside of what is mounted, as in a container that has the host's /proc
+    except ValueError:  # the cgroup is not mounted, as in a container with the host's /proc
         below = PurePosixPath()
-    if ".." in below.parts:  # or outside of the cgroup namespace
+    if ".." in below.parts:  # the cgroup is outside of the cgroup namespace
         below = PurePosixPath()
     return [point / part for part in (below, *below.parents)]
 
 
 def _unescaped(text: str) -> str:
-    """Spaces and backslashes are octal numbers in mountinfo; systemd's names have backslashes."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+    """Undo the octal escapes of mountinfo, for spaces and the backslashes in systemd's names."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

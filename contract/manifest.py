@@ -1,7 +1,7 @@
-"""What a model file says of itself, as JSON under one key of its ONNX metadata.
+"""Define the manifest: the description of a model, stored as JSON in the metadata of its ONNX file.
 
-Weights, preprocessing, class names, metrics and provenance travel in one file, so that they cannot
-be mixed up. `Manifest.from_json` refuses whatever a service could not serve rightly.
+Weights, preprocessing, class names, metrics and provenance are in one file, so that they cannot be mixed
+up. `Manifest.from_json` rejects a manifest that a service could not serve correctly.
 """
 
 import json
@@ -15,25 +15,25 @@ from contract.recipe import RECIPES, Recipe
 
 METADATA_KEY: Final = "alexnet"
 MANIFEST_VERSION: Final = 2
-FILTER: Final = "bilinear"  # of every recipe so far
-MAX_CHARACTERS: Final = 2_000_000  # of the JSON; 20,000 classes take one million
-MAX_OF_A_TEXT: Final = 1_000  # characters of a label or another text that is shown
-MAX_NESTED: Final = 20  # objects and lists in each other
-MAX_INTEGER: Final = 2**53 - 1  # JSON's readers hold numbers as doubles; beyond it they are rounded
-# Control characters, ends of lines and paragraphs, and overrides of the direction: they forge lines in logs
-# and change what a reader sees. Surrogates are no characters; nothing encodes them.
+FILTER: Final = "bilinear"  # the same in every recipe so far
+MAX_CHARACTERS: Final = 2_000_000  # of the JSON text; 20,000 classes take one million
+MAX_TEXT_CHARACTERS: Final = 1_000  # of a label or another text that a service shows
+MAX_NESTING: Final = 20  # levels of objects and lists
+MAX_INTEGER: Final = 2**53 - 1  # JSON readers that hold numbers as doubles round larger ones
+# Control characters, line and paragraph separators, and direction overrides: they forge log lines and
+# change what a reader sees. Surrogates are not characters and cannot be encoded.
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 T = TypeVar("T")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 class ManifestError(ValueError):
-    """The manifest is missing or says something impossible; the message names the field."""
+    """The manifest is missing or has an invalid value; the message names the field."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output of the graph: `shape` has None for the batch; `meaning` is for people."""
+    """An input or output of the graph. `shape` has None for the batch; `meaning` describes it to people."""
 
     name: str
     dtype: str
@@ -43,7 +43,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Accuracies as fractions of 1, over `images` pictures of `data`, each counted once."""
+    """Top-1 and top-5 accuracy as fractions of 1, over `images` photographs of the data set `data`."""
 
     data: str
     images: int
@@ -64,10 +64,12 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`mean` and `std` are per channel R, G, B on the scale 0 to 255: the graph computes
-    (pixel - mean) / std by itself. `version` counts up when a model is replaced under its name.
-    `training` holds the run: configuration, epochs, date, revision, checkpoint; `parity` the
-    differences between the file and the checkpoint as they were measured at export.
+    """The description of a model: its classes, preprocessing, graph, accuracies and provenance.
+
+    `mean` and `std` are per channel R, G, B on the scale 0 to 255: the graph itself computes
+    (pixel - mean) / std. `version` increases when a model is replaced under its name. `training` describes
+    the run: configuration, epochs, date, revision, checkpoint. `parity` holds the differences between the
+    file and the checkpoint, measured at export. Raises ManifestError for an invalid value.
     """
 
     name: str
@@ -87,11 +89,11 @@ class Manifest:
 
     def __post_init__(self) -> None:
         _check("the manifest", vars(self))
-        for key, text in self._shown():
-            _check_shown(key, text)
+        for key, text in self._displayed_texts():
+            _check_displayed(key, text)
         if not _NAME.fullmatch(self.name):
             raise ManifestError(
-                f"name is {self.name!r}; use up to 64 of a-z, 0-9, '.', '_', '-', not first a sign"
+                f"name is {self.name!r}; use up to 64 of a-z, 0-9, '.', '_', '-', first a letter or digit"
             )
         if self.version < 1:
             raise ManifestError(f"version is {self.version}; it counts from 1")
@@ -107,7 +109,7 @@ class Manifest:
             if any(n is not None and n < 1 for tensor in tensors for n in tensor.shape):
                 raise ManifestError(f"{side} has a shape with a size below 1")
 
-    def _shown(self) -> Iterator[tuple[str, str]]:
+    def _displayed_texts(self) -> Iterator[tuple[str, str]]:
         """Yield the name and text of every field that a service shows."""
         yield "name", self.name
         yield "precision", self.precision
@@ -116,10 +118,11 @@ class Manifest:
         for side, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
             for tensor in tensors:
                 yield from ((side, text) for text in (tensor.name, tensor.dtype, tensor.meaning))
-        for measured in self.metrics:
-            yield "metrics", measured.data
+        for metrics in self.metrics:
+            yield "metrics", metrics.data
 
     def to_json(self) -> str:
+        """Write the manifest as JSON, the recipe with its values spelled out."""
         record = asdict(self)
         recipe = record.pop("recipe")
         mean, std = record.pop("mean"), record.pop("std")
@@ -135,27 +138,27 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises ManifestError for anything but what `to_json` of this version writes."""
+        """Read what `to_json` of this version writes. Raises ManifestError for anything else."""
         if len(text) > MAX_CHARACTERS:
             raise ManifestError(
                 f"the manifest has {len(text):,} characters; {MAX_CHARACTERS:,} are allowed"
             )
         try:
             record = json.loads(text)
-        except ValueError as error:  # no JSON, or an integer of thousands of digits
+        except ValueError as error:  # also for an integer of thousands of digits
             raise ManifestError(f"the manifest is not JSON: {error}") from None
         except RecursionError:
-            raise ManifestError(f"the manifest is nested more than {MAX_NESTED} deep") from None
-        _check("the manifest", record)  # before anything of it is put into a message
-        found = _get(record, "manifest_version", int)
-        if found > MANIFEST_VERSION:
+            raise ManifestError(f"the manifest is nested more than {MAX_NESTING} deep") from None
+        _check("the manifest", record)  # first of all, so that messages can quote the values
+        version = _get(record, "manifest_version", int)
+        if version > MANIFEST_VERSION:
             raise ManifestError(
-                f"manifest_version is {found}, only {MANIFEST_VERSION} is read: "
+                f"manifest_version is {version}, only {MANIFEST_VERSION} is read: "
                 "a newer version of this program wrote it"
             )
-        if found != MANIFEST_VERSION:
+        if version != MANIFEST_VERSION:
             raise ManifestError(
-                f"manifest_version is {found}, only {MANIFEST_VERSION} is read: export it again"
+                f"manifest_version is {version}, only {MANIFEST_VERSION} is read: export it again"
             )
         preprocessing = _get(record, "preprocessing", dict)
         return cls(
@@ -177,9 +180,9 @@ class Manifest:
 
 
 def _check(key: str, value: Any, depth: int = 0) -> None:
-    """Raise ManifestError for what JSON cannot hold, or what readers of it do not read alike."""
-    if depth > MAX_NESTED:
-        raise ManifestError(f"{key} is nested more than {MAX_NESTED} deep")
+    """Raise ManifestError for values that JSON cannot hold, or that its readers read differently."""
+    if depth > MAX_NESTING:
+        raise ManifestError(f"{key} is nested more than {MAX_NESTING} deep")
     if isinstance(value, str):
         try:
             value.encode()
@@ -200,25 +203,30 @@ def _check(key: str, value: Any, depth: int = 0) -> None:
             _check(key, item, depth + 1)
 
 
-def _check_shown(key: str, text: str) -> None:
-    """Raise ManifestError for a text that is too long to be shown, or has control characters."""
-    if len(text) > MAX_OF_A_TEXT:
-        raise ManifestError(f"{key} has a text of {len(text):,} characters; {MAX_OF_A_TEXT:,} are allowed")
+def _check_displayed(key: str, text: str) -> None:
+    """Raise ManifestError for a text that is too long to show, or has control characters."""
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise ManifestError(
+            f"{key} has a text of {len(text):,} characters; {MAX_TEXT_CHARACTERS:,} are allowed"
+        )
     if CONTROL.search(text):
         raise ManifestError(f"{key} has control characters in {text[:40]!a}; use plain text")
 
 
 def _recipe(preprocessing: dict[str, Any]) -> Recipe:
-    """The id decides; the spelled-out values are there for readers without this code, and must agree."""
-    found = _get(preprocessing, "id", str)
-    if found not in RECIPES:
-        raise ManifestError(f"preprocessing id {found[:80]!r} is unknown; known: {', '.join(RECIPES)}")
-    recipe = RECIPES[found]
+    """Return the recipe with the manifest's id.
+
+    The values spelled out beside the id are for readers without this code. They must agree with it.
+    """
+    recipe_id = _get(preprocessing, "id", str)
+    if recipe_id not in RECIPES:
+        raise ManifestError(f"preprocessing id {recipe_id[:80]!r} is unknown; known: {', '.join(RECIPES)}")
+    recipe = RECIPES[recipe_id]
     for key, value in (asdict(recipe) | {"filter": FILTER}).items():
-        # A setting that came later has a default, and files from before do not name it.
+        # Settings added later have a default, and older files lack them.
         if preprocessing.get(key, getattr(Recipe, key, None)) != value:
             raise ManifestError(
-                f"preprocessing.{key} is {preprocessing.get(key)!r:.80}; {found} means {value!r}"
+                f"preprocessing.{key} is {preprocessing.get(key)!r:.80}; {recipe_id} means {value!r}"
             )
     return recipe
 
@@ -226,7 +234,7 @@ def _recipe(preprocessing: dict[str, Any]) -> Recipe:
 def _rgb(record: dict[str, Any], key: str) -> tuple[float, float, float]:
     values = _list(record, key, float)
     if len(values) != 3:
-        raise ManifestError(f"{key} has {len(values)} values; it takes one each for R, G and B")
+        raise ManifestError(f"{key} has {len(values)} values; it must have one each for R, G and B")
     return (values[0], values[1], values[2])
 
 

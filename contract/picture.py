@@ -1,8 +1,7 @@
-"""Bytes of an image file -> an upright picture whose values can be averaged.
+"""Decode the bytes of an image file to an upright picture, for training, evaluation and serving alike.
 
-Every rule about formats, modes, EXIF, size limits and errors, for training, evaluation and serving alike.
-
-What is raised: contract/errors.py.
+Holds the rules about formats, modes, EXIF and size limits. The errors raised are those of
+contract/errors.py.
 """
 
 import struct
@@ -15,7 +14,7 @@ from PIL import ExifTags, Image
 
 from contract.drawable import Box, drawable, whiten_around
 from contract.errors import ImageError, InvalidImage, TooManyPixels, UnsupportedImage
-from contract.formats import bmp, icc, isobmff, jpeg, png, tiff, tiff_layout, webp
+from contract.formats import bmp, gif, icc, isobmff, jpeg, png, tiff, webp
 from contract.formats.guard import Exif
 from contract.formats.readers import heif_reader, open_picture
 from contract.formats.rebind import UPRIGHT
@@ -35,18 +34,19 @@ __all__ = [
     "sniff",
 ]
 
-# Memory while decoding: Pillow's picture has 4 bytes a pixel, and is copied once to put alpha over white.
-# Codecs that work on whole pictures hold it in their own ways as well. Measured: docs/reliability.md.
-_BYTES_PER_PIXEL: Final = {"WEBP": 16, "AVIF": 16, "HEIF": 16}  # the others: 8
+# Memory while decoding. Pillow's picture has 4 bytes a pixel, and is copied once to lay alpha over white:
+# 8. The codecs named here hold the whole picture in buffers of their own as well. Measured:
+# docs/reliability.md.
+_BYTES_PER_PIXEL: Final = {"WEBP": 16, "AVIF": 16, "HEIF": 16}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded, upright picture: `image` has mode RGB, L, CMYK or LAB, `profile` is its ICC profile, None
-    where there is none or where it is ignored; `profile_ignored` then says why.
+    """A decoded, upright picture.
 
-    `width` and `height` are those of the file after its EXIF rotation; `image` may be smaller, by
-    the scaled decoding of JPEG.
+    `image` has mode RGB, L, CMYK or LAB. `profile` is its ICC profile; None where the file has none or it
+    is ignored, and then `profile_ignored` says why. `width` and `height` are those of the file after its
+    EXIF rotation, in pixels; `image` may be smaller, because JPEGs can be decoded at a smaller scale.
     """
 
     image: Image.Image
@@ -59,8 +59,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Header:
-    """A file of a known format whose header has been read, and no more. Decoding it takes `bytes` of memory
-    at most, the file itself not counted, and a second for about 300 million of them.
+    """An image file of which only the header has been read.
+
+    Decoding it takes at most `bytes` of memory, without the file itself, and about one second per 300
+    million of them. `width` and `height` are in pixels, before EXIF rotation.
     """
 
     image: Image.Image
@@ -71,12 +73,18 @@ class Header:
 
 
 def decode(data: bytes, recipe: Recipe, max_pixels: int) -> Picture:
-    """Raises UnsupportedImage, TooManyPixels (from the header, before decoding) or InvalidImage."""
+    """Decode an image file.
+
+    Raises UnsupportedImage, TooManyPixels (from the header, before decoding) or InvalidImage.
+    """
     return decode_pixels(read_header(data, recipe, max_pixels))
 
 
 def read_header(data: bytes, recipe: Recipe, max_pixels: int) -> Header:
-    """Raises UnsupportedImage, TooManyPixels or InvalidImage."""
+    """Read the header of an image file, check its limits, and estimate what decoding it takes.
+
+    Raises UnsupportedImage, TooManyPixels or InvalidImage.
+    """
     name = sniff(data)
     if name is None:
         raise UnsupportedImage(
@@ -88,7 +96,7 @@ def read_header(data: bytes, recipe: Recipe, max_pixels: int) -> Header:
             "send the photograph as JPEG"
         )
     with _corrupt_is_invalid(name):
-        code_bytes = coded_pixels = 0  # before Pillow opens the file, and with it a decoder
+        code_bytes = coded_pixels = 0  # counted before Pillow opens the file, and with it a decoder
         if name == "WEBP":
             _require_size(*webp.size(data), max_pixels)
             code_bytes = webp.code_bytes(data)
@@ -97,22 +105,22 @@ def read_header(data: bytes, recipe: Recipe, max_pixels: int) -> Header:
         image = _open(data, name)
         width, height = image.size
         _require_size(width, height, max_pixels)
-        wanted = _BYTES_PER_PIXEL.get(name, 8) * width * height + code_bytes
-        # 16 bits in three planes, for what is coded beyond the picture and its alpha.
-        wanted += 6 * max(0, coded_pixels - 2 * width * height)
+        needed = _BYTES_PER_PIXEL.get(name, 8) * width * height + code_bytes
+        # Three planes of 16 bits for each pixel that is coded beyond the picture and its alpha.
+        needed += 6 * max(0, coded_pixels - 2 * width * height)
         if name == "PNG":
-            wanted = png.bytes_per_pixel(image, data) * width * height
+            needed = png.bytes_per_pixel(image, data) * width * height
         if name == "BMP":
-            wanted = max(wanted, bmp.run_bytes(image, data))
+            needed = max(needed, bmp.run_bytes(image, data))
         if name == "JPEG":
-            wanted = _jpeg_bytes(image, data, recipe)
+            needed = _jpeg_bytes(image, data, recipe)
         if name == "TIFF":
             coding = image.info.get("compression", "")
-            tiff_layout.require_known_planes(image)
+            tiff.require_known_planes(image)
             tiff.require_plain_tiles(image.tile, image.tag_v2, width * height)
             tiff.require_own_data(data, image.tag_v2, coding)
-            wanted = tiff.decoded_bytes(image.tag_v2, width, height, coding)
-    return Header(image, name, width, height, wanted)
+            needed = tiff.decoded_bytes(image.tag_v2, width, height, coding)
+    return Header(image, name, width, height, needed)
 
 
 def _require_size(width: int, height: int, max_pixels: int) -> None:
@@ -122,15 +130,17 @@ def _require_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _open(data: bytes, name: str) -> Any:  # of a class for each format
+def _open(data: bytes, name: str) -> Any:  # each format has its own class
     if data[:4] == b"MM\0+":
         raise InvalidImage(
             "BigTIFF of big-endian order is not read; save it as TIFF or in little-endian order"
         )
     try:
         return open_picture(data, name)
-    except (SyntaxError, IndexError, TypeError, struct.error) as error:  # as Image.open has it
-        raise ValueError(tiff_layout.UNREAD if name == "TIFF" else "cannot identify image file") from error
+    except (SyntaxError, IndexError, TypeError, struct.error) as error:  # those that Image.open catches
+        raise ValueError(
+            tiff.UNSUPPORTED_SAMPLES if name == "TIFF" else "cannot identify image file"
+        ) from error
     except OSError as error:
         if name == "BMP" and str(error).startswith("Unsupported BMP"):
             raise InvalidImage(f"{error}; save it with 24 bits a pixel, or as PNG") from error
@@ -138,41 +148,45 @@ def _open(data: bytes, name: str) -> Any:  # of a class for each format
 
 
 def _jpeg_bytes(image: Any, data: bytes, recipe: Recipe) -> int:
-    """Set the scale at which a JPEG is decoded. -> the bytes that it takes. Raises ValueError."""
+    """Set the scale at which a JPEG is decoded, and return the bytes that decoding takes.
+
+    Raises ValueError for too many scans.
+    """
     pixels = image.width * image.height
     start = image.fp.tell()
     progressive = "progressive" in image.info
     scans = jpeg.scans(data, start, pixels, progressive)
     if recipe.scaled_jpeg:
         image.draft(None, (recipe.resize, recipe.resize))
-    wanted: int = 8 * image.width * image.height
-    if progressive or scans > 1 or jpeg.holds_coefficients(data, start, image.layers):  # at full size
-        wanted += 2 * image.layers * pixels
-    return wanted
+    needed: int = 8 * image.width * image.height
+    if progressive or scans > 1 or jpeg.buffers_coefficients(data, start, image.layers):
+        # libjpeg keeps all coefficients, at full size.
+        needed += 2 * image.layers * pixels
+    return needed
 
 
 def decode_pixels(header: Header) -> Picture:
-    """Raises InvalidImage."""
+    """Decode the pixels of a file whose header has been read. Raises InvalidImage."""
     image: Any = header.image
     width, height, name = header.width, header.height, header.format
     with _corrupt_is_invalid(name):
         data: bytes = image.fp.getvalue()
-        box = _first_frame(image, name, data)
-        info = dict(image.info)  # before the pixels: what a PNG says of its colours behind them is too late
+        box = _first_frame_box(image, name, data)
+        info = dict(image.info)  # taken before the pixels: colour chunks after them in a PNG do not count
         image.load()
-        orientation = 1 if name == "TIFF" else _orientation(image)  # a TIFF is upright by now
+        orientation = 1 if name == "TIFF" else _orientation(image)  # tiff.TiffFile has applied it
         profile = info.get("icc_profile")
-        ignored = icc.fault(profile) if profile else None
+        ignored = icc.rejection_reason(profile) if profile else None
         profile = None if ignored else profile
         corrected = _corrected(image, name, data)
-        made = None
+        gamma_profile = None
         if name == "PNG" and not profile:
-            corrected, made = png.in_srgb(corrected, info)
+            corrected, gamma_profile = png.in_srgb(corrected, info)
         upright = drawable(corrected)
         if box is not None:
             whiten_around(upright, box)
-        if made:
-            profile = made
+        if gamma_profile:
+            profile = gamma_profile
             if upright.mode == "L":
                 upright = upright.convert("RGB")
     if orientation in UPRIGHT:
@@ -182,27 +196,28 @@ def decode_pixels(header: Header) -> Picture:
     return Picture(upright, profile, width, height, name, ignored)
 
 
-def _first_frame(image: Any, name: str, data: bytes) -> Box | None:
-    """Where the first picture of an animation lies on its canvas, if it does not fill it."""
+def _first_frame_box(image: Any, name: str, data: bytes) -> Box | None:
+    """Return the box of an animation's first frame on its canvas; None where it fills the canvas."""
     box = None
     if name == "GIF":
-        box = image.tile[0].extents
+        box = gif.first_frame(image)
     if name == "WEBP":
         box = webp.first_frame(data)
     return None if box == (0, 0, *image.size) else box
 
 
 def _corrected(image: Any, name: str, data: bytes) -> Any:
-    """Make of a decoded picture what other programs than Pillow see in it."""
-    if name == "PNG" and png.has_key16(image):
-        png.clear_key16(image, data)
+    """Correct a decoded picture where Pillow reads it differently from other programs."""
+    if name == "PNG" and png.has_16bit_key(image):
+        png.clear_16bit_key(image, data)
     if name == "BMP":
-        return bmp.opaque(image)
-    return tiff_layout.decoded(image) if name == "TIFF" else image
+        return bmp.without_empty_alpha(image)
+    return tiff.restore_samples(image) if name == "TIFF" else image
 
 
 @contextmanager
 def _corrupt_is_invalid(name: str) -> Iterator[None]:
+    """Turn what Pillow raises for a broken file into InvalidImage."""
     try:
         yield
     except (ImageError, MemoryError):
@@ -212,9 +227,9 @@ def _corrupt_is_invalid(name: str) -> Iterator[None]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; that of XMP is ignored, as browsers do.
+    """Return the EXIF orientation, 1 to 8; that of XMP is ignored, as browsers do.
 
-    A broken EXIF block is no reason to refuse a sound picture.
+    A broken EXIF block counts as orientation 1: the picture itself may be intact.
     """
     if not (block := image.info.get("exif")):
         return 1
@@ -222,12 +237,12 @@ def _orientation(image: Image.Image) -> int:
     try:
         exif.load(block)
         value = exif.get(ExifTags.Base.Orientation, 1)
-    except Exception:  # the parser trusts the offsets that it reads, and fails in as many ways
+    except Exception:  # the parser trusts the offsets that it reads, and fails in many ways
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _reason(error: Exception) -> str:
-    """Pillow's words, first line only, without the repr of the buffer that some of them carry."""
+    """Return the first line of Pillow's message, without the repr of a buffer that some messages end in."""
     text = str(error).split("\n")[0].split(" <")[0].strip()
     return text[:120] or type(error).__name__

@@ -1,6 +1,6 @@
-"""An upright picture -> the uint8 crops that the network takes, in sRGB, as a recipe says.
+"""Scale and crop an upright picture to the uint8 sRGB pixels that the network takes.
 
-The one definition of the pixels, for training, evaluation and serving alike.
+This is the only definition of those pixels: training, evaluation and serving all use it.
 """
 
 import hashlib
@@ -19,26 +19,27 @@ from contract.recipe import Recipe
 
 Pixels = NDArray[np.uint8]
 
-_kept: OrderedDict[tuple[bytes, str], ImageCms.ImageCmsTransform | None] = OrderedDict()
+_transforms: OrderedDict[tuple[bytes, str], ImageCms.ImageCmsTransform | None] = OrderedDict()
 _lock = Lock()
-_LONGEST: Final = 16  # times the shorter side, of a picture that is scaled as a whole
+_MAX_ASPECT_RATIO: Final = 16  # of a picture that is scaled as a whole; the rest is cut off
 
 
 def square(picture: Picture, recipe: Recipe) -> Pixels:
-    """The central square at the scale of the recipe: (resize, resize, 3) uint8 RGB in sRGB."""
+    """Return the central square at the recipe's scale: (resize, resize, 3) uint8, sRGB."""
     return _sample(picture, recipe, 0, 0, recipe.resize)
 
 
 def centre_crop(picture: Picture, recipe: Recipe) -> Pixels:
-    """(crop, crop, 3) uint8 RGB in sRGB: what is classified."""
+    """Return the central crop, which is classified: (crop, crop, 3) uint8, sRGB."""
     margin = (recipe.resize - recipe.crop) // 2
     return _sample(picture, recipe, margin, margin, recipe.crop)
 
 
 def ten_crops(pixels: Pixels, recipe: Recipe) -> Pixels:
-    """A `square` -> (10, crop, crop, 3): four corners and the centre, then the same mirrored.
+    """Cut the ten crops from a `square`: (10, crop, crop, 3).
 
-    The paper, section 4.1: the prediction is the mean of the ten softmax outputs.
+    They are the four corners and the centre, then their mirror images. In the paper, section 4.1, the
+    prediction is the mean of the ten softmax outputs.
     """
     far, near = recipe.resize - recipe.crop, (recipe.resize - recipe.crop) // 2
     corners = [(0, 0), (0, far), (far, 0), (far, far), (near, near)]
@@ -47,7 +48,7 @@ def ten_crops(pixels: Pixels, recipe: Recipe) -> Pixels:
 
 
 def _sample(picture: Picture, recipe: Recipe, left: int, top: int, size: int) -> Pixels:
-    """`size` x `size` pixels at (left, top) of the central square, resampled straight from the source."""
+    """Resample `size` x `size` pixels at (left, top) of the central square, directly from the source."""
     image = picture.image
     if recipe.whole:
         crop = _sample_whole(image, recipe, left, top, size)
@@ -56,19 +57,19 @@ def _sample(picture: Picture, recipe: Recipe, left: int, top: int, size: int) ->
     scale = shorter / recipe.resize
     x = (image.width - shorter) / 2 + left * scale
     y = (image.height - shorter) / 2 + top * scale
-    # The upper bound is cut off because rounding can put it an ulp beyond the edge, which Pillow refuses.
+    # Rounding can put the upper bound an ulp beyond the edge, which Pillow rejects.
     box = (x, y, min(x + size * scale, image.width), min(y + size * scale, image.height))
     crop = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
     return np.asarray(_to_srgb(crop, picture.profile))
 
 
 def _sample_whole(image: Image.Image, recipe: Recipe, left: int, top: int, size: int) -> Image.Image:
-    """As torchvision's Resize and CenterCrop have it, to the pixel."""
+    """Sample exactly as torchvision's Resize and CenterCrop do."""
     shorter = min(image.size)
-    # A strip of one by a hundred thousand pixels would need gigabytes; no crop looks that far out.
-    width, height = (min(side, _LONGEST * shorter) for side in image.size)
+    # Scaling a strip of 1 x 100,000 pixels would need gigabytes; no crop reaches that far out.
+    width, height = (min(side, _MAX_ASPECT_RATIO * shorter) for side in image.size)
     x, y = (image.width - width) // 2, (image.height - height) // 2
-    if (width, height) != image.size:  # not by crop(), which has a limit of its own
+    if (width, height) != image.size:  # not with crop(), which has a size limit of its own
         box = (x, y, x + width, y + height)
         image = image.transform((width, height), Image.Transform.EXTENT, box)
     scaled = [int(recipe.resize * side / shorter) for side in image.size]
@@ -78,32 +79,33 @@ def _sample_whole(image: Image.Image, recipe: Recipe, left: int, top: int, size:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB in sRGB. A profile that does not fit the picture is ignored, as browsers do."""
+    """Convert to RGB in sRGB. A profile that does not fit the picture is ignored, as browsers do."""
     if profile is None and image.mode == "LAB":
         return ImageCms.applyTransform(image, _lab_to_srgb()) or image
     if profile is not None:
         transform = _transform(profile, image.mode)
         if transform is not None:
             converted = ImageCms.applyTransform(image, transform)
-            assert converted is not None  # None is for in-place only
+            assert converted is not None  # None is returned only for in-place conversion
             return converted
     return image.convert("RGB")
 
 
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """None where the profile does not fit the mode. The last 16 are kept, and not their profiles, which may
-    have megabytes.
+    """Return the transform from a profile to sRGB; None where the profile does not fit the mode.
+
+    The last 16 transforms are cached by the hash of their profile, since a profile may have megabytes.
     """
     key = hashlib.sha256(profile).digest(), mode
     with _lock:
-        if key in _kept:
-            _kept.move_to_end(key)
-            return _kept[key]
+        if key in _transforms:
+            _transforms.move_to_end(key)
+            return _transforms[key]
     transform = _build(profile, mode)
     with _lock:
-        _kept[key] = transform
-        if len(_kept) > 16:
-            _kept.popitem(last=False)
+        _transforms[key] = transform
+        if len(_transforms) > 16:
+            _transforms.popitem(last=False)
     return transform
 
 

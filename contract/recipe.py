@@ -1,5 +1,7 @@
-"""How a photograph is scaled and cropped. The id of a recipe is stored in every model file, and what an id
-means never changes: a better way of scaling gets a new id.
+"""Define the recipes: how a photograph is scaled and cropped.
+
+Every model file stores the id of its recipe. The meaning of an id never changes: a better recipe gets a new
+id.
 """
 
 from dataclasses import dataclass
@@ -8,16 +10,16 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a photograph becomes the network's pixels (the paper, section 2).
+    """How a photograph becomes the network's pixels (section 2 of the paper).
 
     The shorter side is scaled to `resize` pixels and crops of `crop` x `crop` are taken from the
     central `resize` x `resize` square. Only the part that a crop needs is resampled, with Pillow's
-    `resize(box=...)` and its antialiased bilinear filter; a pixel of any two crops of one picture
-    that covers the same place has the same value. With `scaled_jpeg`, JPEG files are decoded at
+    `resize(box=...)` and its antialiased bilinear filter. Where two crops of one picture overlap, their
+    pixels are equal. With `scaled_jpeg`, JPEG files are decoded at
     1/2, 1/4 or 1/8 of their size while the shorter side stays at `resize` or more.
 
-    `whole` is torchvision's way, for weights that were trained with it: the whole picture is scaled, the
-    longer side to a whole number of pixels, and the square begins at a whole number too.
+    `whole` is the way of torchvision, for weights trained with it: the whole picture is scaled, its longer
+    side to an integer number of pixels, and the square begins at an integer position.
     """
 
     id: str

@@ -1,1 +1,1 @@
-"""One module for each image format: what Pillow lacks, garbles, or leaves without bounds."""
+"""One module per image format: what Pillow does not read, reads wrongly, or reads without limits."""

@@ -1,15 +1,15 @@
-"""How many pixels an AV1 or HEVC codestream makes its decoder pass over, by its headers alone."""
+"""Count the pixels that decoding an AV1 or HEVC codestream takes, from its headers alone."""
 
 from typing import Final
 
 _SEQUENCE, _FRAME_HEADER, _FRAME = 1, 3, 6  # types of OBU
-_SETS_OF_SEQUENCE: Final = 33  # the type of NAL unit that tells the size
+_SEQUENCE_PARAMETER_SET: Final = 33  # the type of NAL unit that holds the size
 TOO_MANY_UNITS: Final = "its codestreams have too many units"
 Bytes = bytes | memoryview
 
 
 class _Bits:
-    """Reads from the highest bit of the first byte on. Raises ValueError at the end."""
+    """Read bits, the highest bit of a byte first. Raises ValueError beyond the end."""
 
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
@@ -21,7 +21,7 @@ class _Bits:
         return self._value >> self._left & ((1 << count) - 1)
 
     def golomb(self) -> int:
-        """ue(v) of HEVC, uvlc() of AV1."""
+        """Read an Exp-Golomb number: ue(v) of HEVC, uvlc() of AV1."""
         zeros = 0
         while not self.read(1):
             zeros += 1
@@ -30,15 +30,15 @@ class _Bits:
         return (1 << zeros) - 1 + self.read(zeros)
 
 
-def av1_pixels(data: Bytes, most: int) -> tuple[int, int]:
-    """Count frames times their size. -> (that, OBUs).
+def av1_pixels(data: Bytes, max_units: int) -> tuple[int, int]:
+    """Return the pixels of all frames together, and the number of OBUs.
 
-    Raises ValueError, for more than `most` units too.
+    Raises ValueError for a broken header, and for more than `max_units` units.
     """
     at = units = pixels = size = 0
     while at < len(data):
         units += 1
-        if units > most:
+        if units > max_units:
             raise ValueError(TOO_MANY_UNITS)
         head = data[at]
         at += 2 if head & 4 else 1
@@ -55,7 +55,7 @@ def av1_pixels(data: Bytes, most: int) -> tuple[int, int]:
 
 
 def _leb128(data: Bytes, at: int) -> tuple[int, int]:
-    """-> (the number, the place behind it)."""
+    """Read a LEB128 number. Return it, and the position after it."""
     value = 0
     for index, byte in enumerate(bytes(data[at : at + 8])):
         value |= (byte & 127) << 7 * index
@@ -65,7 +65,7 @@ def _leb128(data: Bytes, at: int) -> tuple[int, int]:
 
 
 def _av1_size(bits: _Bits) -> int:
-    """Of the largest frame, by a sequence header (AV1 specification, 5.5)."""
+    """Return the pixels of the largest frame, from a sequence header (AV1 specification, 5.5)."""
     bits.read(4)  # profile, still picture
     reduced = bits.read(1)
     if reduced:
@@ -74,12 +74,12 @@ def _av1_size(bits: _Bits) -> int:
         _skip_operating_points(bits)
     width, height = bits.read(4) + 1, bits.read(4) + 1
     size = (bits.read(width) + 1) * (bits.read(height) + 1)
-    # A frame may tell a size of its own, in as many bits, where it has the full header.
+    # With the full header, a frame may have a size of its own, of as many bits.
     return size if reduced else 1 << width + height
 
 
 def _skip_operating_points(bits: _Bits) -> None:
-    delay = 0  # the bits of a delay, where the decoder's model is told
+    delay = 0  # bits per delay, where the decoder model is given
     if bits.read(1):
         bits.read(64)
         if bits.read(1):
@@ -98,28 +98,29 @@ def _skip_operating_points(bits: _Bits) -> None:
             bits.read(4)
 
 
-def hevc_pixels(data: Bytes, configuration: Bytes, most: int) -> tuple[int, int]:
-    """Count pictures times their size; `configuration` is what is in hvcC. -> (that, NAL units).
+def hevc_pixels(data: Bytes, configuration: Bytes, max_units: int) -> tuple[int, int]:
+    """Return the pixels of all pictures together, and the number of NAL units.
 
-    Raises ValueError, for more than `most` units too.
+    `configuration` is the content of the box hvcC. Raises ValueError for a broken header, and for more
+    than `max_units` units.
     """
-    pictures, largest, at, units = 0, _largest_of(configuration), 0, 0
+    pictures, largest, at, units = 0, _configured_size(configuration), 0, 0
     while at + 6 <= len(data):
         units += 1
-        if units > most:
+        if units > max_units:
             raise ValueError(TOO_MANY_UNITS)
         length = int.from_bytes(data[at : at + 4], "big")
         kind = data[at + 4] >> 1 & 63
         if kind < 32:
-            pictures += data[at + 6] >> 7 if at + 6 < len(data) else 0  # its first slice
-        elif kind == _SETS_OF_SEQUENCE:
+            pictures += data[at + 6] >> 7 if at + 6 < len(data) else 0  # count its first slice only
+        elif kind == _SEQUENCE_PARAMETER_SET:
             largest = max(largest, _hevc_size(bytes(data[at + 4 : at + 4 + min(length, 500)])))
         at += 4 + length
     return pictures * largest, units
 
 
-def _largest_of(configuration: Bytes) -> int:
-    """The size by the sequence parameter sets in hvcC (ISO/IEC 14496-15, 8.3.3)."""
+def _configured_size(configuration: Bytes) -> int:
+    """Return the largest size in the sequence parameter sets of hvcC (ISO/IEC 14496-15, 8.3.3)."""
     largest, at = 0, 23
     for _ in range(configuration[22] if len(configuration) > 22 else 0):
         count = int.from_bytes(configuration[at + 1 : at + 3], "big")
@@ -129,14 +130,14 @@ def _largest_of(configuration: Bytes) -> int:
             unit = bytes(configuration[at + 2 : at + 2 + min(length, 500)])
             if not unit:
                 raise ValueError("a parameter set lies outside of its box")
-            if unit[0] >> 1 & 63 == _SETS_OF_SEQUENCE:
+            if unit[0] >> 1 & 63 == _SEQUENCE_PARAMETER_SET:
                 largest = max(largest, _hevc_size(unit))
             at += 2 + length
     return largest
 
 
 def _hevc_size(unit: bytes) -> int:
-    """By a sequence parameter set (H.265, 7.3.2.2)."""
+    """Return the pixels of a picture, from a sequence parameter set (H.265, 7.3.2.2)."""
     bits = _Bits(unit.replace(b"\0\0\3", b"\0\0"))
     bits.read(16 + 4)
     layers = bits.read(3)

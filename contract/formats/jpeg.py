@@ -1,4 +1,7 @@
-"""The reader of JPEG, and how many scans one has up to its own end: what makes it take long, and memory."""
+"""Read a JPEG, and count its scans: their number decides how long decoding takes.
+
+Scans are counted up to the end of the first picture; a film or an archive may follow it in the file.
+"""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -7,22 +10,23 @@ from typing import Any, Final
 import numpy as np
 from PIL import JpegImagePlugin
 
-from contract.formats.rebind import rebound
+from contract.formats.rebind import with_globals
 
-# Coefficients that all scans pass over: 100 scans of 5 million; but 20 for a picture of any size.
+# Coefficients that all scans together may pass over: 100 scans of 5 million. 20 scans are always allowed.
 _MAX_SCANNED: Final = 500_000_000
-_MAX_SEGMENTS: Final = 5_000  # that are walked; a sound file has a few hundred, of a long ICC profile
-_BLOCK: Final = 1 << 16  # bytes that are searched at once
+_MAX_SEGMENTS: Final = 5_000  # that are walked; an intact file with a long ICC profile has a few hundred
+_BLOCK_BYTES: Final = 1 << 16  # bytes that are searched at once
 _EOI, _SOS = 0xD9, 0xDA
-# Markers with a length behind them that libjpeg passes over: frames that are read, DHT, DAC, DQT, DNL, DRI,
-# APPn and COM. Any other is an error to it.
+# Markers followed by a length, which libjpeg reads or skips: supported frames, DHT, DAC, DQT, DNL, DRI,
+# APPn and COM. Any other is an error to libjpeg.
 _SEGMENTS: Final = {0xC0, 0xC1, 0xC2, 0xC4, 0xCC, _SOS, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}
-# What is a marker behind 0xFF: no stuffed zero, no fill byte; TEM and restarts end nothing.
+# By the byte after 0xFF: whether it is a marker that ends the data of a scan. A stuffed zero, a fill byte,
+# TEM and restarts are not.
 _IS_MARKER: Final = np.array([code not in {0, 1, 0xFF, *range(0xD0, 0xD8)} for code in range(256)])
 
 
 def _refuse_coding(_image: Any, marker: int) -> None:
-    """Refuse what no camera writes and no browser shows, and what can cost far more than its size."""
+    """Raise ValueError for a coding that no camera writes, no browser shows, and that may cost much."""
     raise ValueError(
         f"its coding (SOF{marker & 15}) is not read; save it as a baseline or progressive JPEG"
     )
@@ -38,50 +42,51 @@ _REFUSED: Final = {  # lossless, differential and arithmetic coding
 class JpegFile(JpegImagePlugin.JpegImageFile):
     """Read the first picture of a JPEG, baseline or progressive."""
 
-    _open = rebound(JpegImagePlugin.JpegImageFile._open, MARKER={**JpegImagePlugin.MARKER, **_REFUSED})
+    _open = with_globals(JpegImagePlugin.JpegImageFile._open, MARKER={**JpegImagePlugin.MARKER, **_REFUSED})
 
     def _read_dpi_from_exif(self) -> None:
-        """Leave EXIF alone: its resolution is of no use here."""
+        """Do not read EXIF for its resolution, which is not used here."""
 
 
 def scans(data: bytes, start: int, pixels: int, progressive: bool) -> int:
-    """Count at least as many scans as libjpeg reads; the data of the first begins at `start`.
+    """Return an upper bound on the scans that libjpeg reads; the data of the first begins at `start`.
 
-    Raises ValueError where they are too many: every scan passes over the whole picture, however little it
-    says. What lies behind the picture (a film, an archive, another picture) doesn't count.
+    Raises ValueError for too many: each scan passes over the whole picture, however short its data are.
+    What follows the picture (a film, an archive, another picture) is not counted.
     """
-    most = max(_MAX_SCANNED // pixels, 20) if pixels else 20
-    count = 1 + _begun(data, start)
-    if count > (most if progressive else 1):
-        count = _walked(data)
-    if count > most:
+    max_scans = max(_MAX_SCANNED // pixels, 20) if pixels else 20
+    count = 1 + _count_patterns(data, start)
+    if count > (max_scans if progressive else 1):
+        count = _count_by_markers(data)
+    if count > max_scans:
         raise ValueError(f"{count} scans are too many for {pixels} pixels")
     return count
 
 
-def holds_coefficients(data: bytes, start: int, layers: int) -> bool:
-    """Whether the first scan lacks some of the components; libjpeg then keeps all coefficients."""
+def buffers_coefficients(data: bytes, start: int, layers: int) -> bool:
+    """Whether the first scan lacks some components, so that libjpeg keeps all coefficients in memory."""
     head = b"\xff\xda\0" + bytes([6 + 2 * layers, layers])
     return data[max(0, start - 8 - 2 * layers) : max(0, start - 3 - 2 * layers)] != head
 
 
-def _walked(data: bytes) -> int:
-    """Count the scans by their markers. From where the structure is odd, count all that looks like one."""
-    found = passed = 0
+def _count_by_markers(data: bytes) -> int:
+    """Count the scans by walking the markers; after a broken marker, by counting byte patterns."""
+    count = position = 0
     for marker, at in islice(_markers(data), _MAX_SEGMENTS):
         if marker == _EOI:
-            return found
+            return count
         if marker not in _SEGMENTS:
             break
-        found += marker == _SOS
-        passed = at + 2
-    return found + _begun(data, passed)
+        count += marker == _SOS
+        position = at + 2
+    return count + _count_patterns(data, position)
 
 
 def _markers(data: bytes) -> Iterator[tuple[int, int]]:
-    """-> each marker and its place, as libjpeg finds them: it passes over what a segment holds by its
-    length, and over the data of a scan up to what is neither stuffed nor a restart. EOI at the end of the
-    data.
+    """Yield each marker and its position, as libjpeg finds them; EOI at the end of the data.
+
+    The content of a segment is skipped by its length; the data of a scan, up to the next marker that is
+    neither a stuffed zero nor a restart.
     """
     at = 2
     while (at := _next_marker(data, at)) + 1 < len(data):
@@ -92,24 +97,24 @@ def _markers(data: bytes) -> Iterator[tuple[int, int]]:
 
 def _next_marker(data: bytes, at: int) -> int:
     if data[at : at + 1] == b"\xff" and at + 1 < len(data) and _IS_MARKER[data[at + 1]]:
-        return at  # one segment follows the other
+        return at  # the next segment follows immediately
     while at + 1 < len(data):
-        block = np.frombuffer(data, np.uint8, min(_BLOCK + 1, len(data) - at), at)
+        block = np.frombuffer(data, np.uint8, min(_BLOCK_BYTES + 1, len(data) - at), at)
         places = np.flatnonzero(block[:-1] == 0xFF)
         hits = places[_IS_MARKER[block[places + 1]]]
         if hits.size:
             return at + int(hits[0])
-        at += _BLOCK
+        at += _BLOCK_BYTES
     return len(data)
 
 
-def _begun(data: bytes, start: int) -> int:
-    """Count what looks like the beginning of a scan.
+def _count_patterns(data: bytes, start: int) -> int:
+    """Count the byte pattern that starts a scan (FF DA), from `start` on.
 
-    bytes.count takes six times as long, and the interpreter with it: 4 % of decoding.
+    bytes.count takes six times as long and holds the GIL: 4 % of decoding.
     """
-    found = 0
+    count = 0
     for first in (start, start + 1):
         pairs = np.frombuffer(data, "<u2", max(0, len(data) - first) // 2, min(first, len(data)))
-        found += int(np.count_nonzero(pairs == 0xDAFF))
-    return found
+        count += int(np.count_nonzero(pairs == 0xDAFF))
+    return count

@@ -1,6 +1,6 @@
-"""What a PNG says of its pixels and Pillow reads otherwise: the transparent colour, and gamma.
+"""Read the transparent colour and the gamma of a PNG as browsers do; Pillow reads them otherwise.
 
-By the PNG specification, third edition; where it leaves a choice, as Chromium and Firefox do.
+Follows the PNG specification, third edition; where that leaves a choice, Chromium and Firefox.
 """
 
 import io
@@ -11,13 +11,21 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, PngImagePlugin
 
-from contract.formats.guard import Parts
-from contract.formats.rebind import rebound
+from contract.formats.guard import BoundedFile
+from contract.formats.rebind import with_globals
 
-_DEPTHS: Final = {"1": 1, "L;2": 2, "L;4": 4, "L": 8, "RGB": 8, "I;16B": 16, "RGB;16B": 16}  # by raw mode
-_MAX_TEXT: Final = 8_000_000  # characters; a wide one takes four bytes
-_KEY16: Final = "transparency of 16 bits"
-# x and y of white, red, green and blue, as cHRM has them.
+_DEPTHS: Final = {
+    "1": 1,
+    "L;2": 2,
+    "L;4": 4,
+    "L": 8,
+    "RGB": 8,
+    "I;16B": 16,
+    "RGB;16B": 16,
+}  # bits per sample, by Pillow's raw mode
+_MAX_TEXT: Final = 8_000_000  # characters; Python stores wide ones in four bytes each
+_KEY_16BIT: Final = "transparency of 16 bits"
+# x and y of white, red, green and blue, in the order of the chunk cHRM.
 _SRGB: Final = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 _D50: Final = np.array([0.9642, 1.0, 0.8249])
 _BRADFORD: Final = np.array(
@@ -34,9 +42,9 @@ def _counted(load: Callable[..., bytes]) -> Callable[..., bytes]:
 
 
 def _read_transparency(self: Any, _pos: int, length: int) -> bytes:
-    """Read tRNS, and ignore it where it is out of place, too short or too long."""
+    """Read the chunk tRNS; ignore it where it is misplaced, too short or too long."""
     chunk = ImageFile._safe_read(self.fp, length)
-    if self.im_tile:  # behind the pixels
+    if self.im_tile:  # it comes after the pixels
         return chunk
     if self.im_mode == "P":
         if self.im_palette and length <= 256:
@@ -46,11 +54,11 @@ def _read_transparency(self: Any, _pos: int, length: int) -> bytes:
     samples = 3 if self.im_mode == "RGB" else 1
     if depth is None or length < 2 * samples:
         return chunk
-    # Only the low bits count, and Pillow's pixels are of 8 bits where the file's have fewer.
+    # Only the low bits count. Pillow scales samples of fewer than 8 bits to 8, so the key is scaled too.
     scale = 255 // (2**depth - 1) if depth < 8 else 1
     key = tuple((v & (2**depth - 1)) * scale for v in struct.unpack(f">{samples}H", chunk[: 2 * samples]))
     if self.im_rawmode == "RGB;16B":
-        self.im_info[_KEY16] = key
+        self.im_info[_KEY_16BIT] = key
     else:
         self.im_info["transparency"] = key if samples == 3 else key[0]
     return chunk
@@ -62,7 +70,7 @@ def _read_cicp(self: Any, _pos: int, length: int) -> bytes:
 
 
 _PILLOW: Final = PngImagePlugin.PngStream
-_CHUNKS: Final = {  # that are read in another way than Pillow's
+_CHUNK_READERS: Final = {  # in place of Pillow's
     "iCCP": _counted(_PILLOW.chunk_iCCP),
     "zTXt": _counted(_PILLOW.chunk_zTXt),
     "iTXt": _counted(_PILLOW.chunk_iTXt),
@@ -73,43 +81,45 @@ _Stream: Final = type(
     "_Stream",
     (_PILLOW,),
     {
-        "check_text_memory": rebound(_PILLOW.check_text_memory, MAX_TEXT_MEMORY=_MAX_TEXT),
-        **{f"chunk_{name}": read for name, read in _CHUNKS.items()},
+        "check_text_memory": with_globals(_PILLOW.check_text_memory, MAX_TEXT_MEMORY=_MAX_TEXT),
+        **{f"chunk_{name}": read for name, read in _CHUNK_READERS.items()},
     },
 )
 
 
 class PngFile(PngImagePlugin.PngImageFile):
-    """Read a PNG by a `_Stream`."""
+    """Read a PNG with our readers of chunks and our limit on text."""
 
-    _open = rebound(PngImagePlugin.PngImageFile._open, PngStream=_Stream)
+    _open = with_globals(PngImagePlugin.PngImageFile._open, PngStream=_Stream)
 
 
 def bytes_per_pixel(image: Image.Image, data: bytes) -> int:
-    """Bound what decoding takes: memory, or where that is dearer the time, 8 for each 3 bytes unpacked.
+    """Estimate the bytes per pixel that decoding takes: the larger of memory and time.
 
-    Raises ValueError where the header is not what comes first, as it has to; Pillow would look further on.
+    Time counts as 8 bytes for each 3 bytes unpacked. Raises ValueError where IHDR is not the first chunk:
+    the standard requires it, but Pillow accepts it later.
     """
     if data[12:16] != b"IHDR":
-        raise ValueError("it does not begin with its header")
+        raise ValueError("its first chunk is not IHDR")
     bits = data[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(data[25], 4)
-    unpacked = bits // 3 * (2 if has_key16(image) else 1)
+    unpacked = bits // 3 * (2 if has_16bit_key(image) else 1)
     return max(8 if profile(image.info) is None else 12, unpacked)
 
 
-def has_key16(image: Image.Image) -> bool:
-    """Whether a colour of 16 bits is transparent. The picture is then to be decoded twice."""
-    return _KEY16 in image.info
+def has_16bit_key(image: Image.Image) -> bool:
+    """Whether a 16-bit colour is transparent, so that the picture is decoded twice."""
+    return _KEY_16BIT in image.info
 
 
-def clear_key16(image: Image.Image, data: bytes) -> None:
-    """Make the transparent colour white, in place.
+def clear_16bit_key(image: Image.Image, data: bytes) -> None:
+    """Paint pixels of the transparent 16-bit colour white, in place.
 
-    Pillow reads the upper bytes alone, so the lower ones of `data` are read as well.
+    `image` has only the upper byte of each sample, as Pillow reads it; the lower bytes are decoded from
+    `data`.
     """
-    lower: Any = PngFile(Parts(data, "PNG"))
+    lower: Any = PngFile(BoundedFile(data, "PNG"))
     lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]
-    key = np.array(image.info[_KEY16])
+    key = np.array(image.info[_KEY_16BIT])
     rows = max(1, 1_000_000 // image.width)
     for top in range(0, image.height, rows):
         box = (0, top, image.width, min(top + rows, image.height))
@@ -119,17 +129,17 @@ def clear_key16(image: Image.Image, data: bytes) -> None:
 
 
 def profile(info: dict[Any, Any]) -> bytes | None:
-    """Make an ICC profile of gAMA and cHRM, for RGB.
+    """Build an RGB ICC profile from the chunks gAMA and cHRM.
 
-    None where the colours are those of sRGB: without gAMA, near sRGB's gamma and primaries, and under the
-    chunks sRGB and cICP, which have precedence.
+    None where the colours count as sRGB: without gAMA, with a gamma and primaries near those of sRGB, and
+    where the chunk sRGB or cICP takes precedence.
     """
     gamma = info.get("gamma", 0.0)
     if gamma <= 0 or "srgb" in info or "cicp" in info:
         return None
     colours = info.get("chromaticity", _SRGB)
-    near = all(abs(x - y) < 0.005 for x, y in zip(colours, _SRGB, strict=True))
-    colorants = None if near else _colorants(colours)
+    is_srgb = all(abs(x - y) < 0.005 for x, y in zip(colours, _SRGB, strict=True))
+    colorants = None if is_srgb else _colorants(colours)
     if colorants is None:
         if abs(2.2 * gamma - 1) <= 0.05:
             return None
@@ -140,17 +150,18 @@ def profile(info: dict[Any, Any]) -> bytes | None:
 
 
 def in_srgb(image: Image.Image, info: dict[Any, Any]) -> tuple[Image.Image, bytes | None]:
-    """Apply gAMA and cHRM where colours are mixed with what is behind them, as browsers do. -> the picture,
-    and the profile that is still to be applied.
+    """Apply gAMA and cHRM to a picture with transparency, before it is laid over white, as browsers do.
+
+    Return the picture, and the profile that is still to be applied: that of an opaque picture.
     """
-    made = profile(info)
-    if made is None or image.mode not in {"LA", "RGBA", "P"} or not image.has_transparency_data:
-        return image, made
+    gamma_profile = profile(info)
+    if gamma_profile is None or image.mode not in {"LA", "RGBA", "P"} or not image.has_transparency_data:
+        return image, gamma_profile
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(made))
+        source = ImageCms.ImageCmsProfile(io.BytesIO(gamma_profile))
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), "RGBA", "RGBA")
-    except ImageCms.PyCMSError:  # a gamma beyond reason is ignored
+    except ImageCms.PyCMSError:  # lcms2 refuses an extreme gamma; it is ignored
         return rgba, None
     ImageCms.applyTransform(rgba, transform, inPlace=True)
     return rgba, None
@@ -160,7 +171,7 @@ _XYZ: Final = (b"rXYZ", b"gXYZ", b"bXYZ")
 
 
 def _colorants(chromaticity: tuple[float, ...]) -> Any:
-    """-> (3, 3) XYZ of red, green and blue in columns, adapted to D50; None where they span no space."""
+    """Return (3, 3) XYZ of red, green and blue in columns, adapted to D50; None if degenerate."""
     points = np.reshape(chromaticity, (4, 2))
     if points[:, 1].min() <= 0:
         return None
@@ -179,7 +190,7 @@ def _xyz(values: Any) -> bytes:
 
 
 def _icc(tags: dict[bytes, bytes]) -> bytes:
-    """A display profile, version 4 (ICC.1:2010). Every tag has a multiple of 4 bytes."""
+    """Build a display profile, version 4 (ICC.1:2010). Tags must be multiples of 4 bytes."""
     table, body = struct.pack(">I", len(tags)), b""
     for name, tag in tags.items():
         table += struct.pack(">4sII", name, 132 + 12 * len(tags) + len(body), len(tag))

@@ -1,8 +1,8 @@
-"""Make readers of our own from Pillow's plugins, so that Pillow itself goes on as before.
+"""Copy methods of Pillow's readers with other module globals, without changing Pillow.
 
-A program that imports this package may read other pictures by Pillow, in other threads at the same time: so
-nothing in Pillow's modules is changed. A reader is a subclass; where a plugin takes a limit or a table from
-its module, the subclass has a copy of the method that sees another one under that name.
+A program that imports this package may read other pictures with Pillow, in other threads at the same time,
+so nothing in Pillow's modules is patched. A reader here is a subclass of Pillow's. Where Pillow's method
+takes a limit or a table from its module, the subclass has a copy of the method that sees ours instead.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-UPRIGHT: Final = {  # by EXIF's orientation
+UPRIGHT: Final = {  # by EXIF orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -22,10 +22,12 @@ UPRIGHT: Final = {  # by EXIF's orientation
 }
 
 
-def rebound(function: Callable[..., Any], **names: Any) -> Any:
-    """Copy a function of Pillow's that sees `names` in place of those globals of its module."""
+def with_globals(function: Callable[..., Any], **names: Any) -> Any:
+    """Copy a function of Pillow so that it sees `names` in place of those globals of its module."""
     assert isinstance(function, FunctionType)
-    assert names.keys() <= set(function.__code__.co_names), "Pillow takes it from elsewhere by now"
+    assert names.keys() <= set(function.__code__.co_names), (
+        "this version of Pillow does not use that global"
+    )
     scope = {**function.__globals__, **names}
     return FunctionType(
         function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
@@ -38,5 +40,5 @@ def _unchecked() -> Any:
     return module
 
 
-# PIL.Image without its own limit, of which it warns: the caller's `max_pixels` is an error.
+# PIL.Image without its warning of large pictures: the caller's `max_pixels` is the limit, and an error.
 UNCHECKED: Final = _unchecked()

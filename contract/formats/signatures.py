@@ -1,4 +1,4 @@
-"""Which format a file has, by its signature."""
+"""Recognise the format of an image file by its first bytes."""
 
 from typing import Final
 
@@ -13,8 +13,8 @@ _SIGNATURES: Final = [
     (b"II+\0", "TIFF"),  # BigTIFF
     (b"MM\0+", "TIFF"),
 ]
-SIGNATURE_BYTES: Final = 256  # from the start of a file, all that `sniff` looks at
-# The ends of names under which pictures are kept: such a file without a signature is a damaged picture.
+SIGNATURE_BYTES: Final = 256  # how much of the start of a file `sniff` reads
+# File names of pictures: a file named so but without a known signature is a damaged picture.
 SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".dib", ".avif"}
     | {".heic", ".heif"}
@@ -23,7 +23,7 @@ _HEIF_BRANDS: Final = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"m
 
 
 def sniff(data: bytes) -> str | None:
-    """The format by Pillow's name for it, from the first bytes alone; None if it is not read here."""
+    """Return Pillow's name of the format, from the first bytes alone; None if it is not supported."""
     for signature, name in _SIGNATURES:
         if data.startswith(signature):
             return name

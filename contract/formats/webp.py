@@ -1,25 +1,26 @@
-"""How much memory a lossless WebP asks for beyond its pixels: its groups of Huffman codes.
+"""Limit the memory that a lossless WebP takes beyond its pixels: its groups of Huffman codes.
 
-A group takes 12 kilobytes in libwebp and 20 bits in the file, and there may be one for every 16 pixels, up
-to 65,536. How many there are stands behind the images of the transforms, which have to be decoded to get
-there; that is done in Python, and only for files that have the room for many.
+A group takes 12 kB in libwebp and 20 bits in the file; there may be one for every 16 pixels, up to 65,536.
+Their number comes after the images of the transforms, which must be decoded to reach it. That is done here,
+in Python, and only for files large enough to hold many groups. Also reads where the first frame of an
+animation lies.
 """
 
 from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Final
 
-_MOST_CHUNKS: Final = 10_000  # before the first picture
-_MOST_GROUPS: Final = 10_000  # libwebp writes 2,600 at most
-_MOST_SYMBOLS: Final = 400_000  # of the transforms' images; libwebp writes 33,000 at most, formerly 200,000
-_ALWAYS_COUNTED: Final = 64_000_000  # bytes; what cannot need more is counted with the most it can need
+_MAX_CHUNKS: Final = 10_000  # before the first frame
+_MAX_GROUPS: Final = 10_000  # libwebp writes 2,600 at most
+_MAX_SYMBOLS: Final = 400_000  # in the transforms' images; libwebp writes 33,000, old versions 200,000
+_UNPARSED_BYTES: Final = 64_000_000  # bytes; a file that cannot need more is not parsed: its maximum counts
 _LENGTH_ORDER: Final = (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
 
 
 def size(data: bytes) -> tuple[int, int]:
-    """Read width and height of an extended WebP: Pillow makes the canvas before it tells them.
+    """Return width and height of an extended WebP, before Pillow allocates its canvas.
 
-    (0, 0) for the other kinds, which have 14 bits for each.
+    (0, 0) for the simple formats, whose sides have 14 bits at most.
     """
     if data[12:16] == b"VP8X":
         return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
@@ -27,7 +28,7 @@ def size(data: bytes) -> tuple[int, int]:
 
 
 def first_frame(data: bytes) -> tuple[int, int, int, int] | None:
-    """Read where the first frame of an animation lies on the canvas; None for a still picture."""
+    """Return the box (left, top, right, bottom) of an animation's first frame; None for a still picture."""
     for kind, start, _stop in _chunks(data, 12, len(data)) if data[12:16] == b"VP8X" else ():
         if kind == b"ANMF":
             x, y, width, height = (
@@ -40,23 +41,23 @@ def first_frame(data: bytes) -> tuple[int, int, int, int] | None:
 
 
 def code_bytes(data: bytes) -> int:
-    """Bound the memory for Huffman codes, in bytes, of the first frame. Raises ValueError."""
+    """Return the most memory that the first frame's Huffman codes take, in bytes. Raises ValueError."""
     return max((_code_bytes(*stream) for stream in _streams(data)), default=0)
 
 
 def _chunks(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """-> kind, and from where to where its content lies."""
-    for _ in range(_MOST_CHUNKS):
+    """Yield kind, start and end of the content of each chunk."""
+    for _ in range(_MAX_CHUNKS):
         if at + 8 > end:
             return
         length = int.from_bytes(data[at + 4 : at + 8], "little")
         yield data[at : at + 4], at + 8, min(at + 8 + length, end)
         at += 8 + length + length % 2
-    raise ValueError(f"more than {_MOST_CHUNKS} chunks")
+    raise ValueError(f"more than {_MAX_CHUNKS} chunks")
 
 
 def _streams(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """-> (bits, width, height) of what is coded losslessly in the first frame: its pixels, or its alpha."""
+    """Yield (bytes, width, height) of each lossless stream in the first frame: pixels or alpha."""
     width, height = size(data)
     chunks = _chunks(data, 12, len(data))
     for kind, start, stop in chunks:
@@ -72,7 +73,10 @@ def _streams(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 def _coded(
     data: bytes, chunks: Iterator[tuple[bytes, int, int]], width: int, height: int
 ) -> Iterator[tuple[bytes, int, int]]:
-    """The alpha may stand before the colours or behind them; the metadata behind both may be long."""
+    """Yield the lossless streams among the first ten chunks of a frame.
+
+    Alpha may come before or after the colours; the metadata after both may be long.
+    """
     for kind, start, stop in islice(chunks, 10):
         if kind == b"VP8L" and stop >= start + 5:
             head = int.from_bytes(data[start + 1 : start + 5], "little")
@@ -82,17 +86,17 @@ def _coded(
 
 
 def _code_bytes(stream: bytes, width: int, height: int) -> int:
-    most = min(65_536, _blocks(width, height, 2), len(stream) * 8 // 20 + 1) * _group_bytes(11)
-    if most <= _ALWAYS_COUNTED:
-        return most
+    max_bytes = min(65_536, _blocks(width, height, 2), len(stream) * 8 // 20 + 1) * _group_bytes(11)
+    if max_bytes <= _UNPARSED_BYTES:
+        return max_bytes
     count, cache = _groups(_Bits(stream), width, height)
-    if count > _MOST_GROUPS:
-        raise ValueError(f"it has {count} groups of Huffman codes; at most {_MOST_GROUPS} are read")
+    if count > _MAX_GROUPS:
+        raise ValueError(f"it has {count} groups of Huffman codes; at most {_MAX_GROUPS} are read")
     return count * _group_bytes(cache)
 
 
 def _group_bytes(cache: int) -> int:
-    """Bound libwebp's HTreeGroup with the tables of its five codes; `cache`: the colour cache's bits."""
+    """Return the bytes of libwebp's HTreeGroup and its five tables; `cache`: bits of the colour cache."""
     return 12_500 + (4 << cache)
 
 
@@ -101,16 +105,16 @@ def _blocks(width: int, height: int, bits: int) -> int:
 
 
 class _Bits:
-    """Reads from the lowest bit of the first byte on. Raises ValueError at the end."""
+    """Read bits, the lowest bit of a byte first. Raises ValueError beyond the end."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at, self._held, self._count = data, 0, 0, 0
 
     def peek(self) -> int:
-        """At least 64 bits, zeros behind the end."""
+        """Return at least the next 64 bits, with zeros beyond the end."""
         if self._count < 64:
             if self._at > len(self._data) + 8:
-                raise ValueError("it ends too early")
+                raise ValueError("its data end too early")
             self._held |= int.from_bytes(self._data[self._at : self._at + 16], "little") << self._count
             self._at += 16
             self._count += 128
@@ -127,7 +131,7 @@ class _Bits:
 
 
 class _Code:
-    """A prefix code. A `table` of one entry stands for a code of one symbol, which takes no bits."""
+    """A prefix code. A `table` of one entry is a code of one symbol, which takes no bits."""
 
     def __init__(self, lengths: list[int]) -> None:
         used = sorted((length, symbol) for symbol, length in enumerate(lengths) if length)
@@ -154,31 +158,33 @@ class _Code:
 
 
 def _groups(bits: _Bits, width: int, height: int) -> tuple[int, int]:
-    """-> (how many groups of codes the picture has, the bits of its colour cache)."""
-    symbols = _MOST_SYMBOLS
-    seen = set[int]()
+    """Return the number of groups of codes, and the bits of the colour cache."""
+    symbols = _MAX_SYMBOLS
+    kinds = set[int]()
     while bits.read(1):
         kind = bits.read(2)
-        if kind in seen:
+        if kind in kinds:
             raise ValueError("a transform occurs twice")
-        seen.add(kind)
+        kinds.add(kind)
         if kind in {0, 1}:  # predictor, colour
-            symbols = _pass_image(bits, _blocks(width, height, bits.read(3) + 2), symbols)[0]
+            symbols = _skip_image(bits, _blocks(width, height, bits.read(3) + 2), symbols)[0]
         if kind == 3:  # palette
             colours = bits.read(8) + 1
-            symbols = _pass_image(bits, colours, symbols)[0]
+            symbols = _skip_image(bits, colours, symbols)[0]
             width = -(-width >> (colours <= 16) + (colours <= 4) + (colours <= 2))
     cache = bits.read(4) if bits.read(1) else 0
     if not bits.read(1):
         return 1, cache
     entries = _blocks(width, height, bits.read(3) + 2)
-    return min(entries, _pass_image(bits, entries, symbols)[1] + 1), cache
+    return min(entries, _skip_image(bits, entries, symbols)[1] + 1), cache
 
 
-def _pass_image(bits: _Bits, pixels: int, symbols: int) -> tuple[int, int]:
-    """Read an image of one group. -> (what is left of `symbols`, the largest red << 8 | green in it).
+def _skip_image(bits: _Bits, pixels: int, symbols: int) -> tuple[int, int]:
+    """Skip an image with one group of codes.
 
-    What is copied from before, or from the colour cache, is not looked at: it was there already.
+    Return what is left of the budget `symbols`, and the largest red << 8 | green in the image. Pixels
+    copied from earlier ones or from the colour cache are not compared: they were, at their first
+    occurrence.
     """
     cache = bits.read(4) if bits.read(1) else 0
     green = _read_code(bits, 280 + (1 << cache if cache else 0))
@@ -186,13 +192,13 @@ def _pass_image(bits: _Bits, pixels: int, symbols: int) -> tuple[int, int]:
     distance = _read_code(bits, 40)
     if not green.mask | red.mask | blue.mask | alpha.mask and green.table[0][1] < 256:
         return symbols, red.table[0][1] << 8 | green.table[0][1]
-    # Spelled out, because a call for each symbol takes three times as long.
+    # Inlined: a function call per symbol takes three times as long.
     greens, reds, blues, alphas = green.table, red.table, blue.table, alpha.table
     largest = 0
     while pixels > 0:
         symbols -= 1
         if symbols < 0:
-            raise ValueError("its transforms are finer than those of a sound file")
+            raise ValueError(f"its transforms have more than {_MAX_SYMBOLS} symbols")
         held = bits.peek()
         length, symbol = greens[held & green.mask]
         held >>= length
@@ -226,19 +232,19 @@ def _prefixed(bits: _Bits, prefix: int) -> int:
 def _read_code(bits: _Bits, alphabet: int) -> _Code:
     lengths = [0] * alphabet
     if bits.read(1):
-        two = bits.read(1)
+        has_two_symbols = bits.read(1)
         lengths[bits.read(8 if bits.read(1) else 1)] = 1
-        if two:
+        if has_two_symbols:
             lengths[bits.read(8)] = 1
         return _Code(lengths)
-    first = [0] * 19
-    for place in _LENGTH_ORDER[: 4 + bits.read(4)]:
-        first[place] = bits.read(3)
-    code = _Code(first)
-    left = 2 + bits.read(2 + 2 * bits.read(3)) if bits.read(1) else alphabet
+    length_lengths = [0] * 19
+    for index in _LENGTH_ORDER[: 4 + bits.read(4)]:
+        length_lengths[index] = bits.read(3)
+    code = _Code(length_lengths)
+    codes_left = 2 + bits.read(2 + 2 * bits.read(3)) if bits.read(1) else alphabet
     at, previous = 0, 8
-    while at < alphabet and left > 0:
-        left -= 1
+    while at < alphabet and codes_left > 0:
+        codes_left -= 1
         length = code.next(bits)
         if length < 16:
             lengths[at] = length

@@ -58,7 +58,7 @@ def test_the_corpus_is_the_same_every_time() -> None:
         ("bomb-avif-exif", "a tag has 2000000 values"),
         ("bomb-tiff-rationals", "a tag has 2000000 values"),
         ("bomb-tiff-tile-of-16000", "tiles are much larger"),
-        ("bomb-bmp-rle-steps", "more than 1500000 stretches of runs"),
+        ("bomb-bmp-rle-steps", "more than 1500000 sequences of runs"),
     ],
 )
 def test_a_bomb_is_refused_for_what_it_is(name: str, said: str) -> None:
@@ -82,7 +82,7 @@ def test_blocks_of_metadata_are_those_of_the_header() -> None:
 
 
 def test_parts_are_counted_and_the_bytes_are_the_same() -> None:
-    parts = guard.Parts(b"abcdef", "JPEG")
+    parts = guard.BoundedFile(b"abcdef", "JPEG")
     assert parts.read(2) + parts.read() == b"abcdef"
     assert parts.getvalue() == b"abcdef"
     for _ in range(100_000 - 2):

@@ -286,5 +286,5 @@ def test_a_png_hides_its_depth_behind_nothing() -> None:
     data = png(np.zeros((8, 8, 4), np.uint16), 6)
     assert data[12:16] == b"IHDR"
     hidden = data[:8] + png_chunk(b"tEXt", b"a\0b") + data[8:]
-    with pytest.raises(InvalidImage, match="does not begin with its header"):
+    with pytest.raises(InvalidImage, match="first chunk is not IHDR"):
         read_header(hidden, DEFAULT_RECIPE, LIMIT)

@@ -129,7 +129,7 @@ _ALL: dict[str, tuple[Callable[[], bytes], str | None]] = {
         _SHARED,
     ),
     "overlapping": (partial(_overlapping, 50), _SHARED),
-    "tags-twice": (_tags_twice, "a tag is there twice"),
+    "tags-twice": (_tags_twice, "a tag occurs twice"),
     "jpeg-scans": (partial(_jpeg_strips, 10, 5), None),
     "jpeg-many-scans": (partial(_jpeg_strips, 90, 5), "scans are too many"),
     "jpeg-arithmetic": (partial(_jpeg_strips, 5, 5, arithmetic=True), "arithmetic coding"),

@@ -74,8 +74,10 @@ def test_the_pixels_under_another_profile_are_those_of_the_file(name: str) -> No
 def test_the_profiles_of_libraries_are_converted() -> None:
     made = [ImageCms.ImageCmsProfile(ImageCms.createProfile(kind)).tobytes() for kind in ("sRGB", "LAB")]
     for profile in (*made, swapped_profile()):
-        assert icc.fault(profile) is None
-    assert icc.fault((1, 2, 3)) == "it is no block of bytes"  # a TIFF may say that it has numbers
+        assert icc.rejection_reason(profile) is None
+    assert (
+        icc.rejection_reason((1, 2, 3)) == "it is not a block of bytes"
+    )  # a TIFF may say that it has numbers
 
 
 def test_a_lab_picture_under_an_ignored_profile_is_converted_as_lab() -> None:

@@ -18,7 +18,7 @@ BOMBS = {
     "bomb-png-ztxt-too-many": "text chunks",
     "bomb-avif-exif": "2000000 values",
     "bomb-tiff-rationals": "2000000 values",
-    "bomb-bmp-rle-steps": "stretches of runs",
+    "bomb-bmp-rle-steps": "sequences of runs",
 }
 
 # A client of the contract: it does nothing to be protected.
