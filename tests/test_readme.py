@@ -20,7 +20,7 @@ from tests.support.checkout import (
     scripts_of,
     serving,
 )
-from tests.support.torchvision_alexnet import TheirAlexNet
+from tests.support.torchvision_alexnet import TorchvisionAlexNet
 from training.export.verify import read_model
 from training.start.published import imagenet_classes
 
@@ -172,7 +172,7 @@ def test_importing_published_weights(tmp_path: Path) -> None:
     """All but the download: the file, of the same names and shapes, lies here."""
     checkout = clone(tmp_path / "clone")
     (checkout / ".venv").symlink_to(ROOT / ".venv")
-    torch.save(TheirAlexNet().state_dict(), checkout / "weights.pth")
+    torch.save(TorchvisionAlexNet().state_dict(), checkout / "weights.pth")
     command = ["bash", "-c", f"{IMPORT} weights.pth"]
     done = subprocess.run(command, cwd=checkout, env=environ(), capture_output=True, text=True, check=True)
     assert "no accuracy is claimed" in done.stdout, "which is the published file's alone"

@@ -1,4 +1,4 @@
-"""Hypothesis without its clock: a machine that trains in the background is slow, not wrong."""
+"""Run Hypothesis without deadlines: the machine may be busy with training."""
 
 from hypothesis import HealthCheck, settings
 

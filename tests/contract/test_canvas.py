@@ -1,4 +1,4 @@
-"""Where a picture lies on its canvas, and how it is turned: as browsers show it."""
+"""Test the place of a first frame on its canvas, and orientation by XMP: both as in browsers."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tests.support.pictures import Array, encode, orientation_tag, png_chunk, sc
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 
 
-def seen(data: bytes) -> Array:
+def decoded_rgb(data: bytes) -> Array:
     picture = decode(data, DEFAULT_RECIPE, 10**7)
     assert picture.image.size == (picture.width, picture.height)
     return np.asarray(picture.image.convert("RGB"))
@@ -30,28 +30,28 @@ BOXES = [(0, 0, 64, 48), (16, 8, 48, 40), (0, 0, 32, 48), (32, 0, 64, 24), (62, 
 @pytest.mark.parametrize("frames", [1, 2])
 @pytest.mark.parametrize("transparent", [None, 3, 5])
 @pytest.mark.parametrize("box", BOXES)
-def test_what_a_gif_s_first_frame_leaves_free_is_white(
+def test_canvas_around_the_first_gif_frame_is_white(
     box: tuple[int, int, int, int], transparent: int | None, frames: int
 ) -> None:
-    """Index 3 is the frame's colour, 5 another."""
+    """The frame has palette index 3."""
     data = gif_on_canvas((64, 48), box, 3, transparent, frames)
     colour = (255, 255, 255) if transparent == 3 else (90, 165, 90)
-    assert np.array_equal(seen(data), on_white(colour, box))
+    assert np.array_equal(decoded_rgb(data), on_white(colour, box))
 
 
 @pytest.mark.parametrize("alpha", [None, 255, 128])
 @pytest.mark.parametrize("box", BOXES)
-def test_what_a_webp_s_first_frame_leaves_free_is_white(
+def test_canvas_around_the_first_webp_frame_is_white(
     box: tuple[int, int, int, int], alpha: int | None
 ) -> None:
     colour = (200, 30, 60)
     data = webp_on_canvas((64, 48), box, colour, alpha)
     blended = colour if alpha != 128 else (227, 142, 157)
-    assert np.abs(seen(data).astype(int) - on_white(blended, box)).max() <= 1
+    assert np.abs(decoded_rgb(data).astype(int) - on_white(blended, box)).max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
-def test_an_orientation_of_xmp_alone_is_ignored(kind: str) -> None:
+def test_orientation_in_xmp_alone_is_ignored(kind: str) -> None:
     image = scene(80, 60)
     for exif in (None, 1, 6):
         data = with_xmp(image, kind, exif)

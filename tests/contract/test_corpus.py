@@ -1,4 +1,4 @@
-"""The corpus of bad pictures against the contract alone: pixels or an ImageError, whatever comes."""
+"""Test that decoding any file of the corpus gives pixels or an ImageError, and nothing else."""
 
 import warnings
 
@@ -19,7 +19,7 @@ NAMES = {case.name: case for case in cases()}
 
 
 def outcome(data: bytes, recipe: Recipe = DEFAULT_RECIPE) -> str:
-    """Any exception but ours fails the test that calls this."""
+    """Decode and crop; return the outcome. Any exception but ImageError fails the test."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -32,19 +32,21 @@ def outcome(data: bytes, recipe: Recipe = DEFAULT_RECIPE) -> str:
 
 
 @pytest.mark.parametrize("recipe", [DEFAULT_RECIPE, TORCHVISION_RECIPE], ids=lambda recipe: recipe.id)
-def test_a_sample_of_the_corpus(recipe: Recipe) -> None:
-    seen = {name: outcome(data, recipe) for name, data in sample(200, seed=len(recipe.id))}
-    assert set(seen.values()) <= {"pixels", "InvalidImage", "UnsupportedImage", "TooManyPixels"}, seen
-    assert len(set(seen.values())) >= 3  # or the corpus is not what it says
+def test_sample_of_the_corpus_gives_pixels_or_an_image_error(recipe: Recipe) -> None:
+    outcomes = {name: outcome(data, recipe) for name, data in sample(200, seed=len(recipe.id))}
+    assert set(outcomes.values()) <= {"pixels", "InvalidImage", "UnsupportedImage", "TooManyPixels"}, (
+        outcomes
+    )
+    assert len(set(outcomes.values())) >= 3  # otherwise the corpus is not varied
 
 
-def test_the_corpus_is_the_same_every_time() -> None:
+def test_corpus_is_reproducible() -> None:
     assert list(sample(40, seed=3)) == list(sample(40, seed=3))
     assert len(NAMES) == len(cases())
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "reason"),
     [
         ("bomb-jpeg-segments", "parts"),
         ("bomb-jpeg-junk", "parts"),
@@ -61,31 +63,34 @@ def test_the_corpus_is_the_same_every_time() -> None:
         ("bomb-bmp-rle-steps", "more than 1500000 sequences of runs"),
     ],
 )
-def test_a_bomb_is_refused_for_what_it_is(name: str, said: str) -> None:
-    """Each took between 2 and 60 seconds, or gigabytes, where the guard is not."""
-    with pytest.raises(InvalidImage, match=said):
+def test_bomb_is_refused_with_its_reason(name: str, reason: str) -> None:
+    """Without the limits, each takes 2 to 60 seconds, or gigabytes."""
+    with pytest.raises(InvalidImage, match=reason):
         decode(NAMES[name].make(), DEFAULT_RECIPE, 10**7)
 
 
-def test_the_limits_of_the_guard_leave_sound_pictures_alone() -> None:
+def test_intact_pictures_are_within_the_limits() -> None:
     for name in NAMES:
         if name.startswith(("sound-", "mode-", "size-67", "size-255")):
             assert outcome(NAMES[name].make()) == "pixels", name
 
 
-def test_blocks_of_metadata_are_those_of_the_header() -> None:
-    """Not what looks like one within a segment or among the pixels."""
+def test_only_header_segments_count_as_metadata_blocks() -> None:
+    """Patterns within a segment or among the pixels do not count."""
     picture = encode(SCENE, "JPEG")
-    for much in (segment(0xFE, b"x" + b"Exif\0\0" * 9000) + segment(0xE1, b"x" + b"8BIM" * 9000) * 2, b""):
-        data = picture[:20] + much + picture[20:] + b"Exif\0\0" * 200
+    for padding in (
+        segment(0xFE, b"x" + b"Exif\0\0" * 9000) + segment(0xE1, b"x" + b"8BIM" * 9000) * 2,
+        b"",
+    ):
+        data = picture[:20] + padding + picture[20:] + b"Exif\0\0" * 200
         assert decode(data, DEFAULT_RECIPE, 10**7).width == SCENE.width
 
 
-def test_parts_are_counted_and_the_bytes_are_the_same() -> None:
-    parts = guard.BoundedFile(b"abcdef", "JPEG")
-    assert parts.read(2) + parts.read() == b"abcdef"
-    assert parts.getvalue() == b"abcdef"
+def test_bounded_file_counts_reads_and_returns_the_bytes() -> None:
+    file = guard.BoundedFile(b"abcdef", "JPEG")
+    assert file.read(2) + file.read() == b"abcdef"
+    assert file.getvalue() == b"abcdef"
     for _ in range(100_000 - 2):
-        parts.read(1)
+        file.read(1)
     with pytest.raises(ValueError, match="more than 100000 parts"):
-        parts.read(1)
+        file.read(1)

@@ -1,4 +1,4 @@
-"""The edges that mutation testing found untested: see docs/testing.md."""
+"""Test the edge cases that mutation testing found untested: see docs/testing.md."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from tests.support.pictures import encode, png, png_chunk, scene
 LIMIT = 10**8
 
 
-def test_the_memory_of_a_jpeg_is_that_of_its_scaled_size() -> None:
+def test_jpeg_memory_is_estimated_for_the_scaled_size() -> None:
     image = scene(2048, 1024)
     header = read_header(encode(image, "JPEG"), DEFAULT_RECIPE, LIMIT)
     assert header.image.size == (512, 256)
@@ -26,19 +26,19 @@ def test_the_memory_of_a_jpeg_is_that_of_its_scaled_size() -> None:
     assert (header.width, header.height) == (2048, 1024)
 
 
-def test_a_progressive_jpeg_takes_memory_at_its_full_size() -> None:
+def test_progressive_jpeg_memory_includes_full_size_coefficients() -> None:
     data = io.BytesIO()
     scene(2048, 1024).save(data, "JPEG", progressive=True)
     header = read_header(data.getvalue(), DEFAULT_RECIPE, LIMIT)
     assert header.bytes == 8 * 512 * 256 + 2 * 3 * 2048 * 1024
 
 
-def test_what_is_not_a_jpeg_takes_memory_for_all_its_pixels() -> None:
+def test_png_memory_is_estimated_for_all_pixels() -> None:
     assert read_header(encode(scene(640, 320), "PNG"), DEFAULT_RECIPE, LIMIT).bytes == 8 * 640 * 320
 
 
 class Spy(ImageFile.ImageFile):
-    """A format of Pillow's that takes any bytes."""
+    """A Pillow format that is tried on any bytes, and records them."""
 
     format = "SPY"
     tried: ClassVar[list[bytes]] = []
@@ -69,17 +69,17 @@ SIGNATURES = {
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
-def test_no_other_format_is_tried_than_the_one_of_the_signature(name: str, spy: list[bytes]) -> None:
+def test_only_the_format_of_the_signature_is_tried(name: str, spy: list[bytes]) -> None:
     data = SIGNATURES[name] + b"x" * 400
     with pytest.raises(OSError, match="cannot identify"):
         Image.open(io.BytesIO(b"nothing"))
-    assert spy == [b"noth"], "Pillow left to itself tries all"
+    assert spy == [b"noth"], "Pillow by itself tries every format"
     with pytest.raises(InvalidImage, match=f"^the {name} file is corrupt or truncated: "):
         decode(data, DEFAULT_RECIPE, LIMIT)
     assert len(spy) == 1
 
 
-def test_what_has_no_signature_is_told_the_formats() -> None:
+def test_unknown_signature_names_the_supported_formats() -> None:
     with pytest.raises(
         UnsupportedImage,
         match=r"^not an image in a known format; send JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF$",
@@ -94,12 +94,12 @@ def test_what_has_no_signature_is_told_the_formats() -> None:
         (24, [b"miaf", b"0000", b"miaf", b"heic"], "HEIF"),
         (16, [b"avis", b"0000"], "AVIF"),
         (20, [b"xxxx", b"0000", b"xavi", b"fxxx"], None),  # not at a multiple of four bytes
-        (16, [b"xxxx", b"0000", b"heic"], None),  # behind the end of the box
-        (2**31, [b"xxxx", *[b"0000"] * 61, b"heic"], None),  # 256 bytes are enough
+        (16, [b"xxxx", b"0000", b"heic"], None),  # beyond the end of the box
+        (2**31, [b"xxxx", *[b"0000"] * 61, b"heic"], None),  # beyond the 256 bytes that are read
         (2**31, [b"xxxx", *[b"0000"] * 60, b"heic"], "HEIF"),
     ],
 )
-def test_the_brands_of_a_box(length: int, brands: list[bytes], name: str | None) -> None:
+def test_format_by_ftyp_brands(length: int, brands: list[bytes], name: str | None) -> None:
     assert sniff(length.to_bytes(4, "big") + b"ftyp" + b"".join(brands)) == name
 
 
@@ -107,7 +107,7 @@ def random(*shape: int, dtype: type[np.generic] = np.uint8, high: int = 256) -> 
     return np.random.default_rng(1).integers(0, high, shape).astype(dtype)
 
 
-def test_a_picture_of_more_than_a_strip_is_laid_over_white_as_a_whole() -> None:
+def test_alpha_over_white_in_a_picture_of_several_strips() -> None:
     pixels = random(1300, 1700, 4)
     seen = np.asarray(decode(encode(Image.fromarray(pixels), "PNG"), DEFAULT_RECIPE, LIMIT).image)
     white = Image.new("RGBA", (1700, 1300), "white")
@@ -115,14 +115,14 @@ def test_a_picture_of_more_than_a_strip_is_laid_over_white_as_a_whole() -> None:
     assert np.array_equal(seen, np.asarray(expected))
 
 
-def test_16_bits_of_more_than_a_strip_are_scaled_as_a_whole() -> None:
+def test_16_bit_levels_in_a_picture_of_several_strips() -> None:
     levels = random(1300, 1700, dtype=np.uint16, high=65536)
     seen = np.asarray(decode(encode(Image.fromarray(levels), "PNG"), DEFAULT_RECIPE, LIMIT).image)
     assert np.array_equal(seen, np.rint(levels / 257).astype(np.uint8))
 
 
 @pytest.mark.parametrize("levels", [(0, 65536), (-1, 65535), (-1, 65536)])
-def test_levels_beyond_16_bits_are_refused_with_the_reason(levels: tuple[int, int]) -> None:
+def test_levels_beyond_16_bits_are_refused(levels: tuple[int, int]) -> None:
     data = encode(Image.fromarray(np.array([levels] * 2, dtype=np.int32)), "TIFF")
     with pytest.raises(
         InvalidImage, match=r"^32-bit levels have no defined white; save it with 8 or 16 bits$"
@@ -130,13 +130,13 @@ def test_levels_beyond_16_bits_are_refused_with_the_reason(levels: tuple[int, in
         decode(data, DEFAULT_RECIPE, LIMIT)
 
 
-def test_the_whole_range_of_16_bits_is_taken() -> None:
+def test_32_bit_levels_from_0_to_65535_are_scaled() -> None:
     data = encode(Image.fromarray(np.array([[0, 65535]] * 2, dtype=np.int32)), "TIFF")
     assert np.asarray(decode(data, DEFAULT_RECIPE, LIMIT).image).tolist() == [[0, 255]] * 2
 
 
 @pytest.mark.parametrize("upright", [False, True])
-def test_of_a_strip_torchvision_s_recipe_sees_the_middle(upright: bool) -> None:
+def test_torchvision_recipe_uses_the_middle_of_a_narrow_picture(upright: bool) -> None:
     pixels = random(20, 2000, 3)
     middle = pixels[:, 840:1160]  # 16 times the shorter side
     strips = [Image.fromarray(p.swapaxes(0, 1) if upright else p) for p in (pixels, middle)]
@@ -152,7 +152,7 @@ GREY = Image.fromarray(random(64, 64))
     ("image", "kind", "options", "mode"),
     [
         (scene(64, 48), "PNG", {}, "RGB"),
-        (scene(64, 48).convert("CMYK"), "TIFF", {}, "CMYK"),  # its profile speaks of inks
+        (scene(64, 48).convert("CMYK"), "TIFF", {}, "CMYK"),  # its profile is for CMYK
         (scene(64, 48).quantize(8), "PNG", {}, "RGB"),
         (GREY, "PNG", {}, "L"),
         (GREY, "PNG", {"transparency": 7}, "L"),
@@ -160,7 +160,7 @@ GREY = Image.fromarray(random(64, 64))
         (BITS, "PNG", {"transparency": 0}, "L"),
     ],
 )
-def test_a_picture_keeps_the_mode_that_its_profile_is_for(
+def test_picture_keeps_the_mode_of_its_profile(
     image: Image.Image, kind: str, options: dict[str, Any], mode: str
 ) -> None:
     data = io.BytesIO()
@@ -173,7 +173,7 @@ def test_a_picture_keeps_the_mode_that_its_profile_is_for(
     assert np.array_equal(np.asarray(seen), np.asarray(expected))
 
 
-def test_what_breaks_off_says_its_format_and_the_reason() -> None:
+def test_truncated_file_names_its_format_and_the_reason() -> None:
     data = encode(scene(640, 480), "JPEG")
     with pytest.raises(
         InvalidImage, match=r"^the JPEG file is corrupt or truncated: image file is truncated \("
@@ -181,8 +181,8 @@ def test_what_breaks_off_says_its_format_and_the_reason() -> None:
         decode(data[: len(data) // 2], DEFAULT_RECIPE, LIMIT)
 
 
-def test_lab_without_a_profile_has_its_defined_colours() -> None:
-    """Lightness from 0 to 255, a and b around 128: black, white, the grey of sRGB's 119, sRGB's red."""
+def test_lab_without_a_profile_is_converted_to_srgb() -> None:
+    """L is 0 to 255, a and b are centred at 128: black, white, grey 119 and red of sRGB."""
     colours = [(0, 128, 128), (255, 128, 128), (127, 128, 128), (138, 209, 198)]
     for lab, rgb in zip(colours, [(0, 0, 0), (255, 255, 255), (119, 119, 119), (255, 0, 0)], strict=True):
         picture = decode(encode(Image.new("LAB", (64, 64), lab), "TIFF"), DEFAULT_RECIPE, LIMIT)
@@ -202,23 +202,23 @@ def manifest(**changes: object) -> Manifest:
     return Manifest(**(fields | changes))  # type: ignore[arg-type]
 
 
-def test_a_mean_may_be_black_and_white() -> None:
+def test_mean_may_be_0_and_255() -> None:
     assert manifest().mean == (0, 0.5, 255)
 
 
 @pytest.mark.parametrize("side", ["inputs", "outputs"])
-def test_a_graph_without_inputs_or_outputs_is_refused(side: str) -> None:
+def test_manifest_without_inputs_or_outputs_is_refused(side: str) -> None:
     with pytest.raises(ManifestError, match=f"^{side} is empty$"):
         manifest(**{side: ()})
 
 
-def test_of_a_thousand_bad_classes_five_are_shown() -> None:
+def test_message_quotes_at_most_five_classes() -> None:
     with pytest.raises(ManifestError, match=r"not \['a', 'a', 'a', 'a', 'a'\]$"):
         manifest(classes=("a",) * 1000)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_all_wrong_and_all_right_are_measured_by_one_picture_and_one_crop(share: float) -> None:
+def test_accuracies_of_0_and_1_over_one_image_are_valid(share: float) -> None:
     assert Metrics("d", 1, 1, share, share).top5 == share
     with pytest.raises(ManifestError, match="must be 0 to 1, in this order"):
         Metrics("d", 1, 1, share, 1.5)
@@ -230,22 +230,22 @@ def read_back(change: Callable[[dict[str, Any]], None]) -> Manifest:
     return Manifest.from_json(json.dumps(record))
 
 
-def test_a_file_from_before_a_setting_is_read_as_it_was_meant() -> None:
+def test_manifest_without_a_newer_recipe_field_uses_its_default() -> None:
     assert read_back(lambda record: record["preprocessing"].pop("whole")) == manifest()
 
 
-def test_whole_numbers_are_numbers() -> None:
+def test_integers_are_read_as_floats() -> None:
     read = read_back(lambda record: record["preprocessing"].update(mean=[0, 128, 255]))
     assert read.mean == (0.0, 128.0, 255.0)
     assert {type(value) for value in read.mean} == {float}
 
 
-def test_an_unknown_preprocessing_is_answered_with_the_known_ones() -> None:
+def test_unknown_preprocessing_id_names_the_known_ones() -> None:
     with pytest.raises(ManifestError, match=f"'mine' is unknown; known: {', '.join(RECIPES)}$"):
         read_back(lambda record: record["preprocessing"].update(id="mine"))
 
 
-def test_the_json_is_for_people_too() -> None:
+def test_json_is_indented_and_not_escaped() -> None:
     lines = manifest(classes=("Löwenzahn", "ひまわり")).to_json().splitlines()
     assert ' "name": "n",' in lines
     assert '  "Löwenzahn",' in lines
@@ -253,7 +253,7 @@ def test_the_json_is_for_people_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "reason"),
     [
         (ValueError("first line\nsecond line"), "first line"),
         (
@@ -264,25 +264,25 @@ def test_the_json_is_for_people_too() -> None:
         (ValueError(), "ValueError"),
     ],
 )
-def test_the_reason_is_one_line_for_people(error: Exception, words: str) -> None:
-    assert _reason(error) == words
+def test_reason_is_the_first_line_of_the_error(error: Exception, reason: str) -> None:
+    assert _reason(error) == reason
 
 
-def test_a_broken_file_says_its_format_and_the_reason() -> None:
+def test_broken_file_names_its_format_and_the_reason() -> None:
     with pytest.raises(
         InvalidImage, match=r"^the GIF file is corrupt or truncated: cannot identify image file$"
     ):
         decode(b"GIF89a" + b"x" * 40, DEFAULT_RECIPE, LIMIT)
 
 
-def test_with_broken_exif_a_picture_stays_as_it_is_stored() -> None:
+def test_picture_with_broken_exif_is_not_rotated() -> None:
     pixels = random(48, 64, 3)
     seen = decode(png(pixels, 2, (b"eXIf", b"nonsense")), DEFAULT_RECIPE, LIMIT).image
     assert np.array_equal(np.asarray(seen), pixels)
 
 
-def test_a_png_hides_its_depth_behind_nothing() -> None:
-    """Pillow looks for the header further on too, and the memory that decoding takes is told from it."""
+def test_png_with_a_chunk_before_ihdr_is_invalid() -> None:
+    """Pillow accepts IHDR later as well, and the memory estimate depends on it."""
     data = png(np.zeros((8, 8, 4), np.uint16), 6)
     assert data[12:16] == b"IHDR"
     hidden = data[:8] + png_chunk(b"tEXt", b"a\0b") + data[8:]

@@ -1,7 +1,7 @@
-"""The crops of golden pictures, so that what a preprocessing id means can never drift.
+"""Test that the pixels of each preprocessing id have not changed since the id was introduced.
 
-The parity tests compare with today's Pillow; these compare with the day on which the id was fixed.
-Formats whose decoding is bit-stable only. Recorded anew by: python -m tests.contract.test_golden
+The parity tests compare with the installed Pillow; these compare with recorded values, for formats whose
+decoding is bit-stable. Record them again with: python -m tests.contract.test_golden
 """
 
 import json
@@ -22,7 +22,7 @@ STABLE = [name for name in samples() if name.split("-")[0] in {"png", "bmp", "gi
 
 
 def summary(data: bytes, recipe: Recipe) -> list[list[float]]:
-    """The mean of each channel in each square of a 4 x 4 grid over the crop, row by row."""
+    """Return the mean of each channel in each square of a 4 x 4 grid over the crop, row by row."""
     crop = centre_crop(decode(data, recipe, 10**6), recipe).astype(float)
     side = recipe.crop // 4
     means = crop.reshape(4, side, 4, side, 3).mean((1, 3))
@@ -36,7 +36,7 @@ def record() -> dict[str, dict[str, list[list[float]]]]:
     }
 
 
-def test_every_mode_and_every_preprocessing_id_has_golden_values() -> None:
+def test_every_sample_and_preprocessing_id_has_golden_values() -> None:
     golden = json.loads(GOLDEN.read_text())
     assert {id_: sorted(values) for id_, values in golden.items()} == {
         id_: sorted(STABLE) for id_ in RECIPES
@@ -45,11 +45,11 @@ def test_every_mode_and_every_preprocessing_id_has_golden_values() -> None:
 
 @pytest.mark.parametrize("name", STABLE)
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_crop_is_what_it_was_when_its_id_was_fixed(recipe: str, name: str) -> None:
+def test_crop_matches_its_golden_values(recipe: str, name: str) -> None:
     golden = np.array(json.loads(GOLDEN.read_text())[recipe][name])
     drift = np.abs(np.array(summary(samples()[name].data, RECIPES[recipe])) - golden).max()
     assert drift <= TOLERANCE, (
-        f"{name} moved by {drift:.2f} levels under {recipe}: models trained with that id see other pixels. "
+        f"{name} moved by {drift:.2f} levels under {recipe}: models with that id would get other pixels. "
         f"Give the change a new id; only if the golden values were wrong, run {COMMAND}"
     )
 

@@ -1,4 +1,4 @@
-"""Cores and memory by the limits of cgroups, of both versions: the process's own and those above it."""
+"""Test the limits on cores and memory of both versions of cgroups, including cgroups above."""
 
 import math
 import os
@@ -21,9 +21,11 @@ OTHER = "23 1 8:1 / / rw - ext4 /dev/sda1 rw\n24 23 0:5 / /odd\\040place rw - tm
 
 
 def tree(root: Path, own: str, mounts: str, **files: str) -> Path:
-    """Files of /proc, and of cgroups as `folder__file`, below /sys/fs/cgroup."""
-    wanted = {"proc/self/cgroup": own, "proc/self/mountinfo": f"{OTHER}\n{mounts}"}
-    for name, text in (wanted | {f"sys/fs/cgroup/{name}": text for name, text in files.items()}).items():
+    """Write files of /proc, and `files` below /sys/fs/cgroup; return `root`."""
+    proc_files = {"proc/self/cgroup": own, "proc/self/mountinfo": f"{OTHER}\n{mounts}"}
+    for name, text in (
+        proc_files | {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    ).items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(f"{text}\n")
     return root
@@ -64,7 +66,7 @@ def tree(root: Path, own: str, mounts: str, **files: str) -> Path:
             },
             2,
             2000,
-            id="the tightest of those above",
+            id="the tightest of the cgroups above",
         ),
         pytest.param(
             "0::/a.slice/b.scope",
@@ -72,7 +74,7 @@ def tree(root: Path, own: str, mounts: str, **files: str) -> Path:
             {"a.slice/b.scope/cpu.max": "max 100000", "a.slice/b.scope/memory.max": "max"},
             math.inf,
             math.inf,
-            id="none",
+            id="no limit",
         ),
         pytest.param(
             r"0::/a\x2db.slice/c d.scope",
@@ -125,11 +127,11 @@ def tree(root: Path, own: str, mounts: str, **files: str) -> Path:
             },
             2,
             2000,
-            id="version 1, one in the other",
+            id="version 1, nested",
         ),
     ],
 )
-def test_the_tightest_limit_counts(
+def test_tightest_limit_counts(
     tmp_path: Path, own: str, mounts: str, files: dict[str, str], cpus: float, memory: float
 ) -> None:
     root = tree(tmp_path, own, mounts, **files)
@@ -137,8 +139,8 @@ def test_the_tightest_limit_counts(
     assert usable_cores(root) == max(1, int(min(cpus, len(os.sched_getaffinity(0)))))
 
 
-def test_available_memory_is_what_machine_and_cgroup_have_left(tmp_path: Path) -> None:
-    """A cgroup's use counts the files that have been read, which are given back for the asking."""
+def test_available_memory_is_the_least_of_machine_and_cgroup(tmp_path: Path) -> None:
+    """The usage of a cgroup includes page cache, which the kernel can drop."""
     stat = "anon 500\nfile 350\ninactive_file 200\nactive_file 100\nshmem 50"
     root = tree(
         tmp_path,
@@ -164,18 +166,18 @@ def test_available_memory_is_what_machine_and_cgroup_have_left(tmp_path: Path) -
     assert available_memory(old) == 400
 
 
-def test_there_is_one_core_at_least(tmp_path: Path) -> None:
+def test_usable_cores_is_at_least_1(tmp_path: Path) -> None:
     assert usable_cores(tree(tmp_path, "0::/", V2.format(top="/"), **{"cpu.max": "5000 100000"})) == 1
 
 
-def test_without_proc_there_are_no_limits(tmp_path: Path) -> None:
+def test_no_limits_without_proc(tmp_path: Path) -> None:
     assert (cpu_quota(tmp_path), memory_limit(tmp_path)) == (math.inf, math.inf)
     assert usable_cores(tmp_path) == len(os.sched_getaffinity(0))
 
 
 @contextmanager
 def limited(name: str, quota: int, memory: int) -> Iterator[list[Path]]:
-    """-> cgroups `name`/inner of this machine's own hierarchies; the limits are those of `name`."""
+    """Make cgroups `name`/inner on this machine, limited at `name`; yield their cgroup.procs."""
     top, version_1 = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")
     with ExitStack() as stack:
         members: list[Path] = []
@@ -193,13 +195,13 @@ def limited(name: str, quota: int, memory: int) -> Iterator[list[Path]]:
         yield members
 
 
-def test_a_process_in_a_limited_cgroup_of_this_machine() -> None:
+def test_limits_of_a_real_cgroup() -> None:
     code = "from contract.limits import *; print(cpu_quota(), usable_cores(), memory_limit())"
     with ExitStack() as stack:
         try:
             members = stack.enter_context(limited(f"alexnet-{os.getpid()}", 100_000, 300_000_000))
         except OSError as error:
-            pytest.skip(f"no cgroup can be made here: {error}")
+            pytest.skip(f"cannot create a cgroup on this machine: {error}")
         into = "".join(f"echo $$ >{member} && " for member in members)
         done = subprocess.run(
             ["sh", "-c", f'{into} exec "$@"', "-", sys.executable, "-c", code],

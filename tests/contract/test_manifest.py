@@ -1,4 +1,4 @@
-"""The manifest comes back as it was written, and nothing that a service could not serve is read."""
+"""Test that a manifest is read as it was written, and that invalid ones are refused by field."""
 
 import json
 from dataclasses import asdict, replace
@@ -22,12 +22,12 @@ from tests.support.manifests import MANIFEST, changed
 
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
 text = st.text(st.characters(codec="utf-8"), max_size=20)
-plain = text.filter(lambda value: not CONTROL.search(value))  # of what is shown
+plain = text.filter(lambda value: not CONTROL.search(value))  # text that a service shows
 integers = st.integers(-MAX_INTEGER, MAX_INTEGER)
 positive = st.integers(1, MAX_INTEGER)
 levels = st.floats(0, 255)
 shares = st.floats(0, 1)
-measured = st.builds(
+metrics = st.builds(
     lambda data, images, crops, share: Metrics(data, images, crops, min(share), max(share)),
     plain,
     positive,
@@ -55,7 +55,7 @@ manifests = st.builds(
     precision=st.sampled_from(["fp32", "fp16", "int8"]),
     inputs=st.lists(tensors, min_size=1, max_size=3).map(tuple),
     outputs=st.lists(tensors, min_size=1, max_size=3).map(tuple),
-    metrics=st.lists(measured, max_size=3).map(tuple),
+    metrics=st.lists(metrics, max_size=3).map(tuple),
     training=records,
     parity=records,
 )
@@ -63,20 +63,20 @@ manifests = st.builds(
 
 def without(path: str) -> str:
     record = json.loads(MANIFEST.to_json())
-    *way, last = path.split(".")
+    *parents, last = path.split(".")
     place = record
-    for part in way:
+    for part in parents:
         place = place[int(part) if part.isdigit() else part]
     del place[last]
     return json.dumps(record)
 
 
 @given(manifests)
-def test_every_manifest_comes_back_as_it_was_written(manifest: Manifest) -> None:
+def test_manifest_round_trips_through_json(manifest: Manifest) -> None:
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
-def test_the_json_is_readable_and_spells_the_preprocessing_out() -> None:
+def test_json_spells_out_the_preprocessing() -> None:
     record = json.loads(MANIFEST.to_json())
     assert "Löwenzahn" in MANIFEST.to_json()
     assert record["manifest_version"] == MANIFEST_VERSION
@@ -107,7 +107,7 @@ def test_the_json_is_readable_and_spells_the_preprocessing_out() -> None:
         *(f"metrics.0.{key}" for key in ("data", "images", "crops", "top1", "top5")),
     ],
 )
-def test_a_missing_field_is_named(path: str) -> None:
+def test_missing_field_is_named(path: str) -> None:
     with pytest.raises(ManifestError, match=path.split(".")[-1]):
         Manifest.from_json(without(path))
 
@@ -144,7 +144,7 @@ def test_a_missing_field_is_named(path: str) -> None:
         ("preprocessing", "bilinear"),
     ],
 )
-def test_nonsense_is_refused_by_the_name_of_its_field(path: str, value: Any) -> None:
+def test_invalid_value_is_refused_with_its_field(path: str, value: Any) -> None:
     place = f"preprocessing.{path}" if path in {"mean", "std"} else path
     with pytest.raises(ManifestError, match=path.split(".")[-1]):
         Manifest.from_json(changed(place, value))
@@ -152,19 +152,19 @@ def test_nonsense_is_refused_by_the_name_of_its_field(path: str, value: Any) -> 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
 @pytest.mark.parametrize("key", ["mean", "std"])
-def test_numbers_that_are_none_are_refused(key: str, value: str) -> None:
+def test_nan_and_infinity_are_refused(key: str, value: str) -> None:
     record = changed(f"preprocessing.{key}", [1, 2, "x"]).replace('"x"', value)
     with pytest.raises(ManifestError, match=key):
         Manifest.from_json(record)
 
 
 @pytest.mark.parametrize("size", [0, -5])
-def test_sizes_below_one_are_refused(size: int) -> None:
+def test_sizes_below_1_are_refused(size: int) -> None:
     with pytest.raises(ManifestError, match="outputs has a shape"):
         Manifest.from_json(changed("outputs.0.shape", [None, size]))
 
 
-def test_an_unknown_preprocessing_id_is_refused_and_the_known_ones_are_listed() -> None:
+def test_unknown_preprocessing_id_lists_the_known_ones() -> None:
     with pytest.raises(ManifestError, match=rf"'lanczos-1'.*{DEFAULT_RECIPE.id}"):
         Manifest.from_json(changed("preprocessing.id", "lanczos-1"))
 
@@ -173,7 +173,7 @@ def test_an_unknown_preprocessing_id_is_refused_and_the_known_ones_are_listed() 
     ("key", "value"),
     [("resize", 255), ("crop", 227), ("scaled_jpeg", False), ("filter", "lanczos"), ("resize", "256")],
 )
-def test_an_id_whose_spelled_out_values_disagree_is_refused(key: str, value: Any) -> None:
+def test_values_that_contradict_the_preprocessing_id_are_refused(key: str, value: Any) -> None:
     with pytest.raises(ManifestError, match=rf"preprocessing\.{key} is {value!r}"):
         Manifest.from_json(changed(f"preprocessing.{key}", value))
 
@@ -192,6 +192,6 @@ def test_an_id_whose_spelled_out_values_disagree_is_refused(key: str, value: Any
         ({"classes": ("a\udcff", "b")}, "classes"),
     ],
 )
-def test_nonsense_cannot_be_written_either(change: dict[str, Any], field: str) -> None:
+def test_manifest_with_an_invalid_value_cannot_be_created(change: dict[str, Any], field: str) -> None:
     with pytest.raises(ManifestError, match=field):
         replace(MANIFEST, **change)

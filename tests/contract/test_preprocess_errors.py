@@ -1,4 +1,4 @@
-"""Whatever bytes come in, out come pixels or one of the three errors with a message for strangers."""
+"""Test that any bytes give pixels or an ImageError whose message reveals no internals."""
 
 import re
 import struct
@@ -20,7 +20,7 @@ from tests.support.pictures import encode, png, png_chunk, tiff
 from tests.support.samples import SCENE, samples
 
 LIMIT = 1_000_000
-# Of every format, and of what has parsers of its own: profiles, EXIF, animation, alpha, libtiff.
+# Every format, and everything with a parser of its own: profiles, EXIF, animation, alpha, libtiff.
 FUZZED = [
     *("jpeg-rgb", "jpeg-progressive", "jpeg-cmyk", "jpeg-exif", "jpeg-icc", "jpeg-mpo"),
     *("png-palette-key", "png-rgb-exif", "png-rgba-icc", "png-grey-icc", "png-grey16-key", "png-animated"),
@@ -31,10 +31,10 @@ FUZZED = [
 
 
 def outcome(data: bytes) -> str:
-    """Decodes and crops as the service does; any exception but ours fails the test that calls this."""
+    """Decode and crop as the service does. Any exception but ImageError fails the test."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are errors in tests alone
+            warnings.simplefilter("ignore")  # warnings are errors only in tests
             crop = centre_crop(decode(data, DEFAULT_RECIPE, LIMIT), DEFAULT_RECIPE)
     except ImageError as error:
         message = str(error)
@@ -48,21 +48,21 @@ def outcome(data: bytes) -> str:
 
 
 @pytest.mark.parametrize("name", FUZZED)
-def test_a_truncated_file_is_invalid_or_still_shows_something(name: str) -> None:
+def test_truncated_file_is_invalid_or_still_decodes(name: str) -> None:
     data = samples()[name].data
     lengths = [*range(0, 64, 3), *np.linspace(64, len(data) - 1, 40).astype(int).tolist()]
-    seen = {length: outcome(data[:length]) for length in lengths}
-    assert set(seen.values()) <= {"pixels", "InvalidImage", "UnsupportedImage"}, seen
-    assert seen[lengths[len(lengths) // 2]] == "InvalidImage"  # no half pictures
+    outcomes = {length: outcome(data[:length]) for length in lengths}
+    assert set(outcomes.values()) <= {"pixels", "InvalidImage", "UnsupportedImage"}, outcomes
+    assert outcomes[lengths[len(lengths) // 2]] == "InvalidImage"  # no partial picture
 
 
 @pytest.mark.parametrize("name", FUZZED)
-def test_flipped_bytes_raise_nothing_else(name: str) -> None:
+def test_random_bytes_raise_only_image_errors(name: str) -> None:
     data = samples()[name].data
     draw = np.random.default_rng(len(name))
     for trial in range(40):
         broken = bytearray(data)
-        reach = len(data) if trial % 2 else min(len(data), 400)  # headers have the most to get wrong
+        reach = len(data) if trial % 2 else min(len(data), 400)  # half of the trials break the header
         for place in draw.integers(0, reach, draw.integers(1, 8)):
             broken[place] = draw.integers(0, 256)
         outcome(bytes(broken))
@@ -74,7 +74,7 @@ def test_flipped_bytes_raise_nothing_else(name: str) -> None:
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=6)), max_size=4),
     st.floats(0, 1),
 )
-def test_pieces_replaced_anywhere_raise_nothing_else(
+def test_replaced_pieces_raise_only_image_errors(
     name: str, pieces: list[tuple[float, bytes]], end: float
 ) -> None:
     data = samples()[name].data
@@ -85,7 +85,7 @@ def test_pieces_replaced_anywhere_raise_nothing_else(
 
 
 @given(st.binary(max_size=64), st.sampled_from(["", *FUZZED]), st.integers(0, 16))
-def test_noise_behind_any_signature_raises_nothing_else(noise: bytes, name: str, length: int) -> None:
+def test_noise_after_a_signature_raises_only_image_errors(noise: bytes, name: str, length: int) -> None:
     outcome((samples()[name].data[:length] if name else b"") + noise)
 
 
@@ -103,25 +103,25 @@ def test_noise_behind_any_signature_raises_nothing_else(noise: bytes, name: str,
         b"\0\0\0\x18ftypmp42\0\0\0\0isommp42",
     ],
 )
-def test_an_unknown_signature_is_unsupported_and_the_formats_are_named(data: bytes) -> None:
+def test_unknown_signature_is_unsupported_and_lists_formats(data: bytes) -> None:
     assert sniff(data) is None
     with pytest.raises(UnsupportedImage, match="JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF"):
         decode(data, DEFAULT_RECIPE, LIMIT)
 
 
 @pytest.mark.parametrize("kind", ["PPM", "ICO", "TGA", "JPEG2000", "PCX", "DDS"])
-def test_other_formats_that_pillow_can_read_are_not_read(kind: str) -> None:
+def test_other_formats_of_pillow_are_unsupported(kind: str) -> None:
     with pytest.raises(UnsupportedImage):
         decode(encode(Image.new("RGB", (32, 32)), kind), DEFAULT_RECIPE, LIMIT)
 
 
 @pytest.mark.parametrize("name", samples())
-def test_the_signature_decides(name: str) -> None:
+def test_sniff_returns_the_format_of_the_signature(name: str) -> None:
     assert sniff(samples()[name].data) == name.split("-")[0].upper()
 
 
 def claiming(width: int, height: int) -> list[bytes]:
-    """Headers of every size-claiming kind with next to nothing behind them."""
+    """Make files of four formats whose headers claim this size, with almost no data."""
     header = png_chunk(b"IHDR", struct.pack(">II5B", width, height, 8, 2, 0, 0, 0))
     bmp = bytearray(encode(Image.new("RGB", (4, 4)), "BMP"))
     bmp[18:26] = struct.pack("<ii", width, height)
@@ -137,14 +137,14 @@ def claiming(width: int, height: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("index", range(4), ids=["png", "bmp", "jpeg", "tiff"])
-def test_a_claimed_size_is_refused_by_the_header(index: int) -> None:
-    """Decoding would find these files truncated, so TooManyPixels shows that it never began."""
+def test_too_many_pixels_are_refused_before_decoding(index: int) -> None:
+    """Decoding would fail as truncated, so TooManyPixels shows that it was not started."""
     with pytest.raises(TooManyPixels, match=r"\d+x\d+ = \d{10,} pixels; the limit is 1000000"):
         decode(claiming(100_000, 100_000)[index], DEFAULT_RECIPE, LIMIT)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "AVIF", "HEIF", "JPEG", "TIFF"])
-def test_the_limit_counts_the_pixels_of_the_file(kind: str) -> None:
+def test_max_pixels_counts_the_pixels_of_the_file(kind: str) -> None:
     samples()  # registers HEIF
     data = encode(Image.new("RGB", (640, 500)), kind)
     assert decode(data, DEFAULT_RECIPE, 320_000).width == 640
@@ -153,7 +153,7 @@ def test_the_limit_counts_the_pixels_of_the_file(kind: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(10, 0), (0, 10), (0, 0)])
-def test_a_picture_without_pixels_is_invalid(size: tuple[int, int]) -> None:
+def test_picture_without_pixels_is_invalid(size: tuple[int, int]) -> None:
     width, height = size
     header = png_chunk(b"IHDR", struct.pack(">II5B", width, height, 8, 2, 0, 0, 0))
     tail = png_chunk(b"IDAT", b"x\x9c\x03\0\0\0\0\x01") + png_chunk(b"IEND", b"")
@@ -161,14 +161,14 @@ def test_a_picture_without_pixels_is_invalid(size: tuple[int, int]) -> None:
         decode(b"\x89PNG\r\n\x1a\n" + header + tail, DEFAULT_RECIPE, LIMIT)
 
 
-def test_floating_point_pixels_are_refused_with_the_reason() -> None:
+def test_floating_point_pixels_are_refused() -> None:
     with pytest.raises(
         InvalidImage, match=r"^floating-point pixels have no defined white; save it with 8 or 16 bits$"
     ):
         decode(encode(Image.new("F", (8, 8), 0.5), "TIFF"), DEFAULT_RECIPE, LIMIT)
 
 
-def test_a_broken_exif_block_is_no_reason_to_refuse_a_sound_picture() -> None:
+def test_picture_with_broken_exif_is_decoded() -> None:
     data = png(np.asarray(SCENE), 2, (b"eXIf", b"II*\0\xff\xff\xff\xff\xff"))
     assert outcome(data) == "pixels"
 
@@ -192,13 +192,13 @@ except UnsupportedImage as error:
 """
 
 
-def test_heic_without_its_package_says_what_to_do() -> None:
-    """In a process of its own, where pillow_heif cannot be imported."""
+def test_heic_without_pillow_heif_names_the_package() -> None:
+    """Decode in a process in which pillow_heif cannot be imported."""
     command = [sys.executable, "-W", "error", "-c", HEIC_WITHOUT_ITS_PACKAGE]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, input=samples()["heif-rgb"].data, check=True
     )
-    said = done.stdout.decode()
-    assert "pillow-heif" in said
-    assert "extra `heif`" in said
-    assert "as JPEG" in said
+    message = done.stdout.decode()
+    assert "pillow-heif" in message
+    assert "extra `heif`" in message
+    assert "as JPEG" in message

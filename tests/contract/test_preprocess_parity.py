@@ -1,4 +1,4 @@
-"""Our pixels against Pillow's own plain pipeline: the whole upright sRGB picture resized, then cropped."""
+"""Compare our pixels with Pillow's: the whole upright sRGB picture resized, then cropped."""
 
 import io
 
@@ -17,8 +17,8 @@ WHOLE_JPEG = Recipe("whole JPEG, for comparison", RECIPE.resize, RECIPE.crop, sc
 LIMIT = 10**8
 
 
-def reference_square(seen: Image.Image) -> Pixels:
-    image, shorter = seen.convert("RGB"), min(seen.size)
+def reference_square(expected: Image.Image) -> Pixels:
+    image, shorter = expected.convert("RGB"), min(expected.size)
     width, height = (round(n * 256 / shorter) for n in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     x, y = (width - 256) // 2, (height - 256) // 2
@@ -30,19 +30,19 @@ def read(data: bytes, recipe: Recipe = RECIPE) -> Picture:
 
 
 def gap(ours: Pixels, theirs: Pixels) -> tuple[int, float]:
-    """-> the largest and the mean difference, in levels of 255."""
+    """Return the largest and the mean difference, in levels of 255."""
     assert ours.shape == theirs.shape
     difference = np.abs(ours.astype(int) - theirs.astype(int))
     return int(difference.max()), float(difference.mean())
 
 
 @pytest.mark.parametrize("name", samples())
-def test_every_format_and_mode_gives_what_pillow_s_own_resize_gives(name: str) -> None:
+def test_every_format_and_mode_matches_pillow_resize(name: str) -> None:
     sample = samples()[name]
     picture = read(sample.data)
     assert (picture.width, picture.height) == SCENE.size
     assert picture.format == name.split("-")[0].upper()
-    worst, mean = gap(square(picture, RECIPE), reference_square(sample.seen))
+    worst, mean = gap(square(picture, RECIPE), reference_square(sample.expected))
     if sample.mean is None:
         assert worst <= 1, f"{worst} levels at most, {mean:.2f} on average"
     else:
@@ -52,7 +52,7 @@ def test_every_format_and_mode_gives_what_pillow_s_own_resize_gives(name: str) -
 @pytest.mark.parametrize("name", ["jpeg-rgb", "webp-lossy", "avif-rgb", "heif-rgb", "gif", "png-palette"])
 def test_lossy_files_keep_their_colours(name: str) -> None:
     _worst, mean = gap(square(read(samples()[name].data), RECIPE), reference_square(SCENE))
-    assert mean < (8 if name in {"gif", "png-palette"} else 3)  # 64 colours are few
+    assert mean < (8 if name in {"gif", "png-palette"} else 3)  # they have 64 colours
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_lossy_files_keep_their_colours(name: str) -> None:
         (1280, 1024),
     ],
 )
-def test_sizes_with_exact_alignment_differ_by_one_level_at_most(size: tuple[int, int]) -> None:
+def test_aligned_sizes_differ_by_at_most_1_level(size: tuple[int, int]) -> None:
     image = scene(*size)
     picture = read(encode(image, "PNG"))
     expected = reference_square(image)
@@ -78,27 +78,27 @@ def test_sizes_with_exact_alignment_differ_by_one_level_at_most(size: tuple[int,
 
 
 @pytest.mark.parametrize("size", [(257, 300), (333, 500), (1000, 667), (37, 91), (500, 259)])
-def test_other_sizes_differ_by_little_on_average(size: tuple[int, int]) -> None:
-    """Pillow's pipeline rounds the long side and the crop's corner to whole pixels; ours does not."""
+def test_other_sizes_differ_by_less_than_0_75_levels_on_average(size: tuple[int, int]) -> None:
+    """The reference rounds the long side and the corner of the crop to integers; our code does not."""
     image = scene(*size)
     picture = read(encode(image, "PNG"))
     assert gap(square(picture, RECIPE), reference_square(image))[1] < 0.75
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2, 2)])
-def test_the_thinnest_pictures_are_resized_too(size: tuple[int, int]) -> None:
+def test_pictures_one_pixel_wide_are_resized(size: tuple[int, int]) -> None:
     crop = centre_crop(read(encode(Image.new("RGB", size, (10, 200, 30)), "PNG")), RECIPE)
     assert crop.shape == (224, 224, 3)
     assert (crop == (10, 200, 30)).all()
 
 
 @pytest.mark.parametrize("size", [(400, 320), (333, 500)])
-def test_the_crop_is_the_middle_of_the_square(size: tuple[int, int]) -> None:
+def test_centre_crop_is_the_middle_of_the_square(size: tuple[int, int]) -> None:
     picture = read(encode(scene(*size), "PNG"))
     assert gap(centre_crop(picture, RECIPE), square(picture, RECIPE)[16:240, 16:240])[0] <= 1
 
 
-def test_ten_crops_are_four_corners_and_the_centre_and_their_mirror_images() -> None:
+def test_ten_crops_are_corners_centre_and_mirror_images() -> None:
     pixels = square(read(encode(scene(333, 500), "PNG")), RECIPE)
     corners = [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]
     crops = ten_crops(pixels, RECIPE)
@@ -111,7 +111,7 @@ def test_ten_crops_are_four_corners_and_the_centre_and_their_mirror_images() -> 
 
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
-def test_every_orientation_stands_upright(kind: str, orientation: int) -> None:
+def test_every_orientation_is_turned_upright(kind: str, orientation: int) -> None:
     samples()  # registers HEIF
     image = scene(300, 400)
     lossless = {"lossless": True} if kind == "WEBP" else {}
@@ -125,7 +125,7 @@ def test_every_orientation_stands_upright(kind: str, orientation: int) -> None:
         assert np.abs(corner - colour).max() < 30
 
 
-def test_an_orientation_beside_the_eight_is_ignored() -> None:
+def test_invalid_orientation_is_ignored() -> None:
     for value in (0, 9, 77):
         data = encode(SCENE, "PNG", exif=orientation_tag(value))
         assert gap(square(read(data), RECIPE), reference_square(SCENE))[0] <= 1
@@ -147,10 +147,10 @@ def test_16_bit_grey_rounds_to_the_nearest_level() -> None:
 
 
 @pytest.mark.parametrize("size", [(2400, 1800), (3000, 2001), (1030, 2060), (4096, 2048)])
-def test_scaled_jpeg_decoding_stays_near_the_full_decoding(size: tuple[int, int]) -> None:
+def test_scaled_jpeg_decoding_is_close_to_full_decoding(size: tuple[int, int]) -> None:
     data = encode(scene(*size), "JPEG", quality=90)
     scaled, whole = read(data), read(data, WHOLE_JPEG)
-    assert max(scaled.image.size) < max(whole.image.size)  # or nothing is compared
+    assert max(scaled.image.size) < max(whole.image.size)  # otherwise nothing is compared
     assert min(scaled.image.size) >= RECIPE.resize
     assert (scaled.width, scaled.height) == whole.image.size == size
     _worst, mean = gap(square(scaled, RECIPE), square(whole, WHOLE_JPEG))
@@ -158,13 +158,13 @@ def test_scaled_jpeg_decoding_stays_near_the_full_decoding(size: tuple[int, int]
     assert gap(square(whole, WHOLE_JPEG), reference_square(Image.open(io.BytesIO(data))))[1] < 0.75
 
 
-def test_a_small_jpeg_is_not_scaled() -> None:
+def test_small_jpeg_is_not_scaled() -> None:
     assert read(encode(scene(511, 700), "JPEG")).image.size == (511, 700)
 
 
 @pytest.mark.parametrize("size", [(256, 256), (300, 257), (257, 411), (640, 427), (90, 61), (1000, 333)])
-def test_torchvision_s_recipe_is_torchvision_s_to_the_pixel(size: tuple[int, int]) -> None:
-    """Resize(256) and CenterCrop(224) of torchvision 0.28, for pictures of Pillow's, written out."""
+def test_torchvision_recipe_matches_torchvision_exactly(size: tuple[int, int]) -> None:
+    """The reference is Resize(256) and CenterCrop(224) of torchvision 0.28 for Pillow pictures."""
     image, (width, height) = scene(*size), size
     if width < height:
         image = image.resize((256, int(256 * height / width)), Image.Resampling.BILINEAR)
@@ -179,7 +179,7 @@ def test_torchvision_s_recipe_is_torchvision_s_to_the_pixel(size: tuple[int, int
     assert np.array_equal(ten_crops(pixels, TORCHVISION_RECIPE)[4], expected)
 
 
-def test_torchvision_s_recipe_needs_no_gigabytes_for_a_strip() -> None:
-    """256 times 12,000 times 256 pixels, were all of it scaled."""
+def test_torchvision_recipe_limits_memory_for_a_narrow_strip() -> None:
+    """Scaling the whole strip would take 256 x 256 x 12,000 pixels."""
     picture = read(encode(Image.new("RGB", (12_000, 1), (9, 8, 7)), "PNG"), TORCHVISION_RECIPE)
     assert (centre_crop(picture, TORCHVISION_RECIPE) == (9, 8, 7)).all()

@@ -1,8 +1,8 @@
-"""Pictures as an attacker sends them, the same ones every time: broken, enormous, deceitful, odd.
+"""Make a reproducible corpus of hostile image files: broken, enormous, deceptive, unusual.
 
-    python -m tests.corpus DIR      writes them all
+    python -m tests.corpus DIR      writes all of them
 
-Nothing is drawn or compressed before it is asked for, so that a sample of the corpus costs little.
+A file is made only when it is used, so that a sample of the corpus costs little.
 """
 
 import random
@@ -13,19 +13,19 @@ from tests.corpus.case import Case
 
 
 def cases() -> list[Case]:
-    """Every case, in a fixed order; names are unique."""
+    """Return every case in a fixed order; names are unique."""
     families = (broken, odd, deceit, bombs, profiles, boxes, groups, strips, kinds)
     return [case for family in families for case in family.cases()]
 
 
 def corpus() -> Iterator[tuple[str, bytes]]:
-    """All of it: name and bytes."""
+    """Yield name and bytes of every case."""
     for case in cases():
         yield case.name, case.make()
 
 
 def sample(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """`count` of those that are made quickly, without repetition; a seed gives the same ones again."""
+    """Yield name and bytes of `count` different cases that are made quickly, chosen by `seed`."""
     quick = [case for case in cases() if not case.large]
     for case in random.Random(seed).sample(quick, count):
         yield case.name, case.make()

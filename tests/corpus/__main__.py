@@ -1,3 +1,5 @@
+"""Write the corpus to a folder: python -m tests.corpus DIR."""
+
 import sys
 from pathlib import Path
 

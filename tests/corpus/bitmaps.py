@@ -1,4 +1,4 @@
-"""BMPs of any header, written by hand."""
+"""Write BMP files with any header."""
 
 import struct
 
@@ -17,7 +17,10 @@ def bmp_of(
     header: int = 40,
     palette: bytes = b"",
 ) -> bytes:
-    """`header`: its size; from 52 on it has the masks of the colours in it, the alpha's too from 56 on."""
+    """Write a BMP whose header has `header` bytes.
+
+    From 52 bytes on it has the colour masks, from 56 on the alpha mask too.
+    """
     colours = len(palette) // 4
     head = struct.pack("<IiiHHII", header, width, height, 1, bits, compression, len(pixels))
     head += struct.pack("<iiII", 0, 0, colours, 0)
@@ -27,11 +30,12 @@ def bmp_of(
 
 
 def bmp_of_runs(width: int, height: int, runs: bytes, palette: bytes, bits: int = 8) -> bytes:
+    """Write a BMP in RLE8, or RLE4 with `bits` 4."""
     return bmp_of(width, height, bits, {8: 1, 4: 2}[bits], runs, palette=palette)
 
 
 def short_runs(levels: Array, grey: bool) -> bytes:
-    """RLE8 in which every run is of one pixel; the palette is grey, or grey from white to black."""
+    """Write an RLE8 BMP with runs of one pixel; the palette is grey, from white to black unless `grey`."""
     pairs = np.stack([np.ones_like(levels), levels], 2)[::-1]
     rows = b"".join(row.tobytes() + b"\0\0" for row in pairs)
     palette = bytes(value for n in range(256) for value in ([n if grey else 255 - n] * 3 + [0]))

@@ -1,4 +1,4 @@
-"""AVIF and HEIC whose boxes ask for more than their pixels: grids, layers, frames, sizes that lie."""
+"""Make AVIF and HEIC files that cost more than their size: grids, layers, frames, wrong sizes."""
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,7 @@ def _full(kind: bytes, version: int, flags: int, *content: bytes) -> bytes:
 
 @cache
 def _cell(side: int = 64) -> bytes:
-    """An AV1 codestream of one colour."""
+    """Return an AV1 codestream of one colour."""
     data = encode(Image.new("RGB", (side, side), (9, 200, 1)), "AVIF", speed=10)
     return data[data.index(b"mdat") + 4 :]
 
@@ -41,11 +41,14 @@ Item = tuple[bytes, bytes, Sequence[int], Sequence[int]]  # kind, data, properti
 def _avif(
     items: Sequence[Item],
     properties: Sequence[bytes],
-    beside: Sequence[tuple[int, int]] = (),
+    auxiliary: Sequence[tuple[int, int]] = (),
     *more: bytes,
     shared: bool = False,
 ) -> bytes:
-    """Items from 1, of which the first is the picture; `shared`: those of the same data have it once."""
+    """Write an AVIF with `items`, numbered from 1; the first is the picture.
+
+    With `shared`, items with equal data share one copy.
+    """
     entries = [
         _full(b"infe", 2, 0, struct.pack(">HH", n, 0), kind, b"\0") for n, (kind, *_) in enumerate(items, 1)
     ]
@@ -54,18 +57,18 @@ def _avif(
         for n, (*_, parts) in enumerate(items, 1)
         if parts
     ]
-    references += [box(b"auxl", struct.pack(">HHH", source, 1, target)) for source, target in beside]
+    references += [box(b"auxl", struct.pack(">HHH", source, 1, target)) for source, target in auxiliary]
     associations = b"".join(
-        struct.pack(">HB", n, len(has)) + bytes(has)
-        for n, (_kind, _data, has, _parts) in enumerate(items, 1)
+        struct.pack(">HB", n, len(property_indices)) + bytes(property_indices)
+        for n, (_kind, _data, property_indices, _parts) in enumerate(items, 1)
     )
-    places, content = dict[bytes, int](), b""
+    offset_of, content = dict[bytes, int](), b""
     offsets = []
     for _kind, data, *_ in items:
-        if not shared or data not in places:
-            places[data] = len(content)
+        if not shared or data not in offset_of:
+            offset_of[data] = len(content)
             content += data
-        offsets.append(places[data])
+        offsets.append(offset_of[data])
 
     def meta(start: int) -> bytes:
         iloc = b"".join(
@@ -94,7 +97,7 @@ def _avif(
 
 
 def _properties(side: int, width: int, height: int) -> list[bytes]:
-    """1 and 2: the size of a cell and of the picture; 3 depth, 4 codec, 5 colours, 6 that it is alpha."""
+    """Return properties 1 cell size, 2 picture size, 3 depth, 4 codec, 5 colours, 6 alpha mark."""
     return [
         _full(b"ispe", 0, 0, struct.pack(">II", side, side)),
         _full(b"ispe", 0, 0, struct.pack(">II", width, height)),
@@ -119,8 +122,9 @@ def grid(
     out: int = 0,
     repeat: int = 1,
 ) -> bytes:
-    """Cells that are said to be `side` and are `real`; the last has a further property, `last`. Each has
-    its codestream `repeat` times.
+    """Write a grid of cells that are declared `side` pixels wide but coded `real` pixels wide.
+
+    The last cell has the further property `last`. Each cell has its codestream `repeat` times.
     """
     width, height = (out, out) if out else (columns * side, rows * side)
     cells: list[Item] = [(b"av01", _cell(real) * repeat, (1, 3, 0x84, 5), ())] * (rows * columns)
@@ -146,9 +150,9 @@ def _around_itself() -> bytes:
     return _avif([_grid_item(1, 1, 64, 64, 1)], _properties(64, 64, 64))
 
 
-def _single(side: int, said: int, repeat: int = 1, *more: bytes) -> bytes:
+def _single(side: int, declared: int, repeat: int = 1, *more: bytes) -> bytes:
     item: Item = (b"av01", _cell(side) * repeat, (1, 3, 0x84, 5), ())
-    return _avif([item], _properties(said, said, said), (), *more)
+    return _avif([item], _properties(declared, declared, declared), (), *more)
 
 
 def _of_kind(kind: bytes) -> bytes:
@@ -164,19 +168,19 @@ def _many_units() -> bytes:
 
 
 def _sequence(frames: int) -> bytes:
-    """An animation of two, whose table says that there are more, all of the first one's size."""
+    """Make an animation of two frames whose table claims `frames`, all as large as the first."""
     data = encode(SCENE, "AVIF", speed=10, save_all=True, append_images=[SCENE.rotate(90)])
     at = data.index(b"stsz") + 8
     return data[:at] + struct.pack(">II", 100, frames) + data[at + 8 :]
 
 
-_ONE_OF_TWO = b"\0\0\0\x09a1op\1"
+_LAYER_SELECTOR = b"\0\0\0\x09a1op\1"
 _AVIF: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "grid": (partial(grid, 4, 5), PIXELS),
     "grid-484": (partial(grid, 22, 22), PIXELS),
     "grid-625": (partial(grid, 25, 25), "more than 500 cells"),
     "grid-6084": (partial(grid, 78, 78), "more than 1000 items"),
-    "grid-a1op": (partial(grid, 4, 5, last=_ONE_OF_TWO), "a layer of it is selected"),
+    "grid-a1op": (partial(grid, 4, 5, last=_LAYER_SELECTOR), "a layer of it is selected"),
     "grid-lsel": (partial(grid, 4, 5, last=box(b"lsel", b"\0\0")), "a layer of it is selected"),
     "grid-of-larger-cells": (partial(grid, 20, 20, real=1024), "because of the memory"),
     "grid-cut-out": (partial(grid, 20, 20, side=1024, real=1024, out=64), "because of the memory"),
@@ -208,15 +212,15 @@ def _heic(width: int, height: int, tile: int = 0) -> bytes:
         pillow_heif.options.GRID_TILE_SIZE = before
 
 
-def _saying(data: bytes, width: int, height: int) -> bytes:
-    """With another size in each ispe."""
+def _declaring(data: bytes, width: int, height: int) -> bytes:
+    """Replace the size in every ispe box."""
     pieces = data.split(b"ispe\0\0\0\0")
     size = b"ispe\0\0\0\0" + struct.pack(">II", width, height)
     return pieces[0] + b"".join(size + piece[8:] for piece in pieces[1:])
 
 
 def _with_pictures(data: bytes, times: int) -> bytes:
-    """Its codestream again and again, as the data of the one item."""
+    """Repeat the codestream `times` times as the data of the only item."""
     at = data.index(b"mdat") + 4
     where = data.index(struct.pack(">I", len(data) - at), data.index(b"iloc"))
     stream = data[at:] * times
@@ -227,6 +231,6 @@ def _with_pictures(data: bytes, times: int) -> bytes:
 _HEIC: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "grid": (partial(_heic, 1300, 900, 256), PIXELS),
     "grid-575": (partial(_heic, 64 * 25, 64 * 23, 64), "more than 500 cells"),
-    "larger-than-it-says": (lambda: _saying(_heic(1000, 1000), 64, 64), None),
+    "larger-than-it-says": (lambda: _declaring(_heic(1000, 1000), 64, 64), None),
     "pictures": (lambda: _with_pictures(_heic(1024, 1024), 100), "because of the memory"),
 }

@@ -1,4 +1,4 @@
-"""Sound pictures of every format and mode, then damaged: cut off, bits turned, pieces moved."""
+"""Damage intact pictures of every format and mode: truncate, flip bits, move pieces."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from tests.support.samples import samples
 
 CUTS = 14
 FLIPS = 16
-_HEADER = 400  # bytes; headers have the most to get wrong
+_HEADER = 400  # bytes at the start, where most of the structure is
 
 
 def cases() -> Iterator[Case]:
@@ -51,7 +51,7 @@ def _cut(name: str, index: int) -> bytes:
 
 
 def _flip(name: str, index: int) -> bytes:
-    """One to eight bits, in the header or anywhere."""
+    """Flip one to eight bits, in the header or anywhere."""
     draw = random.Random(f"{name} {index}")
     data = bytearray(_sound(name))
     reach = min(len(data), _HEADER) if index % 2 else len(data)

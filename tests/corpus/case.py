@@ -1,13 +1,17 @@
+"""Define one case of the corpus."""
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
-PIXELS = "pixels"  # of `expected`: it is answered
+PIXELS = "pixels"  # as `expected`: the file is decoded
 
 
 @dataclass(frozen=True)
 class Case:
-    """`large`: takes a second or so to make, or megabytes. `expected`: what is to come of it, `PIXELS` or
-    a pattern in the message of the refusal; None where it may be either.
+    """A file of the corpus.
+
+    `large`: making it takes about a second, or megabytes. `expected`: PIXELS, or a part of the error
+    message; None where both are allowed.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Headers that lie about what follows them, and files that are two things at once."""
+"""Make files whose headers claim wrong sizes, and files that are valid in two formats."""
 
 import io
 import struct
@@ -13,7 +13,7 @@ from tests.corpus.files import gif_of, tiff_fields, tiff_of
 from tests.support.pictures import encode, png_chunk
 from tests.support.samples import SCENE, samples
 
-# Too large to be drawn, and just small enough to be allowed by default.
+# Sizes that are far too large, and sizes just below the default limit.
 _CLAIMS = (
     (100_000, 100_000),
     (2**31 - 1, 2**31 - 1),
@@ -77,7 +77,7 @@ def _jpeg(width: int, height: int) -> bytes:
 
 
 def _gif(width: int, height: int) -> bytes:
-    """The screen is small, the frame is not."""
+    """Make a GIF with a small screen and a large frame."""
     data = bytearray(gif_of(8, 8))
     at = data.index(b",") + 5
     data[at : at + 4] = struct.pack("<HH", min(width, 65535), min(height, 65535))
@@ -114,11 +114,13 @@ def _polyglots() -> dict[str, partial[bytes]]:
     def with_zip(name: str) -> bytes:
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-            file.writestr(zipfile.ZipInfo("bomb"), bytes(10_000_000), zipfile.ZIP_DEFLATED)  # of 1980
+            file.writestr(
+                zipfile.ZipInfo("bomb"), bytes(10_000_000), zipfile.ZIP_DEFLATED
+            )  # dated 1980, so that it is reproducible
         return samples()[name].data + archive.getvalue()
 
     def script() -> bytes:
-        """GIF89a with a width and height that open a comment of JavaScript."""
+        """Make a GIF whose width and height open a JavaScript comment."""
         data = gif_of(16, 16)
         return data[:6] + b"/*" + data[8:-1] + b"*/=1;alert(1);"
 

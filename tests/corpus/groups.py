@@ -1,4 +1,4 @@
-"""Lossless WebPs with more groups of Huffman codes than any encoder writes: in pixels, alpha, frames."""
+"""Make lossless WebPs with too many groups of Huffman codes, in pixels, alpha and frames."""
 
 import struct
 from collections.abc import Iterator
@@ -10,20 +10,20 @@ from tests.corpus.case import PIXELS, Case
 from tests.support.pictures import encode
 from tests.support.samples import ALPHA, SCENE
 
-_ORDER = (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
-_MANY = "groups of Huffman codes"
+_LENGTH_ORDER = (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+_TOO_MANY = "groups of Huffman codes"
 
 
 def cases() -> Iterator[Case]:
     for count in (1, 2_000, 9_000):
         yield Case(f"webp-groups-{count}", partial(lossless, count), expected=PIXELS)
-    yield Case("webp-groups-20000", partial(lossless, 20_000), expected=_MANY)
-    yield Case("webp-groups-65536", partial(lossless, 65_536), True, _MANY)
-    yield Case("webp-groups-alpha", partial(_in_alpha, 20_000), expected=_MANY)
-    yield Case("webp-groups-alpha-behind", partial(_in_alpha, 20_000, behind=True), expected=_MANY)
+    yield Case("webp-groups-20000", partial(lossless, 20_000), expected=_TOO_MANY)
+    yield Case("webp-groups-65536", partial(lossless, 65_536), True, _TOO_MANY)
+    yield Case("webp-groups-alpha", partial(_in_alpha, 20_000), expected=_TOO_MANY)
+    yield Case("webp-groups-alpha-behind", partial(_in_alpha, 20_000, behind=True), expected=_TOO_MANY)
     yield Case("webp-groups-alpha-sound", partial(_in_alpha, 100), expected=PIXELS)
-    yield Case("webp-groups-frame", partial(_in_frame, 20_000), expected=_MANY)
-    yield Case("webp-groups-transforms", _fine_transforms, expected="transforms are finer")
+    yield Case("webp-groups-frame", partial(_in_frame, 20_000), expected=_TOO_MANY)
+    yield Case("webp-groups-transforms", _fine_transforms, expected="its transforms have more than")
     for method in (0, 3, 6):
         yield Case(f"webp-lossless-{method}", partial(_photograph, method), expected=PIXELS)
 
@@ -35,6 +35,8 @@ def _photograph(method: int) -> bytes:
 
 
 class _Bits:
+    """Write bits, the lowest bit of a byte first."""
+
     def __init__(self) -> None:
         self._text: list[str] = []
 
@@ -42,7 +44,7 @@ class _Bits:
         self._text.append(f"{value:0{count}b}"[::-1])
 
     def symbol(self, code: int, length: int) -> None:
-        """Codes begin with their highest bit."""
+        """Write a Huffman code, which begins with its highest bit."""
         self._text.append(f"{code:0{length}b}")
 
     def done(self) -> bytes:
@@ -50,17 +52,17 @@ class _Bits:
         return int(text[::-1], 2).to_bytes(-(-len(text) // 8), "little")
 
 
-def _one(bits: _Bits) -> None:
-    """A code of the one symbol 0."""
+def _single_symbol_code(bits: _Bits) -> None:
+    """Write a code whose only symbol is 0."""
     bits.put(1, 4)
 
 
-def _flat(bits: _Bits) -> None:
-    """A code in which the first 256 symbols have eight bits each."""
+def _eight_bit_code(bits: _Bits) -> None:
+    """Write a code whose first 256 symbols have eight bits each."""
     bits.put(0, 1)
-    count = _ORDER.index(8) + 1
+    count = _LENGTH_ORDER.index(8) + 1
     bits.put(count - 4, 4)
-    for symbol in _ORDER[:count]:
+    for symbol in _LENGTH_ORDER[:count]:
         bits.put(symbol in {0, 8}, 3)
     bits.put(1, 1)
     bits.put(3, 3)
@@ -69,12 +71,18 @@ def _flat(bits: _Bits) -> None:
 
 
 def stream(groups: int, side: int) -> bytes:
-    """side x side black pixels: a group for each block of 4x4, as long as there are any."""
+    """Write side x side black pixels: one group of codes for each 4x4 block, up to `groups`."""
     bits = _Bits()
     bits.put(0, 1 + 1)  # no transform, no colour cache
     bits.put(1, 1 + 3)  # blocks of four
     bits.put(0, 1)
-    for code in (_flat, _flat, _one, _one, _one):
+    for code in (
+        _eight_bit_code,
+        _eight_bit_code,
+        _single_symbol_code,
+        _single_symbol_code,
+        _single_symbol_code,
+    ):
         code(bits)
     for block in range((side // 4) ** 2):
         group = min(block, groups - 1)
@@ -126,12 +134,12 @@ def _in_frame(groups: int) -> bytes:
 
 
 def _fine_transforms() -> bytes:
-    """A predictor for each 4x4 of 16,000x16,000 pixels, in which a symbol takes one bit."""
+    """Write a predictor image for 4x4 blocks in which each symbol takes one bit."""
     bits = _Bits()
     bits.put(1, 1)
     bits.put(0, 2 + 3 + 1)
     bits.put(0b11 | 0 << 2 | 0 << 3, 1 + 1 + 1 + 1)  # two symbols, 0 and then 1
     bits.put(1, 8)
     for _ in range(4):
-        _one(bits)
+        _single_symbol_code(bits)
     return _webp(_chunk(b"VP8L", _header(6400) + bits.done() + bytes(400_000)))

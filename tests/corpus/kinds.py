@@ -1,6 +1,6 @@
-"""Sound files of kinds that were refused or read wrongly when people sent them, and their relatives.
+"""Make intact files of kinds that were once refused or read wrongly, and similar ones.
 
-All are to be answered with pixels; which ones they are, tests/contract says.
+All must be decoded; tests/contract checks the pixels.
 """
 
 import random
@@ -25,15 +25,15 @@ _BOX = (16, 8, 48, 40)
 
 
 def cases() -> Iterator[Case]:
-    for name, make in _ALL.items():
+    for name, make in _MAKERS.items():
         yield Case(f"kind-{name}", make, expected=PIXELS)
     for width, height in ((8160, 6144), (8192, 6144), (9248, 6936)):
         for mode in ("baseline", "progressive"):
-            make = partial(_telephone, width, height, mode == "progressive")
+            make = partial(_phone_photograph, width, height, mode == "progressive")
             yield Case(f"kind-jpeg-{width}x{height}-{mode}", make, large=True, expected=PIXELS)
 
 
-def _telephone(width: int, height: int, progressive: bool) -> bytes:
+def _phone_photograph(width: int, height: int, progressive: bool) -> bytes:
     return encode(Image.new("RGB", (width, height), (90, 120, 60)), "JPEG", progressive=progressive)
 
 
@@ -72,13 +72,13 @@ def _tiff(samples: str, depth: int, **options: bool | int) -> bytes:
     return tiff_of_layout(wide, photometric, *alpha, **options)  # type: ignore[arg-type]
 
 
-def _alpha_of_nothing(header: int) -> bytes:
+def _empty_alpha(header: int) -> bytes:
     masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
     return bmp_of(64, 64, 32, 3, bytes([30, 90, 200, 0]) * 4096, masks, header)
 
 
 _XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
-_ALL: dict[str, Callable[[], bytes]] = {
+_MAKERS: dict[str, Callable[[], bytes]] = {
     "jpeg-film": partial(_motion_photo, False),
     "jpeg-film-progressive": partial(_motion_photo, True),
     **{
@@ -97,7 +97,7 @@ _ALL: dict[str, Callable[[], bytes]] = {
         if not (samples == "grey-alpha" and "planar" in options)
     },
     "bmp-short-runs": lambda: short_runs(np.tile(_RGB[..., 0], (3, 3)), grey=True),
-    **{f"bmp-alpha-of-nothing-{header}": partial(_alpha_of_nothing, header) for header in (56, 108, 124)},
+    **{f"bmp-alpha-of-nothing-{header}": partial(_empty_alpha, header) for header in (56, 108, 124)},
     "gif-small-first-frame": partial(gif_on_canvas, (64, 48), _BOX, 3, None, 2),
     "webp-small-first-frame": partial(webp_on_canvas, (64, 48), _BOX, (200, 30, 60)),
     **{

@@ -1,4 +1,4 @@
-"""Sound files, or nearly, that few programs ever see: shapes, depths, colour models, profiles."""
+"""Make unusual files, most of them valid: shapes, depths, colour models, profiles."""
 
 import io
 import random
@@ -15,16 +15,22 @@ from tests.support.pictures import encode, png_chunk, swapped_profile
 from tests.support.samples import SCENE, samples
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "HEIF")
-_LONGEST = {"JPEG": 65500, "GIF": 65535, "WEBP": 16383, "AVIF": 16384, "HEIF": 8192}
+_MAX_SIDE = {"JPEG": 65500, "GIF": 65535, "WEBP": 16383, "AVIF": 16384, "HEIF": 8192}
 
 
 def cases() -> Iterator[Case]:
     for name in samples():
         yield Case(f"mode-{name}", partial(_mode, name))
     for kind in _FORMATS:
-        longest = _LONGEST.get(kind, 100_000)
-        least = 64 if kind == "HEIF" else 1  # what its encoder takes
-        for size in ((least, least), (least, longest), (longest, least), (67, 65), (255, 257)):
+        max_side = _MAX_SIDE.get(kind, 100_000)
+        min_side = 64 if kind == "HEIF" else 1  # limits of the encoders
+        for size in (
+            (min_side, min_side),
+            (min_side, max_side),
+            (max_side, min_side),
+            (67, 65),
+            (255, 257),
+        ):
             large = kind in {"AVIF", "HEIF"} and max(size) > 1000
             yield Case(f"size-{size[0]}x{size[1]}-{kind}", partial(_of_size, kind, size), large)
     for name in ("jpeg-rgb", "png-rgb", "tiff-rgb-lzw", "webp-rgb", "avif-rgb"):
@@ -51,7 +57,7 @@ def _of_size(kind: str, size: tuple[int, int]) -> bytes:
 
 
 def _profile(name: str, index: int) -> bytes:
-    """Broken in a new way each time."""
+    """Make a picture with a profile that is broken in the way of `index`."""
     draw = random.Random(index)
     profile = bytearray(swapped_profile())
     if index < 8:
@@ -94,7 +100,9 @@ def _exif(name: str, index: int) -> bytes:
         return bodies[index]
     if kind == "WEBP":
         chunk = b"EXIF" + struct.pack("<I", len(exif)) + exif + b"\0" * (len(exif) & 1)
-        plain = encode(SCENE, "WEBP", icc_profile=swapped_profile())  # with a profile it has a VP8X chunk
+        plain = encode(
+            SCENE, "WEBP", icc_profile=swapped_profile()
+        )  # a profile makes Pillow write a VP8X chunk
         flagged = plain[:20] + bytes([plain[20] | 8]) + plain[21:] + chunk
         return flagged[:4] + struct.pack("<I", len(flagged) - 8) + flagged[8:]
     data = encode(SCENE, "AVIF", exif=tiff_of([(270, 2, 8, b"a\0bcdef\0")]), speed=10)
@@ -195,12 +203,12 @@ def _lab_with_profile() -> bytes:
     image = ImageCms.profileToProfile(SCENE, ImageCms.createProfile("sRGB"), lab, outputMode="LAB")
     assert image is not None
     profile = bytearray(ImageCms.ImageCmsProfile(lab).tobytes())
-    profile[24:36] = bytes(12)  # the time
+    profile[24:36] = bytes(12)  # the date, so that the file is reproducible
     return encode(image, "TIFF", icc_profile=bytes(profile))
 
 
 def _png(depth: int, colour: int, interlace: int) -> bytes:
-    """Noise; the filters are whatever the noise says."""
+    """Write a PNG of noise, with each filter in turn."""
     palette = png_chunk(b"PLTE", bytes(range(48))) if colour == 3 else b""
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     raw = b"".join(

@@ -1,6 +1,6 @@
-"""ICC profiles: sound ones of every kind that is converted, and those that would cost lcms2 much.
+"""Make ICC profiles: valid ones of every supported kind, and ones that would cost lcms2 too much.
 
-All are answered; under one that is ignored, the pixels are those of the file.
+Pictures with either kind are decoded; a rejected profile leaves their pixels unchanged.
 """
 
 import struct
@@ -14,8 +14,17 @@ from tests.corpus.case import PIXELS, Case
 from tests.support.pictures import encode
 
 Tag = tuple[bytes, bytes]
-# The names of those that are converted.
-SOUND: Final = ("matrix", "grey", "mft1-rgb", "mft2-rgb", "mft2-cmyk", "mab-rgb", "mab-cmyk", "mab-8-bits")
+# The names of the profiles that are applied.
+APPLIED: Final = (
+    "matrix",
+    "grey",
+    "mft1-rgb",
+    "mft2-rgb",
+    "mft2-cmyk",
+    "mab-rgb",
+    "mab-cmyk",
+    "mab-8-bits",
+)
 
 
 def cases() -> Iterator[Case]:
@@ -23,12 +32,13 @@ def cases() -> Iterator[Case]:
         for kind in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF"):
             mode = mode_of(name)
             if mode == "RGB" or kind in {"JPEG", "TIFF"}:
-                # Pillow unpacks a megabyte of a PNG's profile at most.
+                # Pillow unpacks at most a megabyte of a PNG's profile.
                 expected = "MAX_TEXT_CHUNK" if (name, kind) == ("4-megabytes", "PNG") else PIXELS
                 yield Case(f"profile-{name}-{kind}", partial(_picture, name, kind, mode), expected=expected)
 
 
 def mode_of(name: str) -> str:
+    """Return the mode of pictures that the profile fits."""
     return {"grey": "L", "cmyk": "CMYK"}.get(name.split("-")[-1], "RGB")
 
 
@@ -39,6 +49,7 @@ def _picture(name: str, kind: str, mode: str) -> bytes:
 
 
 def profiles() -> dict[str, bytes]:
+    """Return every profile of the corpus by name."""
     curves, table = mpet(20_000, _curve_set()), mpet(10_000, _float_table(30))
     return {
         "matrix": display(),
@@ -79,7 +90,7 @@ def profiles() -> dict[str, bytes]:
 
 
 def display(*more: Tag) -> bytes:
-    """Of a matrix and three curves: sRGB's primaries, gamma 2.2."""
+    """Return a display profile of a matrix and three curves: sRGB primaries, gamma 2.2."""
     primaries = ((0.4360, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141))
     tags = [
         (name + b"XYZ", _xyz(*values)) for name, values in zip((b"r", b"g", b"b"), primaries, strict=True)
@@ -109,7 +120,7 @@ def profile(
 
 
 def mpet(count: int, element: bytes) -> bytes:
-    """multiProcessElements: `count` times the same one, at one place."""
+    """Return multiProcessElements with `count` references to one element."""
     at = 16 + 8 * count
     return (
         struct.pack(">4sIHHI", b"mpet", 0, 3, 3, count)
@@ -149,7 +160,7 @@ def _mft(kind: bytes, channels: int, grid: int) -> bytes:
 
 
 def mab(channels: int, grid: int, precision: int = 2) -> bytes:
-    """Three curves behind, a matrix and its curves, the table, and curves before it."""
+    """Return an mAB tag: B curves, matrix, M curves, colour table, A curves."""
     curves = _gamma() * 3
     matrix = struct.pack(">12i", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536, 0, 0, 0)
     table = bytes([grid] * channels).ljust(16, b"\0") + bytes([precision, 0, 0, 0])

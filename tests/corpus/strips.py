@@ -1,4 +1,4 @@
-"""TIFFs and PNGs that have the same bytes unpacked again and again, and codings that cost much."""
+"""Make TIFFs and PNGs whose bytes are unpacked repeatedly, or whose codings are expensive."""
 
 import io
 import lzma
@@ -20,13 +20,13 @@ _JPEG, _DEFLATE, _LZMA = 7, 8, 34925
 
 
 def cases() -> Iterator[Case]:
-    for name, (make, expected) in _ALL.items():
+    for name, (make, expected) in _MAKERS.items():
         yield Case(f"strips-{name}", make, expected=expected)
 
 
 @cache
 def _low_noise(count: int) -> bytes:
-    """What takes LZMA longest for its size."""
+    """Return the bytes that LZMA unpacks slowest for their size."""
     return random.Random(1).randbytes(count).translate(bytes(n & 15 for n in range(256)))
 
 
@@ -40,18 +40,18 @@ def _tiff(
     tiled: bool = False,
     *more: Field,
 ) -> bytes:
-    """Strips of `rows` rows, or square tiles one below the other; `repeat` times the same pieces."""
-    data, places = b"".join(pieces), [8 + len(b"".join(pieces[:n])) for n in range(len(pieces))] * repeat
-    count = len(places)
+    """Write a TIFF of strips of `rows` rows, or of tiles in a column, with the pieces `repeat` times."""
+    data, offsets = b"".join(pieces), [8 + len(b"".join(pieces[:n])) for n in range(len(pieces))] * repeat
+    count = len(offsets)
     skipped = {273, 277, 278, 279, 258, 262}
     fields = [f for f in tiff_fields(width, rows * count, data, compression) if f[0] not in skipped]
     fields += [(258, SHORT, samples, struct.pack(f"<{samples}H", *[8] * samples))]
     fields += [(262, SHORT, 1, 2 if samples == 3 else 1), (277, SHORT, 1, samples)]
     sizes = [len(piece) for piece in pieces] * repeat
-    where = [_longs(324, places), _longs(325, sizes), (322, LONG, 1, width), (323, LONG, 1, rows)]
+    location_tags = [_longs(324, offsets), _longs(325, sizes), (322, LONG, 1, width), (323, LONG, 1, rows)]
     if not tiled:
-        where = [_longs(273, places), _longs(279, sizes), (278, LONG, 1, rows)]
-    return tiff_of([*fields, *where, *more], data)
+        location_tags = [_longs(273, offsets), _longs(279, sizes), (278, LONG, 1, rows)]
+    return tiff_of([*fields, *location_tags, *more], data)
 
 
 def _longs(tag: int, values: list[int]) -> Field:
@@ -68,21 +68,21 @@ def _lzma(repeat: int) -> bytes:
 
 
 def _overlapping(count: int) -> bytes:
-    """Each strip begins a byte behind the one before and ends with the data."""
+    """Write strips that each start one byte after the previous one and end with the data."""
     data = zlib.compress(bytes(3000)) + bytes(20_000)
     fields = [f for f in tiff_fields(100, 10 * count, data, _DEFLATE, rows=10) if f[0] not in {273, 279}]
-    places = _longs(273, [8 + n for n in range(count)])
-    return tiff_of([*fields, places, _longs(279, [len(data) - n for n in range(count)])], data)
+    offsets = _longs(273, [8 + n for n in range(count)])
+    return tiff_of([*fields, offsets, _longs(279, [len(data) - n for n in range(count)])], data)
 
 
 def _tags_twice() -> bytes:
-    """libtiff reads the first of the two, Pillow the second."""
+    """Write a tag twice: libtiff reads the first, Pillow the second."""
     data = _tiff([zlib.compress(bytes(1000 * 3 * 10))], 1000, 10, _DEFLATE, 500)
     return _appended(data, (279, LONG, 1, 1))
 
 
 def _appended(data: bytes, field: Field) -> bytes:
-    """With a further entry of its directory, which moves to the end of the file."""
+    """Append an entry to the directory, which moves to the end of the file."""
     (at,) = struct.unpack_from("<I", data, 4)
     (count,) = struct.unpack_from("<H", data, at)
     entry = struct.pack("<HHII", *field)
@@ -102,7 +102,10 @@ def _jpeg_of(marker: int) -> bytes:
 
 
 def _png(chunk: bytes, count: int) -> bytes:
-    """`chunk`: its kind, and what it holds before a megabyte of zeros, of which the checksum is wrong."""
+    """Write a PNG with `count` chunks that hold a megabyte of zeros with a wrong checksum.
+
+    `chunk` is the kind of the chunk, and its content before the zeros.
+    """
     packed = bytearray(zlib.compress(bytes(1_000_000), 9))
     packed[-1] ^= 1
     plain = encode(SCENE, "PNG")
@@ -116,7 +119,7 @@ def _saved(compression: str) -> bytes:
 
 
 _TEXT = "chunks of text and profiles"
-_ALL: dict[str, tuple[Callable[[], bytes], str | None]] = {
+_MAKERS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "lzma": (partial(_lzma, 1), PIXELS),
     "lzma-shared": (partial(_lzma, 350), _SHARED),
     "deflate-shared": (partial(_tiff, [zlib.compress(bytes(21_000))], 7000, 1, _DEFLATE, 5000), _SHARED),

@@ -1,9 +1,9 @@
-"""Pictures that nobody ever drew, led by what they reach in the decoder: `scripts/fuzz SECONDS [FOLDER]`.
+"""Fuzz the decoder, guided by code coverage: `scripts/fuzz SECONDS [FOLDER]`.
 
-Pillow's Python and the contract are instrumented. The codecs' C is not: they get mutations without
-guidance. A finding is any exception but ImageError and MemoryError, 2 s of processor time, 512 MB, a crash,
-a hang; it is written to the current folder as crash-*, oom-* or timeout-*, and the exit code is not 0.
-FOLDER keeps what was found to lead further, to go on from there.
+Pillow's Python code and the contract are instrumented. The C code of the codecs is not: it gets mutations
+without guidance. A finding is any exception but ImageError and MemoryError, 2 s of CPU time, 512 MB, a
+crash or a hang. It is written to the current folder as crash-*, oom-* or timeout-*, and the exit code is
+not 0. FOLDER keeps the inputs that reached new code; a later run continues from them.
 """
 
 import contextlib
@@ -29,29 +29,29 @@ from tests.corpus import cases
 MAX_PIXELS = 4_000_000
 MAX_S = 2.0
 MAX_MB = 512
-SEEDS = 400
-LONGEST = 200_000  # bytes
+SEED_FILES = 400
+MAX_BYTES = 200_000  # bytes
 
 
 def decode(data: bytes) -> None:
-    """Raises what is a finding."""
+    """Decode one input. Raises what counts as a finding."""
     recipe = TORCHVISION_RECIPE if len(data) % 4 == 0 else DEFAULT_RECIPE
-    began = time.process_time()
+    start = time.process_time()
     with contextlib.suppress(ImageError, MemoryError):
         decode_crops(data, recipe, MAX_PIXELS, 10 if len(data) % 8 == 1 else 1)
-    spent = time.process_time() - began
-    if spent > MAX_S:
-        raise TimeoutError(f"{spent:.1f} s")
+    seconds = time.process_time() - start
+    if seconds > MAX_S:
+        raise TimeoutError(f"{seconds:.1f} s")
 
 
-def seeds(folder: Path) -> None:
-    """Sound files first, then what is broken, odd and deceitful in little space."""
+def write_seeds(folder: Path) -> None:
+    """Write the initial inputs: intact files, and a sample of the small hostile ones."""
     quick = [case for case in cases() if not case.large and not case.name.startswith("bomb-")]
-    sound = [case for case in quick if case.name.startswith(("sound-", "mode-"))]
-    rest = random.Random(0).sample(quick, SEEDS - len(sound))
-    for case in sound + rest:
+    intact = [case for case in quick if case.name.startswith(("sound-", "mode-"))]
+    rest = random.Random(0).sample(quick, SEED_FILES - len(intact))
+    for case in intact + rest:
         data = case.make()
-        if len(data) <= LONGEST:
+        if len(data) <= MAX_BYTES:
             (folder / case.name).write_bytes(data)
 
 
@@ -66,13 +66,13 @@ def main() -> None:
         )
         grown.mkdir(parents=True, exist_ok=True)
         start.mkdir()
-        seeds(start)
+        write_seeds(start)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         options = {
             "max_total_time": seconds,
-            "timeout": 20,  # by the clock, for what hangs
-            "rss_limit_mb": MAX_MB + 300,  # the instrumented process itself takes 300
-            "max_len": LONGEST,
+            "timeout": 20,  # wall-clock seconds until an input counts as a hang
+            "rss_limit_mb": MAX_MB + 300,  # the instrumented process alone takes 300
+            "max_len": MAX_BYTES,
             "len_control": 0,
             "print_final_stats": 1,
             "verbosity": 1,

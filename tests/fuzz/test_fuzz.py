@@ -1,4 +1,4 @@
-"""Ten seconds of the fuzzer, so that it keeps running; hours of it are for a person to start."""
+"""Run the fuzzer for ten seconds, to keep it working; longer runs are started by hand."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ pytest.importorskip("atheris", reason="the extra `fuzz` is not installed")
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_ten_seconds_find_nothing(tmp_path: Path) -> None:
+def test_fuzzer_finds_nothing_in_ten_seconds(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.decode", "10", tmp_path],
         cwd=tmp_path,

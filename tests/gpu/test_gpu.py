@@ -1,6 +1,7 @@
-"""On a real GPU: answers, buckets, memory, start-up. Without torch, whose CUDA libraries are others.
+"""Test inference on a real GPU: results, buckets, memory, start-up.
 
-GPU_MODELS names a folder of model files to try beside the shipped one (scripts/gpu-check makes one).
+The tests run without torch, which would load other CUDA libraries. GPU_MODELS names a folder of model files
+to test (scripts/gpu-check makes one); without it, the shipped ones are tested.
 """
 
 import os
@@ -24,8 +25,8 @@ pytestmark = pytest.mark.gpu
 SHIPPED = ROOT / "models" / "flowers17.onnx"
 FILES = sorted(Path(os.environ.get("GPU_MODELS", SHIPPED.parent)).glob("*.onnx"))
 assert FILES, "GPU_MODELS names a folder without model files"
-# Largest difference of a probability, by what is rounded: to float32's order of additions, to TF32's or
-# float16's 10 bits, and to 8 bits, where a level more or less is a step.
+# Largest difference of a probability, by precision: float32 differs by the order of additions, TF32 and
+# float16 by their 10 bits, int8 by whole steps.
 TOLERANCE = {"fp32": 1e-4, "tf32": 2e-2, "fp16": 2e-2, "int8": 0.1}
 
 
@@ -40,7 +41,7 @@ def probabilities(model: Model, batch: Pixels) -> np.ndarray:
 @pytest.mark.parametrize("tf32", [False, True])
 @pytest.mark.parametrize("search", ["heuristic", "exhaustive", "default"])
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_it_answers_as_the_cpu_does(file: Path, search: str, tf32: bool) -> None:
+def test_probabilities_match_the_cpu(file: Path, search: str, tf32: bool) -> None:
     model = load_model(file, "cuda", 1, GpuOptions(8, search, tf32=tf32))
     assert model.provider == PROVIDER
     batch = images(13)  # a full bucket, and one that is padded
@@ -51,14 +52,14 @@ def test_it_answers_as_the_cpu_does(file: Path, search: str, tf32: bool) -> None
     assert difference <= TOLERANCE["tf32" if tf32 and precision == "fp32" else precision]
 
 
-def test_every_size_of_a_batch_answers_as_its_images_alone() -> None:
+def test_every_batch_size_matches_single_images() -> None:
     model, batch = load_model(SHIPPED, "cuda", 1, GpuOptions(12)), images(30)
-    exclusive = np.concatenate([probabilities(model, batch[i : i + 1]) for i in range(30)])
+    single = np.concatenate([probabilities(model, batch[i : i + 1]) for i in range(30)])
     for size in range(1, 31):
-        assert np.abs(probabilities(model, batch[:size]) - exclusive[:size]).max() <= TOLERANCE["int8"]
+        assert np.abs(probabilities(model, batch[:size]) - single[:size]).max() <= TOLERANCE["int8"]
 
 
-def test_every_output() -> None:
+def test_every_requested_output_is_returned() -> None:
     (row,) = load_model(SHIPPED, "cuda", 1, GpuOptions(1)).run(
         list(images(1)), ["conv5", "probabilities", "fc7"]
     )
@@ -66,14 +67,14 @@ def test_every_output() -> None:
     assert row["probabilities"].sum() == pytest.approx(1, abs=1e-3)
 
 
-def test_the_memory_that_is_copied_from_is_page_locked_and_given_back() -> None:
-    for _again in range(3):  # the same memory again would be refused if it were still locked
+def test_host_memory_is_page_locked_and_released() -> None:
+    for _again in range(3):  # locking the same memory again fails if it is still locked
         buckets = load_model(SHIPPED, "cuda", 1, GpuOptions(4)).session
         assert isinstance(buckets, Buckets)
         assert buckets.pinned
 
 
-def test_the_memory_of_the_gpu_is_known() -> None:
+def test_memory_used_on_the_gpu_is_reported() -> None:
     model = load_model(SHIPPED, "cuda", 1)
     used = memory_used(cuda_library(ort))
     assert used is not None
@@ -81,21 +82,21 @@ def test_the_memory_of_the_gpu_is_known() -> None:
     assert model.provider == PROVIDER
 
 
-def test_too_little_memory_is_told_or_the_cpu_is_taken() -> None:
-    few = GpuOptions(4, memory_bytes=1_000_000)
+def test_too_little_gpu_memory_raises_or_falls_back_to_the_cpu() -> None:
+    options = GpuOptions(4, memory_bytes=1_000_000)
     with pytest.raises(ModelError, match=r"DEVICE=cuda, but (the GPU cannot|no CUDA session)"):
-        load_model(SHIPPED, "cuda", 1, few)
-    assert load_model(SHIPPED, "auto", 1, few).provider == CPU
-    assert load_model(SHIPPED, "cuda", 1).provider == PROVIDER  # and nothing is broken
+        load_model(SHIPPED, "cuda", 1, options)
+    assert load_model(SHIPPED, "auto", 1, options).provider == CPU
+    assert load_model(SHIPPED, "cuda", 1).provider == PROVIDER  # CUDA still works after the failure
 
 
-def test_a_hidden_gpu_is_none(tmp_path: Path) -> None:
+def test_hidden_gpu_falls_back_to_the_cpu(tmp_path: Path) -> None:
     with serving(tmp_path / "log", SHIPPED, device="auto", cuda_visible_devices="-1") as server:
         assert server.client.get("/health").json()["provider"] == CPU
         assert "serving on the CPU: " in server.log
 
 
-def test_the_service_on_the_gpu_and_a_swap(tmp_path: Path) -> None:
+def test_service_on_the_gpu_reloads_its_model(tmp_path: Path) -> None:
     assert PROVIDER in ort.get_available_providers()
     with serving(tmp_path / "log", SHIPPED, device="cuda") as server:
         assert server.client.get("/health").json()["provider"] == PROVIDER

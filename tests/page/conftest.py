@@ -45,7 +45,7 @@ def browser_is_here() -> None:
     """Without one the page's tests are skipped; with REQUIRE_BROWSER=1, as CI sets it, they fail."""
     if find_browser() is None:
         if REQUIRED:
-            pytest.fail(f"REQUIRE_BROWSER=1, and there is {NO_BROWSER}")
+            pytest.fail(f"REQUIRE_BROWSER=1, but {NO_BROWSER}")
         pytest.skip(NO_BROWSER)
 
 

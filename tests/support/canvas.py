@@ -1,4 +1,4 @@
-"""Animations whose first frame does not fill their canvas, written by hand."""
+"""Write animations whose first frame does not fill the canvas."""
 
 import struct
 
@@ -13,7 +13,7 @@ PALETTE = bytes(value for n in range(8) for value in (n * 30, 255 - n * 30, 90))
 def gif_on_canvas(
     size: tuple[int, int], box: Box, index: int, transparent: int | None = None, frames: int = 1
 ) -> bytes:
-    """A frame of one colour, `PALETTE`'s `index`; further ones of the next fill the canvas."""
+    """Write a GIF with a first frame of palette colour `index`; later frames, of the next ones, fill it."""
     control = bytes([transparent is not None, 10, 0, transparent or 0])
     data = b"GIF89a" + struct.pack("<HHBBB", *size, 0x80 | 2, 0, 0) + PALETTE
     for n, place in enumerate([box, *[(0, 0, *size)] * (frames - 1)]):
@@ -25,7 +25,7 @@ def gif_on_canvas(
 
 
 def _lzw(index: int, pixels: int) -> bytes:
-    """In codes of 4 bits: a clear code, 8, before every fourth pixel, so that no code becomes longer."""
+    """Compress in codes of 4 bits; a clear code (8) before every fourth pixel keeps codes that short."""
     codes = [code for at in range(pixels) for code in ([8] if at % 4 == 0 else []) + [index]] + [9]
     codes += [0] * (len(codes) % 2)
     packed = bytes(low | high << 4 for low, high in zip(codes[::2], codes[1::2], strict=True))
@@ -36,7 +36,7 @@ def _lzw(index: int, pixels: int) -> bytes:
 def webp_on_canvas(
     size: tuple[int, int], box: Box, colour: tuple[int, int, int], alpha: int | None = None
 ) -> bytes:
-    """`alpha` None: the file says that it has none."""
+    """Write a WebP animation with a first frame of one colour; without alpha channel if `alpha` is None."""
     left, top, right, bottom = box
     shade = colour if alpha is None else (*colour, alpha)
     frame = Image.new("RGB" if alpha is None else "RGBA", (right - left, bottom - top), shade)

@@ -1,4 +1,4 @@
-"""A copy of this checkout, as a newcomer's clone would be, and running its scripts."""
+"""Copy this checkout as a fresh clone, and run the commands of its documents."""
 
 import os
 import re
@@ -13,13 +13,13 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from tests.support.eventually import WITHIN_S, eventually
+from tests.support.eventually import TIMEOUT_S, eventually
 
 ROOT = Path(__file__).parents[2]
 
 
 def clone(target: Path) -> Path:
-    """Every file that git would commit, and nothing that was built."""
+    """Copy every file that git would commit to `target`, without build results."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -50,12 +50,12 @@ def documents() -> list[Path]:
 
 
 def commands(document: Path) -> list[str]:
-    """The lines of the sh blocks of a Markdown file."""
+    """Return the lines of the sh blocks of a Markdown file."""
     return [line for block in _blocks(document, "sh") for line in block.splitlines()]
 
 
 def scripts_of(document: Path) -> list[str]:
-    """The python blocks of a Markdown file."""
+    """Return the python blocks of a Markdown file."""
     return _blocks(document, "python")
 
 
@@ -71,15 +71,15 @@ def free_port() -> int:
 
 
 def environ(**changes: str) -> dict[str, str]:
-    # Without CI, because ONNX Runtime's telemetry, whose absence is tested, keeps still where that is set.
+    # Without CI: it disables the telemetry of ONNX Runtime, whose absence is tested.
     left_out = {"CI", "HOST", "PORT", "MODEL", "PYTHONPATH"}
-    kept = {k: v for k, v in os.environ.items() if k not in left_out}
-    return {**kept, "DEVICE": "cpu", **changes}
+    environment = {k: v for k, v in os.environ.items() if k not in left_out}
+    return {**environment, "DEVICE": "cpu", **changes}
 
 
 @contextmanager
 def serving(command: str, cwd: Path, env: dict[str, str], seconds: float) -> Iterator[str]:
-    """Runs a command that serves on env["PORT"]; yields what it had printed when it was healthy."""
+    """Run a command that serves on env["PORT"]; once it is healthy, yield what it has printed."""
     printed = cwd / "printed"
     with (
         printed.open("w") as output,
@@ -93,7 +93,7 @@ def serving(command: str, cwd: Path, env: dict[str, str], seconds: float) -> Ite
     assert process.returncode == 0
 
 
-def wait_until_healthy(process: "subprocess.Popen[Any]", port: int, within: float = WITHIN_S) -> None:
+def wait_until_healthy(process: "subprocess.Popen[Any]", port: int, within: float = TIMEOUT_S) -> None:
     """Wait for a server on this port. Raises AssertionError as soon as its process ends."""
 
     def serves() -> bool:
@@ -111,7 +111,7 @@ def healthy(port: int) -> bool:
 
 
 def draw_photos(folder: Path, classes: tuple[str, ...], count: int) -> None:
-    """`count` JPEG files for each class, which differ in colour."""
+    """Write `count` JPEGs per class to `folder`; the classes differ in colour."""
     for index, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for number in range(count):

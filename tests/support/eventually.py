@@ -1,4 +1,4 @@
-"""Wait for what another thread, process or server is about to do."""
+"""Poll until another thread, process or server has reached a state."""
 
 import asyncio
 import inspect
@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-WITHIN_S = 60.0  # on a machine that does other things too; what is waited for usually takes milliseconds
+TIMEOUT_S = 60.0  # usually milliseconds are enough; the machine may be busy
 PAUSE_S = 0.01
 
 
-def eventually(predicate: Callable[[], T | None], within: float = WITHIN_S) -> T:
+def eventually(predicate: Callable[[], T | None], within: float = TIMEOUT_S) -> T:
     """Poll `predicate` and return its first truthy value.
 
-    Raises AssertionError after `within` seconds, which says what was waited for and the last value. What
-    the predicate raises ends the wait, so that nobody waits for a process that has died.
+    Raises AssertionError after `within` seconds, with the predicate's source and its last value. Exceptions
+    of the predicate end the wait, for example if the process has died.
     """
     deadline = time.monotonic() + within
     while not (value := predicate()):
@@ -24,8 +24,8 @@ def eventually(predicate: Callable[[], T | None], within: float = WITHIN_S) -> T
     return value
 
 
-async def eventually_async(predicate: Callable[[], object], within: float = WITHIN_S) -> None:
-    """Poll as `eventually` does, while the event loop goes on; `predicate` may be a coroutine function."""
+async def eventually_async(predicate: Callable[[], object], within: float = TIMEOUT_S) -> None:
+    """Poll without blocking the event loop; `predicate` may be a coroutine function."""
     deadline = time.monotonic() + within
     while True:
         value = predicate()
@@ -38,7 +38,7 @@ async def eventually_async(predicate: Callable[[], object], within: float = WITH
 
 
 def _failure(predicate: Callable[[], object], value: object, within: float) -> str:
-    """Return the predicate's source and its last value, as a message."""
+    """Return a message with the predicate's source and its last value."""
     try:
         source = " ".join(inspect.getsource(predicate).split())
     except (OSError, TypeError):

@@ -1,4 +1,4 @@
-"""A manifest to change one thing of."""
+"""Provide a valid manifest, and its JSON with one value changed."""
 
 import json
 from typing import Any
@@ -25,11 +25,11 @@ MANIFEST = Manifest(
 
 
 def changed(path: str, value: Any) -> str:
-    """MANIFEST's JSON with the value at `path` ("metrics.0.top1") replaced."""
+    """Return the JSON of MANIFEST with the value at `path` ("metrics.0.top1") replaced."""
     record = json.loads(MANIFEST.to_json())
-    *way, last = [int(part) if part.isdigit() else part for part in path.split(".")]
-    place = record
-    for part in way:
-        place = place[part]
-    place[last] = value
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    container = record
+    for part in parents:
+        container = container[part]
+    container[last] = value
     return json.dumps(record)

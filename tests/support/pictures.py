@@ -1,4 +1,4 @@
-"""Pictures that the tests draw, and write in formats that Pillow reads but cannot write itself."""
+"""Draw pictures, and write them in formats that Pillow reads but cannot write."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ CORNERS = {"red": (225, 30, 30), "green": (20, 180, 40), "blue": (30, 50, 220), 
 
 
 def scene(width: int = 400, height: int = 320, seed: int = 0) -> Image.Image:
-    """Smooth colours, with red, green, blue and yellow in the corners, row by row."""
+    """Draw smooth colours, with red, green, blue and yellow in the corners, row by row."""
     coarse = np.random.default_rng(seed).integers(40, 216, (5, 6, 3), dtype=np.uint8)
     image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
     w, h = width // 4, height // 4
@@ -38,7 +38,7 @@ def orientation_tag(value: int) -> bytes:
     return exif.tobytes()
 
 
-# How the pixels lie in a file whose orientation makes them stand upright: the inverse of what is shown.
+# By EXIF orientation: how an upright picture is transposed before it is stored.
 STORED = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,12 +52,16 @@ STORED = {
 
 
 def stored(image: Image.Image, orientation: int) -> Image.Image:
+    """Transpose an upright picture as it is stored under an EXIF orientation."""
     transpose = STORED[orientation]
     return image if transpose is None else image.transpose(transpose)
 
 
 def png(pixels: Array, colour_type: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """8 or 16 bits as the array has; colour types 0 grey, 2 RGB, 4 grey and alpha, 6 RGB and alpha."""
+    """Write a PNG of 8 or 16 bits, as the array has.
+
+    Colour types: 0 grey, 2 RGB, 4 grey and alpha, 6 RGB and alpha.
+    """
     height, width = pixels.shape[:2]
     depth = pixels.dtype.itemsize * 8
     rows = pixels.astype(pixels.dtype.newbyteorder(">")).reshape(height, -1)
@@ -72,7 +76,7 @@ def png_chunk(name: bytes, body: bytes) -> bytes:
 
 
 def tiff(pixels: Array, photometric: int, order: Order = "<", extra: dict[int, int] | None = None) -> bytes:
-    """Uncompressed, one strip, little-endian (`<`) or big-endian (`>`); `extra` holds further tags."""
+    """Write an uncompressed TIFF with one strip and the further tags `extra`, in byte order `order`."""
     height, width = pixels.shape[:2]
     samples = pixels.shape[2] if pixels.ndim == 3 else 1
     data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
@@ -83,8 +87,8 @@ def tiff(pixels: Array, photometric: int, order: Order = "<", extra: dict[int, i
     entries = b""
     for tag, value in sorted(tags.items()):
         if tag == 258 and samples > 1:
-            long = samples * 2 > 4
-            field = struct.pack(f"{order}I", value) if long else depths.ljust(4, b"\0")
+            is_offset = samples * 2 > 4
+            field = struct.pack(f"{order}I", value) if is_offset else depths.ljust(4, b"\0")
             entries += struct.pack(f"{order}HHI", tag, 3, samples) + field
         else:
             entries += struct.pack(f"{order}HHII", tag, 4, 1, value)
@@ -94,9 +98,11 @@ def tiff(pixels: Array, photometric: int, order: Order = "<", extra: dict[int, i
 
 
 def swapped_profile() -> bytes:
-    """sRGB with its red and blue primaries exchanged: a picture under it looks as if they were."""
+    """Return an sRGB profile with red and blue primaries exchanged, which exchanges them in a picture."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    profile[24:36] = struct.pack(">6H", 2020, 1, 1, 0, 0, 0)  # when it was made, which is now otherwise
+    profile[24:36] = struct.pack(
+        ">6H", 2020, 1, 1, 0, 0, 0
+    )  # a fixed date, so that the profile is reproducible
     count = int.from_bytes(profile[128:132], "big")
     exchange = {b"rXYZ": b"bXYZ", b"bXYZ": b"rXYZ"}
     for at in range(132, 132 + 12 * count, 12):
@@ -105,7 +111,7 @@ def swapped_profile() -> bytes:
 
 
 def linear_grey_profile() -> bytes:
-    """A grey profile whose values are proportional to light, written by hand (ICC.1:2001)."""
+    """Return a grey profile whose values are proportional to light (ICC.1:2001)."""
     white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)  # D50
     curve = b"curv\0\0\0\0" + struct.pack(">I", 0)  # no entries: the identity
     tags = struct.pack(">I", 2)
@@ -126,7 +132,7 @@ def swap_red_and_blue(image: Image.Image) -> Image.Image:
 def draw_classes(
     root: Path, classes: dict[str, tuple[int, int, int]], count: int, size: int = 80, first: int = 0
 ) -> Path:
-    """A folder per class below `root` with `count` pictures of its colour, each a little different."""
+    """Write `count` slightly different pictures per class to its folder below `root`."""
     for number, (name, colour) in enumerate(classes.items()):
         (root / name).mkdir(parents=True, exist_ok=True)
         for index in range(first, first + count):

@@ -1,4 +1,4 @@
-"""Every PromQL expression of the alerts and of the dashboard, and the names in one."""
+"""Extract the PromQL expressions of the alerts and the dashboard, and the names in them."""
 
 import json
 import re
@@ -10,17 +10,17 @@ DASHBOARD = MONITORING / "grafana" / "dashboards" / "alexnet.json"
 
 
 def alerts() -> dict[str, str]:
-    """name -> expression; each is on a line of its own."""
+    """Return the expression of every alert by name. Each must be on one line."""
     text = (MONITORING / "alerts.yml").read_text()
-    found = re.findall(r"- alert: (\w+)\n +expr: (\S.*)$", text, re.M)
-    assert len(found) == len(re.findall(r"^ +- ", text, re.M)) - text.count("- name: "), (
-        "an expr of two lines"
+    pairs = re.findall(r"- alert: (\w+)\n +expr: (\S.*)$", text, re.M)
+    assert len(pairs) == len(re.findall(r"^ +- ", text, re.M)) - text.count("- name: "), (
+        "an expr has two lines"
     )
-    return dict(found)
+    return dict(pairs)
 
 
 def queries() -> dict[str, list[str]]:
-    """A panel's title -> its expressions, with an interval where Grafana would put its own."""
+    """Return the expressions of every panel by title, with 1m for Grafana's interval."""
     panels = json.loads(DASHBOARD.read_text())["panels"]
     return {
         panel["title"]: [t["expr"].replace("$__rate_interval", "1m") for t in panel["targets"]]
@@ -29,7 +29,7 @@ def queries() -> dict[str, list[str]]:
 
 
 def metrics_in(expression: str) -> set[str]:
-    """What is left without texts, matchers, ranges, lists of labels, functions, operators and numbers."""
+    """Return the metric names: what is left after all other parts of the expression are removed."""
     bare = re.sub(r'"[^"]*"', "", expression)
     bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]", "", bare)
     bare = re.sub(r"\b(by|without|on|ignoring|group_left|group_right)\b\s*(\([^)]*\))?", "", bare)
@@ -37,7 +37,7 @@ def metrics_in(expression: str) -> set[str]:
 
 
 def labels_in(expression: str) -> set[str]:
-    """Of matchers and of `by`."""
+    """Return the label names in matchers and in `by`."""
     matchers = re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", expression)
     lists = re.findall(r"\bby\s*\(([^)]*)\)", expression)
     return {*matchers, *(label.strip() for names in lists for label in names.split(","))}

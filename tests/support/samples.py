@@ -1,4 +1,4 @@
-"""One small file of every format and mode, each with the upright sRGB picture that a person sees in it."""
+"""Provide a small file of every format and mode, with the upright sRGB picture that it shows."""
 
 import io
 import struct
@@ -24,7 +24,7 @@ from tests.support.pictures import (
 SCENE = scene()
 GREY = SCENE.convert("L")
 WHITE = Image.new("RGB", SCENE.size, "white")
-# From clear at the left to opaque at the right.
+# From transparent at the left to opaque at the right.
 ALPHA = Image.fromarray(np.tile(np.linspace(0, 255, SCENE.width).astype(np.uint8), (SCENE.height, 1)))
 OVER_WHITE = Image.composite(SCENE, WHITE, ALPHA)
 HOLE = (150, 120, 250, 200)
@@ -32,12 +32,14 @@ HOLE = (150, 120, 250, 200)
 
 @dataclass(frozen=True)
 class Sample:
-    """The crop may differ from Pillow's crop of `seen` by one level; or by `mean` levels on average,
-    where the file is lossy or its colours are converted after the resizing.
+    """A file and the picture that it shows.
+
+    The crop may differ from Pillow's crop of `expected` by one level; or by `mean` levels on average, where
+    the file is lossy or its colours are converted after resizing.
     """
 
     data: bytes
-    seen: Image.Image
+    expected: Image.Image
     mean: float | None = None
 
 
@@ -187,13 +189,13 @@ def _others() -> dict[str, Sample]:
 
 
 def _lossy(kind: str, image: Image.Image = SCENE, **options: object) -> Sample:
-    """The loss is not in question, so `seen` is what Pillow alone reads; colours must be near, though."""
+    """Make a lossy sample; `expected` is what Pillow decodes, so that the loss itself does not count."""
     data = encode(image, kind, **options)
     return Sample(data, Image.open(io.BytesIO(data)))
 
 
 def _palette_with_hole() -> tuple[Image.Image, Image.Image]:
-    """-> a palette picture whose colour 201 is to be transparent, and what is seen then."""
+    """Return a palette picture to be saved with transparent colour 201, and what it then shows."""
     clear = SCENE.quantize(200)
     clear.putpalette([*(clear.getpalette() or []), *[9] * 6])
     punched = clear.convert("RGB")
@@ -208,7 +210,7 @@ def _animation(kind: str, first: Image.Image, **options: object) -> bytes:
 
 
 def _linear(grey: Image.Image) -> Image.Image:
-    """The levels that a profile proportional to light shows as those of `grey` in sRGB."""
+    """Convert sRGB grey levels to levels proportional to light."""
     v = np.asarray(grey) / 255
     light = np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
     return Image.fromarray(np.rint(light * 255).astype(np.uint8))

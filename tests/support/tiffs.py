@@ -1,4 +1,4 @@
-"""TIFFs of any layout, written by hand: Pillow writes few of those that it reads."""
+"""Write TIFFs of any layout; Pillow writes few of those that it reads."""
 
 import struct
 import zlib
@@ -26,9 +26,11 @@ def tiff_of_layout(
     reversed_bits: bool = False,
     bits: int = 0,
 ) -> bytes:
-    """(height, width, samples) unsigned, of 8, 16 or 32 bits; in strips of 50 rows, or tiles.
+    """Write unsigned pixels (height, width, samples) of 8, 16 or 32 bits.
 
-    `bits`: as many of each sample are written, packed; `more`: further tags, or others of the same number.
+    They lie in strips of 50 rows, or in tiles.
+
+    With `bits`, only so many bits of each sample are written, packed. `more` adds or replaces tags.
     """
     height, width, samples = pixels.shape
     planes = [pixels[..., n : n + 1] for n in range(samples)] if planar else [pixels]
@@ -38,13 +40,16 @@ def tiff_of_layout(
     if reversed_bits:
         pieces = [piece.translate(bytes(int(f"{n:08b}"[::-1], 2) for n in range(256))) for piece in pieces]
     head = 16 if big else 8
-    places = [head + sum(map(len, pieces[:n])) for n in range(len(pieces))]
-    where = (324, 325) if tile else (273, 279)
+    offsets = [head + sum(map(len, pieces[:n])) for n in range(len(pieces))]
+    location_tags = (324, 325) if tile else (273, 279)
     tags: list[Tag] = [
         *((256, 4, [width]), (257, 4, [height]), (258, 3, [bits or 8 * pixels.itemsize] * samples)),
         *((259, 3, [8 if deflated else 1]), (262, 3, [photometric]), (277, 3, [samples])),
         *((284, 3, [2 if planar else 1]), (266, 3, [2 if reversed_bits else 1])),
-        *((where[0], 16 if big else 4, places), (where[1], 4, [len(piece) for piece in pieces])),
+        *(
+            (location_tags[0], 16 if big else 4, offsets),
+            (location_tags[1], 4, [len(piece) for piece in pieces]),
+        ),
         *([(322, 4, [tile]), (323, 4, [tile])] if tile else [(278, 4, [50])]),
         *([(317, 3, [2])] if predictor else []),
         *more,
@@ -53,11 +58,11 @@ def tiff_of_layout(
 
 
 def file_of(tags: Sequence[Tag], data: bytes, order: Order = "<", big: bool = False) -> bytes:
-    """`data` lies behind the header of 8 bytes, 16 in a BigTIFF; then come the tags and their values."""
+    """Write a TIFF: the header of 8 bytes (16 in a BigTIFF), `data`, then the tags and their values."""
     head, size, number = (16, 8, "Q") if big else (8, 4, "I")
     unique = sorted({tag[0]: tag for tag in tags}.values())
     at = head + len(data)
-    behind = at + (8 if big else 2) + (12 + 8 * big) * len(unique) + size
+    values_at = at + (8 if big else 2) + (12 + 8 * big) * len(unique) + size
     entries = values = b""
     for tag, kind, numbers in unique:
         field = struct.pack(f"{order}{len(numbers)}{_KINDS[kind]}", *numbers)
@@ -65,12 +70,12 @@ def file_of(tags: Sequence[Tag], data: bytes, order: Order = "<", big: bool = Fa
         if len(field) <= size:
             entries += field.ljust(size, b"\0")
         else:
-            entries += struct.pack(order + number, behind + len(values))
+            entries += struct.pack(order + number, values_at + len(values))
             values += field
-    mark = b"II" if order == "<" else b"MM"
+    byte_order = b"II" if order == "<" else b"MM"
     first = struct.pack(f"{order}HHHQ", 43, 8, 0, at) if big else struct.pack(f"{order}HI", 42, at)
     directory = struct.pack(order + ("Q" if big else "H"), len(unique)) + entries + bytes(size)
-    return mark + first + data + directory + values
+    return byte_order + first + data + directory + values
 
 
 def _pieces(plane: Array, tile: int) -> list[Array]:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from training.start.published import MEAN, STD
 
 
-class TheirAlexNet(nn.Module):
+class TorchvisionAlexNet(nn.Module):
     """The network of torchvision/models/alexnet.py; its state dict has the published names."""
 
     def __init__(self, classes: int = 1000) -> None:

@@ -1,4 +1,4 @@
-"""What decoding takes is told before it begins, or the file is refused for what it is."""
+"""Test that the cost of decoding is known from the header, or that the file is refused."""
 
 import io
 import tracemalloc
@@ -17,11 +17,12 @@ from tests.corpus.case import PIXELS
 from tests.support.pictures import encode, swapped_profile
 from tests.support.samples import SCENE, samples
 
-MAX_PIXELS = 67_000_000  # by default
+MAX_PIXELS = 67_000_000  # the default of the service
 EXPECTED = {case.name: case for case in cases() if case.expected is not None}
 
 
 def outcome(data: bytes) -> str:
+    """Decode and crop; return PIXELS, or why the file was refused."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -36,16 +37,16 @@ def outcome(data: bytes) -> str:
 
 
 @pytest.mark.parametrize("family", ["profile-", "boxes-", "webp-", "strips-", "kind-"])
-def test_what_the_corpus_expects_is_what_comes_of_it(family: str) -> None:
-    found = {name: case for name, case in EXPECTED.items() if name.startswith(family)}
-    assert len(found) > 10
-    for name, case in found.items():
+def test_corpus_cases_have_their_expected_outcome(family: str) -> None:
+    family_cases = {name: case for name, case in EXPECTED.items() if name.startswith(family)}
+    assert len(family_cases) > 10
+    for name, case in family_cases.items():
         assert case.expected is not None
         assert case.expected in outcome(case.make()), name
 
 
-@pytest.mark.parametrize("name", profiles.SOUND)
-def test_a_sound_profile_is_converted_as_lcms_converts_it(name: str) -> None:
+@pytest.mark.parametrize("name", profiles.APPLIED)
+def test_valid_profile_is_converted_as_by_lcms(name: str) -> None:
     mode, profile = profiles.mode_of(name), profiles.profiles()[name]
     picture = decode(encode(SCENE.convert(mode), "TIFF", icc_profile=profile), DEFAULT_RECIPE, 10**6)
     assert picture.profile_ignored is None
@@ -60,8 +61,8 @@ def test_a_sound_profile_is_converted_as_lcms_converts_it(name: str) -> None:
     assert np.array_equal(crop, np.asarray(converted))
 
 
-@pytest.mark.parametrize("name", sorted(profiles.profiles().keys() - set(profiles.SOUND) - {"empty"}))
-def test_the_pixels_under_another_profile_are_those_of_the_file(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(profiles.profiles().keys() - set(profiles.APPLIED) - {"empty"}))
+def test_rejected_profile_leaves_the_pixels_unchanged(name: str) -> None:
     data = encode(SCENE, "TIFF", icc_profile=profiles.profiles()[name])
     picture = decode(data, DEFAULT_RECIPE, 10**6)
     assert picture.profile is None
@@ -71,27 +72,29 @@ def test_the_pixels_under_another_profile_are_those_of_the_file(name: str) -> No
     assert np.array_equal(centre_crop(picture, DEFAULT_RECIPE), centre_crop(plain, DEFAULT_RECIPE))
 
 
-def test_the_profiles_of_libraries_are_converted() -> None:
-    made = [ImageCms.ImageCmsProfile(ImageCms.createProfile(kind)).tobytes() for kind in ("sRGB", "LAB")]
-    for profile in (*made, swapped_profile()):
+def test_profiles_made_by_libraries_are_accepted() -> None:
+    library_profiles = [
+        ImageCms.ImageCmsProfile(ImageCms.createProfile(kind)).tobytes() for kind in ("sRGB", "LAB")
+    ]
+    for profile in (*library_profiles, swapped_profile()):
         assert icc.rejection_reason(profile) is None
     assert (
         icc.rejection_reason((1, 2, 3)) == "it is not a block of bytes"
-    )  # a TIFF may say that it has numbers
+    )  # the value of a TIFF tag of numbers
 
 
-def test_a_lab_picture_under_an_ignored_profile_is_converted_as_lab() -> None:
+def test_lab_picture_with_a_rejected_profile_is_converted_as_lab() -> None:
     lab = encode(Image.new("LAB", (64, 64), (120, 200, 30)), "TIFF")
     under = encode(
         Image.new("LAB", (64, 64), (120, 200, 30)), "TIFF", icc_profile=profiles.profiles()["elements"]
     )
-    exclusive, ignored = (
+    without_profile, ignored = (
         centre_crop(decode(data, DEFAULT_RECIPE, 10**6), DEFAULT_RECIPE) for data in (lab, under)
     )
-    assert np.array_equal(exclusive, ignored)
+    assert np.array_equal(without_profile, ignored)
 
 
-def test_a_kept_transform_does_not_keep_its_profile() -> None:
+def test_cached_transform_does_not_hold_its_profile() -> None:
     tracemalloc.start()
     try:
         for n in range(20):
@@ -99,14 +102,14 @@ def test_a_kept_transform_does_not_keep_its_profile() -> None:
             decoded = decode(encode(SCENE, "TIFF", icc_profile=profile), DEFAULT_RECIPE, 10**6)
             centre_crop(decoded, DEFAULT_RECIPE)
         del profile, decoded
-        assert tracemalloc.get_traced_memory()[0] < 10_000_000  # 16 of them have 48 million
+        assert tracemalloc.get_traced_memory()[0] < 10_000_000  # 16 profiles have 48 million bytes
     finally:
         tracemalloc.stop()
 
 
 @pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
-def test_a_codestream_has_the_pixels_of_its_picture(kind: str, alpha: bool) -> None:
+def test_coded_pixels_of_an_ordinary_picture_are_its_size(kind: str, alpha: bool) -> None:
     samples()  # registers HEIF
     image = Image.new("RGBA" if alpha else "RGB", (640, 480), (200, 30, 90, 128)[: 4 if alpha else 3])
     data = encode(image, kind)
@@ -114,7 +117,7 @@ def test_a_codestream_has_the_pixels_of_its_picture(kind: str, alpha: bool) -> N
     assert read_header(data, DEFAULT_RECIPE, 10**6).bytes == 16 * 640 * 480
 
 
-def test_what_is_decoded_beyond_the_size_that_is_told_is_counted() -> None:
+def test_cells_larger_than_declared_are_counted_at_their_real_size() -> None:
     data = boxes.grid(4, 5, side=64, real=1024)
     assert isobmff.coded_pixels(data) == 20 * 1024 * 1024
     header = read_header(data, DEFAULT_RECIPE, 10**6)
@@ -124,7 +127,7 @@ def test_what_is_decoded_beyond_the_size_that_is_told_is_counted() -> None:
 
 @pytest.mark.parametrize("method", [0, 6])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
-def test_the_codes_of_an_ordinary_lossless_webp_are_few(mode: str, method: int) -> None:
+def test_ordinary_lossless_webp_needs_little_memory_for_codes(mode: str, method: int) -> None:
     image = SCENE.resize((1500, 1200)).convert(mode)
     data = encode(image, "WEBP", lossless=True, method=method)
     assert webp.code_bytes(data) < 64_000_000

@@ -1,4 +1,4 @@
-"""The scans of a JPEG, counted up to its own end, whatever lies behind it or looks like it."""
+"""Test that the scans of a JPEG are counted exactly up to its end, not in data after it."""
 
 import io
 import random
@@ -55,7 +55,7 @@ def pixels(data: bytes) -> Array:
 
 
 def count(data: bytes) -> int:
-    """Exactly, which is done only for pictures that are refused or slowed down without it."""
+    """Count the scans exactly, as is done where the fast count is over the limit."""
     return jpeg._count_by_markers(data)
 
 
@@ -67,13 +67,13 @@ def places_of_scans(data: bytes) -> list[int]:
 @pytest.mark.parametrize(
     "still", [BASELINE, PROGRESSIVE, RESTARTS], ids=["baseline", "progressive", "restarts"]
 )
-def test_what_lies_behind_a_picture_changes_nothing(still: bytes, behind: str) -> None:
+def test_data_after_the_picture_changes_nothing(still: bytes, behind: str) -> None:
     data = still + BEHIND[behind]()
     assert np.array_equal(pixels(data), pixels(still))
     assert read_header(data, DEFAULT_RECIPE, 10**8).bytes == read_header(still, DEFAULT_RECIPE, 10**8).bytes
 
 
-def test_a_film_behind_a_photograph_of_12_million_pixels() -> None:
+def test_video_after_a_12_megapixel_photograph_is_ignored() -> None:
     still = encode(SCENE.resize((4000, 3000)), "JPEG", quality=40)
     data = still + film() * 3
     assert data.count(SCAN) > 20
@@ -92,8 +92,8 @@ FAKES = {
 
 @pytest.mark.parametrize("fake", FAKES)
 @pytest.mark.parametrize("still", [PROGRESSIVE, RESTARTS], ids=["plain", "restarts"])
-def test_an_end_within_a_segment_is_none(still: bytes, fake: str) -> None:
-    """In front of each scan, and the decoder still finds them all."""
+def test_end_marker_within_a_segment_does_not_count(still: bytes, fake: str) -> None:
+    """The fake end is put before each scan; all scans are still counted."""
     scans = places_of_scans(still)
     assert count(still) == len(scans) == 10
     for at in scans if fake != "in tables" else scans[1:]:
@@ -103,8 +103,8 @@ def test_an_end_within_a_segment_is_none(still: bytes, fake: str) -> None:
 
 
 @pytest.mark.parametrize("end", [FAKE_END, b"\xff" * 5 + b"\xd9", b"\0\1\2\xff\0" + FAKE_END])
-def test_an_end_between_scans_is_the_decoder_s_end(end: bytes) -> None:
-    """It shows what came before, and what is behind is neither read nor counted."""
+def test_end_marker_between_scans_ends_the_count(end: bytes) -> None:
+    """The decoder shows what came before the end; later scans are neither read nor counted."""
     for index, at in enumerate(places_of_scans(PROGRESSIVE)[1:], 1):
         data = PROGRESSIVE[:at] + end + PROGRESSIVE[at:] + SCAN * 5000
         assert count(data) == index
@@ -112,7 +112,7 @@ def test_an_end_between_scans_is_the_decoder_s_end(end: bytes) -> None:
 
 
 @pytest.mark.parametrize("fake", FAKES)
-def test_scans_cannot_be_hidden_behind_an_end_that_is_none(fake: str) -> None:
+def test_fake_end_marker_does_not_hide_scans(fake: str) -> None:
     bomb = progressive(640, 480, 5000)
     first, second = places_of_scans(bomb)[:2]
     for at in (first, second):
@@ -121,14 +121,14 @@ def test_scans_cannot_be_hidden_behind_an_end_that_is_none(fake: str) -> None:
             read_header(data, DEFAULT_RECIPE, 10**8)
 
 
-def test_from_an_odd_place_on_everything_counts() -> None:
-    """A marker that libjpeg knows no length of, or more segments than a picture has."""
+def test_after_a_broken_marker_every_scan_pattern_counts() -> None:
+    """After a marker without a known length, or too many segments, every pattern counts as a scan."""
     at = places_of_scans(PROGRESSIVE)[5]
     for odd in (b"\xff\x02", b"\xff\xd8", b"\xff\xf0", segment(0xFE, b"c") * 6000):
         assert count(PROGRESSIVE[:at] + odd + FAKE_END + PROGRESSIVE[at:]) == 10
 
 
-def test_scans_are_those_of_a_reader_that_goes_byte_by_byte() -> None:
+def test_count_agrees_with_a_byte_by_byte_reader() -> None:
     draw = random.Random(1)
     for _time in range(3000):
         tail = bytes(draw.choices(b"\xff\xff\xda\xd9\xd0\0\1\xfe", k=draw.randrange(40)))
@@ -137,21 +137,21 @@ def test_scans_are_those_of_a_reader_that_goes_byte_by_byte() -> None:
 
 
 def plain_count(data: bytes) -> int:
-    """The same byte by byte."""
-    found, at = 0, 2
+    """Count the scans byte by byte."""
+    scans, at = 0, 2
     while at + 1 < len(data):
         code = data[at + 1]
         if data[at] != 0xFF or code in {0, 1, 0xFF, *range(0xD0, 0xD8)}:
             at += 1
         elif code == 0xD9:
-            return found
+            return scans
         else:
-            found += code == 0xDA
+            scans += code == 0xDA
             at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
-    return found
+    return scans
 
 
-def test_of_several_pictures_the_first_counts() -> None:
+def test_only_the_first_picture_of_an_mpo_is_read() -> None:
     data = samples()["jpeg-mpo"].data
     header = read_header(data, DEFAULT_RECIPE, 10**8)
     assert header.bytes == 8 * SCENE.width * SCENE.height
@@ -159,17 +159,17 @@ def test_of_several_pictures_the_first_counts() -> None:
 
 
 @pytest.mark.parametrize("kind", ["progressive", "first scan of one component"])
-def test_a_single_scan_may_hold_coefficients(kind: str) -> None:
+def test_header_bytes_include_buffered_coefficients(kind: str) -> None:
     data = progressive(640, 480, 0, components=1 if kind == "progressive" else 3)
     second = [*places_of_scans(data), 0, 0][1]
-    if kind != "progressive":  # as a baseline picture, which breaks off
+    if kind != "progressive":  # a baseline picture, truncated after its first scan
         data = data[:second].replace(b"\xff\xc2", b"\xff\xc0") + FAKE_END
     layers = 1 if kind == "progressive" else 3
     header = read_header(data, DEFAULT_RECIPE, 10**8)
     assert header.bytes == (8 + 2 * layers) * 640 * 480
 
 
-def test_pictures_of_telephones_are_within_the_default() -> None:
+def test_phone_photographs_are_within_the_default_limit() -> None:
     for width, height in ((8160, 6144), (9248, 6936)):
         for options in ({}, {"progressive": True}):
             data = encode(Image.new("L", (width, height), 90), "JPEG", quality=30, **options)

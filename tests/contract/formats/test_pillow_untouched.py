@@ -1,4 +1,4 @@
-"""Importing and using the contract leaves Pillow as it was, and decoding is guarded all the same."""
+"""Test that importing and using the contract changes nothing in Pillow, and still limits decoding."""
 
 import json
 import struct
@@ -21,7 +21,7 @@ BOMBS = {
     "bomb-bmp-rle-steps": "sequences of runs",
 }
 
-# A client of the contract: it does nothing to be protected.
+# Decodes the files named on its command line, and checks that Pillow is unchanged.
 CLIENT = """
 import json, sys
 from pathlib import Path
@@ -45,53 +45,53 @@ import contract.picture, contract.preprocess
 from contract.recipe import DEFAULT_RECIPE
 assert state() == before, "by the import"
 
-said = {}
+outcomes = {}
 for name in sys.argv[1:]:
     try:
         picture = contract.picture.decode(Path(name).read_bytes(), DEFAULT_RECIPE, 10**7)
         contract.preprocess.centre_crop(picture, DEFAULT_RECIPE)
-        said[Path(name).name] = "decoded"
+        outcomes[Path(name).name] = "decoded"
     except contract.picture.ImageError as error:
-        said[Path(name).name] = f"{type(error).__name__}: {error}"
+        outcomes[Path(name).name] = f"{type(error).__name__}: {error}"
 assert state() == before, "by decoding"
-print(json.dumps(said))
+print(json.dumps(outcomes))
 """
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What a fresh interpreter, in which Pillow stays as it is, says of bombs and of sound pictures."""
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Decode bombs and intact pictures in a fresh interpreter; return the outcome by name."""
     folder = tmp_path_factory.mktemp("pictures")
-    made = {case.name: case.make for case in cases()}
-    files = {name: made[name]() for name in BOMBS} | {name: s.data for name, s in samples().items()}
+    makers = {case.name: case.make for case in cases()}
+    files = {name: makers[name]() for name in BOMBS} | {name: s.data for name, s in samples().items()}
     files["too-large"] = encode(scene(4000, 2501), "JPEG")
     for name, data in files.items():
         (folder / name).write_bytes(data)
     command = [sys.executable, "-c", CLIENT, *(str(folder / name) for name in files)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    answers: dict[str, str] = json.loads(done.stdout)
-    return answers
+    results: dict[str, str] = json.loads(done.stdout)
+    return results
 
 
-def test_sound_pictures_of_every_format_are_decoded(said: dict[str, str]) -> None:
-    assert {name: said[name] for name in samples()} == dict.fromkeys(samples(), "decoded")
+def test_intact_pictures_of_every_format_are_decoded(outcomes: dict[str, str]) -> None:
+    assert {name: outcomes[name] for name in samples()} == dict.fromkeys(samples(), "decoded")
 
 
 @pytest.mark.parametrize(("name", "words"), list(BOMBS.items()))
-def test_a_bomb_is_refused(said: dict[str, str], name: str, words: str) -> None:
-    assert said[name].startswith("InvalidImage: ")
-    assert words in said[name]
+def test_bomb_is_refused(outcomes: dict[str, str], name: str, words: str) -> None:
+    assert outcomes[name].startswith("InvalidImage: ")
+    assert words in outcomes[name]
 
 
-def test_too_many_pixels_are_refused(said: dict[str, str]) -> None:
-    assert said["too-large"] == (
+def test_too_many_pixels_raise_the_error(outcomes: dict[str, str]) -> None:
+    assert outcomes["too-large"] == (
         "TooManyPixels: the image has 4000x2501 = 10004000 pixels; the limit is 10000000"
     )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
-def test_the_limit_is_the_caller_s_and_not_pillow_s(kind: str) -> None:
+def test_max_pixels_replaces_the_limit_of_pillow(kind: str) -> None:
     """Pillow warns from 89 million pixels on, and refuses twice as many."""
     data = encode(scene(8, 8), kind)
     if kind == "PNG":

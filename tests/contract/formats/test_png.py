@@ -1,4 +1,4 @@
-"""Transparent colours and gamma of PNG, by the specification's own arithmetic."""
+"""Test transparent colours and gamma of PNG against the arithmetic of the specification."""
 
 import struct
 import zlib
@@ -18,7 +18,7 @@ from tests.support.samples import SCENE
 PALETTE = np.random.default_rng(3).integers(0, 256, (256, 3), dtype=np.uint8)
 CHANNELS = {0: 1, 2: 3, 3: 1}
 DEPTHS = [(0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (2, 8), (2, 16), (3, 1), (3, 2), (3, 4), (3, 8)]
-# First pixels of each of Adam7's passes, and the steps from there.
+# The first pixel (y, x) of each Adam7 pass, and its steps.
 ADAM7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
 
 
@@ -38,12 +38,15 @@ def png(samples: Array, colour: int, depth: int, *chunks: bytes, interlaced: boo
     return png_of(width, height, depth, colour, raw, *chunks, interlace=int(interlaced))
 
 
-def seen(data: bytes) -> Array:
+def decoded_rgb(data: bytes) -> Array:
     return np.asarray(decode(data, DEFAULT_RECIPE, 10**7).image.convert("RGB")).astype(int)
 
 
-def shown(samples: Array, colour: int, depth: int) -> Array:
-    """Without transparency; of 16 bits the nearest level for grey, the upper byte for colours."""
+def expected_rgb(samples: Array, colour: int, depth: int) -> Array:
+    """Return the expected RGB without transparency.
+
+    Of 16 bits, grey has the nearest level, colours the upper byte.
+    """
     if colour == 3:
         return PALETTE[samples[..., 0]].astype(int)
     levels = samples.astype(int)
@@ -56,44 +59,46 @@ def shown(samples: Array, colour: int, depth: int) -> Array:
 
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize(("colour", "depth"), [pair for pair in DEPTHS if pair[0] != 3])
-def test_the_transparent_colour_and_no_other_is_white(colour: int, depth: int, interlaced: bool) -> None:
+def test_only_the_transparent_colour_becomes_white(colour: int, depth: int, interlaced: bool) -> None:
     draw = np.random.default_rng(depth)
     samples = draw.integers(0, 2**depth, (30, 40, CHANNELS[colour])).astype(np.uint16)
     samples[5:9] = key = samples[0, 0]
-    near = key ^ np.uint16(1)  # another by the lowest bit of one channel
+    near = key ^ np.uint16(1)  # differs in the lowest bit only
     samples[12:14] = [*key[:-1], near[-1]]
-    plain = shown(samples, colour, depth)
-    assert np.array_equal(seen(png(samples, colour, depth, interlaced=interlaced)), plain)
+    plain = expected_rgb(samples, colour, depth)
+    assert np.array_equal(decoded_rgb(png(samples, colour, depth, interlaced=interlaced)), plain)
     beyond = 0xFFFF & ~(2**depth - 1)  # bits above the depth are to be ignored
     for noise in (0, beyond):
         chunk = png_chunk(b"tRNS", struct.pack(f">{len(key)}H", *(int(level) | noise for level in key)))
         expected = np.where((samples == key).all(2)[..., None], 255, plain)
-        assert np.array_equal(seen(png(samples, colour, depth, chunk, interlaced=interlaced)), expected)
+        assert np.array_equal(
+            decoded_rgb(png(samples, colour, depth, chunk, interlaced=interlaced)), expected
+        )
 
 
 @pytest.mark.parametrize("shift", [0, 8])
-def test_a_colour_of_16_bits_is_compared_in_all_of_them(shift: int) -> None:
-    """0x8000 is not 0, nor is it 0x8001."""
+def test_16_bit_transparent_colour_is_compared_in_all_bits(shift: int) -> None:
+    """0x8000 is neither 0 nor 0x8001."""
     for key in ((0x8000,) * 3, (0x0080,) * 3, (1 << shift, 0, 0)):
         chunk = png_chunk(b"tRNS", struct.pack(">3H", *key))
-        assert (seen(png(np.zeros((9, 9, 3), np.uint16), 2, 16, chunk)) == 0).all()
+        assert (decoded_rgb(png(np.zeros((9, 9, 3), np.uint16), 2, 16, chunk)) == 0).all()
     samples = np.full((9, 9, 3), 0x8001, np.uint16)
     chunk = png_chunk(b"tRNS", struct.pack(">3H", *[0x8000] * 3))
-    assert (seen(png(samples, 2, 16, chunk)) == 0x80).all()
-    assert (seen(png(samples - 1, 2, 16, chunk)) == 255).all()
+    assert (decoded_rgb(png(samples, 2, 16, chunk)) == 0x80).all()
+    assert (decoded_rgb(png(samples - 1, 2, 16, chunk)) == 255).all()
 
 
-def test_a_large_picture_with_a_colour_of_16_bits_is_whitened_as_a_whole() -> None:
+def test_16_bit_transparent_colour_in_a_picture_of_several_strips() -> None:
     samples = np.zeros((1300, 1700, 3), np.uint16)
     samples[::7] = 0x1234
     data = png(samples, 2, 16, png_chunk(b"tRNS", struct.pack(">3H", *[0x1234] * 3)))
-    assert np.array_equal(seen(data)[..., 0], np.where(samples[..., 0], 255, 0))
+    assert np.array_equal(decoded_rgb(data)[..., 0], np.where(samples[..., 0], 255, 0))
     assert read_header(data, DEFAULT_RECIPE, 10**7).bytes == 2 * 16 * 1300 * 1700  # decoded twice
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 @pytest.mark.parametrize("entries", ["one", "some", "all", "256", "300"])
-def test_a_palette_s_alpha_is_that_of_its_entries(depth: int, entries: str) -> None:
+def test_palette_alpha_applies_to_its_entries(depth: int, entries: str) -> None:
     samples = np.random.default_rng(depth).integers(0, 2**depth, (30, 40, 1)).astype(np.uint16)
     count = {"one": 1, "some": 2**depth // 2, "all": 2**depth, "256": 256, "300": 300}[entries]
     alpha = np.random.default_rng(9).integers(0, 256, count).astype(np.uint8)
@@ -103,12 +108,12 @@ def test_a_palette_s_alpha_is_that_of_its_entries(depth: int, entries: str) -> N
     if count <= 256:
         opacity[:count] = alpha
     share = opacity[samples[..., 0]][..., None] / 255
-    expected = shown(samples, 3, depth) * share + 255 * (1 - share)
-    assert np.abs(seen(data) - expected).max() <= 1
+    expected = expected_rgb(samples, 3, depth) * share + 255 * (1 - share)
+    assert np.abs(decoded_rgb(data) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("where", ["short", "behind", "beside alpha"])
-def test_transparency_out_of_place_is_ignored(where: str) -> None:
+def test_misplaced_transparency_is_ignored(where: str) -> None:
     grey = np.arange(16, dtype=np.uint16).reshape(2, 8, 1)
     chunk = png_chunk(b"tRNS", b"\0\5"[where == "short" :])
     if where == "behind":
@@ -118,7 +123,7 @@ def test_transparency_out_of_place_is_ignored(where: str) -> None:
         data = png(grey, 0, 8, chunk)
     else:
         data = png(np.concatenate([grey, 0 * grey + 255], 2), 4, 8, chunk)
-    assert np.array_equal(seen(data)[..., 0], grey[..., 0])
+    assert np.array_equal(decoded_rgb(data)[..., 0], grey[..., 0])
 
 
 def to_srgb(light: Any) -> Any:
@@ -139,7 +144,7 @@ def primaries(colours: tuple[float, ...]) -> bytes:
 
 
 def flat(level: int, colour: int, *chunks: bytes) -> Array:
-    """What the network takes of one colour, (level, level // 2, 90) where it is RGB."""
+    """Return the square's pixel for a picture of one colour: (level, level // 2, 90) where it is RGB."""
     pixel = [level, level // 2, 90] if colour == 2 else [level]
     samples = np.full((64, 64, len(pixel)), pixel, np.uint16)
     palette = [png_chunk(b"PLTE", bytes([0, 0, 0, level, level // 2, 90]))] if colour == 3 else []
@@ -172,11 +177,11 @@ def test_gamma_is_applied(colour: int, value: float) -> None:
         [gamma(0.45455), primaries((0.3, 0.3) * 4)],
     ],
 )
-def test_what_is_srgb_or_nearly_stays_as_it_is(chunks: list[bytes]) -> None:
+def test_colours_near_srgb_are_unchanged(chunks: list[bytes]) -> None:
     assert flat(128, 2, *chunks).tolist() == [128, 64, 90]
 
 
-def test_a_profile_has_precedence_over_gamma() -> None:
+def test_profile_takes_precedence_over_gamma() -> None:
     plain = encode(Image.new("RGB", (64, 64), (200, 90, 30)), "PNG", icc_profile=swapped_profile())
     picture = decode(plain[:33] + gamma(1) + plain[33:], DEFAULT_RECIPE, 10**6)
     assert np.abs(square(picture, DEFAULT_RECIPE)[0, 0].astype(int) - (30, 90, 200)).max() <= 1
@@ -192,13 +197,13 @@ def test_gamma_is_applied_before_alpha(colour: int) -> None:
     assert np.abs(pixel - expected).max() <= 2
 
 
-def test_a_profile_that_is_none_leaves_gamma() -> None:
+def test_gamma_applies_where_the_profile_is_invalid() -> None:
     profile = png_chunk(b"iCCP", b"x\0\0" + zlib.compress(b"no profile"))
     assert flat(128, 2, profile, gamma(1)).tolist() == flat(128, 2, gamma(1)).tolist()
 
 
 @pytest.mark.parametrize("colour", [0, 2, 3])
-def test_colours_described_behind_the_pixels_are_ignored(colour: int) -> None:
+def test_colour_chunks_after_the_pixels_are_ignored(colour: int) -> None:
     palette = png_chunk(b"PLTE", PALETTE.tobytes())
     sound = png(
         np.full((64, 64, CHANNELS[colour]), 128, np.uint16), colour, 8, *([palette] if colour == 3 else [])
@@ -219,7 +224,7 @@ def test_primaries_are_applied_with_gamma(value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [0.00001, 40_000.0])
-def test_a_gamma_beyond_reason_fails_nothing(value: float) -> None:
+def test_extreme_gamma_raises_nothing(value: float) -> None:
     assert flat(255, 2, gamma(value)).shape == (3,)
-    assert seen(png(np.full((9, 9, 4), 128, np.uint16), 6, 8, gamma(value))).shape == (9, 9, 3)
+    assert decoded_rgb(png(np.full((9, 9, 4), 128, np.uint16), 6, 8, gamma(value))).shape == (9, 9, 3)
     assert decode(encode(SCENE, "PNG"), DEFAULT_RECIPE, 10**6).profile is None

@@ -1,4 +1,4 @@
-"""Layouts of TIFF: the pixels of each are those that it holds, or it is refused with what to do."""
+"""Test that every TIFF layout is decoded to its pixels, or refused with a remedy."""
 
 import itertools
 import zlib
@@ -28,7 +28,7 @@ def premultiplied(pixels: Array) -> Array:
     return np.rint(pixels * (OPACITY / 255)).astype(np.uint8)
 
 
-# What is written with 8 bits -> its photometric interpretation, further tags, and what is seen.
+# By name: the 8-bit samples, the photometric interpretation, further tags, and the expected RGB.
 LAYOUTS: dict[str, tuple[Array, int, list[Any], Array]] = {
     "grey": (GREY, 1, [], GREY),
     "grey-white-is-zero": (255 - GREY, 0, [], GREY),
@@ -69,7 +69,7 @@ STORED: dict[str, dict[str, Any]] = {
 APART = {"grey-alpha", "grey-alpha-not-told", "grey-premultiplied", "grey-more", "rgb-alpha-not-told"}
 
 
-def seen(data: bytes) -> Array:
+def decoded_rgb(data: bytes) -> Array:
     picture = decode(data, DEFAULT_RECIPE, 10**7)
     assert (picture.width, picture.height) == SCENE.size
     return np.asarray(picture.image.convert("RGB")).astype(int)
@@ -77,7 +77,7 @@ def seen(data: bytes) -> Array:
 
 @pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_has_the_pixels_that_it_holds(layout: str, stored: str) -> None:
+def test_every_layout_is_decoded_to_its_pixels(layout: str, stored: str) -> None:
     pixels, photometric, tags, expected = LAYOUTS[layout]
     options = STORED[stored]
     for bits, order in itertools.product((8, 16), ORDERS):
@@ -87,30 +87,30 @@ def test_every_layout_has_the_pixels_that_it_holds(layout: str, stored: str) -> 
             with pytest.raises(
                 InvalidImage, match=r"^BigTIFF of big-endian order is not read; save it as TIFF"
             ):
-                seen(data)
+                decoded_rgb(data)
         elif options.get("planar") and layout in APART:
             with pytest.raises(
                 InvalidImage,
                 match=r"^a plane of alpha .*together \(PlanarConfiguration 1\)$",
             ):
-                seen(data)
+                decoded_rgb(data)
         else:
-            assert np.abs(seen(data) - expected).max() <= 2, (bits, order)
+            assert np.abs(decoded_rgb(data) - expected).max() <= 2, (bits, order)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 12])
-def test_grey_of_other_depths_reaches_from_black_to_white(bits: int) -> None:
-    most = 2**bits - 1
-    levels = (GREY.astype(np.uint16) * most + 127) // 255
+def test_grey_of_other_depths_spans_black_to_white(bits: int) -> None:
+    white = 2**bits - 1
+    levels = (GREY.astype(np.uint16) * white + 127) // 255
     for photometric, order in itertools.product((0, 1), ORDERS):
-        held = levels if photometric else most - levels
+        held = levels if photometric else white - levels
         data = tiff_of_layout(held, photometric, bits=bits, order=order)
-        assert np.abs(seen(data) - np.rint(levels * 255 / most)).max() <= 1, (photometric, order)
+        assert np.abs(decoded_rgb(data) - np.rint(levels * 255 / white)).max() <= 1, (photometric, order)
 
 
 @pytest.mark.parametrize("deflated", [False, True])
-def test_colours_of_a_lower_resolution_lie_where_they_belong(deflated: bool) -> None:
-    """YCbCr of 2x2: four of luminance, then one blue and one red difference."""
+def test_subsampled_colours_are_placed_correctly(deflated: bool) -> None:
+    """YCbCr 2x2: four samples of luminance, then one of each colour difference."""
     ycc = np.asarray(SCENE.convert("YCbCr"))
     small = ycc.reshape(50, 2, 60, 2, 3)
     means = np.rint(small[..., 1:].mean((1, 3))).astype(np.uint8)
@@ -118,7 +118,7 @@ def test_colours_of_a_lower_resolution_lie_where_they_belong(deflated: bool) -> 
     data = zlib.compress(blocks) if deflated else blocks
     tags = [(256, 3, [120]), (257, 3, [100]), (258, 3, [8, 8, 8]), (259, 3, [8 if deflated else 1])]
     tags += [(262, 3, [6]), (273, 4, [8]), (277, 3, [3]), (278, 3, [100]), (279, 4, [len(data)])]
-    assert np.abs(seen(file_of([*tags, (530, 3, [2, 2])], data)) - RGB).mean() < 3
+    assert np.abs(decoded_rgb(file_of([*tags, (530, 3, [2, 2])], data)) - RGB).mean() < 3
 
 
 @pytest.mark.parametrize(
@@ -130,24 +130,24 @@ def test_colours_of_a_lower_resolution_lie_where_they_belong(deflated: bool) -> 
         (RGB.astype(np.uint16), 8, (339, 3, [1])),
     ],
 )
-def test_what_is_not_read_says_what_is(pixels: Array, photometric: int, tag: Any) -> None:
+def test_unsupported_samples_name_the_remedy(pixels: Array, photometric: int, tag: Any) -> None:
     with pytest.raises(InvalidImage, match=r"save it as grey, RGB or CMYK with 8 or 16 bits a sample$"):
-        seen(tiff_of_layout(pixels, photometric, tag))
+        decoded_rgb(tiff_of_layout(pixels, photometric, tag))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("deflated", [False, True])
-def test_32_bits_are_read_as_far_as_16_reach(order: Any, deflated: bool) -> None:
+def test_32_bit_levels_are_read_up_to_65535(order: Any, deflated: bool) -> None:
     levels = GREY.astype(np.uint32) * 257
     assert np.array_equal(
-        seen(tiff_of_layout(levels, 1, order=order, deflated=deflated))[..., :1], GREY.astype(int)
+        decoded_rgb(tiff_of_layout(levels, 1, order=order, deflated=deflated))[..., :1], GREY.astype(int)
     )
     with pytest.raises(InvalidImage, match=r"^32-bit levels have no defined white"):
-        seen(tiff_of_layout(levels + 65536, 1, order=order, deflated=deflated))
+        decoded_rgb(tiff_of_layout(levels + 65536, 1, order=order, deflated=deflated))
 
 
-def test_the_layout_is_the_one_that_libtiff_sees() -> None:
-    """A tag whose type or size Pillow passes over would leave the limits without the strips' sizes."""
+def test_tags_that_pillow_skips_are_refused() -> None:
+    """Where Pillow skips a tag of an unknown type or size, the sizes of the strips would be unknown."""
     piece = zlib.compress(bytes(400 * 50))
     tags = [(256, 4, [400]), (257, 4, [50_000]), (258, 3, [8]), (259, 3, [8]), (262, 3, [1]), (277, 3, [1])]
     tags += [(278, 4, [50]), (273, 4, [8] * 1000)]
@@ -163,14 +163,14 @@ def test_the_layout_is_the_one_that_libtiff_sees() -> None:
             assert name
 
 
-def test_grey_and_alpha_of_16_bits_count_with_their_copy() -> None:
+def test_header_bytes_of_16_bit_grey_with_alpha_include_the_copy() -> None:
     wide = np.concatenate([GREY, OPACITY], 2).astype(np.uint16)
     assert read_header(tiff_of_layout(wide, 1), DEFAULT_RECIPE, 10**7).bytes >= 12 * GREY.size
 
 
-def test_a_bigtiff_claims_no_more_tags_than_it_has() -> None:
+def test_bigtiff_with_too_many_claimed_tags_is_invalid() -> None:
     data = bytearray(tiff_of_layout(GREY, 1, big=True))
     at = int.from_bytes(data[8:16], "little")
     data[at : at + 8] = (2**60).to_bytes(8, "little")
     with pytest.raises(InvalidImage):
-        seen(bytes(data))
+        decoded_rgb(bytes(data))

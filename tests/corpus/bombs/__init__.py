@@ -1,4 +1,4 @@
-"""Small files that ask for much: memory, time, or both."""
+"""Make small files that cost much memory or time to decode."""
 
 from collections.abc import Iterator
 

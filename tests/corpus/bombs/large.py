@@ -1,6 +1,6 @@
-"""Files that unpack to as many pixels as their format may have.
+"""Make files with as many pixels as the default limits allow.
 
-`BIG` is what most formats may have by default; a JPEG may have 64 million pixels.
+`BIG` is the side of the largest square that most formats may have; a JPEG may have 64 million pixels.
 """
 
 import struct
@@ -48,13 +48,13 @@ def _png(depth: int, colour: int, interlace: int) -> bytes:
 
 
 def _png_paeth() -> bytes:
-    """The slowest filter, on the most bytes a pixel that there are."""
+    """Write a PNG with the slowest filter and the most bytes per pixel."""
     row = b"\4" + bytes(range(1, 251)) * (BIG * 8 // 250)
     return png_of(BIG, BIG, 16, 6, row * BIG)
 
 
 def _tiff_strip(samples: int, depth: int, compression: int) -> bytes:
-    """All of it in one strip, which libtiff unpacks into a buffer of its own."""
+    """Write a TIFF with one strip, which libtiff unpacks into a buffer of its own."""
     data = zlib.compress(bytes(BIG * BIG * samples * depth // 8), 1)
     fields = [f for f in tiff_fields(BIG, BIG, data, compression) if f[0] not in {258, 262, 277}]
     depths = struct.pack("<H", depth) * samples
@@ -72,7 +72,7 @@ def _solid(kind: str, mode: str, side: int = BIG, **options: object) -> bytes:
 
 
 def _noise(kind: str, width: int, height: int, **options: object) -> bytes:
-    """As slow to decode as a picture of its size can be."""
+    """Encode noise, the slowest picture of its size to decode."""
     samples()
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return encode(Image.fromarray(pixels), kind, **options)

@@ -1,4 +1,4 @@
-"""Small pictures with much beside their pixels: texts, segments, strips, frames."""
+"""Make small pictures with much other data: texts, segments, strips, frames."""
 
 import struct
 import zlib
@@ -20,7 +20,7 @@ from tests.corpus.files import (
 from tests.support.pictures import encode, png_chunk, swapped_profile
 from tests.support.samples import SCENE
 
-BODY = 19_900_000  # bytes, just below what a body may have by default
+BODY = 19_900_000  # bytes, just below the default limit of a body
 
 
 def _text(chunk: bytes, count: int, key: int = 1) -> bytes:
@@ -29,7 +29,7 @@ def _text(chunk: bytes, count: int, key: int = 1) -> bytes:
     return plain[:33] + texts + plain[33:]
 
 
-def _text_behind(chunk: bytes, count: int) -> bytes:
+def _text_after(chunk: bytes, count: int) -> bytes:
     texts = b"".join(png_chunk(chunk[:4], b"k%d" % n + chunk[4:]) for n in range(count))
     plain = encode(SCENE, "PNG")
     return plain[:-12] + texts + plain[-12:]
@@ -46,12 +46,12 @@ _WIDE = zlib.compress("\U0001f600".encode() + b"a" * 999_000, 9)
 
 def _jpeg_with(before: Callable[[], bytes]) -> bytes:
     plain = encode(SCENE, "JPEG")
-    return plain[:20] + before() + plain[20:]  # behind its first segment, JFIF
+    return plain[:20] + before() + plain[20:]  # after its first segment, JFIF
 
 
 def _resources() -> bytes:
-    one = b"8BIM" + struct.pack(">HBBI", 1, 0, 0, 0)
-    return segment(0xED, b"Photoshop 3.0\0" + one * 5400) * 300
+    resource = b"8BIM" + struct.pack(">HBBI", 1, 0, 0, 0)
+    return segment(0xED, b"Photoshop 3.0\0" + resource * 5400) * 300
 
 
 def _exif_rationals() -> bytes:
@@ -83,9 +83,8 @@ def _webp_exif() -> bytes:
 
 def _avif_exif() -> bytes:
     values = struct.pack("<2I", 1, 1) * 2_000_000
-    exif = tiff_of(
-        [(275, RATIONAL, 2_000_000, values)]
-    )  # under another tag, because Pillow's writer reads it
+    # Written under another tag, because Pillow would read tag 274 while writing.
+    exif = tiff_of([(275, RATIONAL, 2_000_000, values)])
     entry = struct.pack("<HHI", 275, RATIONAL, 2_000_000)
     data = encode(SCENE, "AVIF", exif=exif, speed=10)
     assert entry in data
@@ -107,9 +106,9 @@ def _tiff_rationals() -> bytes:
 def tiff_strips(count: int, width: int, rows: int, height: int) -> bytes:
     data = bytes(70_000)
     fields = [f for f in tiff_fields(width, height, data, rows=rows) if f[0] not in {273, 279}]
-    places = struct.pack(f"<{count}I", *(8 + n % 7 for n in range(count)))
+    offsets = struct.pack(f"<{count}I", *(8 + n % 7 for n in range(count)))
     sizes = struct.pack("<I", width * rows) * count
-    return tiff_of([*fields, (273, LONG, count, places), (279, LONG, count, sizes)], data)
+    return tiff_of([*fields, (273, LONG, count, offsets), (279, LONG, count, sizes)], data)
 
 
 def _tiff_entries() -> bytes:
@@ -120,19 +119,19 @@ def _tiff_entries() -> bytes:
 def _tiff_tiles(count: int) -> bytes:
     data = bytes(70_000)
     fields = [f for f in tiff_fields(100, 100, data, compression=32773) if f[0] not in {273, 278, 279}]
-    places = struct.pack("<I", 8) * count
+    offsets = struct.pack("<I", 8) * count
     sizes = struct.pack("<I", 60_000) * count
     tiles: list[Field] = [
         (322, LONG, 1, 16),
         (323, LONG, 1, 16),
-        (324, LONG, count, places),
+        (324, LONG, count, offsets),
         (325, LONG, count, sizes),
     ]
     return tiff_of([*fields, *tiles], data)
 
 
 def _tiff_tile(side: int) -> bytes:
-    """A picture of a pixel in a tile of gigabytes."""
+    """Write a picture of one pixel in a tile of gigabytes."""
     data = zlib.compress(bytes(1_000_000))
     fields = [f for f in tiff_fields(1, 1, data, compression=8) if f[0] not in {273, 278, 279}]
     tiles: list[Field] = [
@@ -172,12 +171,12 @@ SMALL: dict[str, Callable[[], bytes]] = {
     "png-ztxt": partial(_text, b"zTXt\0\0" + _ZEROS, 60),
     "png-ztxt-too-many": partial(_text, b"zTXt\0\0" + _ZEROS, 900),
     "png-ztxt-too-long": partial(_text, b"zTXt\0\0" + zlib.compress(bytes(300_000_000), 9), 1),
-    "png-ztxt-behind": partial(_text_behind, b"zTXt\0\0" + _ZEROS, 64),
+    "png-ztxt-behind": partial(_text_after, b"zTXt\0\0" + _ZEROS, 64),
     "png-itxt": partial(_text, b"iTXt\0\1\0\0\0" + _A, 60),
     "png-itxt-wide": partial(_text, b"iTXt\0\1\0\0\0" + _WIDE, 60),
     "png-text-long": partial(_text, b"tEXt\0" + b"t" * 19_000_000, 1),
     "png-text-many": partial(_text, b"tEXt\0x", 900_000),
-    "png-text-many-behind": partial(_text_behind, b"tEXt\0x", 900_000),
+    "png-text-many-behind": partial(_text_after, b"tEXt\0x", 900_000),
     "png-iccp": partial(_text, b"iCCP\0\0" + zlib.compress(bytes(300_000_000), 9), 1, 0),
     "png-unknown-chunks": lambda: _text(b"abCd", 1_300_000, 0),
     "png-empty-data": lambda: (

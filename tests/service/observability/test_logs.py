@@ -11,7 +11,7 @@ import pytest
 
 from service.observability.logs import MAX_TEXT, JsonFormatter, TextFormatter
 from tests.support.eventually import eventually
-from tests.support.serving.raw_http import PATIENCE_S, request
+from tests.support.serving.raw_http import ANSWER_TIMEOUT_S, request
 from tests.support.serving.server import COMMAND, environ
 
 UNSAFE = "\x00\x07\x08\x1b\r\x7f\x80\x9b\u061c\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069\ufeff\ud800"
@@ -73,7 +73,7 @@ def test_paths_are_escaped_and_truncated(model_file: Path, tmp_path: Path) -> No
             assert process.poll() is None
             port = int(log.read_text().split("127.0.0.1:")[1].split()[0])
             for path in paths:
-                with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
+                with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_TIMEOUT_S) as connection:
                     connection.sendall(request("GET", path))
                     assert connection.recv(20).startswith(b"HTTP/1.1 404")
         finally:

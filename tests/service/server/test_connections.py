@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.serving.bystander import IMAGE, LIMITS, witnessed
+from tests.support.serving.bystander import IMAGE, LIMITS, serving_with_client
 from tests.support.serving.images import encoded, noise
 from tests.support.serving.raw_http import (
     GET,
@@ -36,7 +36,7 @@ from tests.support.serving.server import CLASSES, Server, serving
 
 @pytest.fixture(scope="module")
 def server(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with witnessed(tmp_path_factory.mktemp("log") / "stderr", model_file, **LIMITS) as running:
+    with serving_with_client(tmp_path_factory.mktemp("log") / "stderr", model_file, **LIMITS) as running:
         yield running
 
 

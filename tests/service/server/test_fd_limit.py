@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support.checkout import free_port, wait_until_healthy
-from tests.support.serving.raw_http import PATIENCE_S
+from tests.support.serving.raw_http import ANSWER_TIMEOUT_S
 from tests.support.serving.server import COMMAND, environ
 
 
@@ -38,9 +38,9 @@ def test_idle_connections_beyond_the_limit_delay_no_request(
         stack.callback(process.terminate)
         wait_until_healthy(process, port)
         for _idle in range(300 * workers):
-            stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE_S))
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), ANSWER_TIMEOUT_S))
         for _request in range(5):
-            answer = httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=PATIENCE_S)
+            answer = httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=ANSWER_TIMEOUT_S)
             assert answer.status_code == 200
     assert process.returncode == 0
     assert log.read_text().count("MAX_CONNECTIONS is 1000, reduced to 72") == 1

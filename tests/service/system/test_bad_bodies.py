@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.support.serving.bystander import LIMITS, witnessed
+from tests.support.serving.bystander import LIMITS, serving_with_client
 from tests.support.serving.responses import check
 from tests.support.serving.server import Server
 
 
 @pytest.fixture(scope="module")
 def server(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with witnessed(tmp_path_factory.mktemp("log") / "stderr", model_file, **LIMITS) as running:
+    with serving_with_client(tmp_path_factory.mktemp("log") / "stderr", model_file, **LIMITS) as running:
         yield running
 
 

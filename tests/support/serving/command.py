@@ -1,4 +1,4 @@
-"""`python -m service predict`, as a process."""
+"""Run `python -m service predict` as a process."""
 
 import json
 import os
@@ -13,8 +13,8 @@ COMMAND = [sys.executable, "-m", "service", "predict"]
 
 
 def environ(**settings: object) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k not in {"MODEL", "MODELS", "COLUMNS"}}
-    return kept | {"PYTHONPATH": str(ROOT), "DEVICE": "cpu"} | {k: str(v) for k, v in settings.items()}
+    inherited = {k: v for k, v in os.environ.items() if k not in {"MODEL", "MODELS", "COLUMNS"}}
+    return inherited | {"PYTHONPATH": str(ROOT), "DEVICE": "cpu"} | {k: str(v) for k, v in settings.items()}
 
 
 def predict(
@@ -39,7 +39,7 @@ def records(done: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]:
 
 
 def refused(done: "subprocess.CompletedProcess[str]") -> tuple[int, str]:
-    """-> exit code and the one line that says why nothing was answered."""
+    """Return the exit code and the error line of a command that predicted nothing."""
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

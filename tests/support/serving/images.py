@@ -1,4 +1,4 @@
-"""Images drawn for requests."""
+"""Draw images for requests."""
 
 import io
 import zlib
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def noise(seed: int, width: int = 320, height: int = 240) -> Image.Image:
-    """Blurred noise in colour: no two seeds look alike to a network."""
+    """Draw blurred colour noise; a network tells different seeds apart."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 

@@ -1,4 +1,4 @@
-"""The application in a thread of this process, so that what it stands on can be broken."""
+"""Serve the application in a thread of this process, so that tests can break its parts."""
 
 import asyncio
 import socket
@@ -24,19 +24,21 @@ from service.settings import Settings
 
 @dataclass
 class InProcess:
+    """A running application and the parts of it that tests use."""
+
     client: httpx.Client
     loop: asyncio.AbstractEventLoop
     engine: Engine
     reload_requested: asyncio.Event
 
     def reload(self) -> None:
-        """Have the models read again, as SIGHUP does."""
+        """Reload the models, as SIGHUP does."""
         self.loop.call_soon_threadsafe(self.reload_requested.set)
 
 
 @contextmanager
 def serving_in_process(model: Path, load: Load, threads: int, **more: Any) -> Iterator[InProcess]:
-    """Serve `model` on a free port of the loopback; `more` are settings."""
+    """Serve `model` on a free loopback port; `more` holds settings."""
     settings = Settings(model=model, **more)
     metrics = Metrics()
     repository = Repository(settings, read_all(settings, load), load, metrics)

@@ -1,4 +1,4 @@
-"""Bytes on a real socket, where a client library is too well behaved, and what /proc says of a server."""
+"""Send raw bytes to a server, which client libraries would not, and read its /proc entries."""
 
 import socket
 import struct
@@ -16,58 +16,59 @@ from tests.support.serving.server import Server
 
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
 GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
-PATIENCE_S = 20.0  # for a server to answer or to close; its own limits are far below
+ANSWER_TIMEOUT_S = 20.0  # for the server to answer or to close; its own limits are far lower
 
 
 def connect(server: Server, receive_buffer: int = 0) -> socket.socket:
     split = urlsplit(server.address)
-    made = socket.socket()
+    connection = socket.socket()
     if receive_buffer:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    made.settimeout(PATIENCE_S)
-    made.connect((split.hostname, split.port))
-    return made
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.settimeout(ANSWER_TIMEOUT_S)
+    connection.connect((split.hostname, split.port))
+    return connection
 
 
 def send(connection: socket.socket, data: bytes) -> None:
-    """As far as the server lets it: it may refuse and close before it has read everything."""
+    """Send data; the server may close before it has read everything."""
     with suppress(BrokenPipeError, ConnectionResetError):
         connection.sendall(data)
 
 
 def rest_of(connection: socket.socket) -> bytes:
-    """All that comes until the server closes. Raises TimeoutError if it does not."""
+    """Receive until the server closes the connection. Raises TimeoutError if it does not."""
     received = bytearray()
     try:
         while part := connection.recv(65536):
             received += part
-    except ConnectionResetError:  # closed while something that was sent lay unread
+    except ConnectionResetError:  # closed before everything that was sent was read
         pass
     return bytes(received)
 
 
 def answer_on(connection: socket.socket) -> httpx.Response:
-    """The next one, on a connection that stays open."""
+    """Receive the next response on a connection that stays open."""
     raw = HTTPResponse(connection)
     raw.begin()
     return httpx.Response(raw.status, headers=raw.getheaders(), content=raw.read())
 
 
 def answers(raw: bytes) -> list[httpx.Response]:
-    found = []
+    """Split raw bytes into responses."""
+    responses = []
     while raw:
         head, _, raw = raw.partition(b"\r\n\r\n")
         line, *lines = head.split(b"\r\n")
         pairs = [line.split(b": ", 1) for line in lines]
         headers = [(name, value) for name, value in pairs]
         size = int(dict(headers).get(b"content-length", b"0"))
-        found.append(httpx.Response(int(line.split()[1]), headers=headers, content=raw[:size]))
+        responses.append(httpx.Response(int(line.split()[1]), headers=headers, content=raw[:size]))
         raw = raw[size:]
-    return found
+    return responses
 
 
 def exchange(server: Server, *parts: bytes) -> list[httpx.Response]:
-    """Sends the parts; -> everything that was answered until the server closed."""
+    """Send the parts; return all responses until the server closes the connection."""
     with connect(server) as connection:
         for part in parts:
             send(connection, part)
@@ -93,20 +94,22 @@ def threads(server: Server) -> int:
 
 
 def resident(server: Server) -> int:
-    """Bytes."""
+    """Return the resident memory of the server process, in bytes."""
     return int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * 4096
 
 
 def open_request(server: Server) -> socket.socket:
-    """A request whose body never comes to its end."""
+    """Send a request whose body stays incomplete."""
     connection = connect(server)
     connection.sendall(POST + b"Authorization: Bearer first\r\nContent-Length: 9\r\n\r\nab")
     return connection
 
 
 def held_request(server: Server, **headers: str) -> socket.socket:
-    """A whole request that stays inside: its image waits for a batch, where MAX_WAIT_MS is long. Closing it
-    resets the connection: one that is merely closed may have been half-closed, and waits for its answer.
+    """Send a complete request that stays in flight: with a long MAX_WAIT_MS, its image waits for a batch.
+
+    Closing the connection resets it. After an ordinary close, which may be a half-close, the server would
+    still compute the response.
     """
     connection = connect(server)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -115,16 +118,16 @@ def held_request(server: Server, **headers: str) -> socket.socket:
 
 
 def wait_until_in_flight(server: Server, images: int = 1) -> None:
-    """Until so many have been admitted."""
+    """Wait until so many images are in flight."""
     eventually(lambda: f"\nalexnet_in_flight_images {images}.0" in server.client.get("/metrics").text)
 
 
 @contextmanager
 def half_sent(server: Server, body: bytes) -> Iterator[socket.socket]:
-    """A connection with all of a POST /predict on it but the last byte of the body."""
+    """Open a connection and send a POST /predict without the last byte of its body."""
     with connect(server) as connection:
         connection.sendall(POST + b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(body))
-        # That the server asks for the body is the sign that it has admitted the request.
+        # The server asks for the body only after it has admitted the request.
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(body[:-1])
         yield connection

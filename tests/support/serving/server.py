@@ -1,4 +1,4 @@
-"""A real server process on a free port of the loopback, and what it says of itself."""
+"""Run the service as a process on a free loopback port, and read its metrics."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ COMMAND = [sys.executable, "-m", "service"]
 
 
 class Server:
-    """A running `python -m service`; `log` is what it has written on stderr."""
+    """A running `python -m service`; `log` is what it has written to stderr so far."""
 
     def __init__(self, process: subprocess.Popen[str], address: str, log: Path) -> None:
         self.process = process
@@ -31,14 +31,14 @@ class Server:
 
 
 def environ(**settings: object) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k not in {"HOST", "PORT", "DEVICE", "MODEL"}}
-    kept |= {"PYTHONPATH": str(ROOT), "PORT": "0", "DEVICE": "cpu"}
-    return kept | {key.upper(): str(value) for key, value in settings.items()}
+    environment = {k: v for k, v in os.environ.items() if k not in {"HOST", "PORT", "DEVICE", "MODEL"}}
+    environment |= {"PYTHONPATH": str(ROOT), "PORT": "0", "DEVICE": "cpu"}
+    return environment | {key.upper(): str(value) for key, value in settings.items()}
 
 
 @contextmanager
 def serving(log: Path, model: Path | None, **settings: object) -> Iterator[Server]:
-    """Of one model file, or with None of the folder among the settings."""
+    """Serve one model file, or with None the folder in the settings."""
     with (
         log.open("w") as errors,
         subprocess.Popen(
@@ -64,7 +64,7 @@ def serving(log: Path, model: Path | None, **settings: object) -> Iterator[Serve
 
 
 def metrics(server: Server) -> dict[str, float]:
-    """`name{label=value,...}` -> value, by Prometheus' own parser."""
+    """Return every sample of /metrics, by "name,label=value,...", with Prometheus' own parser."""
     answer = server.client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     return {
@@ -75,7 +75,7 @@ def metrics(server: Server) -> dict[str, float]:
 
 
 def refused(**settings: object) -> tuple[int, str]:
-    """-> exit code and the one line on stderr of a service that does not start."""
+    """Return the exit code and the error line of a service that does not start."""
     done = subprocess.run(
         COMMAND,
         env=environ(**settings),

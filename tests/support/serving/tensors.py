@@ -1,4 +1,4 @@
-"""A small model's tensors, and requests about them."""
+"""Define the tensors of a small model, and build Open Inference requests for them."""
 
 import json
 import struct
@@ -15,12 +15,12 @@ MAP = Tensor("conv5", "float32", (None, 2, 3), "a map")
 COUNTS = list(range(12))
 
 
-def parse(body: bytes, length: str | None = None, most: int = 8) -> InferRequest:
-    return parse_request(body, length, (PIXELS, ENCODED), (PROBABILITIES, MAP), most)
+def parse(body: bytes, length: str | None = None, max_images: int = 8) -> InferRequest:
+    return parse_request(body, length, (PIXELS, ENCODED), (PROBABILITIES, MAP), max_images)
 
 
 def pixels(**changes: Any) -> dict[str, Any]:
-    """An input as JSON; what is None is left out."""
+    """Return an input as JSON; values that are None are left out."""
     entry = {"name": "images", "shape": [1, 2, 2, 3], "datatype": "UINT8", "data": COUNTS} | changes
     return {key: value for key, value in entry.items() if value is not None}
 
@@ -30,8 +30,10 @@ def request(*inputs: Any, **more: Any) -> bytes:
 
 
 def behind(head: bytes, *parts: bytes) -> tuple[bytes, str]:
+    """Append binary data to a JSON head; return the body and the length of the head."""
     return b"".join([head, *parts]), str(len(head))
 
 
 def prefixed(*elements: bytes) -> bytes:
+    """Encode BYTES elements: each after its length in 4 bytes."""
     return b"".join(struct.pack("<I", len(element)) + element for element in elements)

@@ -15,7 +15,7 @@ from contract.picture import decode
 from contract.preprocess import centre_crop
 from contract.recipe import TORCHVISION_RECIPE
 from tests.support.pictures import encode, scene
-from tests.support.torchvision_alexnet import TheirAlexNet
+from tests.support.torchvision_alexnet import TorchvisionAlexNet
 from training.__main__ import main
 from training.errors import CheckpointError
 from training.export.verify import read_model
@@ -28,7 +28,7 @@ from training.start.published import imagenet_classes, to_alexnet
 def weights() -> dict[str, Any]:
     """Make weights with the published names and shapes, whose answers differ by picture."""
     torch.manual_seed(0)
-    state = TheirAlexNet().state_dict()
+    state = TorchvisionAlexNet().state_dict()
     nn.init.normal_(state["classifier.6.weight"], std=5)
     return state
 
@@ -47,7 +47,7 @@ def imported(weights: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.mark.slow
 def test_the_model_file_computes_the_same_as_torchvision(weights: dict[str, Any], imported: Path) -> None:
-    net = TheirAlexNet()
+    net = TorchvisionAlexNet()
     net.load_state_dict(weights)
     if find_spec("torchvision"):  # itself, where it is installed
         itself = import_module("torchvision").models.alexnet()

@@ -16,7 +16,7 @@ from tests.support.eventually import eventually
 from tests.support.serving.images import PNG_HEADER_OF_10_GIGAPIXELS, encoded, noise, plain
 from tests.support.serving.raw_http import half_sent, held_request, wait_until_in_flight
 from tests.support.serving.server import Server, serving
-from tests.support.serving.triton import check, client_of, files, images, pixels, refused, wanted
+from tests.support.serving.triton import check, client_of, files, images, pixels, refused, requested_outputs
 
 
 def test_invalid_request_is_400(client: Any) -> None:
@@ -29,10 +29,14 @@ def test_invalid_request_is_400(client: Any) -> None:
             "inputs[0].shape is [1, 100, 224, 3]; images takes [N, 224, 224, 3]",
         ),
         ([images(batch[:0])], {}, "inputs[0].shape[0] is 0; one request takes 1 to 256 images"),
-        ([images(batch)], {"outputs": wanted("fc8")}, "outputs[0].name is 'fc8'; this model has prob"),
         (
             [images(batch)],
-            {"outputs": wanted("probabilities", top=8)},
+            {"outputs": requested_outputs("fc8")},
+            "outputs[0].name is 'fc8'; this model has prob",
+        ),
+        (
+            [images(batch)],
+            {"outputs": requested_outputs("probabilities", top=8)},
             "outputs[0].parameters.classification is 8; probabilities has 7 values",
         ),
         ([files(b"GIF89a")], {}, "encoded[0]: "),

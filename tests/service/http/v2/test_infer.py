@@ -14,7 +14,7 @@ from service.http.v2.routes import VERSION
 from tests.support.checkout import ROOT
 from tests.support.serving.images import encoded, noise, plain
 from tests.support.serving.server import CLASSES, Server
-from tests.support.serving.triton import client_of, files, images, pixels, wanted
+from tests.support.serving.triton import client_of, files, images, pixels, requested_outputs
 
 OUTPUTS = ("probabilities", "fc7", "conv5")
 
@@ -69,7 +69,7 @@ def test_batch_of_pixels_matches_the_model(
     result = client.infer(
         "tiny",
         [images(batch, binary_input)],
-        outputs=wanted(*OUTPUTS, binary=binary_output),
+        outputs=requested_outputs(*OUTPUTS, binary=binary_output),
         request_id="7",
     )
     head = result.get_response()
@@ -91,7 +91,9 @@ def test_default_is_every_output_as_binary_data(client: Any) -> None:
 @pytest.mark.parametrize("binary", [True, False])
 def test_encoded_images_match_predict(client: Any, server: Server, binary: bool) -> None:
     data = [encoded(noise(4)), encoded(noise(5), "PNG"), encoded(noise(6), "WEBP")]
-    result = client.infer("tiny", [files(*data, binary=binary)], outputs=wanted("probabilities", "fc7"))
+    result = client.infer(
+        "tiny", [files(*data, binary=binary)], outputs=requested_outputs("probabilities", "fc7")
+    )
     for index, file in enumerate(data):
         answer = server.client.post("/predict", params={"top_k": 7}, content=file).json()
         for prediction in answer["predictions"]:
@@ -104,7 +106,7 @@ def test_encoded_images_match_predict(client: Any, server: Server, binary: bool)
 @pytest.mark.parametrize("binary", [True, False])
 def test_classification_labels_match_predict(client: Any, server: Server, binary: bool) -> None:
     data = [encoded(noise(7)), encoded(noise(8))]
-    output = wanted("probabilities", binary=binary, top=4)
+    output = requested_outputs("probabilities", binary=binary, top=4)
     rows = client.infer("tiny", [files(*data)], outputs=output).as_numpy("probabilities")
     assert rows.shape == (2, 4)
     for file, row in zip(data, rows, strict=True):
@@ -123,7 +125,7 @@ def test_concurrent_requests_get_their_own_results(server: Server, session: ort.
     with client_of(server, concurrency=8) as client:
         pending = [
             client.async_infer(
-                "tiny", [images(crop[None])], outputs=wanted("probabilities"), request_id=str(i)
+                "tiny", [images(crop[None])], outputs=requested_outputs("probabilities"), request_id=str(i)
             )
             for i, crop in enumerate(batch)
         ]

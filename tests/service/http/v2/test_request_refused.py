@@ -213,7 +213,7 @@ def test_declared_sizes_allocate_nothing() -> None:
     try:
         for body, length in requests:
             with pytest.raises(InvalidRequest):
-                parse(body, length, most=2**40)
+                parse(body, length, max_images=2**40)
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
