@@ -1,4 +1,4 @@
-# Prometheus from Debian, on the base image that the others have anyway; Python asks after its health.
+# Prometheus from Debian, on the base image of the other images; its Python runs the health check.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE}
@@ -7,11 +7,11 @@ LABEL org.opencontainers.image.title="AlexNet monitoring" \
       org.opencontainers.image.description="Prometheus with the alert rules for the replicas of the AlexNet service" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="${BASE_IMAGE}"
-# No version: Debian keeps only the newest of a release, the one with the security fixes.
+# Without a version: Debian keeps only the newest one of a release, with the security fixes.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends prometheus && rm -rf /var/lib/apt/lists/*
 COPY --chmod=644 docker/monitoring/prometheus.yml docker/monitoring/alerts.yml /etc/prometheus/
-# A volume takes over its owner.
+# A new volume gets the owner of this folder.
 RUN promtool check config --syntax-only /etc/prometheus/prometheus.yml && install -d -o 10001 -g 10001 /prometheus
 USER 10001:10001
 EXPOSE 9090

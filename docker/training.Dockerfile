@@ -1,12 +1,12 @@
 # Training, evaluation and export:
 #   docker build -f docker/training.Dockerfile .
-# torch is the registry's build, which has CUDA in it (several GB) and runs on a CPU too. A wheel of your own,
-# such as the CPU build, comes in with --build-context wheels=DIR.
+# torch is the build from PyPI, which includes CUDA (several GB) and also runs on a CPU. To use another wheel, such as the
+# CPU build: --build-context wheels=DIR.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM scratch AS wheels
 
-# In a stage of its own, so that only a changed requirement, and not every edit of pyproject.toml, installs anew.
+# A separate stage, so that packages are reinstalled only when requirements change, not at every edit of pyproject.toml.
 FROM ${BASE_IMAGE} AS requirements
 WORKDIR /build
 COPY pyproject.toml .
@@ -31,17 +31,17 @@ LABEL org.opencontainers.image.title="AlexNet training" \
       org.opencontainers.image.base.name="${BASE_IMAGE}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=packages /venv /venv
-# 755: readable by any user whatever the umask of the checkout was.
+# 755: readable by any user, with any umask of the checkout.
 COPY --chmod=755 contract /app/contract
 COPY --chmod=755 training /app/training
 # The working directory is /, so that runs/NAME and models/NAME.onnx mean the same here as in a checkout.
 WORKDIR /
-# USER: torch asks for the user's name, and the caller's number has none in here.
+# USER: torch needs a user name, and the uid of the caller has none in the image.
 ENV PATH=/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp USER=training \
     REVISION=${REVISION}
 USER 10001:10001
-# As Ctrl-C does: `docker stop` leaves a usable checkpoint.
+# Same as Ctrl-C, so that `docker stop` leaves a usable checkpoint.
 STOPSIGNAL SIGINT
-# Signals wait until Python can handle them: the kernel drops what the first process of a container has no handler for.
+# Signals are blocked until Python handles them: the kernel drops signals that PID 1 of a container has no handler for.
 ENTRYPOINT ["env", "--block-signal=TERM,INT", "python", "-m", "training"]
 CMD ["--help"]

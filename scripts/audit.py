@@ -1,5 +1,7 @@
-"""pip-audit over docker/requirements. It counts a package that its service does not know as sound; here
-that is a failure, because a registry that has no advisories at all answers the same way.
+"""Run pip-audit on docker/requirements/*.txt.
+
+pip-audit passes a package that its advisory service does not know. Here that is a failure, because a
+registry without advisories gives the same response.
 """
 
 import json
@@ -27,14 +29,14 @@ def main(arguments: list[str]) -> int:
 
 
 def verdict(report: str, log: str) -> tuple[int, list[str]]:
-    """The exit code and what to say, of one run's JSON and of what it logged."""
+    """Return the exit code and the lines to print for one run, from its JSON report and its log."""
     try:
         packages = json.loads(report)["dependencies"]
     except (ValueError, KeyError):
         reason = (log.strip().splitlines() or ["no report"])[-1]
         return 2, [f"nothing was looked up, the advisories cannot be reached: {reason[:300]}"]
     lines = [
-        f"{p['name']} {p['version']} has {v['id']}; mended in {', '.join(v['fix_versions']) or 'none yet'}"
+        f"{p['name']} {p['version']} has {v['id']}; fixed in {', '.join(v['fix_versions']) or 'none yet'}"
         for p in packages
         for v in p.get("vulns", [])
     ]

@@ -1,6 +1,6 @@
-# Sourced by the other scripts: makes or completes a virtual environment inside the checkout.
-#   prepare DIR EXTRA...   afterwards DIR/bin/python has the extras of pyproject.toml, as constraints.txt pins them
-#   runtime                prints gpu or cpu: the ONNX Runtime wheel that DEVICE asks for
+# Sourced by the other scripts: creates or completes a virtual environment in the checkout.
+#   prepare DIR EXTRA...   installs these extras of pyproject.toml into DIR, in the versions of constraints.txt
+#   runtime                prints gpu or cpu: the ONNX Runtime wheel to use for DEVICE
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PYTHONPATH=$root
 fail() { echo "error: $*" >&2; exit 1; }
@@ -31,8 +31,8 @@ runtime() {
   esac
 }
 
-# Prints the extras that `prepare` has still to install: without the stamp that a whole installation leaves, or all
-# of them where the interpreter is gone.
+# Prints the extras that are not installed yet: those without the stamp of a complete installation; all of them where
+# the interpreter is missing.
 missing() {
   local venv=$1 stamp=$2 extra
   shift 2
@@ -41,7 +41,7 @@ missing() {
   done
 }
 
-# The CPU and the GPU wheel install the same files: where the other one is, whole or in part, both go first.
+# The CPU and the GPU wheel install the same files, so where the other one is installed, both are removed first.
 remove_other_wheel() {
   local venv=$1 extra=$2 other
   case $extra in cpu) other=onnxruntime_gpu-[0-9] ;; gpu) other=onnxruntime-[0-9] ;; *) return 0 ;; esac
@@ -50,8 +50,7 @@ remove_other_wheel() {
   rm -f "$venv/installed-cpu" "$venv/installed-gpu"
 }
 
-# Installs DIR/requirements.txt and shows on stderr how far it is: on a terminal as pip does, elsewhere a line for
-# what takes long.
+# Installs DIR/requirements.txt and shows progress on stderr: on a terminal as pip does, elsewhere one line per slow step.
 pip_install() {
   local venv=$1 pip
   rm -f "$venv/pip.log"
@@ -84,7 +83,7 @@ project = tomllib.load(open(sys.argv[1], "rb"))["project"]
 print(*project["dependencies"], *(r for e in sys.argv[2:] for r in project["optional-dependencies"][e]), sep="\n")
 PY
   pip_install "$venv" || fail "pip failed: $(grep -m 1 -o 'ERROR: .*' "$venv/pip.log" ||
-    tail -n 1 "$venv/pip.log") (all of it in $venv/pip.log)"
-  # Written last, so that an installation that was cut off is taken up again.
+    tail -n 1 "$venv/pip.log") (full log: $venv/pip.log)"
+  # Written last, so that an interrupted installation is repeated.
   for extra in $extras; do echo "$stamp" >"$venv/installed-$extra"; done
 }

@@ -1,7 +1,7 @@
-"""The licences of what the service's image installs, as docs/licences.md shows them.
+"""Determine the licences of the packages in the service image, and write docs/licences.md.
 
-A package names its licence in up to three ways; here it becomes one SPDX expression. ALLOWED says which may
-be in an image; what is not there is refused by a test, so that a copyleft package cannot come in unnoticed.
+A package names its licence in up to three ways; here it becomes one SPDX expression. A test refuses
+licences that are not in ALLOWED, so that no copyleft package is added unnoticed.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Final
 ALLOWED: Final = {
     *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "MIT", "MIT-CMU", "PSF-2.0", "Zlib"),
 }
-# Packages that may have another one, and why.
+# Packages that may have another licence, and the reason.
 EXCEPTIONS: Final = {
     "certifi": (
         "MPL-2.0",
@@ -21,7 +21,7 @@ EXCEPTIONS: Final = {
     "pillow-heif": (
         "GPL-2.0-or-later",
         "its code is BSD-3-Clause; its wheel contains x265 (GPL-2.0-or-later), libheif and libde265 "
-        "(LGPL-3.0-or-later). To distribute an image with `EXTRAS=heif` is to distribute GPL software",
+        "(LGPL-3.0-or-later). Distributing an image with `EXTRAS=heif` means distributing GPL software",
     ),
     **dict.fromkeys(
         (
@@ -30,11 +30,11 @@ EXCEPTIONS: Final = {
         ),
         (
             "LicenseRef-NVIDIA-Proprietary",
-            "NVIDIA's terms, not open source: read them before distributing it",
+            "NVIDIA's terms, not open source: read them before distributing an image",
         ),
     ),
 }
-# Libraries that lie beside the code in the Linux wheels, by the licence texts in the same wheels.
+# Shared libraries in the Linux wheels, by the licence texts in the same wheels.
 BUNDLED: Final = {
     "numpy": {
         "gfortran": "GPL-3.0-or-later WITH GCC-exception-3.1",
@@ -80,14 +80,14 @@ _CLASSIFIERS: Final = {
 }
 
 _PAGE: Final = """<!-- Written by scripts/lock. -->
-# Licences of what the service's image installs
+# Licences of the packages in the service image
 
-As declared by the packages, as SPDX expressions. A test fails for a licence that is neither in the list of
-`scripts/licences.py` nor one of its exceptions. The texts of most are in the image
-(`/venv/lib/python3.11/site-packages/*.dist-info/`). Python and Debian's packages come with the base image
-and are not listed.
+As declared by the packages, as SPDX expressions. A test refuses licences that are neither allowed nor an
+exception in `scripts/licences.py`. Most packages install their licence text
+(`/venv/lib/python3.11/site-packages/*.dist-info/`). Python itself and Debian's packages come with the base
+image and are not listed.
 
-`cpu` and `gpu` are the two runtimes; `heif` and `otel` are installed if `EXTRAS` contains them.
+`cpu` and `gpu` are the two runtimes; `heif` and `otel` are installed if `EXTRAS` names them.
 
 | package | version | licence | in |
 |---|---|---|---|
@@ -110,7 +110,7 @@ the first applies. A test fails if a wheel contains a library that is not listed
 
 @dataclass(frozen=True)
 class Package:
-    """`licence` is an SPDX expression, or "unknown"."""
+    """A package in the image; `licence` is an SPDX expression, or "unknown"."""
 
     name: str
     version: str
@@ -118,7 +118,7 @@ class Package:
 
 
 def licence_of(name: str, expression: str | None, words: str | None, classifiers: Iterable[str]) -> str:
-    """By core metadata's License-Expression, License and Classifier."""
+    """Return the SPDX expression of a package from License-Expression, License and Classifier."""
     if normal(name) in EXCEPTIONS:
         return EXCEPTIONS[normal(name)][0]
     if expression:
@@ -131,32 +131,32 @@ def licence_of(name: str, expression: str | None, words: str | None, classifiers
 
 
 def refused(package: Package) -> set[str]:
-    """The parts of its licence that are not allowed."""
+    """Return the parts of its licence that are not allowed."""
     if EXCEPTIONS.get(normal(package.name), ("",))[0] == package.licence:
         return set()
     return set(re.split(r" (?:AND|OR|WITH) |[()]", package.licence)) - ALLOWED - {""}
 
 
 def page(parts: Mapping[str, Iterable[Package]]) -> str:
-    """docs/licences.md; `parts` by the file of docker/requirements."""
-    where: dict[Package, list[str]] = {}
+    """Write docs/licences.md; `parts` holds the packages by their file in docker/requirements."""
+    parts_of: dict[Package, list[str]] = {}
     for part, packages in parts.items():
         for package in packages:
-            where.setdefault(package, []).append(part)
-    rows = sorted(where.items(), key=lambda row: normal(row[0].name))
+            parts_of.setdefault(package, []).append(part)
+    rows = sorted(parts_of.items(), key=lambda row: normal(row[0].name))
     reasons: dict[str, list[str]] = {}
     for name, (_licence, why) in EXCEPTIONS.items():
         reasons.setdefault(why, []).append(f"`{name}`")
-    inside = [(wheel, *entry) for wheel, found in BUNDLED.items() for entry in found.items()]
+    bundled = [(wheel, *entry) for wheel, names in BUNDLED.items() for entry in names.items()]
     return _PAGE.format(
         packages="\n".join(
-            f"| {p.name} | {p.version} | {p.licence} | {', '.join(found)} |" for p, found in rows
+            f"| {p.name} | {p.version} | {p.licence} | {', '.join(names)} |" for p, names in rows
         ),
         exceptions="\n".join(f"- {', '.join(names)}: {why}." for why, names in reasons.items()),
-        libraries="\n".join(f"| {wheel} | lib{name} | {licence} |" for wheel, name, licence in inside),
+        libraries="\n".join(f"| {wheel} | lib{name} | {licence} |" for wheel, name, licence in bundled),
     )
 
 
 def normal(name: str) -> str:
-    """As the index spells it."""
+    """Normalise a package name as the index does (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,8 +1,8 @@
-"""What the service's image installs, exactly: docker/requirements/*.txt with hashes, and docs/licences.md.
+"""Lock the packages of the service image: docker/requirements/*.txt with hashes, and docs/licences.md.
 
-pip resolves it for each platform (`--dry-run --report`): the index tells versions, hashes and licences
-without any wheel being downloaded, so that several gigabytes of CUDA are locked in seconds. pip evaluates
-the markers of requirements for the Python that runs this, so that must be the image's, on Linux.
+pip resolves them for each platform (`--dry-run --report`). The index has versions, hashes and licences, so
+that no wheel is downloaded and several gigabytes of CUDA are locked in seconds. pip evaluates the markers
+of requirements for the Python that runs this, so it must be the version of the image, on Linux.
 """
 
 import json
@@ -19,21 +19,21 @@ from scripts.licences import Package, licence_of, normal, page
 
 ROOT: Final = Path(__file__).parents[1]
 FOLDER: Final = ROOT / "docker" / "requirements"
-# One of these in each image; ONNX Runtime's GPU build takes x86-64.
+# Each image has one of these; the GPU build of ONNX Runtime exists for x86-64 only.
 RUNTIMES: Final = {"cpu": ("x86_64", "aarch64"), "gpu": ("x86_64",)}
 EXTRAS: Final = ("heif", "otel")  # what the build argument EXTRAS adds
-NEWEST_GLIBC: Final = 36  # 2.36 is Debian 12's
+NEWEST_GLIBC: Final = 36  # Debian 12 has glibc 2.36
 
-Locked = dict[str, tuple[Package, set[str]]]  # by normal name: with the SHA-256 of its files
+Locked = dict[str, tuple[Package, set[str]]]  # by normalised name, with the SHA-256 of the files
 
 
 def main() -> None:
-    wanted = re.search(
+    base_python = re.search(
         r"^ARG BASE_IMAGE=python:(\d+)\.(\d+)-", (ROOT / "docker/service.Dockerfile").read_text(), re.M
     )
-    assert wanted
-    if sys.platform != "linux" or sys.version_info[:2] != tuple(map(int, wanted.groups())):
-        sys.exit(f"error: this takes Python {'.'.join(wanted.groups())} on Linux, as in the image")
+    assert base_python
+    if sys.platform != "linux" or sys.version_info[:2] != tuple(map(int, base_python.groups())):
+        sys.exit(f"error: this needs Python {'.'.join(base_python.groups())} on Linux, as in the image")
     runtimes = {name: lock([name], machines) for name, machines in RUNTIMES.items()}
     everywhere = set.intersection(*(set(locked) for locked in runtimes.values()))
     extras = {name: lock([name], RUNTIMES["cpu"]) for name in EXTRAS}
@@ -50,34 +50,43 @@ def main() -> None:
 
 
 def lock(extras: Iterable[str], machines: Iterable[str]) -> Locked:
-    """The project's requirements and those of `extras`, resolved for each machine, together."""
+    """Resolve the requirements of the project and of `extras` for each machine; merge the results."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(r for e in extras for r in project["optional-dependencies"][e])]
-    found: Locked = {}
+    requested = [
+        *project["dependencies"],
+        *(r for e in extras for r in project["optional-dependencies"][e]),
+    ]
+    locked: Locked = {}
     for machine in machines:
-        for entry in resolve(wanted, machine):
+        for entry in resolve(requested, machine):
             about = entry["metadata"]
-            said = (about.get("license_expression"), about.get("license"), about.get("classifier", []))
-            package = Package(about["name"], about["version"], licence_of(about["name"], *said))
-            _package, hashes = found.setdefault(normal(package.name), (package, set()))
+            licence_fields = (
+                about.get("license_expression"),
+                about.get("license"),
+                about.get("classifier", []),
+            )
+            package = Package(about["name"], about["version"], licence_of(about["name"], *licence_fields))
+            _package, hashes = locked.setdefault(normal(package.name), (package, set()))
             hashes.add(entry["download_info"]["archive_info"]["hashes"]["sha256"])
-    return dict(sorted(found.items()))
+    return dict(sorted(locked.items()))
 
 
-def resolve(wanted: Iterable[str], machine: str) -> list[dict[str, Any]]:
+def resolve(requested: Iterable[str], machine: str) -> list[dict[str, Any]]:
     platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in range(NEWEST_GLIBC, 4, -1)]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed"]
         command += ["--target", folder, "--report", str(report), "-c", str(ROOT / "constraints.txt")]
-        command += ["--only-binary", ":all:", *platforms, f"--platform=manylinux2014_{machine}", *wanted]
+        command += ["--only-binary", ":all:", *platforms, f"--platform=manylinux2014_{machine}", *requested]
         subprocess.run(command, check=True)
-        found: list[dict[str, Any]] = json.loads(report.read_text())["install"]
-    for entry in found:
-        # pip evaluates them for the machine that it runs on.
-        about = [r for r in entry["metadata"].get("requires_dist", []) if "platform_machine" in r]
-        assert not about, f"{entry['metadata']['name']} asks for something by machine: {about}"
-    return found
+        entries: list[dict[str, Any]] = json.loads(report.read_text())["install"]
+    for entry in entries:
+        # pip evaluates these markers for the machine that it runs on.
+        by_machine = [r for r in entry["metadata"].get("requires_dist", []) if "platform_machine" in r]
+        assert not by_machine, (
+            f"{entry['metadata']['name']} has requirements that depend on the machine: {by_machine}"
+        )
+    return entries
 
 
 def requirements(name: str, locked: Locked) -> str:

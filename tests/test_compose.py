@@ -1,4 +1,4 @@
-"""The variables of docker-compose.yml and the Dockerfiles are in .env.example, with their defaults."""
+"""Test that .env.example has every variable of docker-compose.yml and the Dockerfiles."""
 
 import re
 
@@ -9,7 +9,7 @@ COMPOSE = (ROOT / "docker-compose.yml").read_text()
 EXAMPLE = dict(re.findall(r"^#([A-Z0-9_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.M))
 
 
-def test_every_variable_is_explained() -> None:
+def test_every_variable_is_in_the_example() -> None:
     used = set(re.findall(r"\$\{([A-Z0-9_]+)", COMPOSE)) | set(
         re.findall(r"^ +- ([A-Z0-9_]+)$", COMPOSE, re.M)
     )
@@ -19,14 +19,14 @@ def test_every_variable_is_explained() -> None:
     assert {name.upper() for name in Settings.model_fields} <= used
 
 
-def test_the_values_in_the_example_are_those_of_the_dockerfiles_and_of_compose() -> None:
-    """The others are written by scripts/settings.py."""
+def test_example_has_the_defaults_of_dockerfiles_and_compose() -> None:
+    """The defaults of the settings are written by scripts/settings.py."""
     defaults: dict[str, str] = {}
     for dockerfile in (ROOT / "docker").glob("*.Dockerfile"):
         defaults |= dict(re.findall(r"^ARG ([A-Z0-9_]+)=(.*)$", dockerfile.read_text(), re.M))
     defaults |= dict(re.findall(r"\$\{([A-Z0-9_]+):-([^}]*)\}", COMPOSE))
-    nothing = {"/dev/null", "./docker"}  # what stands in for a file or a folder that is not named
-    defaults |= {name: "" for name, value in defaults.items() if value in nothing}
-    shown = {name: EXAMPLE[name] for name in defaults if name in EXAMPLE}
-    assert len(shown) > 10
-    assert shown == {name: defaults[name] for name in shown}
+    placeholders = {"/dev/null", "./docker"}  # stand for a file or folder that is not configured
+    defaults |= {name: "" for name, value in defaults.items() if value in placeholders}
+    documented = {name: EXAMPLE[name] for name in defaults if name in EXAMPLE}
+    assert len(documented) > 10
+    assert documented == {name: defaults[name] for name in documented}

@@ -1,11 +1,11 @@
-"""What people make in a checkout stays out of its commits and of its images."""
+"""Test that files created in a checkout stay out of commits and of the images."""
 
 import subprocess
 from pathlib import Path
 
 from tests.support.checkout import ROOT
 
-MADE = (
+CREATED = (
     *("data/daisy/1.jpg", "photos/train/daisy/1.jpg", "ready/train.bin", "runs/mine/best.pt"),
     *(
         "models/mine.onnx",
@@ -20,7 +20,7 @@ MADE = (
         "alexnet_client/alexnet_client.egg-info/PKG-INFO",
     ),
 )
-OURS = (
+COMMITTED = (
     "models/flowers17.onnx",
     "models/flowers17.md",
     "training/data/images.py",
@@ -28,21 +28,26 @@ OURS = (
 )
 
 
-def test_git_ignores_it() -> None:
+def test_git_ignores_created_files() -> None:
     command = ["git", "check-ignore", "--no-index", "--stdin"]
     done = subprocess.run(
-        command, cwd=ROOT, input="\n".join((*MADE, *OURS)), capture_output=True, text=True, check=False
+        command,
+        cwd=ROOT,
+        input="\n".join((*CREATED, *COMMITTED)),
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert done.stdout.splitlines() == list(MADE)
+    assert done.stdout.splitlines() == list(CREATED)
 
 
-def test_the_images_are_built_of_what_is_listed() -> None:
+def test_docker_context_has_only_listed_files() -> None:
     everything, *rest = (
         line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")
     )
     assert everything == "*"
     listed = {line.removeprefix("!") for line in rest if line.startswith("!")}
     assert {Path(name).parts[0] for name in listed}.isdisjoint(
-        Path(name).parts[0] for name in MADE if not name.startswith("alexnet_client")
+        Path(name).parts[0] for name in CREATED if not name.startswith("alexnet_client")
     )
     assert {"alexnet_client/build", "**/*.egg-info"} <= set(rest)

@@ -1,4 +1,4 @@
-"""What importing each package loads; scripts/check holds the imports of each module to the layers."""
+"""Test which packages importing ours loads; scripts/check tests the layers of the modules."""
 
 import json
 import re
@@ -9,18 +9,18 @@ import pytest
 
 from tests.support.checkout import ROOT
 
-# -> the top-level modules loaded by the imports that lie in site-packages or in this checkout.
+# Prints the top-level modules of site-packages and of this checkout that the imports load.
 LOADED = """
 import importlib, json, os, sys
-before = set(sys.modules)  # what .pth files bring in is not ours
+before = set(sys.modules)  # .pth files may load modules too
 for name in sys.argv[1:]:
     importlib.import_module(name)
-found = set()
+loaded = set()
 for name in set(sys.modules) - before:
     file = getattr(sys.modules[name], "__file__", None) or ""
     if "site-packages" in file or file.startswith(os.getcwd()):
-        found.add(name.split(".")[0])
-print(json.dumps(sorted(found)))
+        loaded.add(name.split(".")[0])
+print(json.dumps(sorted(loaded)))
 """
 
 
@@ -35,32 +35,32 @@ def modules_of(package: str) -> list[str]:
     return [".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in files]
 
 
-def test_the_service_loads_neither_torch_nor_training_nor_onnx() -> None:
+def test_service_loads_neither_torch_nor_training_nor_onnx() -> None:
     loaded = loaded_by(*modules_of("service"))
     assert {"service", "contract", "fastapi", "onnxruntime"} <= loaded
     assert not loaded & {"torch", "training", "onnx", "tests"}
 
 
 @pytest.mark.parametrize(("image", "package"), [("service", "service"), ("training", "training")])
-def test_an_image_has_every_package_that_is_loaded_in_it(image: str, package: str) -> None:
+def test_image_has_every_package_that_it_loads(image: str, package: str) -> None:
     ours = {name for name in loaded_by(*modules_of(package)) if (ROOT / name).is_dir()}
     dockerfile = (ROOT / f"docker/{image}.Dockerfile").read_text()
     assert set(re.findall(r"^COPY --chmod=755 (\w+) /app/\1$", dockerfile, re.M)) == ours
     assert ours <= {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines()}
 
 
-def test_the_contract_loads_numpy_and_pillow_and_nothing_else() -> None:
+def test_contract_loads_only_numpy_and_pillow() -> None:
     assert loaded_by(*modules_of("contract")) == {"contract", "numpy", "PIL"}
 
 
-def test_the_client_loads_httpx_and_pydantic_and_nothing_of_ours() -> None:
+def test_client_loads_no_other_package_of_ours() -> None:
     loaded = loaded_by("alexnet_client.client")
     assert {"alexnet_client", "httpx", "pydantic"} <= loaded
     assert not loaded & {"service", "contract", "training", "numpy", "fastapi", "tests"}
 
 
-def test_the_answers_are_read_without_httpx() -> None:
-    """By the service, which has no use for it."""
+def test_client_schemas_do_not_load_httpx() -> None:
+    """The service uses these schemas, and does not need httpx."""
     assert "httpx" not in loaded_by("alexnet_client.schemas")
 
 

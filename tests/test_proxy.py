@@ -1,4 +1,4 @@
-"""docker/haproxy.cfg in a real HAProxy, in front of replicas that do what it is to cope with."""
+"""Test docker/haproxy.cfg in a real HAProxy in front of replicas that fail in different ways."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests.support.checkout import ROOT, free_port, wait_until_healthy
 from tests.support.eventually import eventually
 from tests.support.serving.server import COMMAND, environ
 
-OF_ONE_ADDRESS = 2000
+MAX_CONNECTIONS_PER_ADDRESS = 2000
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -33,16 +33,16 @@ def haproxy() -> None:
 
 
 class Replica(BaseHTTPRequestHandler):
-    """Is healthy, and answers a POST with how much has come."""
+    """Is healthy, and answers a POST with the size of its body."""
 
     protocol_version = "HTTP/1.1"
-    seen: list[str]
+    paths: list[str]
 
     def do_GET(self) -> None:
         self.answer(b"ok")
 
     def do_POST(self) -> None:
-        self.seen.append(self.path)
+        self.paths.append(self.path)
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.answer(b"%d" % len(body))
 
@@ -53,24 +53,25 @@ class Replica(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def handle(self) -> None:
-        with suppress(ConnectionResetError):  # HAProxy's checks end so
+        with suppress(ConnectionResetError):  # health checks of HAProxy end so
             super().handle()
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         pass
 
 
-class Mortal(Replica):
-    """Ends, for its client, in the middle of a POST."""
+class CrashingReplica(Replica):
+    """Closes the connection in the middle of a POST."""
 
     def do_POST(self) -> None:
-        self.seen.append(self.path)
+        self.paths.append(self.path)
         self.close_connection = True
 
 
 @contextmanager
-def replica(kind: type[Replica], seen: list[str]) -> Iterator[ThreadingHTTPServer]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), type("One", (kind,), {"seen": seen})) as server:
+def replica(kind: type[Replica], paths: list[str]) -> Iterator[ThreadingHTTPServer]:
+    """Run a replica that appends the path of each POST to `paths`."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("One", (kind,), {"paths": paths})) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -90,67 +91,67 @@ def connected(to: str, source: str, count: int) -> list[socket.socket]:
 
 
 def logged(file: Path) -> list[dict[str, str]]:
-    """Each request; HAProxy's own messages are no JSON."""
+    """Return the log line of each request; other messages of HAProxy are not JSON."""
     lines = file.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
 
 
-def test_a_request_that_ends_its_replica_is_not_sent_to_another() -> None:
-    seen: list[str] = []
+def test_request_that_crashes_a_replica_is_not_retried() -> None:
+    paths: list[str] = []
     with ExitStack() as stack:
-        replicas = [stack.enter_context(replica(Mortal, seen)) for _ in range(3)]
+        replicas = [stack.enter_context(replica(CrashingReplica, paths)) for _ in range(3)]
         at = stack.enter_context(proxy(*map(address, replicas)))
         answer = httpx.post(f"{at}/predict", content=bytes(1000), timeout=30)
         assert (answer.status_code, answer.json()["code"]) == (502, "not_ready")
         assert answer.headers["content-type"] == "application/problem+json"
-        assert seen == ["/predict"]
+        assert paths == ["/predict"]
 
 
-def test_a_request_whose_replica_has_gone_is_sent_to_another(tmp_path: Path) -> None:
-    seen: list[str] = []
+def test_request_to_a_missing_replica_is_retried_on_another(tmp_path: Path) -> None:
+    paths: list[str] = []
     with (tmp_path / "log").open("w") as log, ExitStack() as stack:
-        first, second = (stack.enter_context(replica(Replica, seen)) for _ in range(2))
+        first, second = (stack.enter_context(replica(Replica, paths)) for _ in range(2))
         at = stack.enter_context(proxy(address(first), address(second), log=log))
         first.shutdown()
         first.server_close()
         answers = [httpx.post(f"{at}/predict", content=bytes(9), timeout=30) for _ in range(4)]
         assert [answer.text for answer in answers] == ["9"] * 4
-        assert len(seen) == 4
+        assert len(paths) == 4
         eventually(lambda: any(line["retries"] != "0" for line in logged(tmp_path / "log")))
 
 
-def test_a_body_larger_than_what_is_waited_for_arrives(tmp_path: Path) -> None:
+def test_body_larger_than_the_buffer_arrives(tmp_path: Path) -> None:
     with replica(Replica, []) as server, proxy(address(server)) as at:
         assert httpx.post(f"{at}/predict", content=bytes(3_000_000), timeout=30).text == "3000000"
 
 
-def test_one_address_cannot_take_every_connection() -> None:
-    """And those that send no request are closed within seconds."""
+def test_connections_per_address_are_limited() -> None:
+    """Connections without a request are closed within seconds."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 10_000), hard))
     with ExitStack() as stack:
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         server = stack.enter_context(replica(Replica, []))
         at = stack.enter_context(proxy(address(server)))
-        taken = connected(at, "127.0.0.2", OF_ONE_ADDRESS)
-        for one in taken:
-            stack.enter_context(one)
-            one.sendall(b"G")
+        taken = connected(at, "127.0.0.2", MAX_CONNECTIONS_PER_ADDRESS)
+        for connection in taken:
+            stack.enter_context(connection)
+            connection.sendall(b"G")
         with suppress(ConnectionResetError):
             refused = stack.enter_context(connected(at, "127.0.0.2", 1)[0])
             assert refused.recv(1) == b"", "one too many"
         taken[0].setblocking(False)
-        with pytest.raises(BlockingIOError):  # the others have their time
+        with pytest.raises(BlockingIOError):  # the earlier connections stay open
             taken[0].recv(1)
         assert httpx.get(f"{at}/health/live", timeout=30).status_code == 200
         taken[0].settimeout(20)
         assert taken[0].recv(100).startswith(b"HTTP/1.1 408 ")
 
 
-def test_one_line_of_each_log_is_about_the_same_request(tmp_path: Path) -> None:
-    """By the id that the answer has; the client's address is the proxy's to say, and nobody logs health."""
+def test_proxy_and_service_log_the_same_request_id(tmp_path: Path) -> None:
+    """Both logs have the response's id and the real client address, and no health checks."""
     port, trace = free_port(), "0af7651916cd43dd8448eb211c80319c"
-    given: list[dict[str, str]] = [
+    sent_headers: list[dict[str, str]] = [
         {"X-Request-ID": "mine-1"},
         {"traceparent": f"00-{trace}-b7ad6b7169203331-01"},
         {"X-Request-ID": 'bad " one'},
@@ -175,21 +176,21 @@ def test_one_line_of_each_log_is_about_the_same_request(tmp_path: Path) -> None:
                 with httpx.Client(base_url=at, transport=transport, timeout=30) as client:
                     for path in ("/health", "/health/ready", "/v2/health/live"):
                         assert client.get(path).status_code == 200
-                    answers = [client.get("/models", headers=forged | more) for more in given]
+                    answers = [client.get("/models", headers=forged | more) for more in sent_headers]
                 ids = [answer.headers["X-Request-ID"] for answer in answers]
-                eventually(lambda: len(logged(tmp_path / "proxy")) >= len(given))
+                eventually(lambda: len(logged(tmp_path / "proxy")) >= len(sent_headers))
         finally:
             process.terminate()
     assert ids[:2] == ["mine-1", trace]
-    assert len(set(ids)) == len(given)
+    assert len(set(ids)) == len(sent_headers)
     for file in ("service", "proxy"):
         lines = [line for line in logged(tmp_path / file) if "path" in line]
         assert [line["request_id"] for line in lines] == ids
         assert {line["client"] for line in lines} == {"127.0.0.9"}
 
 
-def test_an_answer_of_the_proxy_itself_has_an_id_too(tmp_path: Path) -> None:
-    with replica(Mortal, []) as server, (tmp_path / "log").open("w") as log:
+def test_error_of_the_proxy_has_a_request_id(tmp_path: Path) -> None:
+    with replica(CrashingReplica, []) as server, (tmp_path / "log").open("w") as log:
         with proxy(address(server), log=log) as at:
             answer = httpx.post(f"{at}/predict", content=b"x", headers={"X-Request-ID": "mine"}, timeout=30)
             assert (answer.status_code, answer.headers["X-Request-ID"]) == (502, "mine")
@@ -204,10 +205,10 @@ def test_every_log_line_is_json(tmp_path: Path, path: str) -> None:
         (tmp_path / "log").open("w") as log,
         proxy(address(server), log=log) as at,
     ):
-        (one,) = connected(at, "127.0.0.1", 1)
-        with one:
-            one.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-            while one.recv(65536):
+        (connection,) = connected(at, "127.0.0.1", 1)
+        with connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            while connection.recv(65536):
                 pass
-        wanted = path.partition("?")[0][:1000]
-        eventually(lambda: wanted in [line["path"] for line in logged(tmp_path / "log")])
+        logged_path = path.partition("?")[0][:1000]
+        eventually(lambda: logged_path in [line["path"] for line in logged(tmp_path / "log")])

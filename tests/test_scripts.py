@@ -1,4 +1,4 @@
-"""What the scripts say: what is missing, in one line with exit code 1; how far an installation is."""
+"""Test that scripts report errors in one line with exit code 1, and show the progress of pip."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def fake_python(folder: Path, version: str) -> str:
-    """A stand-in for an interpreter that is not installed here: it answers to the version check alone."""
+    """Write a stand-in for an interpreter of this version; it only answers `--version`."""
     path = folder / "python-stand-in"
     path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo Python {version} && exit 0\nexit 1\n')
     path.chmod(0o755)
@@ -37,7 +37,7 @@ def fake_python(folder: Path, version: str) -> str:
 
 
 @pytest.mark.parametrize("version", ["3.10.14", "3.15.0"])
-def test_python_too_old_or_too_new(checkout: Path, tmp_path: Path, version: str) -> None:
+def test_unsupported_python_is_reported(checkout: Path, tmp_path: Path, version: str) -> None:
     python = fake_python(tmp_path, version)
     line = refused(checkout, "serve", PYTHON=python)
     assert (
@@ -60,9 +60,11 @@ def test_pip_fails(checkout: Path) -> None:
     assert "pip.log" in line
 
 
-def test_serving_explains_itself_before_anything_is_installed(checkout: Path) -> None:
+def test_serve_shows_help_without_installing(checkout: Path) -> None:
     (checkout / "mine/service").mkdir(parents=True)
-    (checkout / "mine/service/__init__.py").touch()  # of whoever calls: it is not taken for ours
+    (
+        checkout / "mine/service/__init__.py"
+    ).touch()  # a package of the caller, which must not be used instead
     for argument, code in (("--help", 0), ("--port", 2), ("model.onnx", 2), ("photo.jpg", 2)):
         done = subprocess.run(
             ["../scripts/serve", argument],
@@ -101,11 +103,13 @@ def test_an_installation_shows_how_far_it_is(checkout: Path) -> None:
     assert "Successfully installed tiny-1.0" in (checkout / ".venv/pip.log").read_text()
 
 
-def test_an_unknown_device(checkout: Path) -> None:
+def test_unknown_device_is_reported(checkout: Path) -> None:
     assert refused(checkout, "serve", DEVICE="tpu") == "error: DEVICE is 'tpu'; use auto, cpu or cuda"
 
 
-@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="it is run itself where there is a GPU")
-def test_the_check_of_the_gpu_needs_one(checkout: Path) -> None:
+@pytest.mark.skipif(
+    shutil.which("nvidia-smi") is not None, reason="with a GPU, the script itself can be run"
+)
+def test_gpu_check_without_a_gpu_is_reported(checkout: Path) -> None:
     line = refused(checkout, "gpu-check")
     assert line.startswith("error: no NVIDIA GPU with a driver of 580 or newer answers")

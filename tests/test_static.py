@@ -1,4 +1,4 @@
-"""The rules of pyproject.toml are switched on: each of these mistakes is found, in every package."""
+"""Test that the lint rules of pyproject.toml find typical mistakes in every package."""
 
 import ast
 import json
@@ -26,7 +26,7 @@ MISTAKES = {
 }
 
 
-def found(file: str, text: str) -> set[str]:
+def violations(file: str, text: str) -> set[str]:
     command = [sys.executable, "-m", "ruff", "check", "--output-format", "json", "--no-cache"]
     done = subprocess.run(
         [*command, "--stdin-filename", file, "-"],
@@ -40,16 +40,16 @@ def found(file: str, text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_ruff_finds_them(package: str) -> None:
-    assert found(f"{package}/made_up.py", "".join(MISTAKES.values())) >= MISTAKES.keys()
+def test_ruff_finds_the_mistakes(package: str) -> None:
+    assert violations(f"{package}/made_up.py", "".join(MISTAKES.values())) >= MISTAKES.keys()
 
 
-def test_in_the_tests_too() -> None:
-    assert found("tests/test_made_up.py", MISTAKES["E722"] + MISTAKES["S602"]) >= {"E722", "S602"}
+def test_ruff_finds_mistakes_in_tests() -> None:
+    assert violations("tests/test_made_up.py", MISTAKES["E722"] + MISTAKES["S602"]) >= {"E722", "S602"}
 
 
 def unsafe_loads(text: str) -> list[int]:
-    """Lines that read a file which may run code as it is read. ruff has no rule for torch.load."""
+    """Return lines that load a file in a way that may run code; ruff has no rule for torch.load."""
     lines = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module in {"torch", "torch.jit", "numpy"}:
@@ -65,7 +65,7 @@ def unsafe_loads(text: str) -> list[int]:
     return lines
 
 
-def test_no_file_is_read_that_could_run_code() -> None:
+def test_no_file_is_loaded_in_an_unsafe_way() -> None:
     for package in (*PACKAGES, "tests"):
         for file in (ROOT / package).rglob("*.py"):
             assert unsafe_loads(file.read_text()) == [], file
@@ -84,24 +84,24 @@ def test_no_file_is_read_that_could_run_code() -> None:
         ("torch.jit.load(p)", [1]),
     ],
 )
-def test_that_is_seen(text: str, lines: list[int]) -> None:
+def test_unsafe_loads_are_recognised(text: str, lines: list[int]) -> None:
     assert unsafe_loads(text) == lines
 
 
-def test_no_rule_is_switched_off_for_a_whole_file() -> None:
-    """Except in the tests, by pyproject.toml."""
+def test_no_rule_is_disabled_for_a_whole_file() -> None:
+    """pyproject.toml makes exceptions only for the tests."""
     for package in PACKAGES:
         for file in (ROOT / package).rglob("*.py"):
             assert not re.search(r"ruff: *noqa|flake8: *noqa|mypy: *ignore-errors", file.read_text()), file
 
 
-def test_the_check_looks_at_every_generated_file() -> None:
+def test_check_covers_every_generated_file() -> None:
     command = ["git", "grep", "-lF", "[[[" + "end]]]"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     (line,) = re.findall(r"^generated=\((.*)\)$", (ROOT / "scripts/check").read_text(), re.M)
     assert set(line.split()) == set(listed.stdout.split())
 
 
-def test_the_check_types_every_package() -> None:
+def test_check_types_every_package() -> None:
     (line,) = (x for x in (ROOT / "scripts/check").read_text().splitlines() if "/mypy" in x)
     assert {*PACKAGES, "tests"} <= set(re.findall(r"\w+", line))

@@ -1,4 +1,4 @@
-"""What the service's image installs: pinned by hash, nothing missing, no licence that nobody chose."""
+"""Test that the packages of the service image are pinned by hash, complete, and of allowed licences."""
 
 import json
 import re
@@ -20,12 +20,12 @@ RUNTIMES, EXTRAS = ("cpu", "gpu"), ("heif", "otel")
 
 
 def locked(part: str) -> dict[str, str]:
-    """name -> version"""
+    """Return the locked versions by name."""
     return dict(re.findall(r"^([^\s=]+)==(\S+)", LOCKS[part], re.M))
 
 
-def whole(part: str) -> dict[str, str]:
-    """With the runtime that an extra comes on top of."""
+def with_runtime(part: str) -> dict[str, str]:
+    """Return the locked versions of a part; for an extra, together with the runtime it is added to."""
     return locked(part) if part in RUNTIMES else locked("cpu") | locked(part)
 
 
@@ -35,12 +35,12 @@ def listed() -> list[Package]:
     return [Package(*row) for row in rows[1:]]
 
 
-def test_there_is_a_file_for_every_choice_of_the_image() -> None:
+def test_every_part_of_the_image_has_a_lock_file() -> None:
     assert set(LOCKS) == {*RUNTIMES, *EXTRAS}
 
 
 @pytest.mark.parametrize("part", sorted(LOCKS))
-def test_every_entry_has_one_version_and_hashes_and_nothing_else(part: str) -> None:
+def test_entries_have_exactly_a_version_and_hashes(part: str) -> None:
     comment, *rest = LOCKS[part].splitlines()
     assert comment.startswith("# Written by scripts/lock")
     entry = re.compile(r"([a-z0-9-]+==\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n")
@@ -50,36 +50,36 @@ def test_every_entry_has_one_version_and_hashes_and_nothing_else(part: str) -> N
 
 
 @pytest.mark.parametrize("part", sorted(LOCKS))
-def test_the_versions_are_those_of_the_constraints(part: str) -> None:
+def test_locked_versions_match_the_constraints(part: str) -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {normal(line.split("==")[0]): line.split("==")[1] for line in lines if "==" in line}
-    found = locked(part)
-    assert found == {name: pinned.get(name) for name in found}, "run scripts/lock"
+    versions = locked(part)
+    assert versions == {name: pinned.get(name) for name in versions}, "run scripts/lock"
 
 
 @pytest.mark.parametrize("part", sorted(LOCKS))
-def test_every_requirement_is_locked_in_a_version_that_it_allows(part: str) -> None:
-    found = whole(part)
+def test_every_requirement_is_locked_in_an_allowed_version(part: str) -> None:
+    versions = with_runtime(part)
     for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"][part]]:
-        wanted = Requirement(text)
-        assert found.get(normal(wanted.name)) is not None, f"{text} is not locked: run scripts/lock"
-        assert wanted.specifier.contains(found[normal(wanted.name)], prereleases=True), text
+        requirement = Requirement(text)
+        assert versions.get(normal(requirement.name)) is not None, f"{text} is not locked: run scripts/lock"
+        assert requirement.specifier.contains(versions[normal(requirement.name)], prereleases=True), text
 
 
 @pytest.mark.parametrize("part", ["cpu", "heif"])
-def test_what_the_packages_need_is_locked_too(part: str) -> None:
-    """By the packages that are installed here; those of the other parts are not."""
-    found = whole(part)
-    for name, version in found.items():
-        here = metadata.distribution(name)
-        assert here.version == version
-        for text in here.requires or []:
-            wanted = Requirement(text)
-            if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
-                assert normal(wanted.name) in found, f"{name} needs {text}: run scripts/lock"
+def test_requirements_of_packages_are_locked(part: str) -> None:
+    """Check the metadata of installed packages; those of the other parts are not installed."""
+    versions = with_runtime(part)
+    for name, version in versions.items():
+        distribution = metadata.distribution(name)
+        assert distribution.version == version
+        for text in distribution.requires or []:
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                assert normal(requirement.name) in versions, f"{name} needs {text}: run scripts/lock"
 
 
-def test_the_image_installs_these_files_by_hash() -> None:
+def test_image_installs_by_hash() -> None:
     dockerfile = (ROOT / "docker/service.Dockerfile").read_text()
     assert "COPY docker/requirements ." in dockerfile
     (install,) = re.findall(r"pip [^\n]* install [^\n]*", dockerfile)
@@ -87,24 +87,24 @@ def test_the_image_installs_these_files_by_hash() -> None:
     assert "--only-binary :all:" in install, "a source distribution would run its own code"
 
 
-def test_every_locked_package_has_its_licence_listed() -> None:
+def test_every_locked_package_is_in_the_licence_list() -> None:
     names = {(normal(package.name), package.version) for package in listed()}
     assert names == {entry for part in LOCKS for entry in locked(part).items()}, "run scripts/lock"
 
 
-def test_no_licence_that_nobody_chose() -> None:
+def test_every_licence_is_allowed() -> None:
     assert {p.name: refused(p) for p in listed() if refused(p)} == {}
 
 
-def test_the_runtimes_themselves_have_no_copyleft_package() -> None:
+def test_runtimes_have_no_copyleft_package() -> None:
     copyleft = {normal(p.name) for p in listed() if re.search(r"GPL|MPL|EPL|CDDL|EUPL", p.licence)}
     assert copyleft == {"certifi", "pillow-heif"}
     assert not copyleft & set(locked("cpu") | locked("gpu"))
 
 
-def test_the_list_says_what_the_installed_packages_say() -> None:
+def test_licence_list_matches_the_metadata_of_packages() -> None:
     for package in listed():
-        if normal(package.name) in whole("cpu") | whole("heif"):
+        if normal(package.name) in with_runtime("cpu") | with_runtime("heif"):
             about = metadata.metadata(package.name)
             expression, words = ((about.get_all(k) or [None])[0] for k in ("License-Expression", "License"))
             classifiers = about.get_all("Classifier") or []
@@ -121,18 +121,18 @@ def test_the_list_says_what_the_installed_packages_say() -> None:
         ("unknown", {"unknown"}),
     ],
 )
-def test_a_licence_is_judged_by_all_its_parts(licence: str, bad: set[str]) -> None:
+def test_licence_is_refused_if_any_part_is_not_allowed(licence: str, bad: set[str]) -> None:
     assert refused(Package("somebody", "1", licence)) == bad
 
 
-def test_an_exception_is_for_its_package_alone() -> None:
+def test_exception_applies_only_to_its_package() -> None:
     assert refused(Package("pillow_heif", "1", "GPL-2.0-or-later")) == set()
     assert refused(Package("pillow", "1", "GPL-2.0-or-later")) == {"GPL-2.0-or-later"}
     assert refused(Package("pillow_heif", "1", "AGPL-3.0-only")) == {"AGPL-3.0-only"}
 
 
 @pytest.mark.parametrize(
-    ("said", "licence"),
+    ("fields", "licence"),
     [
         (("MIT AND Zlib", "anything", []), "MIT AND Zlib"),
         ((None, "3-Clause BSD License", []), "BSD-3-Clause"),
@@ -142,27 +142,27 @@ def test_an_exception_is_for_its_package_alone() -> None:
         ((None, None, []), "unknown"),
     ],
 )
-def test_what_a_package_says_becomes_one_expression(
-    said: tuple[str | None, str | None, list[str]], licence: str
+def test_licence_metadata_becomes_one_spdx_expression(
+    fields: tuple[str | None, str | None, list[str]], licence: str
 ) -> None:
-    assert licence_of("somebody", *said) == licence
+    assert licence_of("somebody", *fields) == licence
 
 
-def test_every_library_inside_the_wheels_is_listed() -> None:
+def test_every_library_in_the_wheels_is_listed() -> None:
     for wheel, libraries in BUNDLED.items():
         files = [file.name for file in metadata.files(wheel) or [] if file.parts[0].endswith(".libs")]
-        found = {match[1] for file in files if (match := re.match(r"lib(\w+?)-[0-9a-f]", file))}
-        assert found <= set(libraries), f"{wheel} carries a library that is not in BUNDLED"
-    silent = {
+        libraries_found = {match[1] for file in files if (match := re.match(r"lib(\w+?)-[0-9a-f]", file))}
+        assert libraries_found <= set(libraries), f"{wheel} contains a library that is not in BUNDLED"
+    with_libraries = {
         name
-        for name in whole("cpu") | whole("heif")
+        for name in with_runtime("cpu") | with_runtime("heif")
         if any(file.parts[0].endswith(".libs") for file in metadata.files(name) or [])
     }
-    assert silent <= set(BUNDLED)
+    assert with_libraries <= set(BUNDLED)
 
 
 REPORT = {"name": "a", "version": "1", "vulns": []}
-FOUND = {"name": "b", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
+VULNERABLE = {"name": "b", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
 SKIPPED = {"name": "c", "skip_reason": "not found"}
 
 
@@ -170,20 +170,20 @@ SKIPPED = {"name": "c", "skip_reason": "not found"}
     ("packages", "code", "line"),
     [
         ([REPORT], 0, "1 looked up, none has a known vulnerability"),
-        ([REPORT, FOUND], 1, "b 2 has CVE-1; mended in 3"),
+        ([REPORT, VULNERABLE], 1, "b 2 has CVE-1; fixed in 3"),
         ([REPORT, SKIPPED], 2, "1 of 2 could not be looked up: c"),
-        ([FOUND, SKIPPED], 2, "1 of 2 could not be looked up: c"),
+        ([VULNERABLE, SKIPPED], 2, "1 of 2 could not be looked up: c"),
         ([], 2, "the report is empty"),
     ],
 )
-def test_an_audit_is_sound_only_if_every_package_was_looked_up(
+def test_audit_passes_only_if_every_package_was_looked_up(
     packages: list[object], code: int, line: str
 ) -> None:
-    found, lines = verdict(json.dumps({"dependencies": packages}), "")
-    assert (found, lines[-1]) == (code, line)
+    exit_code, lines = verdict(json.dumps({"dependencies": packages}), "")
+    assert (exit_code, lines[-1]) == (code, line)
 
 
-def test_an_audit_that_reaches_nobody_says_so() -> None:
+def test_audit_without_a_connection_is_reported() -> None:
     code, (line,) = verdict("", "Traceback\nConnectionError: no such host\n")
     assert code == 2
     assert line == (
@@ -193,13 +193,13 @@ def test_an_audit_that_reaches_nobody_says_so() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_bill_of_materials_has_what_is_locked(tmp_path: Path) -> None:
+def test_bill_of_materials_lists_the_locked_packages(tmp_path: Path) -> None:
     checkout = clone(tmp_path / "clone")
     subprocess.run([checkout / "scripts/sbom"], cwd=tmp_path, env=environ(EXTRAS="heif otel"), check=True)
     bill = json.loads((checkout / "sbom.json").read_text())
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
-    found = {normal(c["name"]): c["version"] for c in bill["components"]}
-    assert found == locked("cpu") | locked("heif") | locked("otel")
+    versions = {normal(c["name"]): c["version"] for c in bill["components"]}
+    assert versions == locked("cpu") | locked("heif") | locked("otel")
     assert bill["metadata"]["component"]["name"] == PROJECT["name"]
-    # Nothing of the machine that wrote it.
+    # It must not contain paths of the machine that wrote it.
     assert str(tmp_path) not in json.dumps(bill)

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py prints a row for each file and batch, and counts the work as the paper's table does."""
+"""Test that benchmarks/gpu.py prints a row per file and batch, and counts operations per layer."""
 
 import sys
 from pathlib import Path
@@ -20,17 +20,17 @@ SHIPPED = ROOT / "models" / "flowers17.onnx"
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("arch", ["paper", "torchvision"])
-def test_the_work_is_that_of_the_layers(arch: str, precision: str) -> None:
+def test_operations_and_weights_match_the_layer_table(arch: str, precision: str) -> None:
     network = AlexNet(10, 0.05, variant=Variant(arch))
     graph = build_graph(network, [0.0] * 3, [1.0] * 3, precision)
-    found = gpu.layers(graph.SerializeToString())
+    layers = gpu.layers(graph.SerializeToString())
     expected = {row.name: row.multiply_adds for row in layer_table(network) if row.multiply_adds}
-    assert {layer.name: layer.multiply_adds for layer in found} == expected
+    assert {layer.name: layer.multiply_adds for layer in layers} == expected
     weights = {n: p.numel() for n, p in network.named_parameters() if n.endswith(".weight")}
-    assert {f"{layer.name}.weight": layer.weights for layer in found} == weights
+    assert {f"{layer.name}.weight": layer.weights for layer in layers} == weights
 
 
-def test_the_report_has_a_row_for_every_batch_and_precision() -> None:
+def test_report_has_a_row_for_every_batch_and_precision() -> None:
     text = gpu.report([SHIPPED], GpuOptions(3), 0.01, side=64, count=1000, runtime=Runtime())
     rows = [line.split("|")[1:6] for line in text.splitlines() if line.startswith("| flowers17")]
     assert [(row[1].strip(), row[2].strip()) for row in rows] == [
@@ -40,7 +40,7 @@ def test_the_report_has_a_row_for_every_batch_and_precision() -> None:
     assert "not page-locked" in text
 
 
-def test_what_is_written_to_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_written_model_files_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = AlexNet
     monkeypatch.setattr("training.model.AlexNet", lambda classes, _width, init: real(classes, 0.05, init))
     gpu.write(tmp_path)
@@ -52,7 +52,7 @@ def test_what_is_written_to_be_measured(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="there is a provider")
-def test_without_a_cuda_provider_it_says_so(
+def test_missing_cuda_provider_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["gpu"])

@@ -1,4 +1,4 @@
-"""benchmarks/graph.py compares what it says, and prints a row for each."""
+"""Test that benchmarks/graph.py prints a row for each graph."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from benchmarks import graph
 
 
 @pytest.mark.slow
-def test_it_prints_every_graph_at_every_batch(
+def test_every_graph_is_printed_at_every_batch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(graph, "SECONDS", 0.2)

@@ -1,4 +1,4 @@
-"""benchmarks/peers starts what it compares, asks it, and prints a row for each."""
+"""Test that benchmarks/peers starts the servers it compares and prints a row for each."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ SHIPPED = ROOT / "models" / "flowers17.onnx"
 
 
 @pytest.mark.slow
-def test_the_service_and_what_one_writes_first(tmp_path: Path) -> None:
+def test_the_service_and_a_naive_fastapi_server(tmp_path: Path) -> None:
     measured = tmp_path / "peers.json"
     command = [sys.executable, "-m", "benchmarks.peers", "--model", str(SHIPPED), "--rounds", "1"]
     done = subprocess.run(
@@ -35,7 +35,7 @@ def test_the_service_and_what_one_writes_first(tmp_path: Path) -> None:
         assert [float(cell) for cell in cells[:4]] == [
             round(load["images_per_s"], 1) for (load,) in loads.values()
         ]
-        # At 64 connections a slow machine may need longer than that for the first answer.
+        # At 64 connections, the first response may take a slow machine longer than the measurement.
         assert loads["1"][0]["images_per_s"] > 0
         assert float(cells[6]) > 0, "MB"
         assert all(load["errors"] == {} and load["unanswered"] == 0 for (load,) in loads.values())

@@ -1,4 +1,4 @@
-"""The benchmarks run, at a size that says nothing about speed."""
+"""Test that the benchmarks run, at sizes too small to measure speed."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from tests.support.checkout import ROOT
 
 
 @pytest.mark.slow
-def test_the_server_under_load(tmp_path: Path) -> None:
+def test_serve_benchmark(tmp_path: Path) -> None:
     drawn(tmp_path, 2, SMALL)
     done = subprocess.run(
         [
@@ -29,7 +29,7 @@ def test_the_server_under_load(tmp_path: Path) -> None:
             "1",
             "4",
             "--json",
-            tmp_path / "found.json",
+            tmp_path / "results.json",
         ],
         cwd=ROOT,
         capture_output=True,
@@ -40,12 +40,12 @@ def test_the_server_under_load(tmp_path: Path) -> None:
     assert [line.split()[1] for line in lines[1:3]] == ["connections"] * 2
     assert all(float(line.split()[2]) > 0 for line in lines[1:3])
     assert [line.split(",")[0] for line in lines[-2:]] == ["alone", "at 70 % load"], (
-        "goals of what was measured"
+        "goals of the measured loads"
     )
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert found["loads"].keys() == {"1 connections", "4 connections", "70 % of the best", "150 %"}
-    assert all(load["client_core_ms"] > 0 for load in found["loads"].values())
-    for load in found["loads"].values():
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["loads"].keys() == {"1 connections", "4 connections", "70 % of the best", "150 %"}
+    assert all(load["client_core_ms"] > 0 for load in results["loads"].values())
+    for load in results["loads"].values():
         turns = load["turns"]
         assert len(turns["images_per_s"]) == len(turns["limit"]) == 2
         assert load["of_limit"] == pytest.approx(sum(turns["images_per_s"]) / sum(turns["limit"]))
@@ -53,20 +53,20 @@ def test_the_server_under_load(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_checkout_beside_itself(tmp_path: Path) -> None:
+def test_versions_benchmark_of_a_checkout_with_itself(tmp_path: Path) -> None:
     drawn(tmp_path, 2, SMALL)
-    given: list[str | Path] = ["--old", ROOT, "--images", tmp_path, "--json", tmp_path / "found.json"]
-    given += ["--form", "ten crops", "--connections", "2", "--seconds", "0.5", "--turns", "2"]
-    command: list[str | Path] = [sys.executable, "-m", "benchmarks.versions", *given]
+    options: list[str | Path] = ["--old", ROOT, "--images", tmp_path, "--json", tmp_path / "results.json"]
+    options += ["--form", "ten crops", "--connections", "2", "--seconds", "0.5", "--turns", "2"]
+    command: list[str | Path] = [sys.executable, "-m", "benchmarks.versions", *options]
     subprocess.run(command, cwd=ROOT, check=True)
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert found.keys() == {"2 connections", "70% of the best"}
-    for row in found.values():
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results.keys() == {"2 connections", "70% of the best"}
+    for row in results.values():
         new, old = row["new"], row["old"]
         assert new["errors"] == old["errors"] == []
         assert row["images_per_s"][0] == pytest.approx(new["images_per_s"] / old["images_per_s"])
 
 
-def test_drawn_photographs_are_as_large_as_real_ones(tmp_path: Path) -> None:
+def test_drawn_photographs_have_the_size_of_real_ones(tmp_path: Path) -> None:
     (file,) = drawn(tmp_path, 1, SMALL)
     assert 90_000 < file.stat().st_size < 130_000

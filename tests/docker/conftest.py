@@ -1,4 +1,4 @@
-"""Images built once, a model trained and exported in them, and a stack for each test to bring up."""
+"""Build the images once, train and export a model in them, and provide a stack to each test."""
 
 import os
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from tests.docker.stack import Stack
 
 @pytest.fixture(scope="session")
 def user() -> tuple[int, int]:
-    """Who trains: whoever runs the tests, and if that is root, somebody else."""
+    """Return the uid and gid for training: those of the tests, or others if the tests run as root."""
     return (os.getuid(), os.getgid()) if os.getuid() else (12345, 12346)
 
 
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory, user: tuple[int, int]) -> Iterator[Stack]:
-    """Images built, photographs drawn, nothing running."""
+    """Build the images and draw photographs; nothing is running yet."""
     folder = tmp_path_factory.mktemp("stack")
     for name in ("runs", "models"):
         (folder / name).mkdir()
@@ -44,7 +44,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, user: tuple[int, int]) -> It
 
 @pytest.fixture(scope="session")
 def model(bench: Stack) -> Path:
-    """Trained and exported in the training image."""
+    """Train and export a model in the training image."""
     small = ["--recipe", "paper", "--width", "0.05", "--epochs", "6", "--batch-size", "8"]
     small += ["--weight-init", "kaiming"]
     train, export = ("run", "--rm", "training", "train"), ("run", "--rm", "training", "export")
@@ -55,13 +55,13 @@ def model(bench: Stack) -> Path:
 
 @pytest.fixture
 def stack(bench: Stack, model: Path) -> Iterator[Stack]:
-    """The model is there; the test brings up what it needs, and it is taken down afterwards."""
+    """Return a stack with a model; the test starts services, and they are stopped afterwards."""
     yield bench
     bench.compose("--profile", "*", "down", "--timeout", "5", "--volumes")
 
 
 def draw_photographs(data: Path) -> None:
-    """Two classes that even a tiny network tells apart, by colour."""
+    """Draw two classes of different colours, which even a tiny network tells apart."""
     rng = Random(0)
     for label, colour in {"red": (200, 40, 40), "green": (40, 200, 40)}.items():
         (data / label).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The stack of docker-compose.yml in a real engine, under a project name and ports of its own."""
+"""Run the stack of docker-compose.yml under its own project name and ports."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from tests.support.checkout import ROOT, free_port
 
 PROJECT = "alexnet-test"
 RED = (210, 50, 30)
-# All that is taken from the environment of the tests: how to reach the engine, and what to build from.
+# The only environment variables passed on: how to reach the engine, and what to build from.
 PASSED = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT", "BASE_IMAGE", "WHEELS")
 
 
@@ -28,7 +28,7 @@ def inspect(name: str) -> Any:
 
 @dataclass
 class Stack:
-    """`settings` are what a .env would hold."""
+    """The services of docker-compose.yml; `settings` are the values of .env."""
 
     settings: dict[str, str]
     client: httpx.Client = field(init=False)
@@ -61,7 +61,7 @@ class Stack:
 
 
 def photograph(width: int = 640, height: int = 480, quality: int = 75) -> bytes:
-    """A red one, with noise in it, so that its size is a photograph's."""
+    """Draw a red JPEG with noise, so that it is as large as a photograph."""
     noise = Image.effect_noise((width, height), 60).convert("RGB")
     picture, buffer = Image.blend(noise, Image.new("RGB", noise.size, RED), 0.7), io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality)

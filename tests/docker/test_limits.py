@@ -1,4 +1,4 @@
-"""Clients that take their time, at the proxy."""
+"""Test the limits of the proxy: too many requests, and slow clients."""
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
 
 
 def until_closed(stack: Stack, sent: bytes) -> tuple[int, str, bytes]:
-    """Status and media type of the answer, and what comes before the proxy closes the connection."""
+    """Return status and media type of the response, and a byte after it, if any comes."""
     with socket.create_connection(("127.0.0.1", int(stack.settings["PORT"])), timeout=90) as connection:
         connection.sendall(sent)
         answer = HTTPResponse(connection)
@@ -26,9 +26,11 @@ def until_closed(stack: Stack, sent: bytes) -> tuple[int, str, bytes]:
         return answer.status, answer.headers["content-type"], connection.recv(1)
 
 
-def test_a_request_too_many_for_all_replicas_is_refused_by_the_proxy(stack: Stack) -> None:
+def test_proxy_refuses_requests_when_every_replica_is_full(stack: Stack) -> None:
     stack.up(MAX_QUEUE="1")
-    body = photograph() + bytes(400_000)  # more than the proxy keeps; what follows a JPEG's end is ignored
+    body = photograph() + bytes(
+        400_000
+    )  # more than the proxy buffers; data after the end of a JPEG is ignored
     with socket.create_connection(("127.0.0.1", int(stack.settings["PORT"])), timeout=60) as connection:
         head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
         connection.sendall(head + body[:-1])
@@ -37,7 +39,7 @@ def test_a_request_too_many_for_all_replicas_is_refused_by_the_proxy(stack: Stac
             response = stack.client.post("/predict", content=photograph())
             return response if response.status_code != 200 else None
 
-        refused = eventually(other_request)  # once the request above is with the replica
+        refused = eventually(other_request)  # after the request above has reached the replica
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         assert refused.headers["content-type"] == "application/problem+json"
         assert (refused.json()["code"], "every replica" in refused.json()["detail"]) == ("overloaded", True)
@@ -49,10 +51,12 @@ def test_a_request_too_many_for_all_replicas_is_refused_by_the_proxy(stack: Stac
     assert top_label(stack.client.post("/predict", content=photograph())) == "red"
 
 
-def test_the_proxy_does_not_wait_for_ever(stack: Stack) -> None:
+def test_proxy_times_out_slow_clients(stack: Stack) -> None:
     stack.up()
     headers_without_end, body_without_end, silence = GET, POST + b"x", GET + b"\r\n"
-    large_headers = (GET + b"X: ").ljust(262_144, b"x")  # tune.bufsize; more could cross with the answer
+    large_headers = (GET + b"X: ").ljust(
+        262_144, b"x"
+    )  # tune.bufsize; more could still be on its way at the response
     with ThreadPoolExecutor(4) as pool:
         sent = (headers_without_end, body_without_end, large_headers, silence)
         slow, half, large, idle = pool.map(lambda data: until_closed(stack, data), sent)

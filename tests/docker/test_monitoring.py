@@ -1,5 +1,7 @@
-"""What a real Prometheus finds. Grafana's image is in no package registry; what can be known of its
-dashboard without it is in tests/service/observability/test_monitoring.py.
+"""Test the alerts and the dashboard's queries in a real Prometheus.
+
+The image of Grafana is in no package registry; tests/service/observability/test_monitoring.py checks its
+dashboard without it.
 """
 
 import hashlib
@@ -16,7 +18,7 @@ from tests.support.promql import alerts, queries
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
 EIGHT_SCRAPES_S = 120
-# Nothing fires.
+# Panels without data, because no alert fires.
 EMPTY = {"Alerts"}
 
 
@@ -28,12 +30,12 @@ def ask(stack: Stack, path: str, **parameters: str) -> Any:
 
 
 def health(stack: Stack, job: str = "alexnet") -> list[str]:
-    """Of each target of `job` that Prometheus knows."""
+    """Return health and last error of each target of `job`."""
     targets = [t for t in ask(stack, "targets")["activeTargets"] if t["labels"]["job"] == job]
     return [f"{t['health']} {t['lastError']}".strip() for t in targets]
 
 
-def test_prometheus_watches_every_replica(stack: Stack) -> None:
+def test_prometheus_scrapes_every_replica(stack: Stack) -> None:
     stack.up("--scale", "service=2", "proxy", "prometheus")
     eventually(
         lambda: health(stack) == ["up", "up"] and health(stack, "proxy") == ["up"], within=EIGHT_SCRAPES_S
@@ -41,8 +43,8 @@ def test_prometheus_watches_every_replica(stack: Stack) -> None:
     rules = [rule for group in ask(stack, "rules")["groups"] for rule in group["rules"]]
     assert {rule["name"] for rule in rules} == set(alerts())
 
-    def answered() -> bool:
-        """Once there are two scrapes that requests lie between, every panel has something to show."""
+    def has_data() -> bool:
+        """Whether every panel has data, as after two scrapes with requests between them."""
         assert top_label(stack.client.post("/predict", content=photograph())) == "red"
         return all(
             ask(stack, "query", query=query)["result"]
@@ -51,11 +53,11 @@ def test_prometheus_watches_every_replica(stack: Stack) -> None:
             for query in panel
         )
 
-    eventually(answered, within=EIGHT_SCRAPES_S)
+    eventually(has_data, within=EIGHT_SCRAPES_S)
     assert ask(stack, "query", query='ALERTS{alertstate="firing"}')["result"] == []
 
 
-def test_prometheus_has_a_key(stack: Stack, tmp_path: Path) -> None:
+def test_prometheus_uses_its_api_key(stack: Stack, tmp_path: Path) -> None:
     keys, key = tmp_path / "keys", tmp_path / "key"
     keys.write_text(hashlib.sha256(b"a key").hexdigest() + "\n")
     key.write_text("a key\n")

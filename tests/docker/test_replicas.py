@@ -1,4 +1,4 @@
-"""Replicas that stop, are killed, restart or are lost, while clients ask."""
+"""Test requests while replicas are stopped, killed or restarted."""
 
 import json
 import socket
@@ -17,11 +17,13 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_stop_answers_what_is_under_way(stack: Stack, whole: bool) -> None:
-    """SIGTERM to the only replica, and `docker compose stop`."""
+def test_stop_drains_requests_in_flight(stack: Stack, whole: bool) -> None:
+    """Stop the only replica, or with `whole` the whole stack, while a request is in flight."""
     stack.up(MAX_QUEUE="1")
     (service,), (proxy,) = stack.containers("service"), stack.containers("proxy")
-    body = photograph() + bytes(400_000)  # more than the proxy keeps; what follows a JPEG's end is ignored
+    body = photograph() + bytes(
+        400_000
+    )  # more than the proxy buffers; data after the end of a JPEG is ignored
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
     port = int(stack.settings["PORT"])
     with (
@@ -29,7 +31,7 @@ def test_stop_answers_what_is_under_way(stack: Stack, whole: bool) -> None:
         ThreadPoolExecutor(1) as pool,
     ):
         connection.sendall(head + body[:-1])
-        # Until the request above is admitted.
+        # The request above has been admitted when others get 429.
         eventually(lambda: stack.client.post("/predict", content=photograph()).status_code == 429)
         stopping = pool.submit(stack.do, "stop") if whole else pool.submit(docker, "stop", service)
         eventually(lambda: not reachable(stack))
@@ -43,7 +45,7 @@ def test_stop_answers_what_is_under_way(stack: Stack, whole: bool) -> None:
     if whole:
         assert inspect(proxy)["State"]["ExitCode"] == 0
     else:
-        # On a connection of its own: HAProxy closes one that it kept alive, so that the client tries again.
+        # On a new connection: HAProxy closes one that it kept alive, so that the client retries.
         refused = httpx.get(f"{stack.client.base_url}/health", timeout=60)
         assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
         assert refused.headers["content-type"] == "application/problem+json"
@@ -57,12 +59,10 @@ def reachable(stack: Stack) -> bool:
 
 
 @pytest.mark.parametrize(("command", "replicas"), [("kill", 3), ("stop", 3), ("restart", 2)])
-def test_losing_a_replica_loses_what_it_had_begun_at_most(
+def test_losing_a_replica_loses_at_most_its_requests_in_flight(
     stack: Stack, command: str, replicas: int
 ) -> None:
-    """Nothing when it is stopped or restarted. When it is killed, the clients of what it had begun are
-    told.
-    """
+    """A stopped or restarted replica loses no request; a killed one, at most one for each client."""
     stack.up("--scale", f"service={replicas}")
     services = stack.containers("service")
     assert len(services) == replicas
@@ -86,9 +86,9 @@ def test_losing_a_replica_loses_what_it_had_begun_at_most(
         clients = [pool.submit(post_until_the_end) for _ in range(8)]
 
         def answered(more: int) -> int:
-            """Waits for that many, and says how many there are by then."""
-            wanted = len(labels) + more
-            eventually(lambda: len(labels) >= wanted or any(client.done() for client in clients), 600)
+            """Wait for so many more labels; return how many there are then."""
+            target = len(labels) + more
+            eventually(lambda: len(labels) >= target or any(client.done() for client in clients), 600)
             return len(labels)
 
         before = answered(200)
@@ -113,8 +113,8 @@ def test_losing_a_replica_loses_what_it_had_begun_at_most(
         assert not cut_off
 
 
-def test_a_replica_that_is_killed_is_started_again_each_time(stack: Stack) -> None:
-    """From outside of it: `docker kill` would count as a stop that is wanted."""
+def test_killed_replica_is_restarted_each_time(stack: Stack) -> None:
+    """Kill the process from outside: Docker does not restart after `docker kill`."""
     stack.up()
     (service,) = stack.containers("service")
     for kills in range(1, 6):
@@ -122,7 +122,7 @@ def test_a_replica_that_is_killed_is_started_again_each_time(stack: Stack) -> No
         outside = ("run", "--rm", "--pid", "host", "--user", "0", "--entrypoint", "python")
         docker(*outside, "alexnet-test-proxy", "-c", code)
         eventually(partial(restarted, service, kills), within=120)
-    # The proxy looks for itself.
+    # The proxy has its own health checks, which take a moment.
     eventually(lambda: stack.client.get("/health/ready").status_code != 503)
     assert top_label(stack.client.post("/predict", content=photograph())) == "red"
     docker("stop", service)

@@ -1,4 +1,4 @@
-"""`docker compose up`, as users and operators meet it."""
+"""Test `docker compose up` as users and operators run it."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ print(json.dumps({
 """
 
 
-def test_images(bench: Stack) -> None:
+def test_service_image_is_small_and_labelled(bench: Stack) -> None:
     image = inspect("alexnet-test-service")
     config = image["Config"]
     print(f"service image: {image['Size'] / 1e6:.0f} MB")
@@ -49,11 +49,11 @@ def test_images(bench: Stack) -> None:
         "import importlib.util as u, shutil\n"
         "print([n for n in ('torch', 'training', 'pytest') if u.find_spec(n)], shutil.which('gcc'))"
     )
-    found = docker("run", "--rm", "--entrypoint", "python", "alexnet-test-service", "-c", look)
-    assert found.strip() == "[] None"
+    output = docker("run", "--rm", "--entrypoint", "python", "alexnet-test-service", "-c", look)
+    assert output.strip() == "[] None"
 
 
-def test_serves_what_was_trained(stack: Stack, model: Path, user: tuple[int, int]) -> None:
+def test_stack_serves_the_trained_model(stack: Stack, model: Path, user: tuple[int, int]) -> None:
     run = Path(stack.settings["RUNS"]) / "mine" / "best.pt"
     assert [(p.stat().st_uid, p.stat().st_gid) for p in (run, model)] == [user, user]
     stack.up()
@@ -66,35 +66,40 @@ def test_serves_what_was_trained(stack: Stack, model: Path, user: tuple[int, int
     large = stack.client.post("/predict", content=bytes(25_000_000))
     assert (large.status_code, large.json()["code"]) == (413, "too_large")
     (service,) = stack.containers("service")
-    logged = [json.loads(line) for line in docker("logs", service).splitlines()]  # stdout alone
-    assert [line["status"] for line in logged if line.get("path") == "/predict"] == [200, 200, 415, 413]
-    # One line of each log is about the same request, and those of health are in neither.
+    service_log = [json.loads(line) for line in docker("logs", service).splitlines()]  # stdout alone
+    assert [line["status"] for line in service_log if line.get("path") == "/predict"] == [
+        200,
+        200,
+        415,
+        413,
+    ]
+    # Both logs have a line for each request, and none for health checks.
     (proxy,) = stack.containers("proxy")
     lines = [json.loads(line) for line in docker("logs", proxy).splitlines() if line.startswith("{")]
-    ours = {line["request_id"]: (line["path"], line["client"]) for line in logged if "path" in line}
+    ours = {line["request_id"]: (line["path"], line["client"]) for line in service_log if "path" in line}
     theirs = {line["request_id"]: (line["path"], line["client"]) for line in lines}
     assert ours.items() <= theirs.items()
     assert {path for path, _client in theirs.values()} == {"/predict"}
 
 
-def test_becomes_healthy(stack: Stack) -> None:
+def test_service_becomes_healthy(stack: Stack) -> None:
     started = time.monotonic()
     stack.do("up", "-d", "--no-deps", "service")
     (service,) = stack.containers("service")
-    seen: list[str] = []
+    statuses: list[str] = []
 
     def healthy_now() -> bool:
         status = inspect(service)["State"]["Health"]["Status"]
-        seen.extend([status] if status not in seen else [])
-        return "healthy" in seen
+        statuses.extend([status] if status not in statuses else [])
+        return "healthy" in statuses
 
     eventually(healthy_now, within=60)
     print(f"healthy after {time.monotonic() - started:.1f} s")
-    assert seen == ["starting", "healthy"]
+    assert statuses == ["starting", "healthy"]
 
 
 @pytest.mark.parametrize("name", ["service", "proxy", "prometheus"])
-def test_hardened(stack: Stack, name: str) -> None:
+def test_container_is_hardened(stack: Stack, name: str) -> None:
     stack.up(name)
     (container,) = stack.containers(name)
     probe = json.loads(docker("exec", container, "python", "-c", PROBE))
@@ -112,12 +117,12 @@ def test_hardened(stack: Stack, name: str) -> None:
     ports = inspect(container)["NetworkSettings"]["Ports"]
     published = {port: [where["HostIp"] for where in places] for port, places in ports.items() if places}
     loopback = ["127.0.0.1"]
-    wanted = {"service": {}, "proxy": {"8000/tcp": loopback}, "prometheus": {"9090/tcp": loopback}}
-    assert published == wanted[name]
+    expected = {"service": {}, "proxy": {"8000/tcp": loopback}, "prometheus": {"9090/tcp": loopback}}
+    assert published == expected[name]
 
 
-def test_every_service_is_meant_to_be_hardened(bench: Stack) -> None:
-    """Grafana too, whose image only a registry has."""
+def test_every_service_is_configured_as_hardened(bench: Stack) -> None:
+    """Checks the configuration, so that Grafana, whose image is not available, is included."""
     services = json.loads(bench.do("--profile", "*", "config", "--format", "json"))["services"]
     assert set(services) == {"service", "proxy", "training", "prometheus", "grafana"}
     for name, service in services.items():
@@ -137,15 +142,15 @@ def test_every_service_is_meant_to_be_hardened(bench: Stack) -> None:
         ({"DEVICE": "cuda"}, "error: DEVICE=cuda, but this ONNX Runtime has no CUDA provider"),
     ],
 )
-def test_wrong_variable(stack: Stack, settings: dict[str, str], message: str) -> None:
+def test_invalid_variable_is_reported(stack: Stack, settings: dict[str, str], message: str) -> None:
     done = stack.compose("up", **settings)
-    said = done.stdout + done.stderr
+    output = done.stdout + done.stderr
     assert done.returncode != 0
-    assert message in said
-    assert "Traceback" not in said
+    assert message in output
+    assert "Traceback" not in output
 
 
-def test_wrong_folder(stack: Stack) -> None:
+def test_missing_folder_is_reported(stack: Stack) -> None:
     done = stack.compose(
         "run", "--rm", "training", "train", "--data", "/data", "--out", "/runs/x", RUNS="/none"
     )
@@ -173,7 +178,7 @@ def test_stopped_training_leaves_a_checkpoint(stack: Stack) -> None:
     assert "top-1" in evaluation
 
 
-def test_api_keys(stack: Stack, tmp_path: Path) -> None:
+def test_api_key_is_required(stack: Stack, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(hashlib.sha256(b"a key").hexdigest() + "\n")
     stack.up(API_KEYS_FILE=str(keys))
@@ -182,7 +187,7 @@ def test_api_keys(stack: Stack, tmp_path: Path) -> None:
     assert top_label(stack.client.post("/predict", content=photograph(), headers=right)) == "red"
 
 
-def test_tls(stack: Stack, tmp_path: Path) -> None:
+def test_stack_serves_over_tls(stack: Stack, tmp_path: Path) -> None:
     new = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
     new += " -addext subjectAltName=IP:127.0.0.1 -keyout /dev/stdout -out /dev/stdout"
     pem = tmp_path / "tls.pem"
@@ -193,7 +198,7 @@ def test_tls(stack: Stack, tmp_path: Path) -> None:
     assert top_label(httpx.post(f"{address}/predict", content=photograph(), verify=trust)) == "red"
 
 
-def test_gpu_override(bench: Stack) -> None:
+def test_gpu_override_requests_a_gpu(bench: Stack) -> None:
     files = ("-f", "docker-compose.yml", "-f", "docker-compose.gpu.yml", "--profile", "training")
     services = json.loads(bench.do(*files, "config", "--format", "json"))["services"]
     assert services["service"]["environment"]["DEVICE"] == "cuda"

@@ -1,4 +1,4 @@
-"""Chromium, driven by Playwright, for the page's tests and screenshots."""
+"""Start Chromium through Playwright for the tests and screenshots of the page."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,8 @@ from playwright.sync_api import Browser, sync_playwright
 
 from tests.support.browser import NO_BROWSER, find_browser
 
-# As root, as in CI's container, Chromium starts without its sandbox only; and it is to call nobody.
+# As root, as in the container of CI, Chromium starts only without its sandbox. The other flags stop its own
+# network requests.
 FLAGS: Final = (
     "--no-sandbox",
     "--disable-gpu",
@@ -21,12 +22,12 @@ FLAGS: Final = (
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Raises RuntimeError where there is none."""
-    found = find_browser()
-    if found is None:
+    """Start a browser. Raises RuntimeError where none is found."""
+    path = find_browser()
+    if path is None:
         raise RuntimeError(NO_BROWSER)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         try:
             yield browser
         finally:

@@ -1,4 +1,4 @@
-"""Chromium, the servers that its page is opened from, and pictures to show it."""
+"""Provide Chromium, servers with the page, and pictures to upload."""
 
 import hashlib
 import re
@@ -20,7 +20,7 @@ from tests.support.serving.images import encoded
 from tests.support.serving.server import Server, serving
 
 MODEL: Final = ROOT / "models" / "flowers17.onnx"
-# What a card could try: markup, a script's address, a picture from elsewhere.
+# What a hostile model card could contain: markup, a script URL, an external picture.
 NASTY: Final = """# Card <img src=x onerror="document.title='broken'">
 
 <script>document.title = "broken"</script> and [press](javascript:document.title='broken') and
@@ -37,12 +37,12 @@ NASTY: Final = """# Card <img src=x onerror="document.title='broken'">
 curl <b>
 ```
 """
-expect.set_options(timeout=20_000)  # ms; on a machine that does other things too
+expect.set_options(timeout=20_000)  # ms; the machine may be busy
 
 
 @pytest.fixture(scope="package")
-def browser_is_here() -> None:
-    """Without one the page's tests are skipped; with REQUIRE_BROWSER=1, as CI sets it, they fail."""
+def require_browser() -> None:
+    """Skip the tests of the page without a browser; fail them with REQUIRE_BROWSER=1, as in CI."""
     if find_browser() is None:
         if REQUIRED:
             pytest.fail(f"REQUIRE_BROWSER=1, but {NO_BROWSER}")
@@ -50,12 +50,12 @@ def browser_is_here() -> None:
 
 
 @pytest.fixture(autouse=True)
-def first_of_all(browser_is_here: None) -> None:
-    """Before a server is started for nothing."""
+def require_browser_first(require_browser: None) -> None:
+    """Check for the browser before a server is started."""
 
 
 @pytest.fixture(scope="package")
-def browser(browser_is_here: None) -> Iterator[Browser]:
+def browser(require_browser: None) -> Iterator[Browser]:
     with chromium() as running:
         yield running
 
@@ -69,7 +69,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="package")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Two models, one with a nasty card; wants a key; takes little."""
+    """Run a server with two models, one with a hostile card; it requires a key and limits bodies."""
     folder = tmp_path_factory.mktemp("guarded")
     (folder / "models").mkdir()
     for name, card in (("first", "# A model for tests\n"), ("second", NASTY)):
@@ -84,53 +84,58 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="package")
 def pictures(site: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Every flower, a corrupt file, one that is no picture; `sure` and `unsure` by what the server says."""
+    """Write every flower, a corrupt file and a text file.
+
+    `sure` and `unsure` are flowers of high and low probability by the server's prediction.
+    """
     folder = tmp_path_factory.mktemp("pictures")
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for name in FLOWERS:
-        found[name] = folder / f"{name}.jpg"
-        found[name].write_bytes(encoded(draw(name)))
-        best = ask(site, found[name])["predictions"][0]["probability"]
-        found["sure" if best >= 0.5 else "unsure"] = found[name]
-    assert {"sure", "unsure"} <= found.keys(), "the model is sure of all the flowers drawn, or of none"
-    found["corrupt"] = folder / "corrupt.jpg"
-    found["corrupt"].write_bytes(found["daisy"].read_bytes()[:3000])
-    found["text"] = folder / "letter.txt"
-    found["text"].write_text("no picture")
-    return found
+        files[name] = folder / f"{name}.jpg"
+        files[name].write_bytes(encoded(draw(name)))
+        best = ask(site, files[name])["predictions"][0]["probability"]
+        files["sure" if best >= 0.5 else "unsure"] = files[name]
+    assert {"sure", "unsure"} <= files.keys(), "the model is sure of all the flowers drawn, or of none"
+    files["corrupt"] = folder / "corrupt.jpg"
+    files["corrupt"].write_bytes(files["daisy"].read_bytes()[:3000])
+    files["text"] = folder / "letter.txt"
+    files["text"].write_text("no picture")
+    return files
 
 
 @pytest.fixture
 def start(browser: Browser) -> Iterator[Start]:
-    """Opens a page in a context of its own. In the end: nothing was asked of anybody else, nothing broke
-    the page's policy, no script failed.
+    """Return a function that opens a page in a new browser context.
+
+    At the end, fail if a request went to another host, the content security policy was violated, or a
+    script failed.
     """
-    opened: list[BrowserContext] = []
-    wrong: list[str] = []
+    contexts: list[BrowserContext] = []
+    errors: list[str] = []
 
     def start(server: Server, path: str = "/", **options: Any) -> Page:
         options = {"viewport": WIDE, "reduced_motion": "reduce", **options}
         context = browser.new_context(**options)
-        opened.append(context)
+        contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(20_000)
         context.on("request", lambda request: _check(request.url, server.address))
-        page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
+        page.on("pageerror", lambda error: errors.append(f"script: {error}"))
         page.on("console", lambda message: _console(message.type, message.text))
         page.goto(server.address + path)
         return page
 
     def _check(url: str, address: str) -> None:
         if urlsplit(url).scheme not in {"blob", "data"} and not url.startswith(f"{address}/"):
-            wrong.append(f"asked {url}")
+            errors.append(f"request to {url}")
 
     def _console(kind: str, text: str) -> None:
-        # The browser reports answers of 4xx and 5xx by itself; the page says them in words.
+        # The browser logs 4xx and 5xx responses itself; the page shows them in words.
         expected = re.match(r"Failed to load resource: (the server responded|net::ERR_INTERNET_DIS)", text)
         if kind in {"error", "warning"} and not expected:
-            wrong.append(f"{kind}: {text}")
+            errors.append(f"{kind}: {text}")
 
     yield start
-    for context in opened:
+    for context in contexts:
         context.close()
-    assert not wrong
+    assert not errors

@@ -1,4 +1,4 @@
-"""Flowers, drawn: pictures that are nobody's photographs and that `models/flowers17.onnx` has names for."""
+"""Draw flowers that `models/flowers17.onnx` classifies: pictures free of copyright."""
 
 import math
 import random
@@ -10,14 +10,14 @@ from PIL import Image, ImageDraw, ImageFilter
 
 Colour = tuple[int, int, int]
 SIZE: Final = (600, 520)  # pixels
-FINER: Final = 2  # drawn so many times larger, for smooth edges
+SUPERSAMPLING: Final = 2  # drawn larger by this factor, then scaled down for smooth edges
 MEADOW: Final = ((52, 78, 44), (74, 104, 58), (96, 122, 74), (40, 60, 40))
 SHADE: Final = ((30, 36, 30), (50, 62, 44), (24, 30, 26))
 
 
 @dataclass(frozen=True)
 class Flower:
-    """Lengths are shares of the picture's height."""
+    """How a flower is drawn; lengths are fractions of the picture's height."""
 
     petals: int
     colour: Colour
@@ -41,30 +41,30 @@ FLOWERS: Final = {
 
 
 def draw(name: str) -> Image.Image:
-    flower, dice = FLOWERS[name], random.Random(name)
-    width, height = SIZE[0] * FINER, SIZE[1] * FINER
-    image = _meadow(flower.ground, dice, (width, height))
+    flower, rng = FLOWERS[name], random.Random(name)
+    width, height = SIZE[0] * SUPERSAMPLING, SIZE[1] * SUPERSAMPLING
+    image = _meadow(flower.ground, rng, (width, height))
     pen = ImageDraw.Draw(image)
     x, y = width / 2, height * 0.48
     pen.line([(x, y), (x + height * 0.03, height)], fill=(70, 110, 50), width=round(height * 0.035))
     for row in range(flower.rows):
         for number in range(flower.petals):
-            angle = 2 * math.pi * (number + row / 2) / flower.petals + dice.uniform(-0.07, 0.07)
-            shade = dice.uniform(0.86, 1) * (1 if row == flower.rows - 1 else 0.9)
-            length = height * flower.outer * dice.uniform(0.9, 1.04) * (0.93 if row else 1)
+            angle = 2 * math.pi * (number + row / 2) / flower.petals + rng.uniform(-0.07, 0.07)
+            shade = rng.uniform(0.86, 1) * (1 if row == flower.rows - 1 else 0.9)
+            length = height * flower.outer * rng.uniform(0.9, 1.04) * (0.93 if row else 1)
             colour = _times(flower.colour, shade)
             _petal(pen, (x, y), angle, length, height * flower.width, colour)
     radius = height * flower.inner
     pen.circle((x, y), radius, fill=flower.heart)
-    for number in range(flower.dots):  # as seeds lie: by the golden angle
+    for number in range(flower.dots):  # placed like seeds, by the golden angle
         angle, away = number * 2.39996, radius * 0.97 * math.sqrt(number / flower.dots)
-        colour = _times(flower.heart, dice.uniform(0.62, 1.17))
+        colour = _times(flower.heart, rng.uniform(0.62, 1.17))
         pen.circle((x + away * math.cos(angle), y + away * math.sin(angle)), height * 0.006, fill=colour)
     return image.resize(SIZE, Image.Resampling.LANCZOS)
 
 
-def _meadow(tones: tuple[Colour, ...], dice: random.Random, size: tuple[int, int]) -> Image.Image:
-    coarse = [[_times(dice.choice(tones), dice.uniform(0.75, 1.25)) for _ in range(8)] for _ in range(7)]
+def _meadow(tones: tuple[Colour, ...], rng: random.Random, size: tuple[int, int]) -> Image.Image:
+    coarse = [[_times(rng.choice(tones), rng.uniform(0.75, 1.25)) for _ in range(8)] for _ in range(7)]
     image = Image.fromarray(np.array(coarse, dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
     return image.filter(ImageFilter.GaussianBlur(size[0] / 40))
 
@@ -77,7 +77,7 @@ def _petal(
     width: float,
     colour: Colour,
 ) -> None:
-    """A leaf shape from the centre outwards, with a vein."""
+    """Draw a leaf shape with a vein, from the centre outwards."""
 
     def at(share: float, aside: float) -> tuple[float, float]:
         along, across = length * share, width * aside
@@ -91,7 +91,7 @@ def _petal(
     left = [at(step, aside) for step, aside in zip(steps, bulge, strict=True)]
     right = [at(step, -aside) for step, aside in zip(steps, bulge, strict=True)]
     pen.polygon([*left, *reversed(right)], fill=colour)
-    pen.line([at(0.3, 0), at(0.9, 0)], fill=_times(colour, 0.86), width=2 * FINER)
+    pen.line([at(0.3, 0), at(0.9, 0)], fill=_times(colour, 0.86), width=2 * SUPERSAMPLING)
 
 
 def _times(colour: Colour, factor: float) -> Colour:

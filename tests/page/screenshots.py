@@ -1,7 +1,8 @@
-"""python -m tests.page.screenshots: docs/page-*.png anew, of the page, the server and the model here.
+"""Take the screenshots docs/page-*.png: python -m tests.page.screenshots.
 
-The flowers in them are drawn by flowers.py. Typefaces are the machine's: the page asks for Palatino and
-Inter (on Debian fonts-urw-base35 and fonts-inter), and takes what there is.
+They show the page, the server and the model of this checkout, with flowers drawn by flowers.py. The page
+asks for the typefaces Palatino and Inter (on Debian fonts-urw-base35 and fonts-inter); without them it
+falls back.
 """
 
 import io
@@ -19,7 +20,7 @@ from tests.support.serving.images import encoded
 from tests.support.serving.server import Server, serving
 
 DOCS = ROOT / "docs"
-LARGEST = 150_000  # bytes of a file that keeps all its colours
+MAX_FULL_COLOUR_BYTES = 150_000  # a larger file is reduced to 256 colours
 WIDE: dict[str, Any] = {"viewport": {"width": 1280, "height": 860}}
 NARROW: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 
@@ -41,7 +42,9 @@ def main() -> None:
             save(page, "start")
             page.set_input_files("#files", flowers[0])
             page.wait_for_selector(".bars")
-            page.set_input_files("#files", flowers[0])  # once more: the first answer of a process is slow
+            page.set_input_files(
+                "#files", flowers[0]
+            )  # again, because the first prediction of a process is slow
             page.wait_for_selector(".bars")
             save(page, "answer")
             page.set_input_files("#files", flowers[5])
@@ -74,7 +77,7 @@ def opened(browser: Browser, server: Server, scheme: Any, options: dict[str, Any
     page = context.new_page()
     page.goto(server.address)
     page.wait_for_selector("#facts dd")
-    page.wait_for_load_state("networkidle")  # the filters
+    page.wait_for_load_state("networkidle")  # until the filters are loaded
     return page
 
 
@@ -83,7 +86,7 @@ def save(page: Page, name: str) -> None:
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     path = DOCS / f"page-{name}.png"
     image.save(path, optimize=True)
-    if path.stat().st_size > LARGEST:
+    if path.stat().st_size > MAX_FULL_COLOUR_BYTES:
         image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB")
 

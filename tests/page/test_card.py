@@ -1,4 +1,4 @@
-"""Cards that are made to keep the browser busy, or to end the script that draws them."""
+"""Test model cards that are made to keep the browser busy, or to crash the Markdown renderer."""
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -6,8 +6,8 @@ from playwright.sync_api import Page, expect
 from tests.page.checks import Start
 from tests.support.serving.server import Server
 
-# Of a million characters what takes time in the square of them is not drawn before `expect` gives up, and
-# what takes time in proportion is there in a second.
+# Of a million characters, rendering in quadratic time does not end before `expect` times out; rendering in
+# linear time takes about a second.
 REPEATED = {
     "open brackets": "[",
     "open links": "[a](",
@@ -22,7 +22,7 @@ REPEATED = {
     "columns": "|",
     "paragraphs": "a\n\n",
 }
-# Not awaited: what the page is asked while its script is busy has no time limit.
+# Not awaited, because Playwright has no time limit for an evaluation while the page is busy.
 DRAW = """async (text) => {
   const { render } = await import("/static/markdown.js");
   setTimeout(() => { document.body.dataset.drawn = render(text).querySelectorAll("*").length; });
@@ -35,7 +35,7 @@ def page(site: Server, start: Start) -> Page:
 
 
 def drawn(page: Page, text: str) -> int:
-    """Count the elements that the card becomes."""
+    """Render a card; return the number of its elements."""
     page.evaluate(DRAW, text)
     body = page.locator("body[data-drawn]")
     expect(body).to_be_attached()
@@ -43,7 +43,7 @@ def drawn(page: Page, text: str) -> int:
 
 
 @pytest.mark.parametrize("name", REPEATED)
-def test_a_long_card_is_drawn_in_time_proportional_to_its_length(page: Page, name: str) -> None:
+def test_long_card_is_rendered_in_linear_time(page: Page, name: str) -> None:
     part = REPEATED[name]
     assert drawn(page, part * (1_000_000 // len(part))) > 0
 
@@ -51,9 +51,9 @@ def test_a_long_card_is_drawn_in_time_proportional_to_its_length(page: Page, nam
 @pytest.mark.parametrize(
     "text", ["# a\u2028b", "# \u2028", "|\n", "- \u2029", "```", "|" * 200_000, "*a*" * 200_000]
 )
-def test_a_card_of_odd_lines_is_drawn(page: Page, text: str) -> None:
+def test_card_of_unusual_lines_is_rendered(page: Page, text: str) -> None:
     assert drawn(page, text) > 0
 
 
-def test_a_wide_table_has_its_first_columns_only(page: Page) -> None:
+def test_wide_table_shows_only_its_first_columns(page: Page) -> None:
     assert drawn(page, "|" + "a|" * 1000) == len(("div", "table", "tbody", "tr")) + 50

@@ -1,4 +1,4 @@
-"""What the server sends a browser."""
+"""Test the files of the page: headers, revalidation, and use below a path prefix."""
 
 import pytest
 from playwright.sync_api import Route, expect
@@ -8,7 +8,7 @@ from tests.support.checkout import ROOT
 from tests.support.serving.server import Server
 
 
-def test_files_are_revalidated_and_under_a_strict_policy(site: Server) -> None:
+def test_files_are_revalidated_and_have_a_strict_policy(site: Server) -> None:
     page = site.client.get("/")
     assert page.status_code == 200
     assert page.headers["content-type"] == "text/html; charset=utf-8"
@@ -27,10 +27,10 @@ def test_files_are_revalidated_and_under_a_strict_policy(site: Server) -> None:
         assert (head.status_code, head.content) == (200, b"")
         assert head.headers["etag"] == response.headers["etag"]
 
-        squeezed = site.client.get(path, headers={"Accept-Encoding": "gzip"})
-        assert squeezed.headers["content-encoding"] == "gzip"
-        assert squeezed.content == response.content
-        assert squeezed.headers["etag"] != response.headers["etag"]
+        compressed = site.client.get(path, headers={"Accept-Encoding": "gzip"})
+        assert compressed.headers["content-encoding"] == "gzip"
+        assert compressed.content == response.content
+        assert compressed.headers["etag"] != response.headers["etag"]
 
         again = site.client.get(
             path, headers={"Accept-Encoding": "identity", "If-None-Match": response.headers["etag"]}
@@ -41,26 +41,26 @@ def test_files_are_revalidated_and_under_a_strict_policy(site: Server) -> None:
 @pytest.mark.parametrize(
     "path", ["/static/nothing.js", "/static/index.html", "/static/../app.py", "/static/"]
 )
-def test_nothing_else_is_a_file(site: Server, path: str) -> None:
+def test_other_paths_below_static_are_not_found(site: Server, path: str) -> None:
     assert site.client.get(path).json()["code"] == "not_found"
 
 
-def test_docs_come_from_here(site: Server, start: Start) -> None:
+def test_docs_load_from_this_server(site: Server, start: Start) -> None:
     page = start(site, "/docs")
     page.get_by_text("/predict", exact=True).click()
     expect(page.locator(".responses-table").first).to_be_visible()
 
 
-def test_the_page_works_below_a_path(site: Server, start: Start) -> None:
-    """As behind a proxy that takes the path away."""
+def test_page_works_below_a_path_prefix(site: Server, start: Start) -> None:
+    """A proxy removes the prefix from the path."""
 
-    def beyond(route: Route) -> None:
-        asked = route.request.url.removeprefix(site.address)
-        assert asked.startswith("/a/b/"), asked
-        route.continue_(url=site.address + asked.removeprefix("/a/b"))
+    def without_prefix(route: Route) -> None:
+        path = route.request.url.removeprefix(site.address)
+        assert path.startswith("/a/b/"), path
+        route.continue_(url=site.address + path.removeprefix("/a/b"))
 
     page = start(site, "/static/favicon.svg")
-    page.context.route(f"{site.address}/**", beyond)
+    page.context.route(f"{site.address}/**", without_prefix)
     page.goto(f"{site.address}/a/b/")
     page.get_by_role("button", name="A daisy").click()
     expect(page.locator("#answer")).to_have_text("daisy")

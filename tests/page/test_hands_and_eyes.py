@@ -1,4 +1,4 @@
-"""Fingers, a keyboard alone, a narrow window, a dark room."""
+"""Test the page by touch, by keyboard, in a narrow window and in dark mode."""
 
 import io
 import shutil
@@ -13,7 +13,7 @@ from tests.page.checks import NARROW, Start, check_accessible
 from tests.support.serving.server import Server
 
 
-def test_narrow_with_touch(site: Server, start: Start, pictures: dict[str, Path]) -> None:
+def test_narrow_window_with_touch(site: Server, start: Start, pictures: dict[str, Path]) -> None:
     page = start(site, viewport=NARROW, has_touch=True, is_mobile=True)
     camera = page.get_by_label("Take a photograph")
     expect(camera).to_be_visible()
@@ -37,33 +37,33 @@ def test_narrow_with_touch(site: Server, start: Start, pictures: dict[str, Path]
     check_accessible(page)
 
 
-def test_the_camera_is_offered_to_touch_alone(site: Server, start: Start) -> None:
+def test_camera_is_offered_only_with_touch(site: Server, start: Start) -> None:
     page = start(site)
     expect(page.locator("#facts dd")).to_have_count(3)
     expect(page.locator("#camera")).to_be_hidden()
     check_accessible(page)
 
 
-def test_by_keyboard_alone(site: Server, start: Start, pictures: dict[str, Path]) -> None:
+def test_page_is_usable_by_keyboard(site: Server, start: Start, pictures: dict[str, Path]) -> None:
     page = start(site)
     page.on("filechooser", lambda chooser: chooser.set_files(pictures["sure"]))
     expect(page.locator("#files")).to_be_enabled()
 
-    def tab_to(what: str) -> None:
-        """By Tab, and every stop on the way shows that it has the focus."""
+    def tab_to(selector: str) -> None:
+        """Press Tab until `selector` has the focus; every stop must show its focus."""
         for _ in range(12):
             page.keyboard.press("Tab")
             visible = page.evaluate(
                 """() => {
-                    const here = document.activeElement;
-                    const outlined = here.type === "file" ? here.labels[0] : here;
+                    const focused = document.activeElement;
+                    const outlined = focused.type === "file" ? focused.labels[0] : focused;
                     return getComputedStyle(outlined).outlineStyle !== "none";
                 }"""
             )
             assert visible, page.evaluate("document.activeElement.outerHTML")
-            if page.evaluate("what => document.activeElement.matches(what)", what):
+            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
                 return
-        raise AssertionError(f"no way to {what}")
+        raise AssertionError(f"Tab does not reach {selector}")
 
     tab_to("#theme")
     page.keyboard.press("Enter")
@@ -87,7 +87,7 @@ def test_by_keyboard_alone(site: Server, start: Start, pictures: dict[str, Path]
 
 
 @pytest.mark.parametrize("system", ["light", "dark"])
-def test_the_theme_is_the_system_s_until_one_is_chosen(site: Server, start: Start, system: str) -> None:
+def test_theme_follows_the_system_until_one_is_chosen(site: Server, start: Start, system: str) -> None:
     page = start(site, color_scheme=system)
     other = {"light": "dark", "dark": "light"}[system]
     papers = {"light": "rgb(251, 250, 246)", "dark": "rgb(21, 22, 19)"}
@@ -100,7 +100,7 @@ def test_the_theme_is_the_system_s_until_one_is_chosen(site: Server, start: Star
     expect(page.locator("body")).to_have_css("background-color", papers[other])
 
 
-def test_a_portrait_and_its_first_answer_fit_on_a_phone(
+def test_portrait_and_its_first_prediction_fit_on_a_phone(
     site: Server, start: Start, pictures: dict[str, Path], tmp_path: Path
 ) -> None:
     page = start(site, viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
@@ -119,8 +119,10 @@ def test_a_portrait_and_its_first_answer_fit_on_a_phone(
                 assert box["y"] + box["height"] <= height, (name, width, part)
 
 
-def test_tiles_are_even(site: Server, start: Start, pictures: dict[str, Path], tmp_path: Path) -> None:
-    """Labels of one line and of two, an error's sentences, names that are long and cannot be broken."""
+def test_tiles_have_equal_sizes(
+    site: Server, start: Start, pictures: dict[str, Path], tmp_path: Path
+) -> None:
+    """Test labels of one and two lines, an error message, and a long name without spaces."""
     shutil.copy(pictures["unsure"], tmp_path / f"{'long' * 40}.jpg")
     chosen = [pictures["daisy"], tmp_path / f"{'long' * 40}.jpg", pictures["corrupt"], pictures["text"]]
     page = start(site, viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
@@ -139,7 +141,7 @@ def test_tiles_are_even(site: Server, start: Start, pictures: dict[str, Path], t
     check_accessible(page)
 
 
-# How far the text of each control is from the middle of it, in pixels.
+# How far the text of each control is off its centre, in pixels.
 OFF_CENTRE = """() => [...document.querySelectorAll(".pick label, .solid, .quiet:not(#theme)")]
   .filter((control) => control.checkVisibility())
   .map((control) => {
@@ -151,9 +153,7 @@ OFF_CENTRE = """() => [...document.querySelectorAll(".pick label, .solid, .quiet
   })"""
 
 
-def test_the_text_of_a_button_is_in_its_middle(
-    site: Server, start: Start, pictures: dict[str, Path]
-) -> None:
+def test_text_of_buttons_is_centred(site: Server, start: Start, pictures: dict[str, Path]) -> None:
     page = start(site, viewport=NARROW, has_touch=True, is_mobile=True)
     expect(page.locator("#files")).to_be_enabled()
     controls = page.evaluate(OFF_CENTRE)
@@ -169,8 +169,8 @@ def test_the_text_of_a_button_is_in_its_middle(
         assert (across, down) == pytest.approx((0, 0), abs=1), text
 
 
-def test_code_that_scrolls_shows_it(site: Server, start: Start) -> None:
-    """By a shadow at the side where there is more, which is gone at that end."""
+def test_scrollable_code_has_a_shadow(site: Server, start: Start) -> None:
+    """A shadow marks the side with more text, and disappears at that end."""
     page = start(site, viewport=NARROW, has_touch=True, is_mobile=True)
     page.get_by_text("Model card").click()
     code = page.locator("#card pre")
@@ -178,7 +178,7 @@ def test_code_that_scrolls_shows_it(site: Server, start: Start) -> None:
     assert code.evaluate("code => code.scrollWidth > code.clientWidth")
 
     def sides() -> tuple[int, int]:
-        """Of the strip below the text: how far the left and the right end are from its middle, of 255."""
+        """Return how much darker the left and right end below the text are than its middle, of 255."""
         code.scroll_into_view_if_needed()
         with Image.open(io.BytesIO(code.screenshot())) as image:
             strip = np.asarray(image.convert("L"), dtype=int)[-10]

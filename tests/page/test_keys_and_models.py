@@ -1,4 +1,4 @@
-"""A server that wants a key, has two models, and a card that tries things."""
+"""Test the page of a server that requires a key and has two models, one with a hostile card."""
 
 import re
 
@@ -9,7 +9,7 @@ from tests.page.checks import KEY, LIMIT, Start, check_accessible, small
 from tests.support.serving.server import Server
 
 
-def test_a_key_is_asked_for_and_kept_in_the_tab(guarded: Server, start: Start) -> None:
+def test_key_is_requested_and_stored_in_the_tab(guarded: Server, start: Start) -> None:
     page = start(guarded)
     field = page.get_by_label("API key")
     expect(field).to_be_visible()
@@ -47,7 +47,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(guarded: Server, start: Start) -
 
 
 @pytest.fixture
-def admitted(guarded: Server, start: Start) -> Page:
+def authorized_page(guarded: Server, start: Start) -> Page:
     page = start(guarded)
     page.get_by_label("API key").fill(KEY)
     page.get_by_label("API key").press("Enter")
@@ -55,50 +55,48 @@ def admitted(guarded: Server, start: Start) -> Page:
     return page
 
 
-def test_the_filters_of_the_first_layer(admitted: Page) -> None:
-    """With a key: an address alone, as of a plain picture, would not get them."""
-    admitted.get_by_text("Model card").click()
-    picture = admitted.get_by_role("img", name=re.compile("first convolution"))
+def test_filters_of_the_first_layer_are_shown(authorized_page: Page) -> None:
+    """The picture needs a key, so that a plain image URL would not load it."""
+    authorized_page.get_by_text("Model card").click()
+    picture = authorized_page.get_by_role("img", name=re.compile("first convolution"))
     expect(picture).to_be_visible()
     assert picture.evaluate("image => image.naturalWidth") > 0
-    check_accessible(admitted)
+    check_accessible(authorized_page)
 
 
-def test_a_file_above_the_limit_is_not_sent(admitted: Page) -> None:
-    asked: list[str] = []
-    admitted.on("request", lambda request: asked.append(request.url))
-    admitted.set_input_files(
+def test_file_above_the_limit_is_not_sent(authorized_page: Page) -> None:
+    requests: list[str] = []
+    authorized_page.on("request", lambda request: requests.append(request.url))
+    authorized_page.set_input_files(
         "#files", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": bytes(LIMIT + 1)}
     )
-    expect(admitted.locator("#answer")).to_have_text("This file is too large")
-    expect(admitted.locator("#result")).to_contain_text("the server takes 60 kB at most")
-    assert not [url for url in asked if "/predict" in url]
+    expect(authorized_page.locator("#answer")).to_have_text("This file is too large")
+    expect(authorized_page.locator("#result")).to_contain_text("the server takes 60 kB at most")
+    assert not [url for url in requests if "/predict" in url]
 
 
-def test_a_model_is_chosen(admitted: Page) -> None:
-    choice = admitted.get_by_role("combobox", name="Model")
+def test_chosen_model_answers(authorized_page: Page) -> None:
+    choice = authorized_page.get_by_role("combobox", name="Model")
     expect(choice.locator("option")).to_have_text(["first", "second"])
     picture = small("red")
     choice.select_option("second")
-    with admitted.expect_request(re.compile(r"/predict\?model=second$")):
-        admitted.set_input_files("#files", picture)
-    with admitted.expect_request(re.compile(r"/predict\?model=first$")):
+    with authorized_page.expect_request(re.compile(r"/predict\?model=second$")):
+        authorized_page.set_input_files("#files", picture)
+    with authorized_page.expect_request(re.compile(r"/predict\?model=first$")):
         choice.select_option("first")
-    expect(admitted.locator("#card")).to_have_text("A model for tests")
-    expect(admitted.locator(".curl code")).to_contain_text("/predict?model=first'")
-    check_accessible(admitted)
+    expect(authorized_page.locator("#card")).to_have_text("A model for tests")
+    expect(authorized_page.locator(".curl code")).to_contain_text("/predict?model=first'")
+    check_accessible(authorized_page)
 
 
-def test_the_model_of_health_is_chosen_at_first_and_a_choice_outlives_a_reload(
-    guarded: Server, start: Start
-) -> None:
-    def second_first(route: Route) -> None:
+def test_default_model_is_selected_and_a_choice_survives_a_reload(guarded: Server, start: Start) -> None:
+    def default_is_second(route: Route) -> None:
         health = route.fetch().json()
         health["model"] |= {"name": "second"}
         route.fulfill(json=health)
 
     page = start(guarded, "/static/favicon.svg")
-    page.route("**/health", second_first)
+    page.route("**/health", default_is_second)
     page.goto(guarded.address + "/")
     page.get_by_label("API key").fill(KEY)
     page.get_by_label("API key").press("Enter")
@@ -111,10 +109,10 @@ def test_the_model_of_health_is_chosen_at_first_and_a_choice_outlives_a_reload(
     expect(choice.locator("option:checked")).to_have_text("first")
 
 
-def test_a_card_is_text_whatever_it_says(admitted: Page) -> None:
-    admitted.get_by_role("combobox", name="Model").select_option("second")
-    admitted.get_by_text("Model card").click()
-    card = admitted.locator("#card")
+def test_markup_in_a_card_is_shown_as_text(authorized_page: Page) -> None:
+    authorized_page.get_by_role("combobox", name="Model").select_option("second")
+    authorized_page.get_by_text("Model card").click()
+    card = authorized_page.locator("#card")
     expect(card.locator("h3")).to_have_text("""Card <img src=x onerror="document.title='broken'">""")
     expect(card).to_contain_text('<script>document.title = "broken"</script>')
     assert card.locator("script, img, i, u, b").count() == 0
@@ -124,5 +122,5 @@ def test_a_card_is_text_whatever_it_says(admitted: Page) -> None:
     expect(card.locator("td")).to_have_text(["<u>a</u>", "9 %"])
     expect(card.locator("pre")).to_have_text("curl <b>")
     expect(card.locator("strong")).to_have_text("strong")
-    assert "broken" not in admitted.title()
-    check_accessible(admitted)
+    assert "broken" not in authorized_page.title()
+    check_accessible(authorized_page)

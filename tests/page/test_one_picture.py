@@ -1,4 +1,4 @@
-"""One picture: the ways in, the answer, and what is said of it."""
+"""Test the page with one picture: ways to upload it, the prediction and its explanation."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from tests.support.serving.server import Server
 LIMIT_OF_17 = "It chooses among 17 classes. A picture of anything else gets the nearest of them."
 
 
-def test_a_picture_is_picked(site: Server, start: Start, pictures: dict[str, Path]) -> None:
+def test_picture_is_selected_as_a_file(site: Server, start: Start, pictures: dict[str, Path]) -> None:
     page = start(site)
     expect(page.locator("#lead")).to_contain_text("17 classes")
     expect(page.locator("#lead")).to_contain_text("lily of the valley")
@@ -30,8 +30,8 @@ def test_a_picture_is_picked(site: Server, start: Start, pictures: dict[str, Pat
     expect(rows).to_have_count(5)
     for row, prediction in zip(rows.all(), answer["predictions"], strict=True):
         expect(row.locator(".label")).to_have_text(shown(prediction["label"]))
-        said = row.locator(".value").inner_text().replace("\u202f", "").removesuffix("%")
-        assert float(said) == pytest.approx(prediction["probability"] * 100, abs=0.06)
+        percentage = row.locator(".value").inner_text().replace("\u202f", "").removesuffix("%")
+        assert float(percentage) == pytest.approx(prediction["probability"] * 100, abs=0.06)
     expect(page.locator(".timing")).to_contain_text(re.compile(r"Answered in \d[\d.]*\sms"))
     for stage in ("Reading the picture", "Waiting", "Computing", "Including network"):
         expect(page.locator(".timing")).to_contain_text(re.compile(rf"{stage}\s*\d[\d.]*\sms"))
@@ -44,20 +44,20 @@ def test_a_picture_is_picked(site: Server, start: Start, pictures: dict[str, Pat
     check_accessible(page)
 
 
-def test_a_picture_is_picked_before_the_models_are_known(
+def test_picture_is_selected_before_the_models_are_loaded(
     site: Server, start: Start, pictures: dict[str, Path]
 ) -> None:
     page = start(site, "/health")
-    held: list[Route] = []
-    page.route("**/models", lambda route: held.append(route))
+    waiting: list[Route] = []
+    page.route("**/models", lambda route: waiting.append(route))
     page.goto(site.address + "/")
     page.set_input_files("#files", pictures["daisy"])
     expect(page.locator("#lead")).to_have_text("One moment.")
-    held[0].continue_()
+    waiting[0].continue_()
     expect(page.locator("#answer")).to_have_text("daisy")
 
 
-def test_a_doubtful_answer_says_so(site: Server, start: Start, pictures: dict[str, Path]) -> None:
+def test_uncertain_prediction_shows_a_hint(site: Server, start: Start, pictures: dict[str, Path]) -> None:
     page = start(site)
     page.set_input_files("#files", pictures["unsure"])
     expect(page.locator(".hint")).to_contain_text("The model is unsure.")
@@ -67,7 +67,7 @@ def test_a_doubtful_answer_says_so(site: Server, start: Start, pictures: dict[st
     check_accessible(page)
 
 
-def test_a_picture_is_dropped(site: Server, start: Start, pictures: dict[str, Path]) -> None:
+def test_picture_is_dropped(site: Server, start: Start, pictures: dict[str, Path]) -> None:
     page = start(site)
     expect(page.locator("#files")).to_be_enabled()
     session = page.context.new_cdp_session(page)
@@ -82,7 +82,7 @@ def test_a_picture_is_dropped(site: Server, start: Start, pictures: dict[str, Pa
     expect(page.locator("body")).not_to_have_class(re.compile("dragging"))
 
 
-def test_a_picture_is_pasted(site: Server, start: Start) -> None:
+def test_picture_is_pasted(site: Server, start: Start) -> None:
     page = start(site, permissions=["clipboard-read", "clipboard-write"])
     expect(page.locator("#files")).to_be_enabled()
     page.evaluate(
@@ -97,7 +97,7 @@ def test_a_picture_is_pasted(site: Server, start: Start) -> None:
     expect(page.locator("figcaption").first).to_contain_text(re.compile("60 . 52, PNG"))
 
 
-def test_what_was_looked_at(site: Server, start: Start, pictures: dict[str, Path]) -> None:
+def test_heat_map(site: Server, start: Start, pictures: dict[str, Path]) -> None:
     page = start(site)
     page.set_input_files("#files", pictures["sure"])
     switch = page.get_by_role("switch", name="What it looked at")
@@ -107,11 +107,11 @@ def test_what_was_looked_at(site: Server, start: Start, pictures: dict[str, Path
     heat = page.get_by_role("img", name=f"what speaks for {labels[0].replace('_', ' ')}")
     expect(heat).to_be_visible()
     assert heat.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [224, 224]
-    whole, seen = page.locator(".frame").bounding_box(), heat.bounding_box()
-    assert whole
-    assert seen
-    assert seen["width"] == pytest.approx(whole["height"] * 224 / 256, abs=1)
-    assert seen["height"] == pytest.approx(seen["width"], abs=1)
+    frame, overlay = page.locator(".frame").bounding_box(), heat.bounding_box()
+    assert frame
+    assert overlay
+    assert overlay["width"] == pytest.approx(frame["height"] * 224 / 256, abs=1)
+    assert overlay["height"] == pytest.approx(overlay["width"], abs=1)
     expect(page.locator("#say")).to_contain_text("Heat map")
     check_accessible(page)
 
@@ -124,7 +124,7 @@ def test_what_was_looked_at(site: Server, start: Start, pictures: dict[str, Path
     expect(switch).to_have_attribute("aria-checked", "false")
 
 
-def test_three_facts_and_the_card_folded_below(site: Server, start: Start) -> None:
+def test_three_facts_and_a_folded_card(site: Server, start: Start) -> None:
     page = start(site)
     model = site.client.get("/models").json()[0]
     (one_crop, *_others) = model["metrics"]
@@ -141,8 +141,8 @@ def test_three_facts_and_the_card_folded_below(site: Server, start: Start) -> No
     check_accessible(page)
 
 
-def test_an_example_is_a_picture_like_any_other(site: Server, start: Start) -> None:
-    """Two that the model has names for, and two that show its limit."""
+def test_examples_are_sent_like_any_picture(site: Server, start: Start) -> None:
+    """The model knows two of the examples; the other two show its limits."""
     page = start(site)
     classes = site.client.get("/models").json()[0]["classes"]
     for example in ("sunflower", "daisy", "cat", "rocket"):
@@ -155,7 +155,7 @@ def test_an_example_is_a_picture_like_any_other(site: Server, start: Start) -> N
 
 
 @pytest.mark.parametrize("name", ["daisy.jpg", """it's "a" \\ daisy; no, (two).jpg"""])
-def test_the_curl_line_does_the_same(
+def test_curl_line_gives_the_same_predictions(
     site: Server, start: Start, pictures: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
     picture = tmp_path / name

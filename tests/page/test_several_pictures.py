@@ -1,4 +1,4 @@
-"""Several pictures at once."""
+"""Test the page with several pictures: the grid, sorting, and the CSV download."""
 
 import csv
 import io
@@ -17,13 +17,15 @@ from tests.page.checks import Start, ask, check_accessible, shown, small
 from tests.support.serving.server import Server
 
 
-def test_several_pictures_make_a_grid(site: Server, start: Start, pictures: dict[str, Path]) -> None:
+def test_several_pictures_are_shown_as_a_grid(
+    site: Server, start: Start, pictures: dict[str, Path]
+) -> None:
     chosen = [
         pictures[name] for name in ("daisy", "corrupt", "unsure", "sunflower", "bluebell", "dandelion")
     ]
     page = start(site)
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url) if "/predict" in request.url else None)
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url) if "/predict" in request.url else None)
     page.set_input_files("#files", chosen)
     tiles = page.locator(".tile")
     expect(tiles).to_have_count(6)
@@ -44,7 +46,7 @@ def test_several_pictures_make_a_grid(site: Server, start: Start, pictures: dict
         + [f"{unsure} of them unsure", "1 failed"]
     )
     expect(page.locator("#gallery-limit")).to_contain_text("It chooses among 17 classes.")
-    assert len(asked) == 6
+    assert len(requests) == 6
     check_accessible(page)
 
     tiles.nth(3).get_by_role("button").press("Enter")
@@ -53,10 +55,10 @@ def test_several_pictures_make_a_grid(site: Server, start: Start, pictures: dict
     check_accessible(page)
     page.get_by_role("button", name="All pictures").click()
     expect(tiles.nth(3).get_by_role("button")).to_be_focused()
-    assert len(asked) == 6, "what is known is not asked again"
+    assert len(requests) == 6, "known predictions are not requested again"
 
 
-# In the order in which they are chosen; of a spreadsheet's formulas, and of what CSV quotes.
+# In the order of selection: names that a spreadsheet would take for formulas, and names that CSV quotes.
 NAMES = {
     "=HYPERLINK(1).png": "daisy",
     "10.png": "sunflower",
@@ -99,15 +101,15 @@ def test_several_pictures_are_sorted_and_downloaded(site: Server, start: Start) 
     assert names().index("9.png") < names().index("10.png") < names().index("broken.png")
 
     order.select_option("chosen")
-    inert = {name: f"'{name}" if name.strip()[0] in "=+-@" else name for name in NAMES}
-    assert rows(downloaded(page)) == expected({inert[name]: answers[name] for name in NAMES})
+    escaped = {name: f"'{name}" if name.strip()[0] in "=+-@" else name for name in NAMES}
+    assert rows(downloaded(page)) == expected({escaped[name]: answers[name] for name in NAMES})
 
 
 @pytest.mark.parametrize(
     "text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "\u2003=1", "\uff1d1+1", "\uff20a"]
 )
-def test_no_cell_is_a_formula(csv_page: Page, text: str) -> None:
-    """A label comes out of a model file, an error out of the server."""
+def test_no_csv_cell_is_a_formula(csv_page: Page, text: str) -> None:
+    """Labels come from a model file, and errors from the server, so neither is trusted."""
     prediction = {"label": text, "index": 1, "probability": 0.5}
     items = [
         {"file": {"name": text}, "answer": {"predictions": [prediction]}},
@@ -124,7 +126,7 @@ def test_no_cell_is_a_formula(csv_page: Page, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def csv_page(site: Server, browser: Browser) -> Iterator[Page]:
-    """Without a page's own scripts."""
+    """Open a page without scripts of its own."""
     with browser.new_context() as context:
         page = context.new_page()
         page.goto(site.address + "/static/favicon.svg")
@@ -147,7 +149,7 @@ def rows(data: bytes) -> list[list[str | float]]:
 
 
 def expected(answers: dict[str, httpx.Response]) -> list[list[str | float]]:
-    """What `python -m service predict --format csv` writes."""
+    """Return the rows that `python -m service predict --format csv` writes."""
     out = io.StringIO()
     write = csv_rows(out, list(answers))
     for name, answer in answers.items():
@@ -157,7 +159,7 @@ def expected(answers: dict[str, httpx.Response]) -> list[list[str | float]]:
 
 
 def _numbers(lines: Iterable[list[str]]) -> list[list[str | float]]:
-    """With probabilities as numbers: Python writes 1e-07 where JavaScript writes 1e-7."""
+    """Convert probabilities to numbers: Python writes 1e-07 where JavaScript writes 1e-7."""
     head, *body = lines
     at = head.index("probability")
     numbers: list[list[str | float]] = [[*head]]

@@ -1,4 +1,4 @@
-"""What goes wrong, in words that a person can act on."""
+"""Test that the page explains errors and what to do about them."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from tests.support.serving.images import PNG_HEADER_OF_10_GIGAPIXELS
 from tests.support.serving.server import Server
 
 
-def test_a_corrupt_picture(site: Server, start: Start, pictures: dict[str, Path]) -> None:
+def test_corrupt_picture(site: Server, start: Start, pictures: dict[str, Path]) -> None:
     page = start(site)
     page.set_input_files("#files", pictures["corrupt"])
     expect(page.locator("#answer")).to_have_text("This picture is damaged")
-    expect(page.locator("#result")).to_contain_text("Save or download it once more.")
+    expect(page.locator("#result")).to_contain_text("Save or download it fail_once more.")
     expect(page.locator("#say")).to_contain_text("damaged")
     check_accessible(page)
 
@@ -21,7 +21,7 @@ def test_a_corrupt_picture(site: Server, start: Start, pictures: dict[str, Path]
     expect(page.locator(".bars li")).to_have_count(5)
 
 
-def test_no_picture_at_all(site: Server, start: Start, pictures: dict[str, Path]) -> None:
+def test_file_that_is_not_a_picture(site: Server, start: Start, pictures: dict[str, Path]) -> None:
     page = start(site)
     page.set_input_files("#files", pictures["text"])
     expect(page.locator("#answer")).to_have_text("This is no picture that the server can read")
@@ -39,7 +39,9 @@ def test_too_many_pixels(site: Server, start: Start, tmp_path: Path) -> None:
     expect(page.locator("#result")).to_contain_text("Choose a smaller copy of it.")
 
 
-def test_the_server_is_gone_and_comes_back(site: Server, start: Start, pictures: dict[str, Path]) -> None:
+def test_page_recovers_when_the_server_returns(
+    site: Server, start: Start, pictures: dict[str, Path]
+) -> None:
     page = start(site)
     expect(page.locator("#files")).to_be_enabled()
     page.context.set_offline(True)
@@ -50,10 +52,10 @@ def test_the_server_is_gone_and_comes_back(site: Server, start: Start, pictures:
     expect(page.locator(".bars li")).to_have_count(5)
 
 
-def test_a_busy_server_is_asked_again(site: Server, start: Start, pictures: dict[str, Path]) -> None:
+def test_request_is_repeated_after_429(site: Server, start: Start, pictures: dict[str, Path]) -> None:
     refused: list[bool] = []
 
-    def once(route: Route) -> None:
+    def fail_once(route: Route) -> None:
         if refused:
             route.continue_()
         else:
@@ -61,7 +63,7 @@ def test_a_busy_server_is_asked_again(site: Server, start: Start, pictures: dict
             route.fulfill(status=429, headers={"Retry-After": "1"}, json={"code": "overloaded"})
 
     page = start(site)
-    page.route("**/predict", once)
+    page.route("**/predict", fail_once)
     page.set_input_files("#files", pictures["daisy"])
     expect(page.locator(".kicker")).to_have_text("The server is busy; asking again in 1 s.")
     expect(page.locator(".bars li")).to_have_count(5)
