@@ -1,1 +1,1 @@
-"""How fast the service is, against the limit of its machine. docs/performance.md has figures."""
+"""Benchmarks: the speed of the service, compared with the limit of its machine."""

@@ -1,10 +1,10 @@
-"""What each part of the paper's network and training is worth on a small set of photographs.
+"""Measure what each part of the paper's network and training contributes on a small data set.
 
     python -m benchmarks.ablation --data flowers17 --out runs/ablation
 
-Every variant is trained from scratch with each seed and judged after its last epoch (no epoch is chosen
-on the photographs that judge it), on one crop and on ten. Runs that are there already are not repeated;
-the table is printed as Markdown.
+Every variant is trained from scratch with each seed and evaluated after its last epoch, on one crop and on
+ten; no epoch is chosen on the photographs of the evaluation. Finished runs in --out are not repeated. The
+table is printed as Markdown.
 """
 
 import argparse
@@ -37,7 +37,7 @@ VARIANTS = {
 
 
 def run(data: Path, out: Path, options: tuple[str, ...], seed: int) -> None:
-    """On one thread, so that as many runs as there are cores do not wait for each other."""
+    """Train one run on one thread, so that runs on different cores do not wait for each other."""
     if (out / "last.pt").is_file():
         state = checkpoint.load(out / "last.pt")
         if state.epoch == state.config.epochs:
@@ -61,15 +61,15 @@ def run(data: Path, out: Path, options: tuple[str, ...], seed: int) -> None:
 
 
 def errors(data: Path, out: Path) -> tuple[float, float]:
-    """-> top-1 error in per cent on one crop and on ten."""
+    """Return the top-1 error in percent, on one crop and on ten."""
     state = checkpoint.load(out / "last.pt")
     split = load_held_out(data, record_of(state)).split
     classify = torch_classifier(checkpoint.restore_model(state), state.mean, state.std)
-    one, ten = (evaluate(classify, split, state.recipe, n) for n in (1, 10))
-    return 100 - 100 * one.top1, 100 - 100 * ten.top1
+    single, ten = (evaluate(classify, split, state.recipe, n) for n in (1, 10))
+    return 100 - 100 * single.top1, 100 - 100 * ten.top1
 
 
-def spread(values: list[float]) -> str:
+def mean_and_deviation(values: list[float]) -> str:
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
@@ -79,32 +79,31 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="has train/ and val/")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
-    parser.add_argument(
-        "--seeds", type=int, default=5, help="runs of each variant, two at least (default 5)"
-    )
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each variant, at least 2 (default 5)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default 2)")
     options = parser.parse_args()
-    todo = [(name, seed) for seed in range(options.seeds) for name in VARIANTS]
+    runs = [(name, seed) for seed in range(options.seeds) for name in VARIANTS]
 
-    def place(name: str, seed: int) -> Path:
+    def folder_of(name: str, seed: int) -> Path:
         folder = "-".join(re.findall(r"\w+", f"{name} {seed}"))
         return Path(options.out / folder)
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda one: run(options.data, place(*one), VARIANTS[one[0]], one[1]), todo))
+        list(pool.map(lambda r: run(options.data, folder_of(*r), VARIANTS[r[0]], r[1]), runs))
     print(
-        f"`{COMMON}`\n\n| variant | top-1 error, % | of ten crops | beside the paper's |\n|---|---|---|---|"
+        f"`{COMMON}`\n\n"
+        "| variant | top-1 error, % | ten crops | difference to the paper's |\n|---|---|---|---|"
     )
-    found = {
-        name: [errors(options.data, place(name, seed)) for seed in range(options.seeds)]
+    results = {
+        name: [errors(options.data, folder_of(name, seed)) for seed in range(options.seeds)]
         for name in VARIANTS
     }
-    for name, pairs in found.items():
-        one, ten = (list(column) for column in zip(*pairs, strict=True))
-        apart = [value - first[0] for value, first in zip(one, found["the paper's"], strict=True)]
-        print(f"| {name} | {spread(one)} | {spread(ten)} | {spread(apart)} |")
-    seconds = sum(checkpoint.load(place(*one) / "last.pt").provenance["seconds"] for one in todo)
-    print(f"\n{len(todo)} runs, {seconds / 60:.0f} minutes of one core each")
+    for name, pairs in results.items():
+        single, ten = (list(column) for column in zip(*pairs, strict=True))
+        difference = [value - base[0] for value, base in zip(single, results["the paper's"], strict=True)]
+        print(f"| {name} | {' | '.join(map(mean_and_deviation, (single, ten, difference)))} |")
+    seconds = sum(checkpoint.load(folder_of(*r) / "last.pt").provenance["seconds"] for r in runs)
+    print(f"\n{len(runs)} runs, {seconds / 60:.0f} minutes of one core each")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How faithful heat maps are: deletion (Petsiuk et al., "RISE", 2018).
+"""Measure how faithful heat maps are, by deletion (Petsiuk et al., "RISE", 2018).
 
     python -m benchmarks.explanations --data FOLDER
 
-Covers a picture cell by cell, where the map is highest first, and averages the probability of the answer
-over the steps: the sooner it falls, the more the answer did rest on what the map says. Lower is better; a
-random order is what any map must beat.
+A picture is covered cell by cell, the highest values of the map first, and the probability of the predicted
+class is averaged over the steps. The sooner it falls, the more the prediction depended on the regions that
+the map marks. Lower is better; a random order is the baseline.
 """
 
 import argparse
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.limit import crop_of
-from benchmarks.support.images import found
+from benchmarks.support.images import find_photographs
 from contract.limits import usable_cores
 from contract.preprocess import Pixels
 from service.inference.occlusion import GRID, occluded_copies, occlusion_map
 from service.models.session import Model, load_model
 
-CELLS, STEPS = 14, 14  # cells a side, and how many times as many more of them are covered
+CELLS, STEPS = 14, 14  # cells per side, and steps in which they are covered
 
 Map = NDArray[np.float32]
 Method = Callable[[Model, Pixels, int], Map]
@@ -54,28 +54,30 @@ def energy(model: Model, crop: Pixels, _label: int) -> Map:
 
 
 def eigen(model: Model, crop: Pixels, _label: int) -> Map:
-    """The first principal component of conv5 (Muhammad and Yeasin, "Eigen-CAM", 2020)."""
+    """Return the first principal component of conv5 (Muhammad and Yeasin, "Eigen-CAM", 2020)."""
     values = conv5(model, crop)
     _u, _s, components = np.linalg.svd(values.reshape(len(values), -1), full_matrices=False)
     return np.asarray(np.abs(components[0]).reshape(13, 13), np.float32)
 
 
 def score(model: Model, crop: Pixels, label: int) -> Map:
-    """conv5's 16 strongest channels, weighted by what the picture is worth with only what each one sees
-    (Wang et al., "Score-CAM", 2020).
+    """Sum the 16 strongest channels of conv5, weighted by the probability that each leaves.
+
+    The probability is that of the picture with only the region of the channel visible (Wang et al.,
+    "Score-CAM", 2020).
     """
     values = conv5(model, crop)
     strongest = values[np.argsort(-values.max(axis=(1, 2)))[:16]]
     mean = np.array(model.manifest.mean)
-    kept = []
+    masked = []
     for channel in strongest:
         mask = resized(channel / max(float(channel.max()), 1e-6), len(crop))[..., None]
-        kept.append(np.rint(crop * mask + mean * (1 - mask)).astype(np.uint8))
-    weights = probabilities(model, kept, label)
+        masked.append(np.rint(crop * mask + mean * (1 - mask)).astype(np.uint8))
+    weights = probabilities(model, masked, label)
     return np.asarray((weights[:, None, None] * strongest).sum(axis=0))
 
 
-METHODS: dict[str, tuple[Method, int]] = {  # with the forward passes that each takes
+METHODS: dict[str, tuple[Method, int]] = {  # with the number of forward passes per picture
     "random": (random, 0),
     "occlusion": (occlusion, GRID * GRID),
     "conv5, energy": (energy, 1),
@@ -90,7 +92,7 @@ def resized(values: Map, size: int) -> Map:
 
 
 def deletion(model: Model, crop: Pixels, label: int, ranking: Map) -> float:
-    """Mean probability of the label while more and more cells are covered, those ranked highest first."""
+    """Return the mean probability of the label while cells are covered, the highest-ranked first."""
     side = len(crop) // CELLS
     order = np.argsort(-resized(ranking, CELLS).ravel(), kind="stable")
     copies, picture = [crop], crop.copy()
@@ -106,11 +108,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, default=Path("models/flowers17.onnx"))
     parser.add_argument("--data", type=Path, required=True, help="folder of photographs")
-    parser.add_argument("--images", type=int, default=85, help="how many of them (default 85)")
+    parser.add_argument("--images", type=int, default=85, help="number of photographs (default 85)")
     args = parser.parse_args()
     model = load_model(args.model, "cpu", usable_cores())
     areas: dict[str, list[float]] = {name: [] for name in METHODS}
-    for file in found(args.data, args.images):
+    for file in find_photographs(args.data, args.images):
         crop = crop_of(file.read_bytes(), model)
         label = int(model.run([crop])[0]["probabilities"].argmax())
         for name, (method, _passes) in METHODS.items():

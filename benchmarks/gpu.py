@@ -1,12 +1,12 @@
-"""How fast model files run on this machine's GPU, by size of the batch, beside what the GPU can do.
+"""Measure how fast model files run on this machine's GPU by batch size, and compare with its limit.
 
     python -m benchmarks.gpu FILE...        the report that scripts/gpu-check prints
     python -m benchmarks.gpu --write DIR    untrained networks of the paper's shape to measure (needs torch)
 
-A figure is what the service would get: from crops in memory to probabilities in memory, by
-`Model.run`. The limit of a batch is the sum over the layers of the larger of two times: of their
-multiply-adds at the rate of a large matrix product on the same GPU, in the file's precision, and of their
-weights at the rate at which the GPU reads memory. Normalisation, pooling and copies are not in it.
+The figures are those of the service: `Model.run`, from crops in memory to probabilities in memory. The
+limit of a batch is the sum over the layers of the larger of two times: its multiply-adds at the rate of a
+large matrix product on the same GPU in the file's precision, and its weights at the GPU's memory bandwidth.
+It does not include normalisation, pooling and copies.
 """
 
 import argparse
@@ -32,33 +32,35 @@ from service.models import onnx_file as onnxfile
 from service.models.cuda import Buckets, GpuOptions
 from service.models.session import Model, load_model
 
-SIDE = 8192  # of the matrices
-NUMBERS = 1 << 27  # that are read and written to measure memory
-# Where each kernel of a layer is applied; a fully connected layer is applied once.
+SIDE = 8192  # rows and columns of the matrices
+NUMBERS = 1 << 27  # float32 numbers that are read and written to measure bandwidth
+# How many times each kernel of a layer is applied; a fully connected layer is applied once.
 POSITIONS = {"conv1": 55**2, "conv2": 27**2, "conv3": 13**2, "conv4": 13**2, "conv5": 13**2}
-BYTES = {"fp32": 4, "fp16": 2, "int8": 4}  # an int8 file is widened to float32 on a GPU
+BYTES = {"fp32": 4, "fp16": 2, "int8": 4}  # on a GPU, int8 weights are converted to float32
 
 
 @dataclass(frozen=True)
 class Layer:
+    """The weights and the work of one layer."""
+
     name: str
     weights: int
-    multiply_adds: int  # an image
+    multiply_adds: int  # per image
 
 
 def layers(data: bytes) -> list[Layer]:
-    """Those of one of our files, by the shapes of its weights."""
-    found = []
+    """Return the layers of one of our model files, from the shapes of its weights."""
+    result = []
     for name, tensor in onnxfile.read(data).initializers.items():
         layer = name.split(".")[0]
         if name in {f"{layer}.weight", f"{layer}.weight.int8"}:
             count = int(np.prod(tensor.shape))
-            found.append(Layer(layer, count, count * POSITIONS.get(layer, 1)))
-    return found
+            result.append(Layer(layer, count, count * POSITIONS.get(layer, 1)))
+    return result
 
 
 def peak(kind: int, gpu: GpuOptions, side: int, runtime: Any) -> float:
-    """Multiply-adds a second of a square matrix product, the best of ten."""
+    """Return the multiply-adds per second of a square matrix product, the best of ten."""
     names, dtype = ("a", "b", "c"), helper.tensor_dtype_to_np_dtype(kind)
     a, b, c = (helper.make_tensor_value_info(name, kind, [side, side]) for name in names)
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "peak", [a, b], [c])
@@ -66,14 +68,14 @@ def peak(kind: int, gpu: GpuOptions, side: int, runtime: Any) -> float:
 
 
 def bandwidth(gpu: GpuOptions, count: int, runtime: Any) -> float:
-    """Bytes a second that are read and written, the best of ten."""
+    """Return the bytes per second that are read and written, the best of ten."""
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [count]) for name in ("x", "y"))
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "read", [x], [y])
     return 8 * count / _best(graph, {"x": [count], "y": [count]}, np.float32, gpu, runtime)
 
 
 def _best(graph: Any, shapes: dict[str, list[int]], dtype: Any, gpu: GpuOptions, runtime: Any) -> float:
-    """Least seconds of a run whose inputs and outputs stay on the GPU."""
+    """Return the least seconds of a run whose inputs and outputs stay on the GPU."""
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     session = cuda.open_session(model.SerializeToString(), ort.SessionOptions(), gpu, runtime)
     binding = session.io_binding()
@@ -96,7 +98,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def images_per_s(model: Model, batch: int, seconds: float) -> float:
-    """By the median run."""
+    """Return images/s of the median run."""
     crops = list(np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), np.uint8))
     model.run(crops)
     times: list[float] = []
@@ -107,7 +109,7 @@ def images_per_s(model: Model, batch: int, seconds: float) -> float:
 
 
 def report(files: list[Path], gpu: GpuOptions, seconds: float, side: int, count: int, runtime: Any) -> str:
-    """Raises ModelError and NoGpu."""
+    """Measure the files and return the report as text. Raises ModelError and NoGpu."""
     read = bandwidth(gpu, count, runtime)
     lines = [f"memory {read / 1e9:.0f} GB/s read and written"]
     rates: dict[tuple[str, bool], float] = {}
@@ -121,9 +123,9 @@ def report(files: list[Path], gpu: GpuOptions, seconds: float, side: int, count:
         lines.append(
             f"{name}{' with TF32' if tf32 else ''}: {rate / 1e12:.1f} 10^12 multiply-adds/s at most"
         )
-    lines += ["", "| file | precision | batch | images/s | of the limit |", "|---|---|---|---|---|"]
+    lines += ["", "| file | precision | batch | images/s | share of the limit |", "|---|---|---|---|---|"]
     for file in files:
-        made = layers(file.read_bytes())
+        file_layers = layers(file.read_bytes())
         for tf32 in (False, True):
             model = load_model(file, "cuda", 1, replace(gpu, tf32=tf32), runtime)
             precision = model.manifest.precision
@@ -132,14 +134,14 @@ def report(files: list[Path], gpu: GpuOptions, seconds: float, side: int, count:
             assert isinstance(model.session, Buckets)
             rate = rates["fp16", False] if precision == "fp16" else rates["fp32", tf32]
             for size in model.session.sizes:
-                found = images_per_s(model, size, seconds)
-                least = sum(
+                measured = images_per_s(model, size, seconds)
+                limit = sum(
                     max(size * layer.multiply_adds / rate, layer.weights * BYTES[precision] / read)
-                    for layer in made
+                    for layer in file_layers
                 )
                 kind = precision + (", TF32" if tf32 else "")
                 lines.append(
-                    f"| {file.name} | {kind} | {size} | {found:.0f} | {found * least / size:.2f} |"
+                    f"| {file.name} | {kind} | {size} | {measured:.0f} | {measured * limit / size:.2f} |"
                 )
             pinned = model.session.pinned
     lines += ["", f"the images' memory was {'' if pinned else 'not '}page-locked"]
@@ -147,15 +149,15 @@ def report(files: list[Path], gpu: GpuOptions, seconds: float, side: int, count:
 
 
 def machine(runtime: Any) -> str:
-    """GPU, driver, versions and the processor that feeds it."""
-    asked = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    cards = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    """Describe the GPU, its driver, the versions, and the processor."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    cards = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
     versions = f"ONNX Runtime {runtime.__version__}, CUDA {runtime.cuda_version}"
     return f"{cards}\n{versions}, Python {platform.python_version()}, {platform.machine()}"
 
 
 def write(folder: Path) -> None:
-    """fp32.onnx and fp16.onnx: what a network costs does not depend on what it has learnt."""
+    """Write fp32.onnx and fp16.onnx, untrained: the speed does not depend on the weights."""
     import torch
 
     from training.export.graph import OPSET, build_graph
@@ -175,7 +177,7 @@ def write(folder: Path) -> None:
             opset=OPSET,
             precision=precision,
             inputs=(Tensor("images", "uint8", (None, 224, 224, 3), "pixels"),),
-            outputs=(Tensor("probabilities", "float32", (None, 1000), "of a network without training"),),
+            outputs=(Tensor("probabilities", "float32", (None, 1000), "of an untrained network"),),
         )
         graph = build_graph(network, manifest.mean, manifest.std, precision)
         graph.metadata_props.add(key=METADATA_KEY, value=manifest.to_json())
@@ -185,10 +187,10 @@ def write(folder: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("files", type=Path, nargs="*", help="model files (default: the shipped one)")
-    parser.add_argument("--write", type=Path, metavar="DIR", help="write networks to measure, and end")
+    parser.add_argument("--write", type=Path, metavar="DIR", help="only write networks to measure")
     parser.add_argument("--max-batch", type=int, default=64)
     parser.add_argument("--search", default="heuristic", help="heuristic, exhaustive or default")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each batch size (default 2)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="per batch size (default 2)")
     args = parser.parse_args()
     if args.write:
         write(args.write)
@@ -196,8 +198,8 @@ def main() -> int:
     files = args.files or [Path(__file__).parents[1] / "models" / "flowers17.onnx"]
     gpu = GpuOptions(args.max_batch, args.search)
     try:
-        found = report(files, gpu, args.seconds, SIDE, NUMBERS, ort)
-        print(f"{machine(ort)}\ncuDNN's search: {args.search}\n{found}")
+        text = report(files, gpu, args.seconds, SIDE, NUMBERS, ort)
+        print(f"{machine(ort)}\ncuDNN's search: {args.search}\n{text}")
     except (ModelError, cuda.NoGpu) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,15 +1,15 @@
-"""How fast the exported graph is beside torch.onnx.export's, and beside what the processor can do.
+"""Compare the exported graph with that of torch.onnx.export, and with the limit of the processor.
 
     python -m benchmarks.graph
 
-All in one run and in turns, on untrained networks of the paper's shape: what a network costs does not
-depend on what it has learnt. Prints ms an image, the ratio to torch.onnx.export's default graph, how close
-each comes to its limit, and where the time goes. TorchScript's is the graph that torch.onnx.export made by
-default until PyTorch 2.9, with another chain of nodes for the normalisation.
+Measures all graphs in one run, by turns, on untrained networks of the paper's shape: the speed does not
+depend on the weights. Prints ms per image, the ratio to the default graph of torch.onnx.export, how close
+each comes to its limit, and where the time goes. "TorchScript's" is the default graph of torch.onnx.export
+until PyTorch 2.9, with other nodes for the normalisation.
 
-The limit of a batch is the sum over the layers of the larger of two times: of their multiply-adds at the
-rate of a large matrix product in the same runtime, and of their weights at the rate at which one core reads
-memory, times the cores. Normalisation and pooling are not in it.
+The limit of a batch is the sum over the layers of the larger of two times: its multiply-adds at the rate of
+a large matrix product in the same runtime, and its weights at the rate at which one core reads memory,
+times the number of cores. It does not include normalisation and pooling.
 """
 
 import argparse
@@ -39,11 +39,11 @@ from training.model import LRN_ALPHA, LRN_K, LRN_SIZE, AlexNet, layer_table, wei
 MEAN, STD = [123.0, 117.0, 104.0], [1.0, 1.0, 1.0]
 BASE = "torch.onnx.export"
 OLD = "TorchScript's"
-SECONDS = 4.0  # of every graph at every batch size
+SECONDS = 4.0  # per graph and batch size
 
 
 def write_graphs(model: AlexNet, folder: Path) -> dict[str, Path]:
-    """name -> file: what torch makes, in two ways, and ours in two precisions."""
+    """Write two graphs of torch and ours in two precisions; return the files by name."""
     files = {BASE: folder / "default.onnx", OLD: folder / "torchscript.onnx"}
     _torch_graph(model, files[BASE], dynamo=True)
     _torch_graph(model, files[OLD], dynamo=False)
@@ -58,18 +58,20 @@ def write_graphs(model: AlexNet, folder: Path) -> dict[str, Path]:
 
 
 def _torch_graph(model: AlexNet, path: Path, dynamo: bool) -> None:
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # torchvision is missing, and not needed
+    logging.getLogger("torch.onnx").setLevel(
+        logging.ERROR
+    )  # silences a warning that torchvision is missing
     plain = deepcopy(model)
     plain.norm1 = plain.norm2 = nn.LocalResponseNorm(LRN_SIZE, LRN_ALPHA * LRN_SIZE, 0.75, LRN_K)  # type: ignore[assignment]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own parts, to each other
+        warnings.simplefilter("ignore")  # deprecations within torch itself
         if dynamo:
-            how: dict[str, Any] = {"dynamic_shapes": ({0: torch.export.Dim("batch")},)}
+            options: dict[str, Any] = {"dynamic_shapes": ({0: torch.export.Dim("batch")},)}
         else:
-            how = {"input_names": ["images"], "dynamic_axes": {"images": {0: "batch"}}}
+            options = {"input_names": ["images"], "dynamic_axes": {"images": {0: "batch"}}}
         network, images = nn.Sequential(plain, nn.Softmax(1)), torch.zeros(2, 3, 224, 224)
         torch.onnx.export(
-            network, (images,), path, dynamo=dynamo, external_data=False, verbose=False, **how
+            network, (images,), path, dynamo=dynamo, external_data=False, verbose=False, **options
         )
 
 
@@ -77,7 +79,7 @@ def open_session(file: Path, profile: str = "") -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = usable_cores()
     options.log_severity_level = 3
-    # Or the threads of one session wait in a loop for work while the next one is timed.
+    # Otherwise threads of one session spin while the next one is timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, profile
@@ -85,15 +87,15 @@ def open_session(file: Path, profile: str = "") -> ort.InferenceSession:
 
 
 def feed(session: ort.InferenceSession, batch: int) -> dict[str, Any]:
-    (taken,) = session.get_inputs()
+    (model_input,) = session.get_inputs()
     draw = np.random.default_rng(0)
-    if "uint8" in taken.type:
-        return {taken.name: draw.integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)}
-    return {taken.name: draw.normal(0, 70, (batch, 3, 224, 224)).astype(np.float32)}
+    if "uint8" in model_input.type:
+        return {model_input.name: draw.integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)}
+    return {model_input.name: draw.normal(0, 70, (batch, 3, 224, 224)).astype(np.float32)}
 
 
 def in_turns(files: dict[str, Path], batch: int) -> dict[str, float]:
-    """name -> median ms of a run, each graph in its turn, so that a disturbance meets all of them."""
+    """Return the median ms of a run by name; graphs take turns, so that disturbances affect all."""
     sessions = {name: open_session(file) for name, file in files.items()}
     feeds = {name: feed(session, batch) for name, session in sessions.items()}
     times: dict[str, list[float]] = defaultdict(list)
@@ -107,7 +109,7 @@ def in_turns(files: dict[str, Path], batch: int) -> dict[str, float]:
 
 
 def nodes(file: Path, batch: int, folder: Path) -> list[tuple[str, str, float]]:
-    """(kind, name, fraction of the time) of every node that ONNX Runtime made of the graph."""
+    """Return (kind, name, fraction of the time) of every node of the optimised graph."""
     session = open_session(file, profile=str(folder / "profile"))
     for _run in range(10):
         session.run(None, feed(session, batch))
@@ -120,14 +122,16 @@ def nodes(file: Path, batch: int, folder: Path) -> list[tuple[str, str, float]]:
 
 
 def peak(precision: str, side: int = 1536) -> float:
-    """Multiply-adds a second of a square matrix product in ONNX Runtime, the best of ten."""
-    draw, real = np.random.default_rng(0), precision == "fp32"
-    kinds = (TensorProto.FLOAT,) * 3 if real else (TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32)
+    """Return the multiply-adds per second of a square matrix product in ONNX Runtime, the best of ten."""
+    draw, is_float = np.random.default_rng(0), precision == "fp32"
+    kinds = (
+        (TensorProto.FLOAT,) * 3 if is_float else (TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32)
+    )
     a, b = (
         draw.integers(0, 127, (side, side)).astype(helper.tensor_dtype_to_np_dtype(k)) for k in kinds[:2]
     )
     graph = helper.make_graph(
-        [helper.make_node("MatMul" if real else "MatMulInteger", ["a", "b"], ["c"])],
+        [helper.make_node("MatMul" if is_float else "MatMulInteger", ["a", "b"], ["c"])],
         "peak",
         [helper.make_tensor_value_info("a", kinds[0], [side, side])],
         [helper.make_tensor_value_info("c", kinds[2], [side, side])],
@@ -142,7 +146,7 @@ def peak(precision: str, side: int = 1536) -> float:
 
 
 def bandwidth() -> float:
-    """Bytes a second that one core reads of an array larger than its caches, times the cores."""
+    """Return the bytes/s that one core reads from an array larger than its caches, times the cores."""
     values = np.ones(1 << 27, np.float32)
     return usable_cores() * values.nbytes / min(_seconds(values.sum) for _run in range(5))
 
@@ -154,7 +158,7 @@ def _seconds(work: Any) -> float:
 
 
 def limit_ms(model: AlexNet, batch: int, rate: float, read: float, weight_bytes: int) -> float:
-    """Of a batch: see above."""
+    """Return the limit of a batch in ms, as the module docstring defines it."""
     cost = {row.name: row.multiply_adds for row in layer_table(model)}
     return 1000 * sum(
         max(batch * cost[name] / rate, layer.weight.numel() * weight_bytes / read)
@@ -164,7 +168,9 @@ def limit_ms(model: AlexNet, batch: int, rate: float, read: float, weight_bytes:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--width", type=float, default=1.0, help="of the network (default 1, the paper's)")
+    parser.add_argument(
+        "--width", type=float, default=1.0, help="width of the network (default 1, the paper's)"
+    )
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16], help="(default 1 8 16)")
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
@@ -178,20 +184,20 @@ def main(arguments: list[str] | None = None) -> None:
         folder = Path(name)
         files = write_graphs(model, folder)
         sizes = ", ".join(f"{name} {file.stat().st_size / 1e6:.1f} MB" for name, file in files.items())
-        print(f"{sizes}\n\n{'batch':>5}  {'graph':18}{'ms/image':>9}{'ratio':>7}{'limit':>8}{'of it':>7}")
+        print(f"{sizes}\n\n{'batch':>5}  {'graph':18}{'ms/image':>9}{'ratio':>7}{'limit':>8}{'share':>7}")
         for batch in options.batches:
             times = in_turns(files, batch)
             for name, spent in times.items():
                 precision = "int8" if name == "int8" else "fp32"
-                least = limit_ms(model, batch, rates[precision], read, 1 if precision == "int8" else 4)
+                limit = limit_ms(model, batch, rates[precision], read, 1 if precision == "int8" else 4)
                 print(
                     f"{batch:5}  {name:18}{spent / batch:9.2f}{times[BASE] / spent:7.2f}"
-                    f"{least / batch:8.2f}{least / spent:7.0%}"
+                    f"{limit / batch:8.2f}{limit / spent:7.0%}"
                 )
         for name, file in files.items():
-            found = nodes(file, options.batches[-1], folder)
-            products = sum(part for kind, _name, part in found if kind.endswith(("Conv", "Gemm")))
-            rest = [node for node in found if not node[0].endswith(("Conv", "Gemm"))]
+            node_times = nodes(file, options.batches[-1], folder)
+            products = sum(part for kind, _name, part in node_times if kind.endswith(("Conv", "Gemm")))
+            rest = [node for node in node_times if not node[0].endswith(("Conv", "Gemm"))]
             print(
                 f"\n{name}, batch {options.batches[-1]}: {products:.0%} in convolutions and products; then"
             )

@@ -1,10 +1,9 @@
-"""An hour of what a public server meets: good requests at 70 % of the peak, bad ones among them, and a new
-model file every minute.
+"""Run what a public server meets for an hour: valid load at 70 % of the peak, attacks, model swaps.
 
     python -m benchmarks.soak --seconds 3600 --json soak.json
 
-Every bad request has the statuses that it may be answered with; anything else is an error that was not
-asked for. Prints a table and a verdict for each bar; the exit code is 1 when one is missed.
+The model is replaced every minute. Each bad request has a set of allowed statuses; others are errors.
+Prints a table and whether each acceptance criterion is met; the exit code is 1 if one is not.
 """
 
 import argparse
@@ -29,14 +28,15 @@ from urllib.parse import urlsplit
 
 from benchmarks.limit import photographs
 from benchmarks.serve import load, server
-from benchmarks.support.vitals import Bar, Sample, Watcher, ask, flat, look, not_grown, options, verdict
+from benchmarks.support import vitals
+from benchmarks.support.vitals import Criterion, Sample, Watcher, ask
 
 CONNECTIONS = 32  # of the closed loop that finds the peak
 BAD_PER_S = 5.0
 POST = b"POST /predict HTTP/1.1\r\nHost: soak\r\n"
 GET = b"GET /health/live HTTP/1.1\r\nHost: soak\r\n"
 NOTHING = b""  # the connection was closed without an answer
-SETTLE_S = 8.0  # until idle connections and threads have gone
+SETTLE_S = 8.0  # until idle connections and threads are closed
 
 
 def post(body: bytes, *headers: bytes) -> bytes:
@@ -45,7 +45,7 @@ def post(body: bytes, *headers: bytes) -> bytes:
 
 
 def attacks(image: bytes) -> list[tuple[str, bytes, set[bytes]]]:
-    """Name, bytes, and the statuses that it may be answered with."""
+    """Return name, bytes and allowed statuses of every bad request."""
     header = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n\0\0\0\r" + header + struct.pack(">I", zlib.crc32(header)) + b"\0\0\0\0IDAT"
     form = b"Content-Type: multipart/form-data; boundary=b"
@@ -78,8 +78,9 @@ def attacks(image: bytes) -> list[tuple[str, bytes, set[bytes]]]:
 
 
 class Attacker:
-    """Sends them in turn, BAD_PER_S a second, each on a connection of its own; some wait for a timeout of
-    the server's, so many are under way at a time. Every fourth goes away without its answer.
+    """Sends the bad requests in turn, BAD_PER_S per second, each on a new connection.
+
+    Some wait for a timeout of the server, so several are in flight. Every fourth disconnects early.
     """
 
     def __init__(self, url: str, image: bytes) -> None:
@@ -87,9 +88,9 @@ class Attacker:
         self._address = (split.hostname or "", split.port or 80)
         self._attacks = attacks(image)
         self._ended = threading.Event()
-        self._under_way: set[threading.Thread] = set()
+        self._in_flight: set[threading.Thread] = set()
         self.sent: Counter[str] = Counter()
-        self.unasked: Counter[str] = Counter()
+        self.unexpected: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> "Attacker":
@@ -99,41 +100,41 @@ class Attacker:
     def __exit__(self, *_error: object) -> None:
         self._ended.set()
         self._thread.join()
-        for thread in list(self._under_way):
+        for thread in list(self._in_flight):
             thread.join()
 
     def _run(self) -> None:
         for number, (name, data, allowed) in enumerate(cycle(self._attacks)):
             if self._ended.wait(1 / BAD_PER_S):
                 return
-            self._under_way = {thread for thread in self._under_way if thread.is_alive()}
+            self._in_flight = {thread for thread in self._in_flight if thread.is_alive()}
             thread = threading.Thread(target=self._attack, args=(name, data, allowed, number % 4 == 3))
-            self._under_way.add(thread)
+            self._in_flight.add(thread)
             thread.start()
 
-    def _attack(self, name: str, data: bytes, allowed: set[bytes], leaves: bool) -> None:
+    def _attack(self, name: str, data: bytes, allowed: set[bytes], disconnects: bool) -> None:
         try:
             with socket.create_connection(self._address, timeout=60) as connection:
                 status = NOTHING
                 try:
                     connection.sendall(data)
-                    if leaves:
-                        self.sent["and left"] += 1
+                    if disconnects:
+                        self.sent["disconnected"] += 1
                         return
                     status = connection.makefile("rb").readline()[9:12]
                 except (BrokenPipeError, ConnectionResetError):
                     pass
         except OSError as error:
-            self.unasked[f"{name}: {error}"] += 1
+            self.unexpected[f"{name}: {error}"] += 1
             return
         self.sent[name] += 1
-        # At 70 % load a request may meet a full house; that is what 429 is for.
+        # At 70 % load, the server may be full at a moment; 429 is allowed then.
         if status not in allowed | {b"429"}:
-            self.unasked[f"{name}: {status.decode() or 'closed'}"] += 1
+            self.unexpected[f"{name}: {status.decode() or 'closed'}"] += 1
 
 
 class Swapper:
-    """Every `period` s the other of two versions takes the model file's place, and a SIGHUP says so."""
+    """Replaces the model file by the other of two versions every `period` s, and sends SIGHUP."""
 
     def __init__(self, url: str, pid: int, file: Path, period: float) -> None:
         self._url, self._pid, self._file, self._period = url, pid, file, period
@@ -158,26 +159,26 @@ class Swapper:
             partial.write_bytes(data)
             partial.replace(self._file)
             os.kill(self._pid, signal.SIGHUP)
-            wanted = version_in(data)
-            until = time.monotonic() + 60
-            while (found := version_of(self._url)) != wanted and time.monotonic() < until:
+            expected = version_in(data)
+            deadline = time.monotonic() + 60
+            while (version := version_of(self._url)) != expected and time.monotonic() < deadline:
                 time.sleep(0.1)
-            self.swapped += found == wanted
-            self.missed += found != wanted
+            self.swapped += version == expected
+            self.missed += version != expected
 
 
 def two_versions(data: bytes) -> tuple[bytes, bytes]:
-    """The file as it is, and the same with another digit as its manifest's version."""
+    """Return the file as it is, and with another digit as the version in its manifest."""
     number = version_in(data)
     other = 1 if number == 2 else 2
     return data, data.replace(b'"version": %d' % number, b'"version": %d' % other)
 
 
 def version_in(data: bytes) -> int:
-    found = re.findall(rb'"version": (\d)\b', data)
-    if len(found) != 1:
+    versions = re.findall(rb'"version": (\d)\b', data)
+    if len(versions) != 1:
         raise SystemExit("error: the model's version must be one digit, once in its manifest")
-    return int(found[0])
+    return int(versions[0])
 
 
 def version_of(url: str) -> int | None:
@@ -185,18 +186,18 @@ def version_of(url: str) -> int | None:
     connection = http.client.HTTPConnection(split.hostname or "", split.port, timeout=60)
     try:
         connection.request("GET", "/health")
-        found: int = json.loads(connection.getresponse().read())["model"]["version"]
+        version: int = json.loads(connection.getresponse().read())["model"]["version"]
     except (OSError, http.client.HTTPException, KeyError, ValueError):
         return None
     finally:
         connection.close()
-    return found
+    return version
 
 
 def main() -> int:
-    parser = options(__doc__, seconds=3600.0)
-    parser.add_argument("--share", type=float, default=0.7, help="of the peak that is asked for")
-    parser.add_argument("--swap-every", type=float, default=60.0, help="s")
+    parser = vitals.options(__doc__, seconds=3600.0)
+    parser.add_argument("--share", type=float, default=0.7, help="fraction of the peak that is sent")
+    parser.add_argument("--swap-every", type=float, default=60.0, help="s between model swaps")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "soak.onnx"
@@ -204,17 +205,17 @@ def main() -> int:
         (Path(folder) / "images").mkdir()
         files = photographs(args.images, False, Path(folder) / "images")
         images = args.images or files[0].parent
-        found = measure(model, images, files[0].read_bytes(), args)
-    print_table(found)
-    return verdict(judge(found), found, args.json)
+        results = measure(model, images, files[0].read_bytes(), args)
+    print_table(results)
+    return vitals.report(criteria(results), results, args.json)
 
 
 def measure(model: Path, images: Path, image: bytes, args: argparse.Namespace) -> dict[str, Any]:
     with server(model) as (url, pid):
         peak, _steal = load(url, images, "--connections", CONNECTIONS, "--seconds", args.peak_seconds)
-        right = ask(url, "POST", "/predict", image)
+        single = ask(url, "POST", "/predict", image)
         time.sleep(SETTLE_S)
-        before = look(pid)
+        before = vitals.take_sample(pid)
         rate = args.share * peak["images_per_s"]
         with (
             Watcher(url, pid, image, period=max(0.5, args.seconds / 1000)) as watcher,
@@ -228,69 +229,66 @@ def measure(model: Path, images: Path, image: bytes, args: argparse.Namespace) -
             "rate": rate,
             "good": good,
             "steal": steal,
-            "right": right.label,
+            "expected": single.label,
             "answers": [asdict(answer) for answer in watcher.answers],
             "health": [asdict(answer) for answer in watcher.health],
             "bad": dict(attacker.sent),
-            "unasked": dict(attacker.unasked),
+            "unexpected": dict(attacker.unexpected),
             "swapped": swapper.swapped,
             "missed": swapper.missed,
-            "samples": [asdict(sample) for sample in watcher.samples],
+            "samples": [asdict(entry) for entry in watcher.samples],
             "before": asdict(before),
-            "after": asdict(look(pid)),
+            "after": asdict(vitals.take_sample(pid)),
         }
 
 
-def judge(found: dict[str, Any]) -> list[Bar]:
-    good = found["good"]
-    samples = [Sample(**sample) for sample in found["samples"]]
+def criteria(results: dict[str, Any]) -> list[Criterion]:
+    """Return whether the results meet the acceptance criteria."""
+    good = results["good"]
+    samples = [Sample(**entry) for entry in results["samples"]]
     errors = good["errors"] | {key: good[key] for key in ("unsent", "unanswered") if good[key]}
     wrong = Counter(
         f"{answer['status']} {answer['label']}"
-        for answer in found["answers"]
-        if (answer["status"], answer["label"]) != (200, found["right"])
+        for answer in results["answers"]
+        if (answer["status"], answer["label"]) != (200, results["expected"])
     )
-    sick = Counter(answer["status"] for answer in found["health"] if answer["status"] != 200)
-    before, after = found["before"], found["after"]
+    unhealthy = Counter(answer["status"] for answer in results["health"] if answer["status"] != 200)
+    before, after, unexpected = results["before"], results["after"], results["unexpected"]
     return [
-        Bar("every good request is answered 200", f"others: {errors or 'none'}", not errors),
-        Bar("a known image gets its label", f"others: {dict(wrong) or 'none'}", not wrong),
-        Bar(
-            "every bad one gets what it asked for",
-            f"others: {found['unasked'] or 'none'}",
-            not found["unasked"],
+        Criterion("every good request is answered 200", f"others: {errors or 'none'}", not errors),
+        Criterion("a known image gets its label", f"others: {dict(wrong) or 'none'}", not wrong),
+        Criterion("bad requests get allowed statuses", f"others: {unexpected or 'none'}", not unexpected),
+        Criterion("health is 200 each time", f"others: {dict(unhealthy) or 'none'}", not unhealthy),
+        Criterion(
+            "every model swap succeeds",
+            f"{results['swapped']} did, {results['missed']} did not",
+            results["swapped"] > 0 and results["missed"] == 0,
         ),
-        Bar("health is 200 each time", f"others: {dict(sick) or 'none'}", not sick),
-        Bar(
-            "every swap takes place",
-            f"{found['swapped']} did, {found['missed']} did not",
-            found["swapped"] > 0 and found["missed"] == 0,
-        ),
-        flat(samples),
-        not_grown(samples, "threads", 8),
-        Bar(
-            "descriptors are as before (2 more at most)",
+        vitals.memory_is_flat(samples),
+        vitals.does_not_grow(samples, "threads", 8),
+        Criterion(
+            "no more descriptors than before (2 allowed)",
             f"{before['descriptors']} before, {after['descriptors']} after",
             after["descriptors"] <= before["descriptors"] + 2,
         ),
-        Bar(
-            "threads are as before (8 more at most)",
+        Criterion(
+            "no more threads than before (8 allowed)",
             f"{before['threads']} before, {after['threads']} after",
             after["threads"] <= before["threads"] + 8,
         ),
     ]
 
 
-def print_table(found: dict[str, Any]) -> None:
-    good = found["good"]
-    print(f"peak {found['peak']['images_per_s']:.1f} images/s, asked for {found['rate']:.1f}")
+def print_table(results: dict[str, Any]) -> None:
+    good = results["good"]
+    print(f"peak {results['peak']['images_per_s']:.1f} images/s, requested {results['rate']:.1f}")
     print(
         f"answered {good['images_per_s']:.1f} images/s: p50 {good['p50_ms'] or 0:.1f} ms, "
-        f"p99 {good['p99_ms'] or 0:.1f} ms; steal {found['steal']:.1f} %"
+        f"p99 {good['p99_ms'] or 0:.1f} ms; steal {results['steal']:.1f} %"
     )
-    print(f"bad requests: {sum(found['bad'].values())}; swaps: {found['swapped']}")
+    print(f"bad requests: {sum(results['bad'].values())}; swaps: {results['swapped']}")
     print(f"{'s':>8}{'MB':>8}{'threads':>9}{'descriptors':>13}")
-    samples = found["samples"]
+    samples = results["samples"]
     for sample in samples[:: max(1, len(samples) // 12)]:
         since = sample["when"] - samples[0]["when"]
         print(f"{since:8.0f}{sample['memory_mb']:8.0f}{sample['threads']:9}{sample['descriptors']:13}")

@@ -1,10 +1,10 @@
-"""How fast training is, and what of that the data cost: images a second, all in one run.
+"""Measure the speed of training in images/s, and how much of the time the data loading costs.
 
     python -m benchmarks.train --data flowers17
 
-The bare network is forward, backward and optimiser on synthetic pixels; the full loop reads, augments and
-trains from a prepared folder, as `python -m training train` does; the loader alone does not train.
-Before that, the exact forms of the local response normalisation, forward and backward.
+"bare" is forward, backward and optimiser on synthetic pixels; "loop" reads, augments and trains from a
+prepared folder, as `python -m training train` does; "loader" only reads and augments. Before that, it times
+different exact forms of the local response normalisation, forward and backward.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from training.model import LRN_ALPHA, LRN_K, LRN_SIZE, LocalResponseNorm
 from training.start.init_run import init_run
 from training.train import Trainer
 
-ROUNDS = 3  # of each kind, in turns: what disturbs the machine disturbs all
+ROUNDS = 3  # of each kind, by turns, so that disturbances affect all
 
 
 class Setup:
-    """A prepared folder and a network that has made one step."""
+    """A prepared folder, and a network that has been trained for one step."""
 
     def __init__(self, config: Config, dataset: Dataset, folder: Path) -> None:
         self.config, self.dataset = config, dataset
@@ -97,7 +97,7 @@ def normalisations(channels: int) -> dict[str, Callable[[Tensor], Tensor]]:
 
 def time_normalisations() -> None:
     for channels, side in ((96, 55), (256, 27)):
-        print(f"\nnormalisation of 32 x {channels} x {side} x {side}, milliseconds forward and backward")
+        print(f"\nnormalisation of 32 x {channels} x {side} x {side}, ms forward and backward")
         x = torch.randn(32, channels, side, side).contiguous(memory_format=torch.channels_last)
         x.requires_grad_()
         for name, form in normalisations(channels).items():
@@ -119,8 +119,8 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="photographs, a folder per class")
     parser.add_argument("--width", type=float, default=1.0, help="factor on every layer (default 1)")
-    parser.add_argument("--batch-size", type=int, default=128, help="images a step (default 128)")
-    parser.add_argument("--steps", type=int, default=4, help="timed in a row (default 4)")
+    parser.add_argument("--batch-size", type=int, default=128, help="images per step (default 128)")
+    parser.add_argument("--steps", type=int, default=4, help="steps per measurement (default 4)")
     options = parser.parse_args()
     time_normalisations()
     config = Config(width=options.width, batch_size=options.batch_size)
@@ -131,9 +131,7 @@ def main() -> None:
             for name, values in rates.items():
                 spent = seconds(partial(getattr(setup, name), options.steps))
                 values.append(options.steps * config.batch_size / spent)
-    print(
-        f"\nwidth {config.width:g}, batches of {config.batch_size} on {setup.ranks.device}, images a second"
-    )
+    print(f"\nwidth {config.width:g}, batches of {config.batch_size} on {setup.ranks.device}, images/s")
     for name, values in rates.items():
         print(f"{name:8}{max(values):9.1f}   of {', '.join(f'{value:.1f}' for value in values)}")
     print(f"the full loop: {max(rates['loop']) / max(rates['bare']):.0%} of the bare network (goal 90 %)")

@@ -1,13 +1,13 @@
-"""The servers of two checkouts beside each other, with one and the same file, photographs and load.
+"""Compare the servers of two checkouts with the same model file, photographs and load.
 
     git worktree add ../old REVISION
     python -m benchmarks.versions --old ../old --images FOLDER
 
-In every turn both are started, and loaded one after the other, in an order that changes: what the machine
-does meanwhile meets both alike, and where a process has its memory, for all its life, is drawn again. After
-the closed loops comes an open one at `--share` of the old one's best rate. A ratio is that of the means of
-all turns, or of the percentiles of all their latencies, with its standard error over the turns. Settings in
-the environment (DECODE_PROCESSES, OTEL_EXPORTER_OTLP_ENDPOINT, ...) are both's.
+In every turn, both servers are started and loaded one after the other, in alternating order. So
+disturbances of the machine affect both, and the memory layout, which a process keeps for its life, varies.
+After the closed loops comes an open loop at `--share` of the old server's best rate. Ratios are those of
+the means of all turns, or of the percentiles of all latencies, with the standard error over the turns.
+Settings in the environment (DECODE_PROCESSES, OTEL_EXPORTER_OTLP_ENDPOINT, ...) apply to both.
 """
 
 import argparse
@@ -27,27 +27,40 @@ def main() -> None:
     parser.add_argument("--new", type=Path, default=Path(), help="checkout (default: the current folder)")
     parser.add_argument("--model", type=Path, default=Path("models/flowers17.onnx"))
     parser.add_argument("--images", type=Path, required=True, help="folder of JPEG files")
-    parser.add_argument("--form", choices=FORMS, default="bare", help="of the body")
+    parser.add_argument("--form", choices=FORMS, default="bare", help="form of the body")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32, 64])
-    parser.add_argument("--share", type=float, default=0.7, help="of the open loop; 0: none")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a turn")
-    parser.add_argument("--turns", type=int, default=6, help="of each load, two or more")
-    parser.add_argument("--json", type=Path, help="file for everything that was measured")
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=0.7,
+        help="fraction of the best rate for the open loop; 0: no open loop",
+    )
+    parser.add_argument("--seconds", type=float, default=4.0, help="per turn")
+    parser.add_argument("--turns", type=int, default=6, help="per load, at least 2")
+    parser.add_argument("--json", type=Path, help="file for all results")
     args = parser.parse_args()
     rows: dict[str, Any] = {}
     heads = "images/s     old         ratio  p50 ms     old  p99 ms     old         ratio"
     print(f"{'load':<16} {heads}")
 
     def row(name: str, *options: object) -> float:
-        """-> images/s of the old one"""
-        given = (*options, "--form", args.form, "--model", args.model.stem, "--seconds", args.seconds)
-        found: list[list[dict[str, Any]]] = [[], []]
+        """Measure a load and print its row; return images/s of the old server."""
+        load_options = (
+            *options,
+            "--form",
+            args.form,
+            "--model",
+            args.model.stem,
+            "--seconds",
+            args.seconds,
+        )
+        turns: list[list[dict[str, Any]]] = [[], []]
         for turn in range(args.turns):
             with server(args.model, checkout=args.new) as new, server(args.model, checkout=args.old) as old:
                 for which in (0, 1) if turn % 2 else (1, 0):
                     url, _pid = (new, old)[which]
-                    found[which].append(load(url, args.images, *given, "--warm-up", 1)[0])
-        rows[name] = compared(*found)
+                    turns[which].append(load(url, args.images, *load_options, "--warm-up", 1)[0])
+        rows[name] = compared(*turns)
         print(f"{name:<16}{line(rows[name])}", flush=True)
         return float(rows[name]["old"]["images_per_s"])
 
@@ -59,7 +72,7 @@ def main() -> None:
 
 
 def compared(new: list[dict[str, Any]], old: list[dict[str, Any]]) -> dict[str, Any]:
-    """The ratios of a load's turns, each with its standard error."""
+    """Return the ratios of new to old over the turns of a load, each with its standard error."""
     result: dict[str, Any] = {}
     for name, turns in (("new", new), ("old", old)):
         times = sorted(ms for turn in turns for ms in turn["times_ms"])
@@ -75,9 +88,9 @@ def compared(new: list[dict[str, Any]], old: list[dict[str, Any]]) -> dict[str, 
 def line(row: dict[str, Any]) -> str:
     new, old = row["new"], row["old"]
     rate, tail = (f"{ratio:.2f} +- {error:.2f}" for ratio, error in (row["images_per_s"], row["p99_ms"]))
-    times = "".join(f"{each[p]:8.1f}" for p in ("p50_ms", "p99_ms") for each in (new, old))
+    times = "".join(f"{side[p]:8.1f}" for p in ("p50_ms", "p99_ms") for side in (new, old))
     text = f"{new['images_per_s']:9.1f}{old['images_per_s']:8.1f}{rate:>14}{times}{tail:>14}"
-    return text + "".join(f"  errors: {each}" for each in (*new["errors"], *old["errors"]))
+    return text + "".join(f"  errors: {errors}" for errors in (*new["errors"], *old["errors"]))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Other servers with the service's own file: `python -m benchmarks.peers` runs them all."""
+"""Serve the same model file with other servers; `python -m benchmarks.peers` compares them."""

@@ -1,12 +1,12 @@
-"""The service and other servers with one and the same file, photographs and load, by turns.
+"""Compare the service with other servers on the same model file, photographs and load.
 
     python -m benchmarks.peers --model FILE.onnx
 
-Each is installed into a virtual environment of its own, with ONNX Runtime, NumPy and Pillow of the versions
-that the service has. In each round every server is started, asked at each number of connections and stopped
-again, so that what the machine does meanwhile meets all of them alike. A server's figure is the mean of its
-rounds. Batches of 32 are answered three times a second: where loads are short, one batch more or less that
-falls into them is a tenth of what they find.
+Each server is installed into a separate virtual environment, with the same versions of ONNX Runtime, NumPy
+and Pillow as the service. In each round, every server is started, loaded at each number of connections and
+stopped, so that disturbances of the machine affect all of them. The figure of a server is the mean of its
+rounds. Servers that batch may answer 32 images three times a second, so one batch more or less changes
+short measurements by a tenth.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from benchmarks.serve import load
 from benchmarks.support.load import message
 from benchmarks.support.machine import memory_mb
 
-REQUIREMENTS = {  # what one writes first needs no more than the service
+REQUIREMENTS = {  # "plain" needs no more than the service
     "plain": [],
     "litserve": ["litserve==0.2.19", "python-multipart"],
     "mosec": ["mosec==0.9.8"],
@@ -42,27 +42,31 @@ REQUIREMENTS = {  # what one writes first needs no more than the service
     "mlserver": ["mlserver==1.7.1", "uvloop<0.22"],
     "ray": ["ray[serve]==2.60.0"],
 }
-SAME = ("onnxruntime", "numpy", "pillow")
-FORMS = {"litserve": "multipart", "bentoml": "multipart", "mlserver": "v2"}  # the others' is bare
+SAME_VERSIONS = ("onnxruntime", "numpy", "pillow")
+FORMS = {
+    "litserve": "multipart",
+    "bentoml": "multipart",
+    "mlserver": "v2",
+}  # the other servers take bare bodies
 CONNECTIONS = (1, 8, 32, 64)
 START_S = 60.0
 
 
 def install(name: str, folder: Path) -> Path:
-    """-> its Python"""
+    """Install a server, unless it is installed; return the path of its Python."""
     if not REQUIREMENTS.get(name):
         return Path(sys.executable)
     python = folder / name / "bin/python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", folder / name], check=True)
-        same = [f"{package}=={version(package)}" for package in SAME]
-        subprocess.run([python, "-m", "pip", "install", "-q", *REQUIREMENTS[name], *same], check=True)
+        pinned = [f"{package}=={version(package)}" for package in SAME_VERSIONS]
+        subprocess.run([python, "-m", "pip", "install", "-q", *REQUIREMENTS[name], *pinned], check=True)
     return python
 
 
 @contextmanager
 def started(name: str, python: Path, model: Path, photo: Path) -> Iterator[tuple[str, int]]:
-    """-> its address and process id, once it has answered about a photograph."""
+    """Run a server; once it has classified a photograph, yield its address and process id."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     module = "service" if name == "service" else f"benchmarks.peers.with_{name}"
@@ -90,7 +94,9 @@ def started(name: str, python: Path, model: Path, photo: Path) -> Iterator[tuple
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(20)
-            with suppress(ProcessLookupError):  # what it has left behind would take time from the next
+            with suppress(
+                ProcessLookupError
+            ):  # child processes that are left would slow down the next server
                 os.killpg(process.pid, signal.SIGKILL)
 
 
@@ -108,13 +114,15 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     names = ["service", *REQUIREMENTS]
     parser.add_argument("--servers", nargs="+", choices=names, default=names)
-    parser.add_argument("--environments", type=Path, default=Path(".venv-peers"), help="folder for them")
+    parser.add_argument(
+        "--environments", type=Path, default=Path(".venv-peers"), help="folder for the virtual environments"
+    )
     parser.add_argument("--images", type=Path, help="folder of JPEG files; default: drawn, 101 KB each")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
-    parser.add_argument("--json", type=Path, help="file for everything that was measured")
+    parser.add_argument("--seconds", type=float, default=8.0, help="per load")
+    parser.add_argument("--json", type=Path, help="file for all results")
     args = parser.parse_args()
-    found: dict[str, dict[int, list[dict[str, Any]]]] = {
+    results: dict[str, dict[int, list[dict[str, Any]]]] = {
         name: {count: [] for count in CONNECTIONS} for name in args.servers
     }
     memory = dict.fromkeys(args.servers, 0.0)
@@ -128,26 +136,26 @@ def main() -> None:
                     for count in CONNECTIONS:
                         options = ["--connections", count, "--seconds", args.seconds, *form]
                         result, steal = load(url, photos[0].parent, *options)
-                        found[name][count].append(result | {"steal": steal})
+                        results[name][count].append(result | {"steal": steal})
                     memory[name] = max(memory[name], memory_mb(pid))
             print(f"round {number + 1} of {args.rounds}", file=sys.stderr)
-    show(found, memory)
+    show(results, memory)
     if args.json is not None:
-        args.json.write_text(json.dumps({"loads": found, "memory_mb": memory}, indent=1))
+        args.json.write_text(json.dumps({"loads": results, "memory_mb": memory}, indent=1))
 
 
-def show(found: dict[str, dict[int, list[dict[str, Any]]]], memory: dict[str, float]) -> None:
-    print(f"{'images/s at':<12}" + "".join(f"{count:>8}" for count in CONNECTIONS) + "   p50 alone     MB")
-    for name, loads in found.items():
+def show(results: dict[str, dict[int, list[dict[str, Any]]]], memory: dict[str, float]) -> None:
+    print(f"{'images/s at':<12}" + "".join(f"{count:>8}" for count in CONNECTIONS) + "  p50 single     MB")
+    for name, loads in results.items():
         rates = "".join(
-            f"{mean(one['images_per_s'] for one in loads[count]):8.1f}" for count in CONNECTIONS
+            f"{mean(run['images_per_s'] for run in loads[count]):8.1f}" for count in CONNECTIONS
         )
-        alone = mean(one["p50_ms"] for one in loads[1])
+        single_ms = mean(run["p50_ms"] for run in loads[1])
         errors: Counter[str] = Counter()
-        for one in chain.from_iterable(loads.values()):
-            errors.update(one["errors"])
-        print(f"{name:<12}{rates}{alone:9.1f} ms{memory[name]:7.0f}  {dict(errors) or ''}")
-    steal = max(one["steal"] for loads in found.values() for runs in loads.values() for one in runs)
+        for run in chain.from_iterable(loads.values()):
+            errors.update(run["errors"])
+        print(f"{name:<12}{rates}{single_ms:9.1f} ms{memory[name]:7.0f}  {dict(errors) or ''}")
+    steal = max(run["steal"] for loads in results.values() for runs in loads.values() for run in runs)
     print(f"steal at most {steal:.1f} %")
 
 

@@ -1,4 +1,4 @@
-"""What each of them does with a picture, as one writes it first."""
+"""Decode, crop and classify a picture in the simplest way, as all compared servers do."""
 
 import io
 import json
@@ -14,7 +14,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def pixels(body: bytes) -> Pixels:
-    """-> (224, 224, 3)"""
+    """Decode a file and return its central crop (224, 224, 3) uint8."""
     image = Image.open(io.BytesIO(body)).convert("RGB")
     shorter = min(image.size)
     image = image.resize((image.width * 256 // shorter, image.height * 256 // shorter))
@@ -23,7 +23,7 @@ def pixels(body: bytes) -> Pixels:
 
 
 class Network:
-    """The file that MODEL names, on `threads` of ONNX Runtime's, or its default."""
+    """The model file of MODEL, on `threads` threads of ONNX Runtime; 0 is its default."""
 
     def __init__(self, threads: int = 0) -> None:
         options = ort.SessionOptions()
@@ -32,13 +32,13 @@ class Network:
         self._classes = json.loads(self._session.get_modelmeta().custom_metadata_map["alexnet"])["classes"]
 
     def __call__(self, batch: list[Pixels]) -> list[dict[str, Any]]:
-        """The five best labels of each."""
-        (found,) = self._session.run(["probabilities"], {"images": np.stack(batch)})
+        """Return the five best labels of each image."""
+        (rows,) = self._session.run(["probabilities"], {"images": np.stack(batch)})
         return [
             {
                 "predictions": [
                     {"label": self._classes[i], "probability": float(row[i])} for i in np.argsort(-row)[:5]
                 ]
             }
-            for row in found
+            for row in rows
         ]

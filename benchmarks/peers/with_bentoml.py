@@ -1,4 +1,4 @@
-"""BentoML: adaptive batches of uploaded files, decoding and the network in one process."""
+"""Serve with BentoML: adaptive batches of uploaded files, decoding and network in one process."""
 
 import os
 import sys
@@ -17,10 +17,10 @@ class Peer:
 
     @bentoml.api(batchable=True, max_batch_size=16)
     def predict(self, file: list[Path]) -> list[dict[str, Any]]:
-        return self._network([pixels(each.read_bytes()) for each in file])
+        return self._network([pixels(path.read_bytes()) for path in file])
 
 
 if __name__ == "__main__":
-    where = ["--host", "127.0.0.1", "--port", os.environ["PORT"]]
-    command = [sys.executable, "-m", "bentoml", "serve", "benchmarks.peers.with_bentoml:Peer", *where]
+    address = ["--host", "127.0.0.1", "--port", os.environ["PORT"]]
+    command = [sys.executable, "-m", "bentoml", "serve", "benchmarks.peers.with_bentoml:Peer", *address]
     os.execv(sys.executable, command)  # noqa: S606

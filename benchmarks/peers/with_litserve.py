@@ -1,4 +1,4 @@
-"""LitServe: decoding and the network in each of two processes, batches of what has queued."""
+"""Serve with LitServe: two processes that each decode and run batches of the queued images."""
 
 import os
 from typing import Any

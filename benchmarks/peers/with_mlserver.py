@@ -1,4 +1,4 @@
-"""MLServer: batches of what has queued, decoded and run in either of two processes; pictures in base64."""
+"""Serve with MLServer: two processes that decode and run batches; pictures are sent in base64."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""mosec: two processes that decode, one that runs batches."""
+"""Serve with mosec: two processes decode, one runs batches."""
 
 from typing import Any
 

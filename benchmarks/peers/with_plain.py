@@ -1,4 +1,4 @@
-"""What one writes first: an endpoint that decodes, crops and runs one image at a time, in threads."""
+"""Serve with a naive FastAPI endpoint: each thread decodes, crops and runs one image at a time."""
 
 import os
 import socket

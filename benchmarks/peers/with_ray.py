@@ -1,4 +1,4 @@
-"""Ray Serve: one replica, decoding in its threads, batches of what has queued."""
+"""Serve with Ray Serve: one replica that decodes in threads and runs batches of the queued images."""
 
 import asyncio
 import os

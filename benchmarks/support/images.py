@@ -1,4 +1,4 @@
-"""The photographs that are sent: a folder of the user's, or drawn ones that are as costly as real ones."""
+"""Provide photographs to send: from a folder, or drawn ones that cost as much as real ones."""
 
 import io
 from pathlib import Path
@@ -9,11 +9,11 @@ from PIL import Image
 SMALL, LARGE = (500, 375), (4000, 3000)
 
 
-def drawn(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
-    """Writes `count` JPEG files, the same ones every time; 500x375 have about 101 KB, 4000x3000 3.5 MB.
+def draw_photographs(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
+    """Write `count` reproducible JPEG files: 500x375 with about 101 kB, or 4000x3000 with 3.5 MB.
 
-    Decoding costs by the byte as well as by the pixel, so pictures of smooth colours alone would be too
-    cheap: blobs of every size carry a grain such as a sensor's.
+    The cost of decoding depends on bytes as well as on pixels, and smooth colours would be too cheap. So
+    the pictures have blobs of different sizes and noise like that of a sensor.
     """
     files = []
     for seed in range(count):
@@ -37,9 +37,9 @@ def _jpeg(seed: int, size: tuple[int, int]) -> bytes:
     return buffer.getvalue()
 
 
-def found(folder: Path, most: int = 256) -> list[Path]:
-    """Up to `most` JPEG files from anywhere below the folder, spread evenly over their sorted names."""
+def find_photographs(folder: Path, max_files: int = 256) -> list[Path]:
+    """Return up to `max_files` JPEG files below the folder, spread evenly over their sorted names."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg"})
     if not files:
         raise SystemExit(f"error: no .jpg or .jpeg below {folder}")
-    return files[:: max(1, len(files) // most)][:most]
+    return files[:: max(1, len(files) // max_files)][:max_files]

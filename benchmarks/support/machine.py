@@ -1,4 +1,4 @@
-"""What the machine itself did meanwhile, from Linux's /proc, and keeping it at work."""
+"""Measure the load of the machine and of processes from /proc, and keep a core busy."""
 
 import os
 import subprocess
@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-STEAL_LIMIT = 2.0  # % of all cores' time; a run that lost more to other guests is repeated
+STEAL_LIMIT = 2.0  # % of the time of all cores; a run with more steal is repeated
 
 
 class Watch:
-    """The time since `with` began: `seconds`, and in % of all cores `steal` (taken by other guests) and
-    `busy` (everything that ran here, whoever's it was).
+    """Measures a `with` block: `seconds`, and in % of all cores `steal` and `busy`.
+
+    `steal` was taken by other guests of the machine; `busy` is everything that ran on this one.
     """
 
     seconds = steal = busy = 0.0
@@ -27,22 +28,22 @@ class Watch:
     def __exit__(self, *_error: object) -> None:
         self.seconds = time.perf_counter() - self._start
         spent = [after - before for before, after in zip(self._jiffies, _jiffies(), strict=True)]
-        # user, nice, system, idle, iowait, irq, softirq, steal (proc(5)); guest time is in user already
-        whole = max(1, sum(spent[:8]))
-        self.steal = 100 * spent[7] / whole
-        self.busy = 100 * (whole - spent[3] - spent[4] - spent[7]) / whole
+        # user, nice, system, idle, iowait, irq, softirq, steal (proc(5)); guest time is included in user
+        total = max(1, sum(spent[:8]))
+        self.steal = 100 * spent[7] / total
+        self.busy = 100 * (total - spent[3] - spent[4] - spent[7]) / total
 
 
 @contextmanager
 def busy() -> Iterator[None]:
-    """No rest for this process' cores: one that computes there gives way to whatever else does."""
+    """Keep the cores of this process busy with a process of the lowest priority."""
     with subprocess.Popen(
         [sys.executable, "-c", "while True: pass"], preexec_fn=partial(os.nice, 19)
-    ) as one:
+    ) as process:
         try:
             yield
         finally:
-            one.kill()
+            process.kill()
 
 
 def _jiffies() -> list[int]:
@@ -50,7 +51,7 @@ def _jiffies() -> list[int]:
 
 
 def family(pid: int) -> list[int]:
-    """The process and all of its descendants that still live."""
+    """Return the process and all of its living descendants."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
@@ -59,7 +60,7 @@ def family(pid: int) -> list[int]:
 
 
 def memory_mb(pid: int) -> float:
-    """Largest resident memory of the process so far, MB of 10^6 bytes, its descendants' added."""
+    """Return the peak resident memory of the process and its descendants, in MB of 10^6 bytes."""
     total = 0
     for member in family(pid):
         try:
@@ -71,7 +72,7 @@ def memory_mb(pid: int) -> float:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of the process and its living descendants."""
+    """Return user plus system time of the process and its living descendants, in s."""
     ticks = 0
     for member in family(pid):
         try:

@@ -1,4 +1,4 @@
-"""HAProxy as docker/haproxy.cfg has it, in front of servers on the loopback."""
+"""Run HAProxy with docker/haproxy.cfg in front of servers on the loopback."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ CONFIG = Path(__file__).parents[2] / "docker" / "haproxy.cfg"
 
 @contextmanager
 def proxy(*servers: str, log: IO[str] | int = subprocess.DEVNULL) -> Iterator[str]:
-    """In front of the addresses `servers`; -> its own. Needs `haproxy` on the PATH."""
+    """Run the proxy in front of the addresses `servers`; yield its address. Needs `haproxy` on the PATH."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     settings = Settings.from_environ()
@@ -27,15 +27,15 @@ def proxy(*servers: str, log: IO[str] | int = subprocess.DEVNULL) -> Iterator[st
     ]
     config, address = CONFIG.read_text(), f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as folder:
-        for theirs, ours in {
+        for original, replacement in {
             "bind :8000\n": f"bind 127.0.0.1:{port}\n",
             "bind 127.0.0.1:8001": f"bind {folder}/health",
             "bind :8002": f"bind {folder}/metrics",
             " resolvers docker init-addr none": "",
             "server-template replica 16 service:8000": "\n    ".join(replicas),
         }.items():
-            assert config.count(theirs) == 1, theirs
-            config = config.replace(theirs, ours)
+            assert config.count(original) == 1, original
+            config = config.replace(original, replacement)
         file = Path(folder) / "haproxy.cfg"
         file.write_text(config)
         command = ["haproxy", "-db", "-f", str(file)]
@@ -43,7 +43,7 @@ def proxy(*servers: str, log: IO[str] | int = subprocess.DEVNULL) -> Iterator[st
             try:
                 while ask(address, "GET", "/health").status != 200:
                     if process.poll() is not None:
-                        raise SystemExit("error: haproxy did not start; it says why above")
+                        raise SystemExit("error: haproxy did not start; its message is above")
                 yield address
             finally:
                 process.terminate()

@@ -1,5 +1,6 @@
-"""What a long run watches beside the load: how the server's process is, and how it answers a few requests
-of our own; and the verdict at the end.
+"""Watch a server during a long run: its process, and its responses to a few requests; check criteria.
+
+The acceptance criteria are evaluated and reported at the end of the run.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from benchmarks.support.machine import family
 
 @dataclass(frozen=True)
 class Sample:
-    """At `when` (time.monotonic, s): of the server and its descendants, memory in MB of 10^6 bytes."""
+    """The server and its descendants at `when` (time.monotonic, s); memory is in MB of 10^6 bytes."""
 
     when: float
     memory_mb: float
@@ -29,8 +30,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """`status` 0 is no answer; `label` the best one, where there is one."""
+class Response:
+    """A response to a request sent at `when`; `status` 0 is none; `label` is the predicted one."""
 
     when: float
     status: int
@@ -39,16 +40,17 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Bar:
-    """`speed` says that the figure depends on the machine, and not on whether the server is right."""
+class Criterion:
+    """An acceptance criterion and its result; with `depends_on_speed`, it depends on the machine."""
 
     name: str
-    found: str
-    holds: bool
-    speed: bool = False
+    measured: str
+    passed: bool
+    depends_on_speed: bool = False
 
 
-def look(pid: int) -> Sample:
+def take_sample(pid: int) -> Sample:
+    """Take a sample of the server process and its descendants."""
     memory = threads = descriptors = 0
     for member in family(pid):
         folder = Path(f"/proc/{member}")
@@ -63,8 +65,10 @@ def look(pid: int) -> Sample:
 
 @dataclass
 class Watcher:
-    """While `with` lasts: the vital signs every `period` s, /health/live ten times a second and `image` to
-    /predict twice a second, each on a connection of its own.
+    """Watches a server during a `with` block.
+
+    Takes a sample every `period` s, requests /health/live ten times and /predict with `image` twice per
+    second, each on a new connection.
     """
 
     url: str
@@ -72,8 +76,8 @@ class Watcher:
     image: bytes
     period: float = 1.0
     samples: list[Sample] = field(default_factory=list)
-    health: list[Answered] = field(default_factory=list)
-    answers: list[Answered] = field(default_factory=list)
+    health: list[Response] = field(default_factory=list)
+    answers: list[Response] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         self._ended = threading.Event()
@@ -93,18 +97,18 @@ class Watcher:
 
     def _sample(self) -> None:
         while True:
-            self.samples.append(look(self.pid))
+            self.samples.append(take_sample(self.pid))
             if self._ended.wait(self.period):
                 return
 
-    def _ask(self, found: list[Answered], method: str, path: str, pause: float) -> None:
+    def _ask(self, responses: list[Response], method: str, path: str, pause: float) -> None:
         while not self._ended.wait(pause):
-            found.append(ask(self.url, method, path, self.image if method == "POST" else b""))
+            responses.append(ask(self.url, method, path, self.image if method == "POST" else b""))
 
 
-def ask(url: str, method: str, path: str, body: bytes = b"", timeout: float = 60) -> Answered:
-    """One request on a connection of its own."""
-    split, began = urlsplit(url), time.monotonic()
+def ask(url: str, method: str, path: str, body: bytes = b"", timeout: float = 60) -> Response:
+    """Send one request on a new connection."""
+    split, start = urlsplit(url), time.monotonic()
     connection = http.client.HTTPConnection(split.hostname or "", split.port, timeout=timeout)
     status, label = 0, None
     try:
@@ -118,49 +122,54 @@ def ask(url: str, method: str, path: str, body: bytes = b"", timeout: float = 60
         pass
     finally:
         connection.close()
-    return Answered(began, status, 1000 * (time.monotonic() - began), label)
+    return Response(start, status, 1000 * (time.monotonic() - start), label)
 
 
-def growth(samples: list[Sample], name: str, of: Callable[[list[float]], float]) -> tuple[float, float]:
-    """-> `of` the second quarter of the time, and of the last: the first is for warming up."""
+def growth(
+    samples: list[Sample], name: str, statistic: Callable[[list[float]], float]
+) -> tuple[float, float]:
+    """Return the statistic of the second and of the last quarter; the first one is warm-up."""
     quarter = max(1, len(samples) // 4)
-    values = [float(getattr(sample, name)) for sample in samples]
-    return of(values[quarter : 2 * quarter] or values), of(values[-quarter:])
+    values = [float(getattr(entry, name)) for entry in samples]
+    return statistic(values[quarter : 2 * quarter] or values), statistic(values[-quarter:])
 
 
-def flat(samples: list[Sample]) -> Bar:
-    """By the median: the most is a matter of how many images were inside at some moment."""
+def memory_is_flat(samples: list[Sample]) -> Criterion:
+    """Compare the medians of memory; the maximum depends on how many images were in flight at once."""
     early, late = growth(samples, "memory_mb", median)
-    most = max(sample.memory_mb for sample in samples)
-    return Bar(
+    peak = max(entry.memory_mb for entry in samples)
+    return Criterion(
         "memory stays flat (5 % and 20 MB)",
-        f"{early:.0f} MB early, {late:.0f} MB late (medians; at most {most:.0f})",
+        f"{early:.0f} MB early, {late:.0f} MB late (medians; peak {peak:.0f})",
         late <= 1.05 * early + 20,
     )
 
 
-def not_grown(samples: list[Sample], name: str, allowed: int) -> Bar:
+def does_not_grow(samples: list[Sample], name: str, allowed: int) -> Criterion:
+    """Compare the maxima of a count early and late in the run."""
     early, late = growth(samples, name, max)
     text = f"{early:.0f} early, {late:.0f} late"
-    return Bar(f"{name} do not grow (by {allowed} at most)", text, late <= early + allowed)
+    return Criterion(f"{name} do not grow ({allowed} more allowed)", text, late <= early + allowed)
 
 
 def options(doc: str, seconds: float) -> argparse.ArgumentParser:
-    """Those of every long run."""
+    """Return a parser with the options of every long run."""
     parser = argparse.ArgumentParser(description=doc.split("\n")[0])
     parser.add_argument("--model", type=Path, default=Path("models/flowers17.onnx"))
     parser.add_argument("--images", type=Path, help="folder of JPEG files; default: drawn, 101 KB each")
-    parser.add_argument("--seconds", type=float, default=seconds, help="of the run itself")
-    parser.add_argument("--peak-seconds", type=float, default=20.0, help="of finding the peak")
-    parser.add_argument("--json", type=Path, help="file for everything that was measured")
+    parser.add_argument("--seconds", type=float, default=seconds, help="of the run")
+    parser.add_argument("--peak-seconds", type=float, default=20.0, help="for measuring the peak")
+    parser.add_argument("--json", type=Path, help="file for all results")
     return parser
 
 
-def verdict(bars: list[Bar], found: dict[str, Any], file: Path | None) -> int:
-    """Prints the bars, writes all that was found; -> the exit code."""
+def report(criteria: list[Criterion], results: dict[str, Any], file: Path | None) -> int:
+    """Print the criteria and write all results to `file`; return the exit code."""
     if file is not None:
-        file.write_text(json.dumps(found | {"bars": [asdict(bar) for bar in bars]}, indent=1))
-    width = max(len(bar.name) for bar in bars)
-    for bar in bars:
-        print(f"{'holds' if bar.holds else 'FAILS'}  {bar.name:<{width}}  {bar.found}")
-    return 0 if all(bar.holds for bar in bars) else 1
+        record = results | {"criteria": [asdict(criterion) for criterion in criteria]}
+        file.write_text(json.dumps(record, indent=1))
+    width = max(len(criterion.name) for criterion in criteria)
+    for criterion in criteria:
+        outcome = "passed" if criterion.passed else "FAILED"
+        print(f"{outcome}  {criterion.name:<{width}}  {criterion.measured}")
+    return 0 if all(criterion.passed for criterion in criteria) else 1

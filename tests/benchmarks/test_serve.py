@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.support.images import SMALL, drawn
+from benchmarks.support.images import SMALL, draw_photographs
 from tests.support.checkout import ROOT
 
 
 @pytest.mark.slow
 def test_serve_benchmark(tmp_path: Path) -> None:
-    drawn(tmp_path, 2, SMALL)
+    draw_photographs(tmp_path, 2, SMALL)
     done = subprocess.run(
         [
             sys.executable,
@@ -39,7 +39,7 @@ def test_serve_benchmark(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert [line.split()[1] for line in lines[1:3]] == ["connections"] * 2
     assert all(float(line.split()[2]) > 0 for line in lines[1:3])
-    assert [line.split(",")[0] for line in lines[-2:]] == ["alone", "at 70 % load"], (
+    assert [line.split(",")[0] for line in lines[-2:]] == ["single request", "at 70 % load"], (
         "goals of the measured loads"
     )
     results = json.loads((tmp_path / "results.json").read_text())
@@ -54,7 +54,7 @@ def test_serve_benchmark(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_versions_benchmark_of_a_checkout_with_itself(tmp_path: Path) -> None:
-    drawn(tmp_path, 2, SMALL)
+    draw_photographs(tmp_path, 2, SMALL)
     options: list[str | Path] = ["--old", ROOT, "--images", tmp_path, "--json", tmp_path / "results.json"]
     options += ["--form", "ten crops", "--connections", "2", "--seconds", "0.5", "--turns", "2"]
     command: list[str | Path] = [sys.executable, "-m", "benchmarks.versions", *options]
@@ -68,5 +68,5 @@ def test_versions_benchmark_of_a_checkout_with_itself(tmp_path: Path) -> None:
 
 
 def test_drawn_photographs_have_the_size_of_real_ones(tmp_path: Path) -> None:
-    (file,) = drawn(tmp_path, 1, SMALL)
+    (file,) = draw_photographs(tmp_path, 1, SMALL)
     assert 90_000 < file.stat().st_size < 130_000

@@ -13,7 +13,7 @@ def test_corrupt_picture(site: Server, start: Start, pictures: dict[str, Path]) 
     page = start(site)
     page.set_input_files("#files", pictures["corrupt"])
     expect(page.locator("#answer")).to_have_text("This picture is damaged")
-    expect(page.locator("#result")).to_contain_text("Save or download it fail_once more.")
+    expect(page.locator("#result")).to_contain_text("Save or download it once more.")
     expect(page.locator("#say")).to_contain_text("damaged")
     check_accessible(page)
 
