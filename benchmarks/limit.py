@@ -46,8 +46,7 @@ def stages(model: Model, files: list[Path]) -> dict[str, float]:
         "read": _thread_ms(lambda: [file.read_bytes() for file in files], len(files)),
     }
     bodies = [file.read_bytes() for file in files]
-    # One picture at a time, as in the service: if earlier ones were kept, each decode would need new
-    # memory.
+    # One picture at a time, as in the service: if they were kept, each decode would need new memory.
     costs["decode"] = _thread_ms(
         lambda: [decode(body, recipe, NO_LIMIT) and None for body in bodies], len(files)
     )
@@ -163,12 +162,8 @@ def take_turns(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, default=Path("models/flowers17.onnx"))
-    parser.add_argument(
-        "--images", type=Path, help="folder of JPEG files; default: draw_photographs, 101 KB each"
-    )
-    parser.add_argument(
-        "--large", action="store_true", help="draw_photographs photographs of 12 megapixels"
-    )
+    parser.add_argument("--images", type=Path, help="folder of JPEG files; default: drawn, 101 KB each")
+    parser.add_argument("--large", action="store_true", help="drawn photographs of 12 megapixels")
     parser.add_argument("--seconds", type=float, default=5.0, help="per measurement")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--turns", action="store_true", help="for benchmarks/serve.py")
@@ -214,7 +209,7 @@ def keep_memory() -> None:
 
 
 def photographs(folder: Path | None, large: bool, scratch: Path) -> list[Path]:
-    """Return the files to send: those of the user, or draw_photographs ones in `scratch`."""
+    """Return the files to send: those of the user, or drawn ones in `scratch`."""
     if folder is not None:
         return find_photographs(folder)
     return draw_photographs(scratch, 4, LARGE) if large else draw_photographs(scratch, 64, SMALL)

@@ -27,19 +27,11 @@ from typing import Any
 
 from benchmarks.limit import photographs
 from benchmarks.serve import load, server
+from benchmarks.support import vitals
 from benchmarks.support.load import MAX_CONNECTIONS
 from benchmarks.support.machine import busy
 from benchmarks.support.proxy import proxy
-from benchmarks.support.vitals import (
-    Criterion,
-    Response,
-    Sample,
-    Watcher,
-    ask,
-    memory_is_flat,
-    options,
-    report,
-)
+from benchmarks.support.vitals import Criterion, Response, Sample, Watcher, ask
 
 CONNECTIONS = 32  # of the closed loop that finds the peak
 MAX_HEALTH_MS, MAX_REFUSAL_MS = 100.0, 50.0
@@ -48,7 +40,7 @@ WATCH_AFTER_S = 10.0  # how long the server is watched after the load
 
 
 def main() -> int:
-    parser = options(__doc__, seconds=300.0)
+    parser = vitals.options(__doc__, seconds=300.0)
     parser.add_argument("--times", type=float, default=10.0, help="multiple of the peak")
     parser.add_argument("--proxy", action="store_true", help="with HAProxy as in docker-compose.yml")
     args = parser.parse_args()
@@ -59,7 +51,7 @@ def main() -> int:
         images = args.images or files[0].parent
         results = measure(args.model, images, files[0].read_bytes(), args)
     print_table(results)
-    return report(criteria(results), results, args.json)
+    return vitals.report(criteria(results), results, args.json)
 
 
 def measure(model: Path, images: Path, image: bytes, args: argparse.Namespace) -> dict[str, Any]:
@@ -123,7 +115,7 @@ def criteria(results: dict[str, Any]) -> list[Criterion]:
     slowest_health = max(health, default=math.inf)
     return [
         Criterion("every response is 200 or 429", f"others: {errors or 'none'}", not errors and not probes),
-        Criterion("every request is answered", str(over["unanswered"]), over["unanswered"] == 0),
+        Criterion("every request is answered", f"{over['unanswered']} were not", over["unanswered"] == 0),
         Criterion(
             "a known image gets its label",
             f"{sorted(map(str, labels))}",
@@ -134,7 +126,7 @@ def criteria(results: dict[str, Any]) -> list[Criterion]:
             f"{len(health)} times",
             bool(health) and {answer["status"] for answer in results["health"]} == {200},
         ),
-        memory_is_flat(samples),
+        vitals.memory_is_flat(samples),
         Criterion(
             f"admitted: answered within {deadline:g} s",
             f"at most {slowest / 1000:.2f} s, p99 {(over['p99_ms'] or 0) / 1000:.2f} s",

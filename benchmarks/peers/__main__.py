@@ -43,11 +43,8 @@ REQUIREMENTS = {  # "plain" needs no more than the service
     "ray": ["ray[serve]==2.60.0"],
 }
 SAME_VERSIONS = ("onnxruntime", "numpy", "pillow")
-FORMS = {
-    "litserve": "multipart",
-    "bentoml": "multipart",
-    "mlserver": "v2",
-}  # the other servers take bare bodies
+# Form of the body by server; the others take bare bodies.
+FORMS = {"litserve": "multipart", "bentoml": "multipart", "mlserver": "v2"}
 CONNECTIONS = (1, 8, 32, 64)
 START_S = 60.0
 
@@ -94,9 +91,8 @@ def started(name: str, python: Path, model: Path, photo: Path) -> Iterator[tuple
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(20)
-            with suppress(
-                ProcessLookupError
-            ):  # child processes that are left would slow down the next server
+            # Child processes that are left would slow down the next server.
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
 

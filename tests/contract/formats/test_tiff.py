@@ -33,7 +33,7 @@ LAYOUTS: dict[str, tuple[Array, int, list[Any], Array]] = {
     "grey": (GREY, 1, [], GREY),
     "grey-white-is-zero": (255 - GREY, 0, [], GREY),
     "grey-alpha": (np.concatenate([GREY, OPACITY], 2), 1, [ALPHA_TAG], OVER_WHITE["GREY"]),
-    "grey-alpha-not-told": (np.concatenate([GREY, OPACITY], 2), 1, [], OVER_WHITE["GREY"]),
+    "grey-alpha-undeclared": (np.concatenate([GREY, OPACITY], 2), 1, [], OVER_WHITE["GREY"]),
     "grey-premultiplied": (
         np.concatenate([premultiplied(GREY), OPACITY], 2),
         1,
@@ -43,7 +43,7 @@ LAYOUTS: dict[str, tuple[Array, int, list[Any], Array]] = {
     "grey-more": (np.concatenate([GREY, OPACITY], 2), 1, [UNSPECIFIED], GREY),
     "rgb": (RGB, 2, [], RGB),
     "rgb-alpha": (np.concatenate([RGB, OPACITY], 2), 2, [ALPHA_TAG], OVER_WHITE["RGB"]),
-    "rgb-alpha-not-told": (np.concatenate([RGB, OPACITY], 2), 2, [], OVER_WHITE["RGB"]),
+    "rgb-alpha-undeclared": (np.concatenate([RGB, OPACITY], 2), 2, [], OVER_WHITE["RGB"]),
     "rgb-premultiplied": (
         np.concatenate([premultiplied(RGB), OPACITY], 2),
         2,
@@ -66,7 +66,7 @@ STORED: dict[str, dict[str, Any]] = {
 }
 
 
-APART = {"grey-alpha", "grey-alpha-not-told", "grey-premultiplied", "grey-more", "rgb-alpha-not-told"}
+APART = {"grey-alpha", "grey-alpha-undeclared", "grey-premultiplied", "grey-more", "rgb-alpha-undeclared"}
 
 
 def decoded_rgb(data: bytes) -> Array:
