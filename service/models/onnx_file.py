@@ -235,7 +235,7 @@ class _Reader(FieldReader):
             elif number in {22, 23}:
                 raise OnnxError("has sparse tensors, which are not served")
             if len(integers) > MAX_INTS:
-                raise OnnxError(f"has too integers numbers in the attribute {name[:40]} of a node")
+                raise OnnxError(f"has too many numbers in the attribute {name[:40]} of a node")
         # ONNX Runtime uses the operator's default if the value is not of the declared type.
         return name, integer if kind == INT else integers if kind == INTS else None
 

@@ -113,12 +113,13 @@ def test_model_on_the_gpu_runs_padded_batches(model_file: Path) -> None:
             "gpu_mem_limit": "1000000000",
         },
     )
+    # Every bucket runs before the model is served.
     assert [len(batch) for batch in session.ran] == [
         6,
         4,
         2,
         1,
-    ]  # every bucket runs before the model is served
+    ]
 
     model.run(list(images(6, 1)))
     session.ran.clear()

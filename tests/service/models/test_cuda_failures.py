@@ -50,11 +50,12 @@ def test_unusable_gpu_fails_or_falls_back_to_the_cpu(
 
 @pytest.mark.parametrize("device", ["dev/nvidia0", "dev/nvidia11", "usr/lib/wsl/lib/libcuda.so.1"])
 def test_gpu_is_detected_by_its_device_file(tmp_path: Path, device: str) -> None:
+    # These exist without a GPU, or belong to another one.
     for other in (
         "dev/nvidiactl",
         "dev/nvidia-uvm",
         "dev/dri/card0",
-    ):  # exist without a GPU, or belong to another one
+    ):
         (tmp_path / other).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / other).touch()
     assert not has_gpu(tmp_path)

@@ -86,9 +86,8 @@ def test_bad_file_is_reported_and_the_old_model_served(model_file: Path, tmp_pat
 def test_signal_before_the_decoders_start_is_not_lost(model_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     shutil.copy(model_file, file)
-    with serving(
-        tmp_path / "log", file, decode_processes=1
-    ) as server:  # they start after the line with the address
+    # The decoders start after the line with the address.
+    with serving(tmp_path / "log", file, decode_processes=1) as server:
         replace_with_version(model_file, file, 4)
         server.process.send_signal(signal.SIGHUP)
         wait_for(server, 4)
