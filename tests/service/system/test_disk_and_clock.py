@@ -135,9 +135,7 @@ def test_file_written_to_while_it_is_read_is_refused(model_file: Path, tmp_path:
         return model
 
     shutil.copy(model_file, file)
-    assert read(ModelLocation(file), replaced).model is not None, (
-        "replacing the file does not change the one that was read"
-    )
+    assert read(ModelLocation(file), replaced).model is not None, "it is another file"
 
 
 def test_full_log_disk_does_not_affect_requests(model_file: Path, tmp_path: Path) -> None:
