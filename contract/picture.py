@@ -15,10 +15,16 @@ from PIL import ExifTags, Image
 from contract.drawable import Box, drawable, whiten_around
 from contract.errors import ImageError, InvalidImage, TooManyPixels, UnsupportedImage
 from contract.formats import bmp, gif, icc, isobmff, jpeg, png, tiff, webp
-from contract.formats.guard import Exif
-from contract.formats.readers import heif_reader, open_picture
+from contract.formats.bmp import BmpFile
+from contract.formats.gif import GifFile
+from contract.formats.guard import BoundedFile, Exif
+from contract.formats.heif import AvifFile, heif_reader
+from contract.formats.jpeg import JpegFile
+from contract.formats.png import PngFile
 from contract.formats.rebind import UPRIGHT
 from contract.formats.signatures import sniff
+from contract.formats.tiff import TiffFile
+from contract.formats.webp import WebPFile
 from contract.recipe import Recipe
 
 __all__ = [
@@ -34,9 +40,18 @@ __all__ = [
     "sniff",
 ]
 
+# Subclasses of Pillow's readers, with our limits.
+_READERS: Final[dict[str, Any]] = {
+    "JPEG": JpegFile,
+    "PNG": PngFile,
+    "WEBP": WebPFile,
+    "GIF": GifFile,
+    "TIFF": TiffFile,
+    "BMP": BmpFile,
+    "AVIF": AvifFile,
+}
 # Memory while decoding. Pillow's picture has 4 bytes a pixel, and is copied once to lay alpha over white:
-# 8. The codecs named here hold the whole picture in buffers of their own as well. Measured:
-# docs/reliability.md.
+# 8. The codecs named here hold the whole picture in buffers of their own as well.
 _BYTES_PER_PIXEL: Final = {"WEBP": 16, "AVIF": 16, "HEIF": 16}
 
 
@@ -136,7 +151,8 @@ def _open(data: bytes, name: str) -> Any:  # each format has its own class
             "BigTIFF of big-endian order is not read; save it as TIFF or in little-endian order"
         )
     try:
-        return open_picture(data, name)
+        reader = heif_reader() if name == "HEIF" else _READERS[name]
+        return reader(BoundedFile(data, name), "")
     except (SyntaxError, IndexError, TypeError, struct.error) as error:  # those that Image.open catches
         raise ValueError(
             tiff.UNSUPPORTED_SAMPLES if name == "TIFF" else "cannot identify image file"

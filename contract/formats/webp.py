@@ -10,11 +10,21 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Final
 
+from PIL import WebPImagePlugin
+
+from contract.formats.rebind import UNCHECKED, with_globals
+
 _MAX_CHUNKS: Final = 10_000  # before the first frame
 _MAX_GROUPS: Final = 10_000  # libwebp writes 2,600 at most
 _MAX_SYMBOLS: Final = 400_000  # in the transforms' images; libwebp writes 33,000, old versions 200,000
 _UNPARSED_BYTES: Final = 64_000_000  # bytes; a file that cannot need more is not parsed: its maximum counts
 _LENGTH_ORDER: Final = (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+
+
+class WebPFile(WebPImagePlugin.WebPImageFile):
+    """Read a WebP of any size."""
+
+    _open = with_globals(WebPImagePlugin.WebPImageFile._open, Image=UNCHECKED)
 
 
 def size(data: bytes) -> tuple[int, int]:

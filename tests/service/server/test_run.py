@@ -97,8 +97,8 @@ from service.server.listener import bind_socket
 from service.settings import Settings
 
 def ready(names, provider, path):
-    seen = gc.get_objects()
-    print(any(one is serve for one in seen), any(type(one) is ServingModel for one in seen))
+    tracked = gc.get_objects()
+    print(any(x is serve for x in tracked), any(type(x) is ServingModel for x in tracked))
     before = gc.get_stats()[2]["collections"]
     full_load = [[] for _object in range(400_000)]
     print(gc.get_stats()[2]["collections"] - before)

@@ -34,7 +34,7 @@ def test_documented_files_are_those_that_an_image_passes(model_file: Path) -> No
     finally:
         threading.setprofile(None)
     begin = walk.index(("service/inference/tasks.py", "classify"))
-    end = walk.index(("service/http/images.py", "said"))
+    end = walk.index(("service/http/images.py", "json_response"))
     drawn = (ROOT / "docs/architecture.md").read_text().split("## From an image to its result")[1]
     files = set(re.findall(r"[\w/]+\.py", drawn.split("```")[1]))
     assert {file for file, _function in walk[begin:end]} == files
