@@ -132,7 +132,7 @@ def test_weights_of_another_width_are_refused(
     (tmp_path / "first" / "best.pt").rename(tmp_path / "wide.pt")
     data = draw_classes(tmp_path / "data", {"red": (190, 60, 50), "teal": (40, 140, 150)}, 5)
     assert train(data, tmp_path / "second", "--weights", str(tmp_path / "wide.pt")) == 1
-    assert "--from has width 0.1, this run 0.05; give it the same" in capsys.readouterr().err
+    assert "--from has width 0.1, this run 0.05; use the same value" in capsys.readouterr().err
     assert not (tmp_path / "second").exists()
 
 

@@ -133,7 +133,7 @@ def test_a_file_of_an_unknown_variant_is_refused(tmp_path: Path) -> None:
     model, manifest = read_model(tmp_path / "net.onnx")
     with pytest.raises(ExportError, match="arch is 'vgg'; use paper or one-tower or torchvision"):
         restore_network(model, replace(manifest, architecture={"variant": "vgg", "width": 0.08}))
-    with pytest.raises(ExportError, match="none of ours: 'variant'"):
+    with pytest.raises(ExportError, match="architecture is unknown: 'variant'"):
         restore_network(model, replace(manifest, architecture={}))
 
 
@@ -191,7 +191,7 @@ def test_weights_of_other_layers_are_refused(
     source = trained(tmp_path / "best.pt")
     options = ["--width", "0.08", "--activation", "tanh", "--weights", str(source)]
     assert main(["train", "--data", str(photographs), "--out", str(tmp_path / "run"), *options]) == 1
-    assert "--from has activation relu, this run tanh; give it the same" in capsys.readouterr().err
+    assert "--from has activation relu, this run tanh; use the same value" in capsys.readouterr().err
 
 
 def test_weights_keep_the_normalisation_of_their_training(photographs: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     command.add_argument(
         "--data",
         type=Path,
-        help="photographs: train/ and val/, or one tree to split; required (with --resume: the run's)",
+        help="has train/ and val/, or is one tree to split; required (default with --resume: the run's)",
     )
     command.add_argument(
         "--out",

@@ -156,7 +156,7 @@ def from_record(record: Any, path: Path) -> Checkpoint:
     hints = get_type_hints(Checkpoint)
     settings = record["config"]
     if not conforms(settings, dict[str, Any]):
-        raise CheckpointError(f"{path} is damaged: its settings have the wrong type")
+        raise CheckpointError(f"{path} is damaged: its settings are of the wrong type")
     if "init" in settings:  # the old name, before there was a command `init`
         settings["weight_init"] = settings.pop("init")
     unknown = [repr(key) for key in record.keys() - hints.keys()]
@@ -176,7 +176,7 @@ def from_record(record: Any, path: Path) -> Checkpoint:
             raise CheckpointError(f"{path} is damaged: {key} is missing")
         if key in record and not conforms(record[key], hints[key]):
             raise CheckpointError(
-                f"{path} is damaged: {key} has the wrong type, {type(record[key]).__name__}"
+                f"{path} is damaged: {key} is of the wrong type, {type(record[key]).__name__}"
             )
     state = Checkpoint(**record)
     if problem := _problem(state):

@@ -169,7 +169,7 @@ def _notes(expected: int, missing: int, changed: int, new: int) -> tuple[str, ..
             f"measured on the other {expected - missing - changed:,}"
         )
     if new:
-        lines.append(f"{new:,} that are new since the training, or were unreadable then, are not measured")
+        lines.append(f"{new:,} new since the training, or unreadable then, are not measured")
     return tuple(lines)
 
 

@@ -131,13 +131,13 @@ def test_all_problems_are_reported_at_once(
             assert words in line
     assert main(["train", "--out", str(tmp_path / "new")]) == 1
     assert "--data is missing" in capsys.readouterr().err
-    inside = photographs / "train" / "run"
-    assert main(["train", "--data", str(photographs), "--out", str(inside)]) == 1
-    assert f"{inside} is in {photographs}, and would be taken for a class" in capsys.readouterr().err
+    nested = photographs / "train" / "run"
+    assert main(["train", "--data", str(photographs), "--out", str(nested)]) == 1
+    assert f"{nested} is in {photographs}, and would be taken for a class" in capsys.readouterr().err
     assert main(["train", "--data", str(photographs), "--out", str(run / "thesis.txt")]) == 1
     assert "thesis.txt is a file; --out is a folder" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["run", "thesis.txt"]
-    assert not inside.exists()
+    assert not nested.exists()
 
 
 def test_a_bad_recipe_file_is_a_usage_error(

@@ -119,13 +119,13 @@ def test_a_run_prints_its_choices_and_creates_its_folder(
     monkeypatch.chdir(tmp_path)
     command = ["train", "--data", str(photographs), "--width", "0.05", "--device", "cpu"]
     assert main([*command, "--epochs", "1"]) == 0
-    said = capsys.readouterr().out
-    lines = [line.split()[0] for line in said.splitlines() if line[8:9] == " " and line[9:10] != " "]
+    output = capsys.readouterr().out
+    lines = [line.split()[0] for line in output.splitlines() if line[8:9] == " " and line[9:10] != " "]
     assert [word for word in lines if word in {"start", "network", "images", "epochs", "time"}] == [
         *("start", "network", "images", "epochs", "time")
     ]
-    assert "from scratch, as there is no base network of width 0.05" in said
-    assert f"now: python -m training export runs/{photographs.name}" in said.replace("'", "")
+    assert "from scratch, as there is no base network of width 0.05" in output
+    assert f"now: python -m training export runs/{photographs.name}" in output.replace("'", "")
     state = checkpoint.load(tmp_path / "runs" / photographs.name / "last.pt")
     assert (state.config.optimizer, state.config.batch_size, state.epoch) == ("adamw", 128, 1)
 

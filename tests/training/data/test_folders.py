@@ -153,7 +153,7 @@ def test_names_that_are_not_utf_8_are_escaped_or_refused_as_classes(tmp_path: Pa
     assert printable("e\u0301") == "\u00e9"
     (tmp_path / "a").rename(tmp_path / os.fsdecode(b"caf\xe9"))
     (tmp_path / "b").rename(tmp_path / "x\ny")
-    with pytest.raises(DataError, match=r"hold control characters: caf\\xe9, x\\ny; rename them"):
+    with pytest.raises(DataError, match=r"contain control characters: caf\\xe9, x\\ny; rename them"):
         find_trees(tmp_path)
 
 

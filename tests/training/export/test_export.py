@@ -26,7 +26,7 @@ from training.run import checkpoint
 
 # Largest difference of a probability between a file and torch with the file's own weights: the effect of
 # computing in less than float32.
-CLOSE = {"fp32": TOLERANCE, "fp16": 2e-3}
+TOLERANCE_OF = {"fp32": TOLERANCE, "fp16": 2e-3}
 # Largest difference of a probability between an image alone and in a batch, where sums have another order.
 BATCH_TOLERANCE = 1e-5
 
@@ -94,14 +94,14 @@ def test_the_file_computes_the_same_as_torch(exported: tuple[Path, Path], count:
     std = checkpoint.load(run).config.std
     reference = torch_classifier(rounded_model(run, file), MEAN, [std] * 3)
     crops = images(count)
-    expected, found = reference(crops), classifier_of(onnx.load(file))(crops)
-    assert found.shape == (count, 4)
-    assert found.dtype == torch.float32
-    assert (found - expected).abs().max() <= CLOSE[precision_of(file)]
-    torch.testing.assert_close(found.sum(1), torch.ones(count))
+    expected, outputs = reference(crops), classifier_of(onnx.load(file))(crops)
+    assert outputs.shape == (count, 4)
+    assert outputs.dtype == torch.float32
+    assert (outputs - expected).abs().max() <= TOLERANCE_OF[precision_of(file)]
+    torch.testing.assert_close(outputs.sum(1), torch.ones(count))
     if count == 32:
         # The answers differ enough for the comparison to mean something.
-        assert (found.amax(0) - found.amin(0)).max() > max(1e-2, 3 * CLOSE[precision_of(file)])
+        assert (outputs.amax(0) - outputs.amin(0)).max() > max(1e-2, 3 * TOLERANCE_OF[precision_of(file)])
 
 
 def test_weights_are_rounded_only_as_their_format_requires(exported: tuple[Path, Path]) -> None:
@@ -163,8 +163,8 @@ def test_fc7_and_conv5_are_the_outputs_of_their_layers(exported: tuple[Path, Pat
     torch_classifier(model, MEAN, checkpoint.load(run).std)(images(2))
     assert hidden.keys() == {"conv5", "fc7"}
     for name, expected in hidden.items():
-        (found,) = session_of(file).run([name], {"images": images(2).numpy()})
-        torch.testing.assert_close(torch.from_numpy(found), expected.contiguous(), rtol=1e-4, atol=1e-4)
+        (outputs,) = session_of(file).run([name], {"images": images(2).numpy()})
+        torch.testing.assert_close(torch.from_numpy(outputs), expected.contiguous(), rtol=1e-4, atol=1e-4)
 
 
 def test_the_manifest_describes_the_run(exported: tuple[Path, Path]) -> None:

@@ -255,9 +255,9 @@ def test_a_file_that_loses_too_much_accuracy_is_not_written(
     out.write_bytes(b"the old file")
     options = ["--precision", "fp16", "--data", str(photographs)]
     assert main(["export", str(run), "--out", str(out), *options]) == 1
-    said = capsys.readouterr().err
-    assert "net.onnx is not written: in fp16 top-1 is " in said
-    assert "at most 0.5 points less and 0 changed answers are allowed" in said
+    output = capsys.readouterr().err
+    assert "net.onnx is not written: in fp16 top-1 is " in output
+    assert "at most 0.5 points less and 0 changed answers are allowed" in output
     assert out.read_bytes() == b"the old file"
     assert {path.name for path in tmp_path.iterdir()} == {"best.pt", "net.onnx"}
 

@@ -72,9 +72,9 @@ def test_a_name_that_cannot_be_served_leaves_no_file(tmp_path: Path) -> None:
 def test_a_network_of_smaller_images_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = trained(tmp_path / "best.pt", image_size=112)
     assert main(["export", str(run), "--out", str(tmp_path / "small.onnx")]) == 1
-    said = capsys.readouterr().err
-    assert "image_size 112" in said
-    assert "--from" in said
+    message = capsys.readouterr().err
+    assert "image_size 112" in message
+    assert "--from" in message
     assert not (tmp_path / "small.onnx").exists()
 
 
@@ -106,14 +106,14 @@ def test_export_refuses_a_file_that_is_not_a_checkpoint(
     run = trained(tmp_path / "best.pt")
     whole = run.read_bytes()
     state = checkpoint.load(run)
-    for content, said in (
+    for content, message in (
         (whole[: len(whole) // 2], "is not a readable checkpoint"),
         (b"", "is not a readable checkpoint"),
     ):
         run.write_bytes(content)
         assert main(["export", str(run), "--out", str(tmp_path / "net.onnx")]) == 1
-        assert f"{run} {said}" in capsys.readouterr().err
+        assert f"{run} {message}" in capsys.readouterr().err
     checkpoint.save(replace(state, config=replace(state.config, arch="torchvision")), run)
     assert main(["export", str(run), "--out", str(tmp_path / "net.onnx")]) == 1
-    assert "the weights are not of the network that they are said to be" in capsys.readouterr().err
+    assert "the weights do not fit the network of the settings" in capsys.readouterr().err
     assert not (tmp_path / "net.onnx").exists()

@@ -69,7 +69,7 @@ def test_other_files_and_missing_ones_are_refused(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "text.pt")
     assert "weights_only" not in str(error.value)  # torch's own advice would run the file's code
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=r"other\.pt holds no run of this program.*`import`"):
+    with pytest.raises(CheckpointError, match=r"other\.pt is not a checkpoint of this program.*`import`"):
         checkpoint.load(tmp_path / "other.pt")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "code.pt")
     with pytest.raises(CheckpointError, match=r"code\.pt is not a readable checkpoint"):
@@ -82,7 +82,8 @@ def test_a_setting_of_another_version_is_named(tmp_path: Path) -> None:
     record["config"]["colour_space"] = "lab"
     torch.save(record, tmp_path / "last.pt")
     with pytest.raises(
-        CheckpointError, match=r"last\.pt: a newer version of this program wrote it, with 'colour_space'"
+        CheckpointError,
+        match=r"last\.pt was written by a newer version of this program, with 'colour_space'",
     ):
         checkpoint.load(tmp_path / "last.pt")
 

@@ -146,7 +146,7 @@ def test_a_model_file_is_refused_as_a_run_with_the_right_command(
 ) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(sound[".onnx"])
-    assert "it is a model file: `verify` measures it" in refused(
+    assert "it is a model file; `verify` measures it" in refused(
         capsys, path, "evaluate", path, "--data", tmp_path
     )
     assert f"{tmp_path} cannot be read: Is a directory" in refused(capsys, path, "inspect", tmp_path)
@@ -159,13 +159,13 @@ NAN = float("nan")
     ("change", "message"),
     [
         *(({name: None}, f"is damaged: {name} is ") for name in ("mean", "model", "step", "provenance")),
-        ({"config": 5}, "its settings are of another type"),
+        ({"config": 5}, "its settings are of the wrong type"),
         ({"config": {"epochs": -1}}, "is damaged: epochs is -1"),
-        ({"config": {"x" * 9000: 1}}, "a newer version of this program wrote it"),
-        ({"gradient_history": []}, "a newer version of this program wrote it, with 'gradient_history'"),
-        ({"preprocessing": "lanczos-512"}, "a newer version of this program wrote it"),
+        ({"config": {"x" * 9000: 1}}, "a newer version of this program"),
+        ({"gradient_history": []}, "a newer version of this program, with 'gradient_history'"),
+        ({"preprocessing": "lanczos-512"}, "a newer version of this program"),
         ({"classes": ("a",)}, "it has 1 classes"),
-        ({"classes": ("a", 2, "c")}, "classes is of another type"),
+        ({"classes": ("a", 2, "c")}, "classes is of the wrong type"),
         ({"mean": [1.0, NAN, 1.0]}, "mean is [1.0, nan, 1.0]"),
         ({"std": [0.0] * 3}, "std is [0.0, 0.0, 0.0]"),
         ({"step": -4}, "step is -4"),
@@ -174,7 +174,7 @@ NAN = float("nan")
         ({"metrics": {"images": 4}}, "metrics is {'images': 4}"),
         ({"schedule": {"drops": "one"}}, "schedule has 'one'"),
         ({"provenance": {"split": 3}}, "provenance has 3"),
-        ({"raw": {}}, "are of different shapes"),
+        ({"raw": {}}, "have different shapes"),
         ({"model": {"conv1.weight": torch.zeros(1, dtype=torch.int64)}}, "holds torch.int64"),
         ({"model": {"conv1.weight": torch.zeros(1).to_sparse()}}, "torch.sparse_coo"),
         ({"model": {"conv1.weight": torch.full((1,), NAN)}}, "holds NaN or infinity"),
@@ -227,10 +227,10 @@ def test_an_optimiser_state_of_another_network_is_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "a newer version of this program wrote it"),
-        ({"rotation": 1}, "a newer version of this program wrote it"),
+        ({"format": 2}, "a newer version of this program"),
+        ({"rotation": 1}, "a newer version of this program"),
         ({"shape": {"width": "wide"}}, "is damaged: width is 'wide'"),
-        ({"shape": {"depth": 3}}, "a newer version of this program wrote it"),
+        ({"shape": {"depth": 3}}, "a newer version of this program"),
         ({"mean": [1, 2]}, "is damaged: mean is [1, 2]"),
         ({"classes": ["a", "b"]}, "its 2 classes are not those of fc8"),
         ({"provenance": None}, "is damaged: provenance is None"),

@@ -64,7 +64,7 @@ def test_a_run_resumes_only_with_the_same_photographs(photos: Path, tmp_path: Pa
     itself = earlier_of_itself(state, photos)
 
     def refused() -> str:
-        with pytest.raises(CheckpointError, match=r"begun with other photographs.*--from") as raised:
+        with pytest.raises(CheckpointError, match=r"started with other photographs.*--from") as raised:
             require_same_photographs(state, load_dataset(photos, CONFIG, earlier=itself), photos)
         return str(raised.value)
 

@@ -225,7 +225,7 @@ def test_every_command_reports_which_photographs_it_measured(
         "verify", run, "--data", data, code=1
     )
     gone = output_of("report", run, code=1)
-    assert "which is gone; add --data DIR, where it is now" in gone
+    assert "which is gone; add --data DIR with its new place" in gone
     assert gone == output_of("train", "--resume", "--out", run, code=1)
     assert train(data, tmp_path / os.fsdecode(b"run\xe9")) == 1
-    assert "run\\xe9, which is no UTF-8" in capsys.readouterr().err
+    assert "run\\xe9, which is not UTF-8" in capsys.readouterr().err

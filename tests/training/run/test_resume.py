@@ -102,7 +102,7 @@ def test_resume_refuses_a_folder_without_last_pt(
     (tmp_path / "step-3.pt").write_bytes(b"")
     assert train_as(photographs, tmp_path, *PAPER, "--resume") == 1
     output = capsys.readouterr().err
-    assert f"{tmp_path} has no last.pt to go on from, and is not empty: best.pt, step-3.pt" in output
+    assert f"{tmp_path} has no last.pt to resume from, and is not empty: best.pt, step-3.pt" in output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "step-3.pt"]
     assert main(["init", "--out", str(tmp_path / "init"), "--classes", "3", "--width", "0.02"]) == 0
     assert main(["train", "--resume", "--out", str(tmp_path / "init")]) == 1

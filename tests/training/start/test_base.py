@@ -83,7 +83,7 @@ def test_a_resumed_base_ends_with_the_same_weights(
     with monkeypatch.context() as patched:
         patched.setattr(base, "update_average", average_and_stop)
         assert make(photographs, out, "--epochs", "2") == INTERRUPTED
-    assert "stopped after step 2; the same command goes on" in capsys.readouterr().err
+    assert "stopped after step 2; repeat the command to continue" in capsys.readouterr().err
     assert make(photographs, out, "--epochs", "3") == 1
     assert "base.checkpoint is of a base network with other settings" in capsys.readouterr().err
     assert same(dict(made(photographs, out, "--epochs", "2").weights), dict(unbroken.weights))
@@ -102,17 +102,17 @@ def test_the_largest_kernels_of_each_half_are_kept_with_their_inputs() -> None:
         k: v.shape for k, v in narrow.items() if k.startswith("conv")
     }
 
-    def kept(name: str) -> list[int]:
+    def kept_kernels(name: str) -> list[int]:
         of, count = len(wide[f"{name}.bias"]) // 2, len(narrow[f"{name}.bias"]) // 2
         return [*range(of - count, of), *range(2 * of - count, 2 * of)]
 
     for name, before, groups in (("conv2", "conv1", 2), ("conv3", "conv2", 1), ("conv4", "conv3", 2)):
-        assert weights[f"{name}.bias"].tolist() == kept(name)
+        assert weights[f"{name}.bias"].tolist() == kept_kernels(name)
         per_group = wide[f"{name}.weight"].shape[1]
-        of_half = len(kept(before)) // groups
-        for row, output in enumerate(kept(name)):
-            group = groups * row // len(kept(name))
-            inputs = kept(before)[group * of_half : (group + 1) * of_half]
+        of_half = len(kept_kernels(before)) // groups
+        for row, output in enumerate(kept_kernels(name)):
+            group = groups * row // len(kept_kernels(name))
+            inputs = kept_kernels(before)[group * of_half : (group + 1) * of_half]
             expected = torch.tensor([1.0 + output + (place - group * per_group) / 1000 for place in inputs])
             scale = (per_group / len(inputs)) ** 0.5
             torch.testing.assert_close(weights[f"{name}.weight"][row, :, 0, 0], scale * expected)
@@ -125,7 +125,7 @@ def test_a_base_starts_from_a_network_as_wide_or_wider(
     options = ["--from", str(tmp_path / "wide.safetensors"), "--epochs", "1"]
     assert make(photographs, tmp_path / "b.safetensors", *options) == 0
     assert make(photographs, tmp_path / "c.safetensors", *options, "--width", "0.2") == 1
-    assert "is not this network, as wide as it or wider" in capsys.readouterr().err
+    assert "must be this network at the same width or wider" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

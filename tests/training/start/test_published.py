@@ -138,10 +138,13 @@ def test_state_dicts_with_other_layers_are_refused(
     torch.save({**weights, "classifier.6.bias": torch.zeros(10)}, tmp_path / "ten.pth")
     command = ["import", "--from", "torchvision", str(tmp_path / "ten.pth"), "--out", str(tmp_path / "run")]
     assert main(command) == 1
-    assert "ten.pth is no usable AlexNet of torchvision's: the weights are not" in capsys.readouterr().err
+    assert (
+        "ten.pth is not a usable AlexNet of torchvision's: the weights do not fit"
+        in capsys.readouterr().err
+    )
     torch.save({**weights, "classifier.6.bias": torch.full((1000,), torch.nan)}, tmp_path / "ten.pth")
     assert main(command) == 1
-    assert "ten.pth is no usable AlexNet of torchvision's: it holds NaN" in capsys.readouterr().err
+    assert "ten.pth is not a usable AlexNet of torchvision's: it holds NaN" in capsys.readouterr().err
     torch.save({**weights, "classifier.6.bias": torch.zeros(1000)}, tmp_path / "ten.pth")
     assert main([*command, "--labels", str(tmp_path / "none.txt")]) == 1
     assert f"error: {tmp_path / 'none.txt'}: No such file or directory" in capsys.readouterr().err
@@ -166,7 +169,7 @@ def test_state_dicts_with_other_layers_are_refused(
         assert not (tmp_path / "run").exists(), "a second attempt is possible"
     (tmp_path / "ten.pth").write_bytes(b"no weights")
     assert main(command) == 1
-    assert "ten.pth is not a readable checkpoint: it is cut off, or another file" in capsys.readouterr().err
+    assert "ten.pth is not a readable checkpoint: it is truncated, or of another kind" in capsys.readouterr().err
     assert main([*command, "--sha256", "0" * 64]) == 1
     assert "not 000" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

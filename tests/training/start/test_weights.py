@@ -44,7 +44,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def begun(data: Path, source: Path, **settings: Any) -> tuple[checkpoint.Checkpoint, str]:
+def initialised(data: Path, source: Path, **settings: Any) -> tuple[checkpoint.Checkpoint, str]:
     """Make the state before the first step of a run from `source`."""
     start = read_start(str(source), 1.0)
     config = Config(**{**start.shape, "weight_init": "kaiming", **settings})
@@ -55,8 +55,8 @@ def begun(data: Path, source: Path, **settings: Any) -> tuple[checkpoint.Checkpo
 def test_a_run_starts_with_the_outputs_of_its_source(
     name: str, tolerance: float, source: Path, data: Path
 ) -> None:
-    state, words = begun(data, source / name)
-    assert words.endswith("afresh: fc8 of amber; fc8 goes on with blue, green, orange, white")
+    state, words = initialised(data, source / name)
+    assert words.endswith("afresh: fc8 of amber; fc8 keeps blue, green, orange, white")
     assert (state.mean, state.std) == (MEAN, [58.0] * 3)
     old = checkpoint.load(source / "last.pt")
     expected = torch_classifier(checkpoint.restore_model(old), old.mean, old.std)(images(8))
@@ -92,11 +92,11 @@ def test_the_network_settings_are_those_of_the_source_unless_given(
     out, err = capsys.readouterr()
     assert not out, "before any photograph is read"
     for difference in ("width 0.08, this run 0.1", "pooling overlapping, this run plain"):
-        assert f"--from has {difference}; give it the same, or --from scratch" in err
+        assert f"--from has {difference}; use the same value, or --from scratch" in err
 
 
 def test_rows_of_removed_classes_are_not_copied(source: Path, tmp_path: Path) -> None:
-    state, words = begun(draw_classes(tmp_path, COLOURS, 2, size=16), source)
+    state, words = initialised(draw_classes(tmp_path, COLOURS, 2, size=16), source)
     assert words.endswith("afresh: nothing")
     old = checkpoint.load(source / "last.pt").model
     rows = [CLASSES.index(name) for name in state.classes]
@@ -107,7 +107,7 @@ def test_rows_of_removed_classes_are_not_copied(source: Path, tmp_path: Path) ->
 def test_rows_of_other_classes_start_afresh(source: Path, tmp_path: Path) -> None:
     """Rows of fc8 with fitting shapes belong to other classes."""
     others = dict.fromkeys(("ant", "bee", "cat", "dog"), (90, 90, 90))
-    state, words = begun(draw_classes(tmp_path, others, 2, size=16), source)
+    state, words = initialised(draw_classes(tmp_path, others, 2, size=16), source)
     assert words.endswith("afresh: fc8")
     assert not torch.equal(
         state.model["fc8.weight"], checkpoint.load(source / "last.pt").model["fc8.weight"]
@@ -143,7 +143,7 @@ def test_torchvision_s_weights_start_their_own_variant(tmp_path: Path) -> None:
         assert start.std == pytest.approx([58.395, 57.12, 57.375])
         assert start.weights["fc8.bias"].shape == (1,)
     torch.save(AlexNet(2, 0.02).state_dict(), tmp_path / "ours.pt")
-    with pytest.raises(CheckpointError, match="no mean and deviation of the pixels that they fit"):
+    with pytest.raises(CheckpointError, match="without the mean and std of their pixels"):
         read_start(str(tmp_path / "ours.pt"), 1.0)
 
 
