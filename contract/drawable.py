@@ -1,4 +1,4 @@
-"""Convert a decoded picture to a mode in which pixels can be averaged: alpha over white, 16 bits to 8.
+"""Convert a picture to RGB, L, CMYK or LAB without alpha or palette, so that it can be resized.
 
 Resampling averages pixels, which palettes, transparency and 16-bit levels do not allow directly.
 """

@@ -1,4 +1,4 @@
-"""Draw the kernels of a first layer as a picture, as in Figure 3 of the paper."""
+"""Arrange a first layer's kernels as a picture, like Figure 3 of the paper."""
 
 from typing import Any, Final
 

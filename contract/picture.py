@@ -216,9 +216,9 @@ def _first_frame_box(image: Any, name: str, data: bytes) -> Box | None:
     """Return the box of an animation's first frame on its canvas; None where it fills the canvas."""
     box = None
     if name == "GIF":
-        box = gif.first_frame(image)
+        box = gif.first_frame_box(image)
     if name == "WEBP":
-        box = webp.first_frame(data)
+        box = webp.first_frame_box(data)
     return None if box == (0, 0, *image.size) else box
 
 

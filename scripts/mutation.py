@@ -26,7 +26,8 @@ TESTS: Final = (
     "tests/contract/test_manifest_text.py",
     *("tests/contract/test_preprocess_errors.py", "tests/contract/test_preprocess_parity.py"),
     *("tests/service/inference/test_admission.py", "tests/service/inference/test_batches.py"),
-    "tests/service/inference/test_scheduler.py",
+    *("tests/service/inference/test_scheduler.py", "tests/service/inference/test_scheduler_failures.py"),
+    "tests/service/inference/test_scheduler_slow.py",
 )
 CONFIG: Final = f"""
 [tool.mutmut]

@@ -1,4 +1,4 @@
-"""Photographs in, predictions out, over HTTP. Never imports torch or training."""
+"""Serve models over HTTP: photographs in, predictions out. Never imports torch or training."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Re-export the client under its former path; it lives in the installable package alexnet_client."""
+"""Old import path of the client, kept for compatibility; the code is in alexnet_client."""
 
 from alexnet_client.client import (
     AsyncClient,

@@ -1,4 +1,4 @@
-"""Keep the standard streams of a server open and non-blocking; redirect what C libraries write."""
+"""Keep a server's stdin, stdout and stderr open and non-blocking; log what C libraries print."""
 
 import faulthandler
 import logging

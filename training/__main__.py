@@ -147,7 +147,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(*list_skipped(measured.skipped), sep="\n", end="\n" if measured.skipped else "")
     _print_notes(measured.notes)
     suffix = "" if measured.kind in PLAIN else f", {measured.kind}"
-    print(f"{choice.path}: {choice.words}")
+    print(f"{choice.path}: {choice.description}")
     print(f"{result.images} images, {result.crops} crop(s) each, {len(measured.skipped)} skipped{suffix}")
     print(f"top-1 {with_interval(result.top1, result.images)}  top-5 {100 * result.top5:.1f} %{suffix}")
     print(f"{'class':24} images  top-1{suffix}")
@@ -168,7 +168,7 @@ def _print_notes(notes: Sequence[str]) -> None:
 def _export(options: argparse.Namespace) -> None:
     out = model_path(options.out)
     choice = choose(options.source)
-    print(f"{choice.path}: {choice.words}")
+    print(f"{choice.path}: {choice.description}")
     manifest = export_chosen(choice, out, options.precision, options.version, options.data)
     size = out.stat().st_size / 1e6
     print(f"{out}: {size:.1f} MB, {len(manifest.classes)} classes, {manifest.precision}")

@@ -1,4 +1,4 @@
-"""Check values read from a file against type annotations."""
+"""Check at run time that a value, e.g. from a checkpoint, has the type of an annotation."""
 
 from collections.abc import Mapping
 from types import UnionType

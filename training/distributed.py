@@ -1,4 +1,4 @@
-"""Data-parallel training: the processes that torchrun starts, and what they exchange.
+"""Train in several processes, started by torchrun: what each computes and what they exchange.
 
 Every process has the same weights and an equal share of each batch. Random numbers are drawn for the whole
 batch in every process, so that together they do what a single process would do.

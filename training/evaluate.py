@@ -40,10 +40,12 @@ class Evaluation:
 
     @property
     def top1(self) -> float:
+        """The share of images whose class came first."""
         return self.hits1 / self.images
 
     @property
     def top5(self) -> float:
+        """The share of images whose class was among the first five."""
         return self.hits5 / self.images
 
     @property

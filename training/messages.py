@@ -1,4 +1,4 @@
-"""Shorten texts for messages: errors of libraries may have thousands of characters."""
+"""Shorten long texts, such as library errors, to one line for messages."""
 
 
 def abbreviated(text: object, limit: int = 160) -> str:

@@ -1,4 +1,4 @@
-"""Build and restore the optimiser, set its learning rate, and keep the running average of the weights."""
+"""Build and restore the optimiser, set its rate, and average the weights."""
 
 from typing import Any
 

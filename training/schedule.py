@@ -1,4 +1,4 @@
-"""Compute the learning rate of a step: cosine with warm-up, or lowered when validation stops improving."""
+"""Compute the learning rate of a step: cosine with warm-up, or lowered on a validation plateau."""
 
 import math
 from typing import Any, Final

@@ -1,1 +1,1 @@
-"""One module per image format: what Pillow does not read, reads wrongly, or reads without limits."""
+"""Readers of each image format: what Pillow lacks, misreads or leaves unlimited."""

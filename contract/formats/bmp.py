@@ -1,4 +1,4 @@
-"""Read BMP run lengths fast and BMP alpha leniently.
+"""Read BMP: run lengths quickly, and an all-zero alpha channel as opaque.
 
 Pillow unpacks run lengths slowly, and takes an all-zero alpha literally, unlike other programs.
 """

@@ -1,6 +1,6 @@
-"""Place the first frame of a GIF animation on its canvas.
+"""Read GIFs of any size, and find where the first frame lies on the canvas.
 
-Only that frame is decoded. Its reader is Pillow's, without Pillow's own limit on the size of a picture.
+Only the first frame is ever decoded, by contract/picture.py. The reader is Pillow's, without Pillow's own limit on the size of a picture.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ class GifFile(GifImagePlugin.GifImageFile):
     _seek = with_globals(GifImagePlugin.GifImageFile._seek, Image=UNCHECKED)
 
 
-def first_frame(image: Any) -> tuple[int, int, int, int]:
+def first_frame_box(image: Any) -> tuple[int, int, int, int]:
     """Return the box (left, top, right, bottom) of the first frame on the canvas, in pixels.
 
     `image` is an opened `GifFile` whose pixels have not been loaded yet.

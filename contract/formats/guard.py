@@ -1,7 +1,8 @@
-"""Limit what Pillow leaves unlimited, so that no small file costs minutes or gigabytes.
+"""Limit the parts, tags and metadata blocks that Pillow reads, so no small file is costly.
 
 Pillow loops over the parts of a file (segments, chunks, blocks, runs) in Python. A file of 20 MB can have
-ten million of them; an intact picture has a few thousand at most.
+ten million of them; an intact picture has a few thousand at most. Beyond a limit ValueError is raised:
+contract/picture.py makes it InvalidImage or, from `Exif`, ignores the EXIF block.
 """
 
 import io
@@ -37,7 +38,10 @@ _LOADERS: Final = {
 
 
 class Directory(TiffImagePlugin.ImageFileDirectory_v2):
-    """Read the tags of a TIFF or an EXIF block; ValueError for a tag of more than _MAX_VALUES values."""
+    """Read the tags of a TIFF or an EXIF block.
+
+    Raises ValueError for a numeric tag of more than _MAX_VALUES values; bytes and text stay one object.
+    """
 
     _load_dispatch = _LOADERS
 
@@ -49,7 +53,7 @@ class Exif(Image.Exif):
     def _info(self) -> Any:
         return self._directory
 
-    @_info.setter
+    @_info.setter  # Pillow assigns a plain directory here
     def _info(self, directory: Any) -> None:
         if directory is not None:
             directory._load_dispatch = _LOADERS
@@ -63,7 +67,7 @@ class Exif(Image.Exif):
 
 
 class BoundedFile(io.BytesIO):
-    """A file in memory with a limit on its reads and, for a JPEG, on its blocks of metadata.
+    """An in-memory file for Pillow that limits calls of `read`, and in a JPEG blocks of metadata.
 
     `read` and `count_compressed` raise ValueError beyond a limit.
     """
@@ -85,7 +89,7 @@ class BoundedFile(io.BytesIO):
         return part
 
     def count_compressed(self) -> None:
-        """Count a compressed chunk of a PNG. Raises ValueError for too many.
+        """Count a chunk of text or profile, for contract/formats/png.py. Raises ValueError for too many.
 
         Pillow limits the total size of text itself, but not of chunks with a wrong checksum, nor of
         profiles.

@@ -1,4 +1,4 @@
-"""Reject ICC profiles whose structure does not limit what lcms2 spends on them.
+"""Reject ICC profiles that could cost lcms2 unbounded time or memory.
 
 The expensive ones are small files that repeat: of multiProcessElements (tags D2B0 to D2B3), a kilobyte can
 hold a thousand references to one place. lcms2 itself limits curves, to 32,767 values each.

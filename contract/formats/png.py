@@ -1,4 +1,4 @@
-"""Read the transparent colour and the gamma of a PNG as browsers do; Pillow reads them otherwise.
+"""Read PNG transparency and gamma as browsers do, which Pillow does not.
 
 Follows the PNG specification, third edition; where that leaves a choice, Chromium and Firefox.
 """

@@ -1,4 +1,4 @@
-"""Copy methods of Pillow's readers with other module globals, without changing Pillow.
+"""Copy a Pillow method so that it sees our limits instead of Pillow's; nothing is patched.
 
 A program that imports this package may read other pictures with Pillow, in other threads at the same time,
 so nothing in Pillow's modules is patched. A reader here is a subclass of Pillow's. Where Pillow's method

@@ -1,4 +1,4 @@
-"""Limit the memory that a lossless WebP takes beyond its pixels: its groups of Huffman codes.
+"""Bound the memory of lossless WebP (Huffman groups), and find an animation's first frame.
 
 A group takes 12 kB in libwebp and 20 bits in the file; there may be one for every 16 pixels, up to 65,536.
 Their number comes after the images of the transforms, which must be decoded to reach it. That is done here,
@@ -37,7 +37,7 @@ def size(data: bytes) -> tuple[int, int]:
     return 0, 0
 
 
-def first_frame(data: bytes) -> tuple[int, int, int, int] | None:
+def first_frame_box(data: bytes) -> tuple[int, int, int, int] | None:
     """Return the box (left, top, right, bottom) of an animation's first frame; None for a still picture."""
     for kind, start, _stop in _chunks(data, 12, len(data)) if data[12:16] == b"VP8X" else ():
         if kind == b"ANMF":

@@ -95,7 +95,7 @@ class Progress:
         self._show(f", {left:.0f} s left")
 
     def clear(self) -> None:
-        """Erase the bar, before anything else is printed."""
+        """Erase the progress bar, before anything else is printed."""
         if self._shown:
             self._out.write("\r\x1b[K")
             self._out.flush()

@@ -1,4 +1,4 @@
-"""Help and error messages for arguments to `python -m service`, which takes none.
+"""Help, and errors for arguments, of python -m service, whose settings are environment variables.
 
 Its settings are environment variables. This module uses the standard library only, so that scripts/serve
 can print the messages before anything is installed.

@@ -1,4 +1,4 @@
-"""Choose the format of /metrics, Prometheus text or OpenMetrics, by the header Accept."""
+"""Encode /metrics as Prometheus text or OpenMetrics, whichever the Accept header prefers."""
 
 from typing import Final
 

@@ -100,10 +100,10 @@ async def infer_images(
             permit.receive,
             frame.start_deadline,
         )
-        turns = permit.acquire_share(len(images.files), images_each)
+        slots = permit.acquire_share(len(images.files), images_each)
         if not images.several:
             return await infer(images.files[0])
-        results = await infer_each(images.files, infer, turns)
+        results = await infer_each(images.files, infer, slots)
         return Results(
             results=[
                 _with_file_name(problem_of(result) if isinstance(result, ImageError) else result, file)

@@ -1,4 +1,4 @@
-"""What every inference request shares: model lookup, admission, deadline, and inference of its images."""
+"""The steps of every inference request: find the model, admit, set a deadline, infer the images."""
 
 import asyncio
 import math
@@ -40,9 +40,11 @@ class RequestFrame:
 
     @asynccontextmanager
     async def admitted(self, images_each: int = 1) -> AsyncIterator[Permit]:
-        """Hold the model and a permit for the request. Raises Overloaded, BodyTooLarge, DeadlineExceeded.
+        """Keep the model in use, and yield an empty permit.
 
-        One image counts as `images_each` in admission: its crops or its occlusions.
+        The body counts as it arrives, images when the caller acquires them, each as `images_each`: ten crops
+        or all occlusions of one. Raises Overloaded and InvalidRequest, and DeadlineExceeded if the block
+        outlasts the deadline.
         """
         size = announced_bytes(self.request, self.settings.max_body_bytes)
         admission = self.engine.admission.admit(size, images_each, self.request.scope[KEY])
@@ -54,12 +56,12 @@ class RequestFrame:
                 raise DeadlineExceeded(f"no answer within {self.timeout:g} s") from None
 
     def start_deadline(self) -> None:
-        """Start the deadline. Called when the body has been read, so a slow upload does not count."""
+        """Start the deadline. Call it when the body has been read, so that a slow upload does not count."""
         self._started = asyncio.get_running_loop().time()
         self._deadline.reschedule(self._started + self.timeout)
 
     def shorten_deadline(self, timeout: float) -> None:
-        """Apply a timeout from the body, in seconds from `start_deadline`, if it is shorter."""
+        """Apply the Open Inference Protocol's timeout, in s from `start_deadline`; ignored if longer."""
         if timeout < self.timeout:
             self.timeout = timeout
             self._deadline.reschedule(self._started + timeout)

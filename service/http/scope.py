@@ -1,4 +1,4 @@
-"""Access the entries of a request's ASGI scope that middleware and routes share."""
+"""Names and accessors of the entries that middleware and routes share in the ASGI scope."""
 
 from typing import Final
 

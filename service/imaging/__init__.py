@@ -1,1 +1,1 @@
-"""Decodes image files to crops, in threads or in sandboxed processes."""
+"""Decode image files to crops, in threads or in sandboxed processes."""

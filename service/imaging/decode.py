@@ -1,4 +1,4 @@
-"""Decodes an image file to the crops that the network takes."""
+"""Decode an image file to the crops that the network takes."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""Decodes images of untrusted clients in its own process: python -m service.imaging.decode_worker.
+"""Decode images of untrusted clients in its own process: python -m service.imaging.decode_worker.
 
 It imports only numpy and Pillow, so it is small and starts quickly. For each image, `process_decoder`
 writes a line of JSON to its standard input and then as many bytes as the line's `bytes` says. The worker

@@ -1,4 +1,4 @@
-"""Decodes images in the calling thread, within a budget of memory, and defines the Decoder interface.
+"""Decode images in the calling thread, within a budget of memory, and define the Decoder interface.
 
 The other implementation, `process_decoder`, sends images to processes and waits for them in the calling
 thread.

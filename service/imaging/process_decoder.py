@@ -1,4 +1,4 @@
-"""Decodes images in worker processes, each with a limit of memory, and replaces those that end."""
+"""Decode images in worker processes, each with a limit of memory, and replace those that end."""
 
 import fcntl
 import json

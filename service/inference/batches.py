@@ -1,4 +1,4 @@
-"""Collects the crops that wait for a network into batches, and decides when a batch is due."""
+"""Collect waiting crops by model, and choose which form the next batch, and when."""
 
 import asyncio
 import math

@@ -1,4 +1,4 @@
-"""Runs inference for the routes and the command line: models, scheduler, admission, readiness."""
+"""The engine that routes and the command line call: models, scheduler, admission, readiness."""
 
 import math
 import time

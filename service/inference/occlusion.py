@@ -1,4 +1,4 @@
-"""Computes occlusion maps: how far a label's probability falls when a part of the image is covered.
+"""Compute occlusion maps: how far a label's probability falls when a part of the image is covered.
 
 Source: Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", 2014.
 benchmarks/explanations.py measures how faithful these maps are, compared with maps of conv5.

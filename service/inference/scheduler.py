@@ -1,4 +1,4 @@
-"""Decides what each worker thread does next: decode an image, or run a batch of decoded crops."""
+"""Queue images and crops, and let worker threads decode them and run them in batches."""
 
 import asyncio
 import math
@@ -45,12 +45,12 @@ class _Group:
 
 
 class Scheduler:
-    """Run `threads` threads that decode images and run batches; with `pin_cores` each has its own core.
+    """Run `threads` threads that decode and run batches; `pin_cores` gives each a core if there are as many.
 
-    With `runners` they only decode, and so many others run the batches. `slow` threads decode slow images
-    at a lower priority; images that would wait longer than `max_wait` s are refused. The rest: see Batches.
-    A failed run fails its batch. An image that takes longer than `timeout` s to decode (0: no limit) is
-    answered then; its thread is lost until the decoder returns.
+    If `runners` is not 0, these threads only decode, and that many further threads run the batches. `slow`
+    threads decode slow images at a lower priority; images that would wait longer than `max_wait` s are
+    refused. A failed run fails its batch. An image that decodes for more than `timeout` s fails; its thread
+    is blocked until the decoder returns (0: no limit here, ProcessDecoder has its own).
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Scheduler:
             self._threads.append(thread)
 
     async def close(self) -> None:
-        """Fail the waiting requests with SchedulerClosed, and wait for the batches that run."""
+        """Fail the waiting requests with SchedulerClosed; wait for the threads, unless one is stuck."""
         self._abort("the service is shutting down")
         self._decoder.close()
         if not any(group.stuck for group in self._groups):
@@ -104,17 +104,17 @@ class Scheduler:
 
     @property
     def alive(self) -> bool:
-        """Whether batches are run."""
+        """Whether the scheduler accepts work: neither closed nor failed."""
         return self._closed is None
 
     @property
     def decodes(self) -> bool:
-        """Whether a new image would be decoded, sooner or later."""
+        """Whether each group has a thread that is free or will be, and the decoder works."""
         return not any(group.lost for group in self._groups) and not self._decoder.stuck_for
 
     @property
     def stuck_for(self) -> float:
-        """Seconds since nothing is decoded any more, or since the oldest run in progress began."""
+        """Seconds since a group lost its last thread, the decoder failed, or the oldest run began."""
         now = self._clock()
         with self._lock:
             lost = [max(group.stuck.values()) for group in self._groups if group.lost]
@@ -205,7 +205,7 @@ class Scheduler:
             del work  # frees it while the thread waits for the next
 
     def _next(self, group: _Group) -> Request | Batch | None:
-        """Wait for a batch to run or an image to decode, the older first; None when closed."""
+        """Wait for a due batch or an image, the one that arrived first; None when closed."""
         with self._lock:
             while self._closed is None:
                 idle = group.decodes and not group.images

@@ -1,4 +1,4 @@
-"""Limits how much work on images that take long to decode may wait."""
+"""Refuse slow-to-decode images when too many seconds of such work already wait."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Turns the bytes of one image into its answer: classify, embed or explain."""
+"""Classify, embed or explain the bytes of one image."""
 
 import time
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Watches the engine beside its requests: reloads models and keys, and ends a process that hangs."""
+"""Reload models and keys on SIGHUP or change, and end the process if the engine hangs."""
 
 import asyncio
 import os

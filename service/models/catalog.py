@@ -1,4 +1,4 @@
-"""Finds the model that answers a request: the one that it names, or the default."""
+"""Find the model that answers a request: the one that it names, or the default."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

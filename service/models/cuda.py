@@ -1,4 +1,4 @@
-"""Opens ONNX Runtime sessions on an NVIDIA GPU and runs padded batches in them.
+"""Open ONNX Runtime sessions on an NVIDIA GPU and run padded batches in them.
 
 cuDNN chooses its algorithms anew for every shape, so a batch is padded to one of a few sizes, each of which
 has run before the model is served. A batch is copied to the GPU once, from page-locked memory to fixed

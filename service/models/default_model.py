@@ -1,4 +1,4 @@
-"""Chooses the default model, which answers requests that name none.
+"""Choose the default model, which answers requests that name none.
 
 It is DEFAULT_MODEL, else the only model, else the one that comes with the service. A model that has become
 the default remains it while it is served.

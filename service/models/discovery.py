@@ -1,4 +1,4 @@
-"""Finds model files, and reads names and versions from their paths.
+"""Find model files, and read names and versions from their paths.
 
 MODEL is one file, served under the name and version of its manifest. MODELS is a folder of NAME.onnx
 (version: the manifest's) and NAME/VERSION/model.onnx.

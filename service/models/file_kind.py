@@ -1,4 +1,4 @@
-"""Explains why a file is not served: what it is if it is not a model, and what to do."""
+"""Word the refusal of a model file: what the file is instead, and what to do."""
 
 from pathlib import Path
 from typing import Final

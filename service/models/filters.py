@@ -1,4 +1,4 @@
-"""Reads the first layer's kernels from a model file and draws them as a picture."""
+"""Read conv1's kernels from a model file and draw them as a PNG."""
 
 import io
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""Reads model files in a thread, with a time limit; a bad file gives a result with an error."""
+"""Load model files in threads, with a time limit; an error goes into the result, not up."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Estimates what a network costs to load and to run from its shapes, before ONNX Runtime sees it.
+"""Estimate what a network costs to load and to run from its shapes, before ONNX Runtime sees it.
 
 Every shape follows from the stored tensors and the input images; a network whose shapes depend on computed
 values is refused. The limits are two to three times what our largest network takes, which is `one-tower`

@@ -1,4 +1,4 @@
-"""Reads an ONNX file before ONNX Runtime does, and refuses what no exported network has.
+"""Parse an ONNX file before ONNX Runtime does, and refuse anything our exporter cannot write.
 
 A file may come from anywhere. Only what `training/export/graph.py` can write is allowed: its operators, no
 graph in a node (loops, branches), no functions, and no tensor stored in another file, because its path

@@ -1,4 +1,4 @@
-"""Loads the models that are served, replaces them when their files change, and removes them."""
+"""Load, reload, unload and remove models as their files change or an administrator asks."""
 
 import asyncio
 import gc
@@ -20,10 +20,10 @@ UNLOADED: Final = "it was unloaded"
 
 
 async def _free_when_unused(served: ServingModel) -> None:
-    """Return a model's memory to the system once no request uses it: 50 MB for 14 MB of weights.
+    """Wait until no request uses the model, then collect garbage and trim glibc's heap.
 
-    Reference cycles hold it, which the garbage collector would reach after hours, and glibc keeps what
-    is freed.
+    Otherwise 50 MB stay taken (for 14 MB of weights): the collector would break the reference cycles only
+    after hours, and glibc would keep the freed pages.
     """
     await served.wait_until_unused()
     del served
@@ -49,11 +49,12 @@ class Repository(Catalog):
         self._arrange()
 
     async def refresh(self, changed_only: bool) -> None:
-        """Load models whose files are new, and those whose files changed, or all of them.
+        """Load new files, and with `changed_only` the changed ones, else all others again.
 
-        A bad file only sets `error`; an unloaded model stays unloaded. A model whose file is gone is
-        removed if another can take its place; with `changed_only` not before a second scan misses the
-        file, because some programs replace a file by removing it first.
+        A bad file changes nothing but its `Registration.error`. A file whose model was unloaded is not read
+        again until `load`. A model whose file is gone is removed if another is still served from an intact
+        file (for DEFAULT_MODEL: another version of it); with `changed_only` not before a second scan misses
+        the file, because some programs replace a file by removing it first.
         """
         async with self._lock:
             locations, signatures = await self._scan()
@@ -64,8 +65,8 @@ class Repository(Catalog):
     async def load(self, name: str) -> None:
         """Load every version of a model from its files as they are now.
 
-        Goes on if the caller is cancelled, because reading cannot be stopped half way. Raises UnknownModel
-        and ModelError.
+        Goes on if the caller is cancelled, because reading cannot be stopped half way. Raises UnknownModel,
+        and ModelError if any version failed; the others are loaded all the same.
         """
         loading = asyncio.create_task(self._load_all(normalize_name(name)))
         self._tasks.add(loading)
@@ -126,9 +127,10 @@ class Repository(Catalog):
         return not changed_only or signature not in {None, registration.signature}
 
     async def _read(self, locations: Iterable[ModelLocation]) -> None:
-        """Read the files, then those whose name and version another file held until now.
+        """Read the files; then the duplicates that no intact file stands in the way of any more.
 
-        Only a file that is served as it is now keeps its name and version from another.
+        A duplicate has the name and version of another file. It takes them over once that one is no longer
+        served as it is on the disk.
         """
         for location in locations:
             self._register(await self._loader.read(location))

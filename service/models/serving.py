@@ -1,4 +1,4 @@
-"""Counts the requests that use a model, so that it is freed when the last one is answered."""
+"""A model under its served name and version, with a count of its users so that it can be freed."""
 
 import asyncio
 from collections.abc import Iterator

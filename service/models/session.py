@@ -1,4 +1,4 @@
-"""Loads a checked model file into ONNX Runtime, on the CPU or a GPU, and runs batches of crops."""
+"""Check a model file, load it into ONNX Runtime on the CPU or a GPU, and run batches in it."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""Run one serving process: load the models, serve requests, and return the exit code."""
+"""Run one serving process from start to exit code."""
 
 import asyncio
 import socket

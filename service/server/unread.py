@@ -1,4 +1,4 @@
-"""Bound answers that clients have not read: a minimum rate for each, a total size for all."""
+"""Abort connections whose clients read too slowly, or leave too much data unread in total."""
 
 import asyncio
 from collections import OrderedDict

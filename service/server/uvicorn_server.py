@@ -1,4 +1,4 @@
-"""Run uvicorn's server with this service's signal handling and order of shutdown."""
+"""Subclass uvicorn's server: our signals and order of shutdown."""
 
 import asyncio
 import os

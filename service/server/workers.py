@@ -1,4 +1,4 @@
-"""Serve with WORKERS processes on one socket, where one Python process cannot keep the device busy.
+"""Serve with several worker processes (WORKERS) on one socket, and restart those that die.
 
 The parent binds the socket, starts the workers, forwards signals to them, and restarts those that have died
 or no longer respond. GPUs are assigned to them in turn. prometheus_client adds up their metrics, which they

@@ -6,8 +6,8 @@ from PIL import Image
 
 from contract.picture import decode
 from contract.recipe import DEFAULT_RECIPE
-from tests.support.canvas import gif_on_canvas, webp_on_canvas
-from tests.support.pictures import Array, encode, orientation_tag, png_chunk, scene
+from tests.support.drawing.canvas import gif_on_canvas, webp_on_canvas
+from tests.support.drawing.pictures import Array, encode, orientation_tag, png_chunk, scene
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 

@@ -11,8 +11,8 @@ from contract.preprocess import centre_crop
 from contract.recipe import DEFAULT_RECIPE, TORCHVISION_RECIPE, Recipe
 from tests.corpus import cases, sample
 from tests.corpus.files import segment
-from tests.support.pictures import encode
-from tests.support.samples import SCENE
+from tests.support.drawing.pictures import encode
+from tests.support.drawing.samples import SCENE
 
 LIMIT = 4_000_000
 NAMES = {case.name: case for case in cases()}

@@ -13,7 +13,7 @@ from contract.manifest import Manifest, ManifestError, Metrics, Tensor
 from contract.picture import InvalidImage, Picture, UnsupportedImage, _reason, decode, read_header, sniff
 from contract.preprocess import square
 from contract.recipe import DEFAULT_RECIPE, RECIPES, TORCHVISION_RECIPE
-from tests.support.pictures import encode, png, png_chunk, scene
+from tests.support.drawing.pictures import encode, png, png_chunk, scene
 
 LIMIT = 10**8
 

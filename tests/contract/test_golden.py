@@ -13,7 +13,7 @@ import pytest
 from contract.picture import decode
 from contract.preprocess import centre_crop
 from contract.recipe import RECIPES, Recipe
-from tests.support.samples import samples
+from tests.support.drawing.samples import samples
 
 GOLDEN = Path(__file__).with_name("golden.json")
 COMMAND = "python -m tests.contract.test_golden"

@@ -16,8 +16,8 @@ from contract.picture import ImageError, InvalidImage, TooManyPixels, Unsupporte
 from contract.preprocess import centre_crop
 from contract.recipe import DEFAULT_RECIPE
 from tests.support.checkout import ROOT
-from tests.support.pictures import encode, png, png_chunk, tiff
-from tests.support.samples import SCENE, samples
+from tests.support.drawing.pictures import encode, png, png_chunk, tiff
+from tests.support.drawing.samples import SCENE, samples
 
 LIMIT = 1_000_000
 # Every format, and everything with a parser of its own: profiles, EXIF, animation, alpha, libtiff.

@@ -9,8 +9,17 @@ from PIL import Image, ImageOps
 from contract.picture import Picture, decode
 from contract.preprocess import Pixels, centre_crop, square, ten_crops
 from contract.recipe import DEFAULT_RECIPE, TORCHVISION_RECIPE, Recipe
-from tests.support.pictures import CORNERS, STORED, encode, orientation_tag, png, scene, stored, tiff
-from tests.support.samples import SCENE, samples
+from tests.support.drawing.pictures import (
+    CORNERS,
+    STORED,
+    encode,
+    orientation_tag,
+    png,
+    scene,
+    stored,
+    tiff,
+)
+from tests.support.drawing.samples import SCENE, samples
 
 RECIPE = DEFAULT_RECIPE
 WHOLE_JPEG = Recipe("whole JPEG, for comparison", RECIPE.resize, RECIPE.crop, scaled_jpeg=False)

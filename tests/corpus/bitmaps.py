@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 
-from tests.support.pictures import Array
+from tests.support.drawing.pictures import Array
 
 
 def bmp_of(

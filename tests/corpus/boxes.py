@@ -8,8 +8,8 @@ import pillow_heif
 from PIL import Image
 
 from tests.corpus.case import PIXELS, Case
-from tests.support.pictures import encode
-from tests.support.samples import SCENE, samples
+from tests.support.drawing.pictures import encode
+from tests.support.drawing.samples import SCENE, samples
 
 
 def cases() -> Iterator[Case]:

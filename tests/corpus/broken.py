@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from tests.corpus.case import Case
-from tests.support.samples import samples
+from tests.support.drawing.samples import samples
 
 CUTS = 14
 FLIPS = 16

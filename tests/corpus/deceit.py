@@ -10,8 +10,8 @@ from PIL import Image
 
 from tests.corpus.case import Case
 from tests.corpus.files import gif_of, tiff_fields, tiff_of
-from tests.support.pictures import encode, png_chunk
-from tests.support.samples import SCENE, samples
+from tests.support.drawing.pictures import encode, png_chunk
+from tests.support.drawing.samples import SCENE, samples
 
 # Sizes that are far too large, and sizes just below the default limit.
 _CLAIMS = (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from tests.support.pictures import encode, png_chunk
+from tests.support.drawing.pictures import encode, png_chunk
 
 SHORT, LONG, RATIONAL, UNDEFINED = 3, 4, 5, 7
 _SIZES = {1: 1, 2: 1, SHORT: 2, LONG: 4, RATIONAL: 8, UNDEFINED: 1, 12: 8}

@@ -7,8 +7,8 @@ from functools import partial
 from PIL import Image
 
 from tests.corpus.case import PIXELS, Case
-from tests.support.pictures import encode
-from tests.support.samples import ALPHA, SCENE
+from tests.support.drawing.pictures import encode
+from tests.support.drawing.samples import ALPHA, SCENE
 
 _LENGTH_ORDER = (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
 _TOO_MANY = "groups of Huffman codes"

@@ -14,10 +14,10 @@ from PIL import Image
 from tests.corpus.bitmaps import bmp_of, short_runs
 from tests.corpus.case import PIXELS, Case
 from tests.corpus.files import png_of
-from tests.support.canvas import gif_on_canvas, webp_on_canvas
-from tests.support.pictures import encode, png_chunk
-from tests.support.samples import ALPHA, SCENE
-from tests.support.tiffs import tiff_of_layout
+from tests.support.drawing.canvas import gif_on_canvas, webp_on_canvas
+from tests.support.drawing.pictures import encode, png_chunk
+from tests.support.drawing.samples import ALPHA, SCENE
+from tests.support.drawing.tiffs import tiff_of_layout
 
 _RGB = np.asarray(SCENE)
 _GREY, _OPACITY = _RGB[..., 1:2], np.asarray(ALPHA)[..., None]

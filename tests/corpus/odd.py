@@ -11,8 +11,8 @@ from PIL import Image, ImageCms
 
 from tests.corpus.case import Case
 from tests.corpus.files import LONG, RATIONAL, SHORT, Field, ifd, png_of, segment, tiff_fields, tiff_of
-from tests.support.pictures import encode, png_chunk, swapped_profile
-from tests.support.samples import SCENE, samples
+from tests.support.drawing.pictures import encode, png_chunk, swapped_profile
+from tests.support.drawing.samples import SCENE, samples
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "HEIF")
 _MAX_SIDE = {"JPEG": 65500, "GIF": 65535, "WEBP": 16383, "AVIF": 16384, "HEIF": 8192}

@@ -11,7 +11,7 @@ from typing import Final
 from PIL import Image
 
 from tests.corpus.case import PIXELS, Case
-from tests.support.pictures import encode
+from tests.support.drawing.pictures import encode
 
 Tag = tuple[bytes, bytes]
 # The names of the profiles that are applied.

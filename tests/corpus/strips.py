@@ -12,8 +12,8 @@ from PIL import Image
 
 from tests.corpus.case import PIXELS, Case
 from tests.corpus.files import LONG, SHORT, Field, progressive, tiff_fields, tiff_of
-from tests.support.pictures import encode, png_chunk
-from tests.support.samples import SCENE
+from tests.support.drawing.pictures import encode, png_chunk
+from tests.support.drawing.samples import SCENE
 
 _SHARED = "bytes in all"
 _JPEG, _DEFLATE, _LZMA = 7, 8, 34925

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pictures import draw_classes
+from tests.support.drawing.pictures import draw_classes
 from tests.support.runs import COLOURS
 from training.export import parity
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.support.checkout import ROOT
-from tests.support.pictures import draw_classes
+from tests.support.drawing.pictures import draw_classes
 from training.__main__ import main
 from training.run import checkpoint
 from training.run.signals import INTERRUPTED

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from contract.recipe import DEFAULT_RECIPE
-from tests.support.pictures import draw_classes
+from tests.support.drawing.pictures import draw_classes
 from tests.support.runs import train
 from training.__main__ import main
 from training.config import load_config

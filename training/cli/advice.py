@@ -22,11 +22,11 @@ def program() -> str:
 def next_command(config: Config, data: Path, out: Path) -> str:
     """Suggest the command after training `out`: its export, or below 224 pixels a run at full size."""
     if config.image_size == DEFAULT_RECIPE.crop:
-        words = ["export", out, "--out", Path("models") / f"{model_name(out)}.onnx", "--data", data]
+        arguments = ["export", out, "--out", Path("models") / f"{model_name(out)}.onnx", "--data", data]
     else:
         larger = out.with_name(f"{out.resolve().name}-{DEFAULT_RECIPE.crop}")
-        words = ["train", "--data", data, "--out", larger, "--from", out]
-    return f"{program()} {shlex.join(map(str, words))}"
+        arguments = ["train", "--data", data, "--out", larger, "--from", out]
+    return f"{program()} {shlex.join(map(str, arguments))}"
 
 
 def run_folder(data: Path) -> Path:

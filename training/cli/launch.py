@@ -28,8 +28,8 @@ from training.start.weights import Start, read_start
 from training.train import train
 
 
-def launch(options: argparse.Namespace, given: dict[str, Any]) -> None:
-    """Run the command `train` with these options; `given` are the settings of Config among them.
+def launch(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
+    """Run the command `train` with these options; `overrides` are the settings of Config among them.
 
     Raises ConfigError, DataError, CheckpointError, Diverged, or Interrupted.
     """
@@ -38,7 +38,7 @@ def launch(options: argparse.Namespace, given: dict[str, Any]) -> None:
     if run is not None:
         options.data = options.data or trained_in(run, options.out)
     options.out = options.out or (run_folder(options.data) if options.data else None)
-    config = _settings_of(options, given, run)
+    config = _settings_of(options, overrides, run)
     with (
         process_group(options.device) as ranks,
         locked_for_all(options.out, ranks) as release,
@@ -51,10 +51,10 @@ def launch(options: argparse.Namespace, given: dict[str, Any]) -> None:
             say(f"there is no run in {options.out} yet, so a new one starts")
         require_plain_path(options.out)
         planned = run is None and options.recipe is None
-        if not planned or "batch_size" in given:
+        if not planned or "batch_size" in overrides:
             require_whole_pieces(config, ranks)
         start = None if run else _start_of(options.start, config.width)
-        config = _with_shape_of(start, config, given)
+        config = _with_shape_of(start, config, overrides)
         if start is not None:
             require_shape(config, start)
         earlier = earlier_run(options.out, run, start)
@@ -66,10 +66,10 @@ def launch(options: argparse.Namespace, given: dict[str, Any]) -> None:
         photographs, reason = len(dataset.train), ""
         if planned:
             (free,) = ranks.from_main(torch.tensor([_free_memory(ranks)], dtype=torch.float64)).tolist()
-            plan = choose(given, options.start, dataset.train, ranks=ranks, free_bytes=free)
-            config, reason = _with_shape_of(start, plan.config, given), plan.reason
+            plan = choose(overrides, options.start, dataset.train, ranks=ranks, free_bytes=free)
+            config, reason = _with_shape_of(start, plan.config, overrides), plan.reason
             start = start or _start_of(plan.start, config.width)
-        state, words = init_run(config, dataset, options.out, resumed=run, start=start)
+        state, description = init_run(config, dataset, options.out, resumed=run, start=start)
         state.data = str(options.data.resolve())
         workers = options.workers or usable_cores()
         if reason or options.time:
@@ -83,19 +83,19 @@ def launch(options: argparse.Namespace, given: dict[str, Any]) -> None:
             say(
                 describe(
                     state,
-                    reason or words,
+                    reason or description,
                     photographs=photographs,
                     epoch_seconds=seconds,
                     limit=options.time,
                     ranks=ranks,
                 )
             )
-        say(words)
+        say(description)
         train(state, dataset, options.out, ranks=ranks, signals=signals, workers=workers, keep=options.keep)
         say(f"now: {next_command(config, options.data, options.out)}")
 
 
-def _settings_of(options: argparse.Namespace, given: dict[str, Any], run: Checkpoint | None) -> Config:
+def _settings_of(options: argparse.Namespace, overrides: dict[str, Any], run: Checkpoint | None) -> Config:
     """Return the settings of the resumed `run`, or of a new one before it is planned.
 
     Raises ConfigError or DataError with a line for each problem with the settings or the folders.
@@ -111,7 +111,7 @@ def _settings_of(options: argparse.Namespace, given: dict[str, Any], run: Checkp
     except ConfigError as error:
         bad.append(str(error))
     try:
-        config = configure({**base, **recipe}, given)
+        config = configure({**base, **recipe}, overrides)
     except ConfigError as error:
         bad.append(str(error))
     if bad:
@@ -126,11 +126,11 @@ def _start_of(name: str | None, width: float) -> Start | None:
     return None if name in {None, "scratch"} else read_start(name, width)
 
 
-def _with_shape_of(start: Start | None, config: Config, given: dict[str, Any]) -> Config:
-    """Set the network settings of `start`, except those in `given`, which `require_shape` checks."""
+def _with_shape_of(start: Start | None, config: Config, overrides: dict[str, Any]) -> Config:
+    """Set the network settings of `start`, except those in `overrides`, which `require_shape` checks."""
     if start is None:
         return config
-    return override(config, {key: value for key, value in start.shape.items() if key not in given})
+    return override(config, {key: value for key, value in start.shape.items() if key not in overrides})
 
 
 def _print_nothing(*_words: object) -> None:

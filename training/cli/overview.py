@@ -19,7 +19,7 @@ UNREADABLE: Final = 0.1  # warn if a larger share of the pictures cannot be read
 def overview(dataset: Dataset) -> str:
     """Format the table of classes, the skipped files, the counts and the warnings, as lines of text."""
     lines = [*_table(dataset), *skipped_lines(dataset), counts(dataset)]
-    return "\n".join([*lines, *(f"warning: {words}" for words in warnings(dataset))])
+    return "\n".join([*lines, *(f"warning: {warning}" for warning in warnings(dataset))])
 
 
 def counts(dataset: Dataset) -> str:
@@ -45,13 +45,13 @@ def list_skipped(skipped: Sequence[str]) -> list[str]:
 
 def _table(dataset: Dataset) -> list[str]:
     train, val = _counts(dataset)
-    shown = min(len(dataset.classes), MAX_ROWS)
-    width = max(5, *(len(name) for name in dataset.classes[:shown]))
+    rows = min(len(dataset.classes), MAX_ROWS)
+    width = max(5, *(len(name) for name in dataset.classes[:rows]))
     lines = [f"{'class':{width}}  train  validation"]
-    for name, trained, held_out in zip(dataset.classes[:shown], train, val, strict=False):
+    for name, trained, held_out in zip(dataset.classes[:rows], train, val, strict=False):
         lines.append(f"{name:{width}} {trained:6,} {held_out:11,}")
-    if more := len(dataset.classes) - shown:
-        lines.append(f"and {more:,} more classes, {sum(train[shown:]):,} and {sum(val[shown:]):,}")
+    if more := len(dataset.classes) - rows:
+        lines.append(f"and {more:,} more classes, {sum(train[rows:]):,} and {sum(val[rows:]):,}")
     return lines
 
 
@@ -93,8 +93,8 @@ def warnings(dataset: Dataset) -> Iterator[str]:
     yield from _copies(dataset)
     unreadable = len(dataset.skipped)
     if unreadable > UNREADABLE * (unreadable + sum(both)):
-        every = unreadable + sum(both)
-        yield f"{unreadable:,} of {every:,} pictures cannot be read, such as {dataset.skipped[0]}"
+        total = unreadable + sum(both)
+        yield f"{unreadable:,} of {total:,} pictures cannot be read, such as {dataset.skipped[0]}"
 
 
 def _alike(classes: Sequence[str]) -> list[str]:

@@ -86,45 +86,45 @@ class Pace:
 
 
 def choose(
-    given: Mapping[str, Any], start: str | None, photographs: Split, *, ranks: Ranks, free_bytes: float
+    overrides: Mapping[str, Any], start: str | None, photographs: Split, *, ranks: Ranks, free_bytes: float
 ) -> Plan:
-    """Choose every setting that is not in `given`, and the start unless `start` names one.
+    """Choose every setting that is not in `overrides`, and the start unless `start` names one.
 
     `photographs` are the training photographs, `free_bytes` is the free memory of the device. Raises
     ConfigError.
     """
-    widths, requested, count = base_widths(), configure({}, given), len(photographs)
+    widths, requested, count = base_widths(), configure({}, overrides), len(photographs)
     changed = [key for key in SHAPE if key != "width" and getattr(requested, key) != getattr(Config(), key)]
     scale = next((scale for scale in SCALES if count <= scale.photographs), None)
-    why = "as --from says"
+    reason = "as --from says"
     if start is None:
         start = "scratch"
         if changed:
             value = getattr(requested, changed[0])
-            why = f"from scratch, as there is no base network of {changed[0]} {value}"
-        elif "width" in given and requested.width not in widths:
-            why = f"from scratch, as there is no base network of width {requested.width}"
+            reason = f"from scratch, as there is no base network of {changed[0]} {value}"
+        elif "width" in overrides and requested.width not in widths:
+            reason = f"from scratch, as there is no base network of width {requested.width}"
         elif scale is None:
-            why = f"from scratch, as {count:,} photographs are enough for it"
+            reason = f"from scratch, as {count:,} photographs are enough for it"
         else:
             start = "base"
             from_scratch = f"--from scratch would take {recipe_values('modern')['epochs']} epochs"
-            why = f"from the base network, as {count:,} photographs are few; {from_scratch}"
+            reason = f"from the base network, as {count:,} photographs are few; {from_scratch}"
     chosen = recipe_values("modern" if start == "scratch" else "finetune")
     if start != "scratch" and scale is not None:
         chosen |= {"epochs": scale.epochs, "batch_size": scale.batch_size, "ema": scale.ema}
     if start == "base":
         # Full width needs a GPU; a CPU gets the narrowest base network.
         chosen["width"] = max(widths) if ranks.device.type == "cuda" else min(widths)
-        if "conv_lr" not in given and fine_detail(photographs) < BLURRED:
+        if "conv_lr" not in overrides and fine_detail(photographs) < BLURRED:
             chosen["conv_lr"] = CONV_LR
-            why += f"; the photographs show no more than {BASE_PIXELS} pixels would: --conv-lr {CONV_LR}"
-    config = configure(chosen, given)
-    if "warmup_epochs" not in given:
+            reason += f"; the photographs show no more than {BASE_PIXELS} pixels would: --conv-lr {CONV_LR}"
+    config = configure(chosen, overrides)
+    if "warmup_epochs" not in overrides:
         config = replace(config, warmup_epochs=min(config.warmup_epochs, config.epochs / 4))
-    if "batch_size" not in given:
+    if "batch_size" not in overrides:
         config = replace(config, batch_size=_fitting_batch(config, ranks, free_bytes))
-    return Plan(config, start, why)
+    return Plan(config, start, reason)
 
 
 def fine_detail(photographs: Split) -> float:

@@ -1,4 +1,4 @@
-"""Identify the photographs of a folder, plain or prepared, before any of them is decoded."""
+"""List a folder's photographs with their digests; decode only those that are chosen."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Divide one tree of photographs into training and held-out ones, with all copies on one side."""
+"""Split photographs into training and held-out ones, keeping copies of a picture together."""
 
 import hashlib
 from collections.abc import Sequence

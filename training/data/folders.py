@@ -60,8 +60,8 @@ def find_parts(data: Path) -> Parts:
     parts = _parts_among(data, names)
     if "train" in parts and "val" in names:
         unused = [f"{name}/" for name in names if name not in {"train", "val"}]
-        words = f"only train/ and val/ are used; not {listed(unused)}"
-        return Parts(data / "train", data / "val", (words,) if unused else ())
+        warning = f"only train/ and val/ are used; not {listed(unused)}"
+        return Parts(data / "train", data / "val", (warning,) if unused else ())
     if parts:
         raise DataError(f"{printable(data)} has {_advice(data, parts)}")
     return Parts(data, None)
@@ -76,8 +76,8 @@ def find_trees(data: Path) -> tuple[Parts, list[Tree]]:
         trees.append(scan_known(parts.val, classes))
     inner = [name for name in classes if any(map(looks_like_split, folders_of(parts.train / name)))]
     if inner:
-        words = f"{listed(inner)}: class folders that contain parts of a data set, which are merged"
-        parts = replace(parts, warnings=(*parts.warnings, words))
+        warning = f"{listed(inner)}: class folders that contain parts of a data set, which are merged"
+        parts = replace(parts, warnings=(*parts.warnings, warning))
     return parts, trees
 
 
@@ -132,12 +132,12 @@ def class_names(root: Path) -> tuple[str, ...]:
     """Return the names of the class folders in `root`, sorted. Raises DataError if fewer than two."""
     names = folders_of(root)
     if len(names) < 2:
-        words = f"{printable(root)} has {len(names)} class folders; at least two are needed"
+        message = f"{printable(root)} has {len(names)} class folders; at least two are needed"
         if len(names) == 1 and (inner := folders_of(root / names[0])):
-            words += f". {printable(names[0])}/ has {len(inner)} folders: did you mean to pass that one?"
+            message += f". {printable(names[0])}/ has {len(inner)} folders: did you mean to pass that one?"
         if not names and (loose := sum(map(_is_picture, _files(root, deep=False)))):
-            words += f". {loose} pictures are directly in it: put those of each class into a folder"
-        raise DataError(words)
+            message += f". {loose} pictures are directly in it: put those of each class into a folder"
+        raise DataError(message)
     require_plain(root, names)
     return names
 

@@ -1,4 +1,4 @@
-"""Record in a model file which photographs its accuracy was measured on: digests, without names."""
+"""Store in a model file the digests of the photographs its accuracy was measured on."""
 
 import hashlib
 from base64 import b64decode, b64encode

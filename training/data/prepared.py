@@ -1,4 +1,4 @@
-"""Load the data set of a run, from a folder of photographs or from a prepared folder; write the latter.
+"""Load the data set of a run from photographs or from a prepared folder; write prepared folders.
 
 A prepared folder holds prepared.json, pictures.npz (labels and digests) and pixels (all squares, raw
 uint8). The pixels are memory-mapped: a set may be larger than memory, the processes of one machine share

@@ -1,4 +1,4 @@
-"""Require enough readable pictures in every class, and report all that have too few."""
+"""Fail, with one message, if any class has too few readable pictures."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Measure how far two computations of the same probabilities differ, for the manifest."""
+"""Compare the probabilities of two versions of a network, such as PyTorch and ONNX."""
 
 from copy import deepcopy
 from dataclasses import asdict, dataclass

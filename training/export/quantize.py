@@ -1,4 +1,7 @@
-"""Quantise a trained network to int8: choose the layers and the step sizes of their activations."""
+"""Quantise a trained network to int8: choose its layers and the scales of their activations.
+
+The scales of the weights follow from the weights, in graph.py.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Final

@@ -72,7 +72,8 @@ def report(run: Path, data: Path | None = None) -> tuple[Path, tuple[str, ...]]:
         f"<style>{STYLE}</style><h1>{escape(title)}</h1>",
         f"<p>After epoch {state.epoch} of {state.config.epochs}, on {result.images} photographs "
         f"({measured.kind}): top-1 <strong>{with_interval(result.top1, result.images)}</strong>, "
-        f"top-5 {100 * result.top5:.1f} %.</p><p>{escape(choice.path.name)}: {escape(choice.words)}.</p>",
+        f"top-5 {100 * result.top5:.1f} %.</p>"
+        f"<p>{escape(choice.path.name)}: {escape(choice.description)}.</p>",
         *(f"<p>Note: {escape(note)}.</p>" for note in measured.notes),
         _curves(run),
         "<h2>What the first layer looks for</h2><p>The kernels of conv1, each stretched to the whole range "
@@ -158,8 +159,8 @@ def _mistakes(probabilities: Tensor, split: Split, classes: tuple[str, ...]) -> 
         )
         label, answer = classes[int(split.labels[index])], classes[int(answers[index])]
         image = _image(picture, "JPEG", f"{label} taken for {answer}")
-        words = f"{escape(label)}, taken for <strong>{escape(answer)}</strong> with {confidence[index]:.0%}"
-        figures.append(f"<figure>{image}<figcaption>{words}</figcaption></figure>")
+        text = f"{escape(label)}, taken for <strong>{escape(answer)}</strong> with {confidence[index]:.0%}"
+        figures.append(f"<figure>{image}<figcaption>{text}</figcaption></figure>")
     return f'<h2>The worst mistakes</h2><div class="mistakes">{"".join(figures) or "None."}</div>'
 
 
@@ -172,6 +173,6 @@ def _settings(state: Checkpoint) -> str:
     return f"<h2>Settings and origin</h2><dl>{rows}</dl>"
 
 
-def _image(picture: Image.Image, kind: str, words: str) -> str:
+def _image(picture: Image.Image, kind: str, text: str) -> str:
     data = b64encode(encoded(picture, kind)).decode()
-    return f'<img alt="{escape(words)}" src="data:image/{kind.lower()};base64,{data}">'
+    return f'<img alt="{escape(text)}" src="data:image/{kind.lower()};base64,{data}">'

@@ -162,9 +162,9 @@ def from_record(record: Any, path: Path) -> Checkpoint:
     unknown = [repr(key) for key in record.keys() - hints.keys()]
     unknown += [repr(key) for key in settings.keys() - Config.__dataclass_fields__.keys()]
     if unknown:
-        words = abbreviated(", ".join(sorted(unknown)))
+        names = abbreviated(", ".join(sorted(unknown)))
         raise CheckpointError(
-            f"{path} was written by a newer version of this program, with {words}; update this one"
+            f"{path} was written by a newer version of this program, with {names}; update this one"
         )
     try:
         record["config"] = override(Config(), settings)

@@ -1,4 +1,4 @@
-"""Choose the checkpoint of a run that is exported, measured, reported on or used as a start.
+"""Choose between last.pt and best.pt when a command is given a run folder.
 
 The default is last.pt, where the schedule ends. The best of E epochs on n photographs is mostly the
 luckiest of E draws unless n is large, and its accuracy is too optimistic. So best.pt is taken only if
@@ -27,11 +27,11 @@ ERRORS: Final = 2.0
 
 @dataclass(frozen=True)
 class Choice:
-    """A checkpoint and its path; `words` explain in one line which one it is and why."""
+    """A checkpoint and its path; `description` says in one line which one it is and why."""
 
     path: Path
     state: Checkpoint
-    words: str
+    description: str
 
 
 def choose(source: Path) -> Choice:
@@ -77,12 +77,12 @@ def _is_better(best: dict[str, Any], last: Checkpoint) -> tuple[bool, str]:
     if not best or not last.metrics or best["top1"] <= last.metrics["top1"]:
         return False, ""
     gain, images = best["top1"] - last.metrics["top1"], last.metrics["images"]
-    words = f"{100 * gain:.1f} points better on {images:,} photographs"
+    gain_text = f"{100 * gain:.1f} points better on {images:,} photographs"
     if gain <= ERRORS * standard_error(best["top1"], last.metrics["top1"], images):
-        return False, f"; epoch {best['epoch']} was {words}, which is chance"
+        return False, f"; epoch {best['epoch']} was {gain_text}, which is chance"
     if best["epoch"] <= (1 - END) * epochs:
-        return False, f"; epoch {best['epoch']} was {words}, but before the end of the schedule"
-    return True, f", {words} than the last"
+        return False, f"; epoch {best['epoch']} was {gain_text}, but before the end of the schedule"
+    return True, f", {gain_text} than the last"
 
 
 def standard_error(first: float, second: float, images: int) -> float:

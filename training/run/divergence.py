@@ -85,9 +85,9 @@ class LossWatch:
 
     def _remedies(self) -> str:
         config = self._config
-        words = [f"a lower --lr (it is {config.lr:g})", f"--clip-norm {config.clip_norm / 2 or 1:g}"]
+        remedies = [f"a lower --lr (it is {config.lr:g})", f"--clip-norm {config.clip_norm / 2 or 1:g}"]
         if config.optimizer == "sgd":
-            words.append("--recipe modern")
+            remedies.append("--recipe modern")
         if config.precision == "fp16":
-            words.append("--precision bf16")
-        return f"{', '.join(words[:-1])} or {words[-1]}"
+            remedies.append("--precision bf16")
+        return f"{', '.join(remedies[:-1])} or {remedies[-1]}"

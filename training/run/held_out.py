@@ -1,4 +1,4 @@
-"""Find the photographs that a run held out, by their content, to measure its network on them."""
+"""Find a run's held-out photographs in a folder, by digest, and load them for evaluation."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class Record:
 
     `held_out` (M,) and `trained_on` (N,) are digests. `held_out` is None if nothing was recorded, or if
     there were so many that only `digest_of_all` is recorded. `names` are those of the held-out photographs,
-    if known. `run` is the provenance.
+    if known. `run` is the checkpoint's provenance, or the manifest's `training`.
     """
 
     classes: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Lock run folders, so that only one process trains in each; the kernel releases the lock at its end."""
+"""Lock a run folder against a second trainer; the kernel unlocks it when the process ends."""
 
 import fcntl
 import os
@@ -73,7 +73,7 @@ def holder(run: Path) -> str | None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _words(file)
+        return _process_in(file)
     except OSError:
         return None
     finally:
@@ -89,7 +89,7 @@ def in_use(run: Path, process: str) -> str:
     )
 
 
-def _words(file: int) -> str:
+def _process_in(file: int) -> str:
     return os.pread(file, 200, 0).decode(errors="replace").strip() or "another process"
 
 
@@ -101,9 +101,9 @@ def _take(run: Path) -> int:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            words = _words(file)
+            process = _process_in(file)
             os.close(file)
-            raise CheckpointError(in_use(run, words)) from None
+            raise CheckpointError(in_use(run, process)) from None
         except OSError:  # a file system without locks, such as some network file systems
             return file
         try:

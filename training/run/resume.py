@@ -30,12 +30,12 @@ def load_resumable(out: Path) -> Checkpoint | None:
     return None
 
 
-def compare_settings(run: Config, given: Config, out: Path) -> str:
-    """Compare the settings of the run in `out` with the `given` ones: only more epochs are allowed.
+def compare_settings(run: Config, requested: Config, out: Path) -> str:
+    """Compare the settings of the run in `out` with the `requested` ones: only more epochs are allowed.
 
     -> a warning about more epochs, or "". Raises CheckpointError with a line for each other difference.
     """
-    ours, theirs = asdict(run), asdict(given)
+    ours, theirs = asdict(run), asdict(requested)
     problems = [
         f"{option_name(key)} is {_shown(ours[key])} in {out} and {_shown(theirs[key])} here; "
         + (
@@ -48,12 +48,12 @@ def compare_settings(run: Config, given: Config, out: Path) -> str:
     ]
     if problems:
         raise CheckpointError("\n".join(problems))
-    if given == run:
+    if requested == run:
         return ""
-    words = f"warning: {given.epochs} epochs instead of {run.epochs}"
+    warning = f"warning: {requested.epochs} epochs instead of {run.epochs}"
     if run.schedule == "cosine":
-        words += "; the learning rate is that of the longer schedule from here on, so it rises"
-    return words
+        warning += "; the learning rate is that of the longer schedule from here on, so it rises"
+    return warning
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Pre-train the base network on several sets of small pictures at once, as a start for later runs.
+"""Pre-train the base network, from which later runs start, on several sets of small pictures.
 
 Each set holds train/ and val/ with a folder per class, and has its own outputs. The pictures stay at `SIDE`
 pixels in memory; each batch is enlarged to `SMALL` pixels, which cost less, and towards the end of the run

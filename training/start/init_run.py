@@ -1,4 +1,4 @@
-"""Initialise a run: with fresh weights, with those of another run, or from its own checkpoint."""
+"""Create the state of a run: fresh, from another run's weights, or resumed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,14 +42,14 @@ def init_run(
     record_photographs(state, dataset)
     if start is None:
         return state, f"starts afresh with seed {config.seed}"
-    words = _take_weights(model, config, classes, start)
+    changes = _take_weights(model, config, classes, start)
     state.model = model.state_dict()
     state.mean, state.std = (
         start.mean,
         start.std,
     )  # the weights expect the normalisation of their own training
     state.provenance["started_from"] = {k: v for k, v in start.provenance.items() if k != MEASURED_ON}
-    return state, f"starts from {start.words}; {words}"
+    return state, f"starts from {start.description}; {changes}"
 
 
 def require_shape(config: Config, start: Start) -> None:

@@ -1,4 +1,4 @@
-"""Take the convolutions of a narrow network from a wide one: its kernels of the largest norms."""
+"""Shrink a wide network's convolutions to a narrow one, keeping the kernels of largest norm."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Record a run's photographs in its checkpoint, and compare those of a resumed or later run with it."""
+"""Record in a checkpoint which photographs a run uses; compare them on resume or reuse."""
 
 import hashlib
 import unicodedata
@@ -49,9 +49,9 @@ def earlier_run(out: Path, resumed: Checkpoint | None, start: Start | None) -> E
     if start is None:
         return None
     if start.checkpoint is not None:
-        return earlier_of(start.checkpoint, start.words)
+        return earlier_of(start.checkpoint, start.description)
     # A model file of `export`; base and published networks were trained on other photographs.
-    return earlier_of_file(start.provenance, start.words) if "images" in start.provenance else None
+    return earlier_of_file(start.provenance, start.description) if "images" in start.provenance else None
 
 
 def earlier_of(state: Checkpoint, name: str) -> Earlier:
@@ -99,12 +99,12 @@ def require_same_photographs(state: Checkpoint, dataset: Dataset, out: Path) -> 
             "from it with --from"
         )
     names, held_out = state.held_out["names"], state.held_out["digests"]
-    here = [*dataset.train.names, *dataset.val.names]
-    now = torch.cat([dataset.train.digests, dataset.val.digests])
-    added = [here[place] for place in _lacking(now, torch.cat([state.trained_on, held_out]))]
-    removed = len(_lacking(torch.cat([state.trained_on, held_out]), now))
+    names_now = [*dataset.train.names, *dataset.val.names]
+    digests_now = torch.cat([dataset.train.digests, dataset.val.digests])
+    added = [names_now[place] for place in _lacking(digests_now, torch.cat([state.trained_on, held_out]))]
+    removed = len(_lacking(torch.cat([state.trained_on, held_out]), digests_now))
     lost = [
-        names[place] for place in _lacking(held_out, now)
+        names[place] for place in _lacking(held_out, digests_now)
     ]  # the training photographs have no recorded names
     changed = len(set(added) & set(lost))
     counts = ((len(added) - changed, "added"), (removed - changed, "removed"), (changed, "changed"))

@@ -42,12 +42,12 @@ BASES: Final = Path(__file__).parent  # base-WIDTH.safetensors
 class Start:
     """Weights to start from, in float32, of all or some layers, with the settings they depend on.
 
-    `words` describe them in messages. `shape` has the settings of SHAPE. The network takes
+    `description` names them in messages. `shape` has the settings of SHAPE. The network takes
     (pixel - mean) / std, on the scale 0 to 255. `classes` name the rows of fc8, () if unknown. `checkpoint`
     is set if the source is a run.
     """
 
-    words: str
+    description: str
     weights: Mapping[str, Tensor]
     shape: dict[str, Any]
     mean: list[float]
@@ -72,7 +72,7 @@ def read_start(source: str, width: float) -> Start:
     outputs = {values.shape[:1] for name, values in start.weights.items() if name.startswith("fc8.")}
     if start.classes and outputs != {(len(start.classes),)}:
         raise CheckpointError(f"{path} is damaged: its {len(start.classes)} classes are not those of fc8")
-    return replace(start, words=f"the base network of width {width}") if source == "base" else start
+    return replace(start, description=f"the base network of width {width}") if source == "base" else start
 
 
 def base_widths() -> list[float]:
@@ -96,7 +96,7 @@ def _read(path: Path) -> Start:
     suffix = path.suffix.lower()
     if path.is_dir():
         choice = choose(path)
-        return _of_run(f"{path} ({choice.words})", choice.state)
+        return _of_run(f"{path} ({choice.description})", choice.state)
     if suffix == ".onnx":
         return _of_model_file(path)
     if suffix == SUFFIX:
@@ -110,10 +110,10 @@ def _read(path: Path) -> Start:
     return _of_torchvision(path, plain(record, path))
 
 
-def _of_run(words: str, state: Checkpoint) -> Start:
+def _of_run(description: str, state: Checkpoint) -> Start:
     config = asdict(state.config)
     return Start(
-        words,
+        description,
         _floats(state.model),
         _shape_of(config),
         state.mean,

@@ -1,4 +1,4 @@
-"""Check the Host header against DNS rebinding: a page whose name is made to point to this server."""
+"""Check the Host header, against DNS rebinding: a web page whose name resolves to this server."""
 
 import ipaddress
 import re

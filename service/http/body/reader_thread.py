@@ -1,4 +1,4 @@
-"""Run expensive parsing in one thread, so that large bodies are parsed one at a time.
+"""Parse large bodies in one thread, one at a time, to bound memory.
 
 Parsing 20 MB of JSON takes up to 200 MB of memory for a moment.
 """

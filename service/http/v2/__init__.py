@@ -1,1 +1,1 @@
-"""The Open Inference Protocol v2, with Triton's binary tensor, classification and repository extensions."""
+"""The Open Inference Protocol v2 and Triton's extensions: binary data, classification, repository."""

@@ -1,4 +1,4 @@
-"""Build the responses of the Open Inference Protocol to the requests of `service.http.v2.request`."""
+"""Build Open Inference Protocol responses: JSON, or JSON and binary tensors."""
 
 import json
 from collections.abc import Mapping, Sequence

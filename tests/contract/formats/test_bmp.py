@@ -10,8 +10,8 @@ from contract.formats import bmp
 from contract.picture import InvalidImage, decode, read_header
 from contract.recipe import DEFAULT_RECIPE
 from tests.corpus.bitmaps import bmp_of, bmp_of_runs, short_runs
-from tests.support.pictures import Array
-from tests.support.samples import SCENE
+from tests.support.drawing.pictures import Array
+from tests.support.drawing.samples import SCENE
 
 GREY = np.asarray(SCENE.convert("L"))
 ARGB = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)

@@ -14,8 +14,8 @@ from contract.preprocess import centre_crop
 from contract.recipe import DEFAULT_RECIPE
 from tests.corpus import boxes, cases, profiles
 from tests.corpus.case import PIXELS
-from tests.support.pictures import encode, swapped_profile
-from tests.support.samples import SCENE, samples
+from tests.support.drawing.pictures import encode, swapped_profile
+from tests.support.drawing.samples import SCENE, samples
 
 MAX_PIXELS = 67_000_000  # the default of the service
 EXPECTED = {case.name: case for case in cases() if case.expected is not None}

@@ -14,8 +14,8 @@ from contract.formats import jpeg
 from contract.picture import InvalidImage, decode, decode_pixels, read_header
 from contract.recipe import DEFAULT_RECIPE
 from tests.corpus.files import progressive, segment
-from tests.support.pictures import Array, encode, orientation_tag
-from tests.support.samples import SCENE, samples
+from tests.support.drawing.pictures import Array, encode, orientation_tag
+from tests.support.drawing.samples import SCENE, samples
 
 BASELINE, PROGRESSIVE = encode(SCENE, "JPEG"), encode(SCENE, "JPEG", progressive=True)
 RESTARTS = encode(SCENE, "JPEG", progressive=True, restart_marker_rows=1)

@@ -11,8 +11,8 @@ from contract.picture import read_header
 from contract.recipe import DEFAULT_RECIPE
 from tests.corpus import cases
 from tests.support.checkout import ROOT
-from tests.support.pictures import encode, png_chunk, scene
-from tests.support.samples import samples
+from tests.support.drawing.pictures import encode, png_chunk, scene
+from tests.support.drawing.samples import samples
 
 BOMBS = {
     "bomb-png-ztxt-too-many": "text chunks",

@@ -12,8 +12,8 @@ from contract.picture import decode, read_header
 from contract.preprocess import square
 from contract.recipe import DEFAULT_RECIPE
 from tests.corpus.files import png_of
-from tests.support.pictures import Array, encode, png_chunk, swapped_profile
-from tests.support.samples import SCENE
+from tests.support.drawing.pictures import Array, encode, png_chunk, swapped_profile
+from tests.support.drawing.samples import SCENE
 
 PALETTE = np.random.default_rng(3).integers(0, 256, (256, 3), dtype=np.uint8)
 CHANNELS = {0: 1, 2: 3, 3: 1}

@@ -9,8 +9,8 @@ import pytest
 
 from contract.picture import InvalidImage, decode, read_header
 from contract.recipe import DEFAULT_RECIPE
-from tests.support.pictures import Array, Order, scene
-from tests.support.tiffs import file_of, tiff_of_layout
+from tests.support.drawing.pictures import Array, Order, scene
+from tests.support.drawing.tiffs import file_of, tiff_of_layout
 
 ORDERS: tuple[Order, Order] = ("<", ">")
 SCENE = scene(120, 100)

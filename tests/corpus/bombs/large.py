@@ -20,8 +20,8 @@ from tests.corpus.files import (
     tiff_fields,
     tiff_of,
 )
-from tests.support.pictures import encode, png_chunk
-from tests.support.samples import samples
+from tests.support.drawing.pictures import encode, png_chunk
+from tests.support.drawing.samples import samples
 
 BIG = 7000  # x 7000 = 49 million pixels
 

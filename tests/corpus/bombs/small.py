@@ -17,8 +17,8 @@ from tests.corpus.files import (
     tiff_fields,
     tiff_of,
 )
-from tests.support.pictures import encode, png_chunk, swapped_profile
-from tests.support.samples import SCENE
+from tests.support.drawing.pictures import encode, png_chunk, swapped_profile
+from tests.support.drawing.samples import SCENE
 
 BODY = 19_900_000  # bytes, just below the default limit of a body
 

@@ -90,7 +90,7 @@ def test_progress_bar_and_truncated_names_on_a_terminal(model_file: Path, tmp_pa
     output = on_a_terminal(folder.name, "--top-k", 1, "--model", model_file, cwd=tmp_path, columns=40)
     assert "] 0 of 3" in output
     assert "[##############################] 3 of 3, 0 s left" in output
-    assert output.endswith("\r\x1b[K"), "the bar is erased at the end"
+    assert output.endswith("\r\x1b[K"), "the progress bar is erased at the end"
     lines = [line.rpartition("\x1b[K")[2] for line in output.split("\r\n")]
     assert [
         line.startswith("…") and line[:20].endswith(f"{n}.jpg") for n, line in enumerate(lines[:3])

@@ -159,7 +159,7 @@ onnxruntime.InferenceSession.run = run
 def hanging(tmp_path: Path) -> str:
     """PYTHONPATH of a server whose native code hangs on a bright picture, but not on a black one.
 
-    No file that is allowed does that: what its network computes is bounded (see onnx_files/test_onnx_cost.py).
+    No file that is allowed does that: what its network computes is bounded (test_onnx_cost.py).
     """
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "sitecustomize.py").write_text(HANGING)

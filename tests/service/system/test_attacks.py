@@ -218,7 +218,7 @@ def test_long_query_and_expect_headers(server: Server) -> None:
 
 
 def test_no_descriptor_is_left_after_a_hundred_attacks(model_file: Path, tmp_path: Path) -> None:
-    """A hundred attackers at once, each with another attack: no descriptor is kept, nobody is inside."""
+    """A hundred different attacks at once leak no descriptor and leave nothing in flight."""
     attacks = [*BAD_REQUESTS.values(), *ENDLESS.values(), *(b"".join(parts) for parts, _ in SLOW.values())]
     with serving(tmp_path / "log", model_file, **LIMITS) as server:
         server.client.post("/predict", content=plain(1))

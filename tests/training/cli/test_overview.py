@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from tests.support.pictures import draw_classes
+from tests.support.drawing.pictures import draw_classes
 from training.cli.overview import overview, warnings
 from training.config import Config
 from training.data.prepared import load_dataset

@@ -37,9 +37,9 @@ def split_of(photographs: int, square: Tensor = NOISE) -> Split:
 
 
 def planned(
-    photographs: int, start: str | None = None, ranks: Ranks = CPU, memory: float = MUCH, **given: Any
+    photographs: int, start: str | None = None, ranks: Ranks = CPU, memory: float = MUCH, **overrides: Any
 ) -> Plan:
-    return choose(given, start, split_of(photographs), ranks=ranks, free_bytes=memory)
+    return choose(overrides, start, split_of(photographs), ranks=ranks, free_bytes=memory)
 
 
 def test_few_photographs_start_from_the_base_network() -> None:
@@ -57,7 +57,7 @@ def test_larger_sets_get_more_steps_but_fewer_epochs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("photographs", "given", "reason"),
+    ("photographs", "overrides", "reason"),
     [
         (1_000_000, {}, "1,000,000 photographs are enough"),
         (160, {"width": "0.05"}, "no base network of width 0.05"),
@@ -66,9 +66,9 @@ def test_larger_sets_get_more_steps_but_fewer_epochs() -> None:
     ],
 )
 def test_without_a_fitting_base_network_a_run_starts_from_scratch(
-    photographs: int, given: dict[str, Any], reason: str
+    photographs: int, overrides: dict[str, Any], reason: str
 ) -> None:
-    plan = planned(photographs, **given)
+    plan = planned(photographs, **overrides)
     assert plan.start == "scratch"
     assert reason in plan.reason
     assert plan.config.epochs == 90, "as in the recipe modern"

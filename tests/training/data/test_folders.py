@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pictures import draw_classes, encode, scene
+from tests.support.drawing.pictures import draw_classes, encode, scene
 from training.data.folders import by_suffix, class_names, find_measured, find_trees, printable, scan_known
 from training.errors import DataError
 

@@ -9,7 +9,7 @@ import torch
 from contract.picture import decode
 from contract.preprocess import square
 from contract.recipe import DEFAULT_RECIPE
-from tests.support.pictures import draw_classes, encode, orientation_tag, scene, stored
+from tests.support.drawing.pictures import draw_classes, encode, orientation_tag, scene, stored
 from training.config import Config
 from training.data.folders import Sample, find_trees
 from training.data.images import channel_statistics, digest_of, load_pictures, read_digests

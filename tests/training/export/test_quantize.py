@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import Tensor
 
-from tests.support.pictures import draw_classes
+from tests.support.drawing.pictures import draw_classes
 from tests.support.runs import COLOURS, MEAN, trained
 from training.__main__ import main
 from training.data.folders import scan_known
@@ -33,7 +33,7 @@ Network = tuple[AlexNet, list[float], dict[str, float]]
 
 @pytest.fixture(scope="module")
 def crops() -> Tensor:
-    """(16, 224, 224, 3) uint8, blurred noise."""
+    """Make blurred noise (16, 224, 224, 3) uint8."""
     draw = torch.Generator().manual_seed(5)
     coarse = torch.rand(16, 3, 6, 6, generator=draw) * 255
     pixels = F.interpolate(coarse, size=(224, 224), mode="bilinear")
@@ -42,7 +42,7 @@ def crops() -> Tensor:
 
 @pytest.fixture(scope="module")
 def network(crops: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Network:
-    """-> the network, its std, and the steps of its activations."""
+    """Make a network -> it, its std, and the steps of its activations."""
     state = checkpoint.load(trained(tmp_path_factory.mktemp("run") / "best.pt"))
     model = checkpoint.restore_model(state).eval()
     return model, state.std, calibrate(model, MEAN, state.std, crops)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pictures import draw_classes
+from tests.support.drawing.pictures import draw_classes
 from training.__main__ import main
 from training.report.figure1 import RATES, best_of, epochs_to_target
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from contract.interval import with_interval
-from tests.support.pictures import draw_classes
+from tests.support.drawing.pictures import draw_classes
 from tests.support.runs import train
 from training.__main__ import main
 from training.config import Config

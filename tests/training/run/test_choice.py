@@ -48,7 +48,7 @@ def test_best_is_chosen_only_if_better_beyond_chance(
 ) -> None:
     choice = choose(a_run(tmp_path / "run", best, last, images))
     assert choice.path.name == taken
-    assert words in choice.words
+    assert words in choice.description
     assert choice.state.metrics["top1"] == {"best.pt": best, "last.pt": last}[taken][1]
 
 
@@ -81,9 +81,9 @@ def test_every_command_chooses_the_same_checkpoint(
 
 def test_choose_takes_a_file_and_refuses_a_folder_without_checkpoints(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run", (95, 0.6), (100, 0.5), 40)
-    assert choose(run / "best.pt").words == "best.pt, epoch 95 of 100"
+    assert choose(run / "best.pt").description == "best.pt, epoch 95 of 100"
     (run / "last.pt").unlink()
-    assert choose(run).words == "best.pt, epoch 95 of 100; there is no last.pt"
+    assert choose(run).description == "best.pt, epoch 95 of 100; there is no last.pt"
     (run / "best.pt").unlink()
     with pytest.raises(CheckpointError, match=r"neither best\.pt nor last\.pt"):
         choose(run)

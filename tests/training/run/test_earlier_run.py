@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.pictures import draw_classes
+from tests.support.drawing.pictures import draw_classes
 from training.cli.overview import overview
 from training.config import Config
 from training.data import measured_on

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.pictures import draw_classes
+from tests.support.drawing.pictures import draw_classes
 from tests.support.runs import train
 from training.__main__ import main
 from training.config import Config
@@ -221,7 +221,7 @@ def test_every_command_reports_which_photographs_it_measured(
     assert earlier_of_file(start.provenance, "it").held_out.tolist() == [], (
         "its training photographs are not held out"
     )
-    assert "cannot be read: Is a directory; name a file of" in output_of(
+    assert "cannot be read: Is a directory; name a file written by" in output_of(
         "verify", run, "--data", data, code=1
     )
     gone = output_of("report", run, code=1)

@@ -14,7 +14,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from tests.support.pictures import draw_classes
+from tests.support.drawing.pictures import draw_classes
 from tests.support.runs import COLOURS, MODERN, PAPER, python, same, train_as
 from training.__main__ import main
 from training.model import AlexNet

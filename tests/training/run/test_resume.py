@@ -1,4 +1,4 @@
-"""`--resume`: the runs that it continues, those that it refuses, and the checkpoints kept."""
+"""Resuming with --resume: the runs that it continues or refuses, and the checkpoints kept."""
 
 import shutil
 from pathlib import Path

@@ -14,7 +14,7 @@ from torch import nn
 from contract.picture import decode
 from contract.preprocess import centre_crop
 from contract.recipe import TORCHVISION_RECIPE
-from tests.support.pictures import encode, scene
+from tests.support.drawing.pictures import encode, scene
 from tests.support.torchvision_alexnet import TorchvisionAlexNet
 from training.__main__ import main
 from training.errors import CheckpointError
@@ -39,7 +39,7 @@ def imported(weights: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
     torch.save(weights, folder / "alexnet.pth")
     command = ["import", "--from", "torchvision", str(folder / "alexnet.pth"), "--out", str(folder / "run")]
     with pytest.MonkeyPatch.context() as patch:
-        # Treated as the published file; tests/test_readme.py imports another one.
+        # Treated as the published file; tests/documents/test_readme.py imports another one.
         patch.setattr("training.start.published.SHA256", digest(folder / "alexnet.pth"))
         assert main(command) == 0
     return folder / "run"
@@ -169,7 +169,10 @@ def test_state_dicts_with_other_layers_are_refused(
         assert not (tmp_path / "run").exists(), "a second attempt is possible"
     (tmp_path / "ten.pth").write_bytes(b"no weights")
     assert main(command) == 1
-    assert "ten.pth is not a readable checkpoint: it is truncated, or of another kind" in capsys.readouterr().err
+    assert (
+        "ten.pth is not a readable checkpoint: it is truncated, or of another kind"
+        in capsys.readouterr().err
+    )
     assert main([*command, "--sha256", "0" * 64]) == 1
     assert "not 000" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.support.pictures import draw_classes
+from tests.support.drawing.pictures import draw_classes
 from tests.support.runs import CLASSES, COLOURS, MEAN, images, train, trained
 from training.__main__ import main
 from training.config import Config

@@ -4,7 +4,7 @@ import struct
 
 from PIL import Image
 
-from tests.support.pictures import encode
+from tests.support.drawing.pictures import encode
 
 Box = tuple[int, int, int, int]
 PALETTE = bytes(value for n in range(8) for value in (n * 30, 255 - n * 30, 90))

@@ -9,7 +9,7 @@ import numpy as np
 import pillow_heif
 from PIL import Image, ImageCms
 
-from tests.support.pictures import (
+from tests.support.drawing.pictures import (
     encode,
     linear_grey_profile,
     orientation_tag,

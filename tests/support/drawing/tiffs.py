@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.support.pictures import Array, Order
+from tests.support.drawing.pictures import Array, Order
 
 _KINDS = {3: "H", 4: "I", 16: "Q", 17: "q"}
 Tag = tuple[int, int, Sequence[int]]  # number, type (3 SHORT, 4 LONG, 16 and 17 of 64 bits), values
