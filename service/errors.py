@@ -10,7 +10,7 @@
     +-- UnknownModel         no model of that name and version
     +-- ModelError           a model file that cannot be served
     |   +-- UnreadableModel  temporary: the file may be readable later
-    +-- Overloaded           MAX_QUEUE, MAX_QUEUE_BYTES or MAX_QUEUE_PER_KEY, or too much slow decoding waits
+    +-- Overloaded           MAX_QUEUE, MAX_QUEUE_BYTES, MAX_QUEUE_PER_KEY; too much slow decoding
     +-- NotReady             starting, draining, or no model is served
     +-- SchedulerClosed      the scheduler runs no more batches
     +-- WorkerLost           a run failed, and no further batch can run in this process

@@ -1,6 +1,7 @@
 """Read GIFs of any size, and find where the first frame lies on the canvas.
 
-Only the first frame is ever decoded, by contract/picture.py. The reader is Pillow's, without Pillow's own limit on the size of a picture.
+Only the first frame is ever decoded, by contract/picture.py. The reader is Pillow's, without Pillow's own
+limit on the size of a picture.
 """
 
 from typing import Any

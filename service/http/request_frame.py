@@ -42,9 +42,9 @@ class RequestFrame:
     async def admitted(self, images_each: int = 1) -> AsyncIterator[Permit]:
         """Keep the model in use, and yield an empty permit.
 
-        The body counts as it arrives, images when the caller acquires them, each as `images_each`: ten crops
-        or all occlusions of one. Raises Overloaded and InvalidRequest, and DeadlineExceeded if the block
-        outlasts the deadline.
+        The body counts as it arrives, images when the caller acquires them, each as `images_each`: its ten
+        crops, or all of its occlusions. Raises Overloaded and InvalidRequest, and DeadlineExceeded if the
+        block outlasts the deadline.
         """
         size = announced_bytes(self.request, self.settings.max_body_bytes)
         admission = self.engine.admission.admit(size, images_each, self.request.scope[KEY])

@@ -45,7 +45,7 @@ class _Group:
 
 
 class Scheduler:
-    """Run `threads` threads that decode and run batches; `pin_cores` gives each a core if there are as many.
+    """Run `threads` threads that decode and run batches; `pin_cores` gives each a core of its own.
 
     If `runners` is not 0, these threads only decode, and that many further threads run the batches. `slow`
     threads decode slow images at a lower priority; images that would wait longer than `max_wait` s are

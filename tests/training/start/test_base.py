@@ -85,9 +85,9 @@ def test_a_resumed_base_ends_with_the_same_weights(
         assert make(photographs, out, "--epochs", "2") == INTERRUPTED
     assert "stopped after step 2; repeat the command to continue" in capsys.readouterr().err
     assert make(photographs, out, "--epochs", "3") == 1
-    assert "base.checkpoint is of a base network with other settings" in capsys.readouterr().err
+    assert "base.checkpoint was written with other settings" in capsys.readouterr().err
     assert same(dict(made(photographs, out, "--epochs", "2").weights), dict(unbroken.weights))
-    assert "goes on after step 2" in capsys.readouterr().out
+    assert "resumes after step 2" in capsys.readouterr().out
 
 
 def test_the_largest_kernels_of_each_half_are_kept_with_their_inputs() -> None:
