@@ -155,7 +155,7 @@ def test_training_on_one_s_own_photographs(tmp_path: Path) -> None:
         subprocess.run(["bash", "-c", command], cwd=checkout, env=environ(), check=True)
     _model, manifest = read_model(checkout / "models/photos.onnx")
     assert [m.images for m in manifest.metrics] == [4, 4], "not the fifth that was set aside"
-    assert git("status", "--porcelain") == "", "what was made is nobody else's"
+    assert git("status", "--porcelain") == "", "the commands left files that git does not ignore"
     asked = ["scripts/training", "--help"]
     helped = subprocess.run(asked, cwd=checkout, env=environ(), capture_output=True, text=True, check=True)
     assert helped.stdout.startswith("usage: scripts/training [-h]"), "the command that was typed"

@@ -119,7 +119,7 @@ SLOW = {
     "nothing at all": ([], None),
     "nothing more": ([LIVE], 200),
     "line ends after a request": ([LIVE, b"\r\n"], 200),
-    "a body that nobody asked for": ([GET + b"Content-Length: 100\r\n\r\n", b"x"], 200),
+    "a body of a GET": ([GET + b"Content-Length: 100\r\n\r\n", b"x"], 200),
 }
 
 
