@@ -55,7 +55,7 @@ class Worker:
         )
         os.close(write_end)
         os.set_blocking(self._pipe, False)
-        self._has_beaten = False
+        self._started = False  # its event loop runs
         self._silent_s = 0.0
 
     def wait_until_ready(self) -> list[str]:
@@ -68,10 +68,11 @@ class Worker:
         while output.count(b"\n") < 3 and (data := os.read(self._pipe, 65536)):
             output += data
         os.set_blocking(self._pipe, False)
+        self._started = bool(output)
         return output.decode().split("\n")[:3] if output.count(b"\n") == 3 else []
 
     def silent_for(self, elapsed: float) -> float:
-        """Return the seconds without a beat, `elapsed` s after the last call; 0 before the first beat.
+        """Return the seconds without a beat, `elapsed` s after the last call; 0 until it has started.
 
         They are added up by these calls: while the parent is suspended too, as in a paused container, none
         are counted.
@@ -79,8 +80,8 @@ class Worker:
         data = b""
         with suppress(BlockingIOError):
             data = os.read(self._pipe, 65536)
-        self._has_beaten = self._has_beaten or BEAT in data
-        self._silent_s = self._silent_s + elapsed if self._has_beaten and BEAT not in data else 0.0
+        self._started = self._started or bool(data)
+        self._silent_s = self._silent_s + elapsed if self._started and not data else 0.0
         return self._silent_s
 
     def end_within(self, seconds: float) -> bool:

@@ -51,7 +51,9 @@ def test_unusable_models_are_refused(model_file: Path, tmp_path: Path) -> None:
     cut.write_bytes(model_file.read_bytes()[:1000])
     assert refused(model=cut)[0] == 1
 
-    assert "no manifest" in refused(model=changed(model_file, tmp_path / "bare.onnx", "other", ""))[1]
+    assert (
+        "without a manifest" in refused(model=changed(model_file, tmp_path / "bare.onnx", "other", ""))[1]
+    )
     assert "not JSON" in refused(model=changed(model_file, tmp_path / "odd.onnx", METADATA_KEY, "{"))[1]
 
 
