@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.support.drawing.pictures import draw_classes
+from tests.support.held_out import COLOURS, CONFIG, measured, run_on
 from training.cli.overview import overview
 from training.config import Config
 from training.data import measured_on
@@ -15,48 +16,15 @@ from training.data.measured_on import (
     UNKNOWN,
     VALIDATION,
 )
-from training.data.prepared import Dataset, load_dataset, prepare
+from training.data.prepared import load_dataset, prepare
 from training.errors import CheckpointError
 from training.run.checkpoint import Checkpoint
-from training.run.held_out import (
-    Measured,
-    load_held_out,
-    record_of,
-)
-from training.run.provenance import run_provenance
 from training.start.record import (
     earlier_of,
     earlier_of_file,
     earlier_of_itself,
-    record_photographs,
     require_same_photographs,
 )
-
-COLOURS = {"iris": (60, 40, 200), "rose": (200, 30, 50)}
-
-
-CONFIG = Config(val_fraction=0.3)
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Make one tree: 2 classes of 10 pictures, of which 3 each are held out."""
-    return draw_classes(tmp_path / "photos", COLOURS, 10, size=16)
-
-
-def run_on(dataset: Dataset) -> Checkpoint:
-    """Make the checkpoint that training on `dataset` would record."""
-    state = Checkpoint(CONFIG, dataset.classes, [0.0] * 3, [1.0] * 3, {})
-    state.provenance = run_provenance(dataset)
-    record_photographs(state, dataset)
-    return state
-
-
-def measured(data: Path, state: Checkpoint) -> tuple[set[str], Measured]:
-    result = load_held_out(data, record_of(state))
-    for name, label in zip(result.split.names, result.split.labels.tolist(), strict=True):
-        assert name.split("/")[0] == state.classes[label]
-    return set(result.split.names), result
 
 
 def test_a_run_resumes_only_with_the_same_photographs(photos: Path, tmp_path: Path) -> None:

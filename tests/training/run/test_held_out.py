@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.support.drawing.pictures import draw_classes
+from tests.support.held_out import COLOURS, CONFIG, measured, run_on
 from tests.support.runs import train
 from training.__main__ import main
 from training.config import Config
@@ -22,48 +23,21 @@ from training.data.measured_on import (
     digest_of_all,
     read_measured_on,
 )
-from training.data.prepared import Dataset, load_dataset, prepare
+from training.data.prepared import load_dataset, prepare
 from training.errors import DataError
 from training.export.verify import read_model
 from training.run import checkpoint
 from training.run.checkpoint import Checkpoint
 from training.run.held_out import (
-    Measured,
     Record,
     load_held_out,
     load_some_training,
     record_of,
 )
-from training.run.provenance import run_provenance
 from training.start.record import (
     earlier_of_file,
-    record_photographs,
 )
 from training.start.weights import read_start
-
-COLOURS = {"iris": (60, 40, 200), "rose": (200, 30, 50)}
-CONFIG = Config(val_fraction=0.3)
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Make one tree: 2 classes of 10 pictures, of which 3 each are held out."""
-    return draw_classes(tmp_path / "photos", COLOURS, 10, size=16)
-
-
-def run_on(dataset: Dataset) -> Checkpoint:
-    """Make the checkpoint that training on `dataset` would record."""
-    state = Checkpoint(CONFIG, dataset.classes, [0.0] * 3, [1.0] * 3, {})
-    state.provenance = run_provenance(dataset)
-    record_photographs(state, dataset)
-    return state
-
-
-def measured(data: Path, state: Checkpoint) -> tuple[set[str], Measured]:
-    result = load_held_out(data, record_of(state))
-    for name, label in zip(result.split.names, result.split.labels.tolist(), strict=True):
-        assert name.split("/")[0] == state.classes[label]
-    return set(result.split.names), result
 
 
 def test_the_held_out_photographs_are_measured_wherever_they_are(photos: Path, tmp_path: Path) -> None:
