@@ -127,6 +127,7 @@ def test_tiles_have_equal_sizes(
     chosen = [pictures["daisy"], tmp_path / f"{'long' * 40}.jpg", pictures["corrupt"], pictures["text"]]
     page = start(site, viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
     page.set_input_files("#files", chosen)
+    expect(page.locator("#gallery")).to_be_visible()
     expect(page.locator("#progress")).to_be_hidden()
     sizes = page.locator(".open").evaluate_all(
         "all => all.map((tile) => tile.getBoundingClientRect()).map(({width, height}) => [width, height])"
@@ -158,6 +159,7 @@ def test_text_of_buttons_is_centred(site: Server, start: Start, pictures: dict[s
     expect(page.locator("#files")).to_be_enabled()
     controls = page.evaluate(OFF_CENTRE)
     page.set_input_files("#files", [pictures["daisy"], pictures["corrupt"]])
+    expect(page.locator("#gallery")).to_be_visible()
     expect(page.locator("#progress")).to_be_hidden()
     controls += page.evaluate(OFF_CENTRE)
     page.locator(".open").first.click()
