@@ -79,7 +79,7 @@ def test_page_is_usable_by_keyboard(site: Server, start: Start, pictures: dict[s
     tab_to(".switch")
     page.keyboard.press("Space")
     expect(page.locator(".heat")).to_be_visible()
-    tab_to(".looked select")
+    tab_to(".crop-controls select")
     tab_to(".curl button")
     page.keyboard.press("Enter")
     expect(page.locator("#say")).to_contain_text("curl line")

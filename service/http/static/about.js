@@ -1,10 +1,10 @@
-// What is said of a model: the lead, three facts, and folded away its card, measurements and filters.
+// Describe the model: the lead, three facts and, folded, its card, accuracies and filters.
 
 import { ask } from "./api.js";
 import { byId, counted, make, named } from "./dom.js";
 import { render } from "./markdown.js";
 
-let current = null; // the model that is shown
+let current = null; // the model shown
 
 export function showModel(model) {
   current = model;
@@ -53,6 +53,6 @@ async function showFilters(model) {
     image.alt = `The kernels of ${model.name}'s first convolution`;
     byId("filters").hidden = false;
   } catch {
-    // An ornament: without it, the page still says all that matters.
+    // Optional: without the picture of the filters the page is still complete.
   }
 }

@@ -1,18 +1,18 @@
-// Requests to the server, and what its errors mean in words a person can act on.
+// Send requests to the server, and explain its errors in words that a person can act on.
 
 const KEY = "api-key";
-const TRIES = 4; // of a request that is answered 429
+const MAX_ATTEMPTS = 4; // of a request that is answered 429
 
 export const limit = Number(document.querySelector('meta[name="max-body-bytes"]').content) || Infinity;
 
-/** The API key: of this tab, and gone with it. */
+/** The API key, kept for this tab only. */
 export const key = {
   get: () => storage(() => sessionStorage.getItem(KEY)) ?? "",
   set: (value) => storage(() => sessionStorage.setItem(KEY, value)),
   forget: () => storage(() => sessionStorage.removeItem(KEY)),
 };
 
-/** What `use` returns; null where a browser forbids storage: a server with keys cannot be used then. */
+/** Returns what `use` returns; null if the browser forbids storage: servers with keys cannot be used then. */
 export function storage(use) {
   try {
     return use();
@@ -21,7 +21,7 @@ export function storage(use) {
   }
 }
 
-/** An error to be shown: `title` and `text` for people, `detail` for a file; `again` where trying again may help. */
+/** An error to show: `title` and `text` for people, `detail` for the CSV file; `again` if a retry may help. */
 export class Trouble extends Error {
   constructor(title, text, { code = "", detail = `${title}. ${text}`, again = false } = {}) {
     super(title);
@@ -29,14 +29,14 @@ export class Trouble extends Error {
   }
 }
 
-/** The answer, if it is a good one. Throws Trouble; AbortError where `signal` says so. */
+/** Returns the response if its status is 2xx. Throws Trouble, or AbortError if `signal` aborts. */
 export async function ask(path, { body, signal, busy } = {}) {
   for (let tries = 1; ; tries += 1) {
     const answer = await send(path, body, signal);
     if (answer.ok) return answer;
     const problem = await answer.json().catch(() => ({}));
     const seconds = Number(answer.headers.get("Retry-After")) || 1;
-    if (answer.status !== 429 || tries === TRIES) throw inWords(problem, answer, body);
+    if (answer.status !== 429 || tries === MAX_ATTEMPTS) throw inWords(problem, answer, body);
     busy?.(seconds);
     await pause(seconds * 1000, signal);
   }
@@ -73,7 +73,7 @@ async function send(path, body, signal) {
   }
 }
 
-/** A folder, or a file that was moved meanwhile, cannot be read; the browser would call it a network error. */
+/** Reads the file first: for a folder or a file that was moved, the browser would report a network error. */
 async function readable(file) {
   try {
     await file.slice(0, 1).arrayBuffer();
@@ -108,7 +108,7 @@ export const megabytes = (bytes) =>
 
 const sentence = (text) => text && `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 
-// By the code of the answer: a title, what to do, and whether the same request may do better later.
+// By problem code: a title, what to do, and whether the same request may succeed later.
 const WORDS = {
   unauthorized: ["The key is not taken", "Enter one that this server knows."],
   timeout: ["The upload took too long", "Try again over a faster connection, or with a smaller copy.", true],

@@ -1,4 +1,4 @@
-// What happens: which pictures there are, what was asked about them, what is shown.
+// The state of the page: the pictures, their requests, and the current view.
 
 import { Trouble, ask, askForJson } from "./api.js";
 import { byId, isUnsure, named, percent, say } from "./dom.js";
@@ -7,15 +7,15 @@ import { takePictures } from "./intake.js";
 import { askForKey, chosen, hasModels, query, showTrouble, startModels } from "./models.js";
 import { fillResult } from "./view.js";
 
-// One request per picture and not one for all: each answer is shown as it arrives, the limit of bytes and
-// the errors are those of one picture, and the server forms its batches from whatever is under way.
-// A browser opens six connections to a server; this leaves two for what else is asked.
+// One request per picture: each answer is shown as it arrives, limits and errors concern one picture, and the
+// server forms batches from all requests in flight. A browser opens six connections to a server; two are left
+// for other requests.
 const AT_ONCE = 4;
 
 let items = []; // {file, url, answer, trouble, ms, waits, tile, heat}
-let early = []; // files that were chosen before a model was known
+let early = []; // files chosen before the models were known
 let shown = null; // the item of the large view
-let round = new AbortController(); // aborted when other pictures take the place of these
+let round = new AbortController(); // aborted when other pictures replace these
 
 // ---------------------------------------------------------------- pictures
 
@@ -33,10 +33,10 @@ function clear() {
   document.body.classList.remove("looking");
 }
 
-/** Asks about all `files`, and shows what comes back. */
+/** Classifies all `files` and shows the answers. */
 async function look(files) {
   if (!hasModels()) {
-    early = files; // the page says already what it waits for
+    early = files; // the page already says that it waits
     return;
   }
   clear();

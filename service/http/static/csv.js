@@ -1,8 +1,8 @@
-// The answers as a CSV file, with the columns of `python -m service predict --format csv`.
+// Write the answers as a CSV file with the columns of `python -m service predict --format csv`.
 
 const COLUMNS = ["file", "rank", "label", "index", "probability", "error"];
 
-/** RFC 4180, after a byte order mark: without it Excel reads UTF-8 as something else. */
+/** Writes RFC 4180 after a byte order mark, without which Excel does not recognise UTF-8. */
 export function csv(items) {
   const rows = items.flatMap(({ file, answer, trouble }) =>
     answer
@@ -17,5 +17,5 @@ function cell(value) {
   return /[",;\s]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
-/** A text that a spreadsheet would run as a formula gets an apostrophe before it; quotes would not help. */
+/** Prefixes a text that a spreadsheet would run as a formula with an apostrophe; quotes would not help. */
 const inert = (text) => (/^\s*[=+\-@＝＋－＠]|^[\t\r\n]/.test(text) ? `'${text}` : text);

@@ -5,5 +5,5 @@ SwaggerUIBundle({
   presets: [SwaggerUIBundle.presets.apis],
   layout: "BaseLayout",
   deepLinking: true,
-  validatorUrl: null, // swagger.io is not asked what it thinks of the description
+  validatorUrl: null, // do not send the description to swagger.io
 });

@@ -1,6 +1,6 @@
-// Elements made without markup: what a file or a server says is only ever text.
+// Make elements without markup: texts of files and servers are only ever inserted as text.
 
-/** `make("a.b", {href}, "text", child)`: properties are set as attributes, functions become listeners. */
+/** Makes an element: `make("a.b", {href}, "text", child)`. Functions become event listeners. */
 export function make(what, attributes = {}, ...children) {
   const [tag, ...classes] = what.split(".");
   const element = document.createElement(tag);
@@ -16,7 +16,7 @@ export function make(what, attributes = {}, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
-const NARROW = "\u202f"; // a space that does not break
+const NARROW = "\u202f"; // narrow no-break space
 
 export function percent(probability) {
   if (probability > 0 && probability < 0.001) return `<${NARROW}0.1${NARROW}%`;
@@ -30,14 +30,14 @@ export const isUnsure = ({ probability }) => probability < 0.5;
 
 export const counted = (count, one, many) => `${count} ${count === 1 ? one : many}`;
 
-/** Said of every answer: the probabilities of a picture of anything else add up to 1 too. */
+/** Shown with every answer: the probabilities for a picture of anything else add up to 1, too. */
 export const limitOf = ({ classes }) =>
   `It chooses among ${counted(classes.length, "class", "classes")}. `
   + `A picture of anything else gets ${classes.length === 1 ? "it too" : "the nearest of them"}.`;
 
 export const named = (label) => label.replaceAll("_", " ");
 
-/** Said by screen readers; the same sentence twice is said twice. */
+/** Announces a sentence to screen readers, also if it is the same as the last. */
 export function say(text) {
   const place = byId("say");
   place.textContent = "";

@@ -1,13 +1,13 @@
-// Several pictures: a tile for each, how many there are of what, their order, and their answers as a file.
+// Several pictures: a tile each, counts by class, sorting, and the answers as a file.
 
 import { csv } from "./csv.js";
 import { byId, counted, isUnsure, limitOf, make, named, percent } from "./dom.js";
 
-const MAX_CLASSES = 12; // named in the summary
+const MAX_CLASSES = 12; // in the summary
 const { compare } = new Intl.Collator(undefined, { numeric: true });
 const best = ({ answer }) => answer?.predictions[0];
 const isDone = ({ answer, trouble }) => Boolean(answer || trouble);
-const probability = (item) => best(item)?.probability ?? -1; // what has none comes last
+const probability = (item) => best(item)?.probability ?? -1; // pictures without an answer come last
 
 const ORDERS = {
   chosen: () => 0,
@@ -18,9 +18,9 @@ const ORDERS = {
 };
 
 let items = [];
-let open = () => {}; // shows one of them large
+let open = () => {}; // opens the large view of an item
 
-/** Makes the tiles of `all`, which `enlarge` is to open. */
+/** Makes the tiles of `all`; `enlarge` opens the large view of one. */
 export function fillGallery(all, model, enlarge) {
   items = all;
   open = enlarge;
@@ -33,7 +33,7 @@ export function fillGallery(all, model, enlarge) {
   summarize();
 }
 
-/** Shows what is known of `item` now. */
+/** Updates the tile of `item`. */
 export function updateGallery(item) {
   if (!item.tile) return;
   fillTile(item);

@@ -1,10 +1,10 @@
-// How pictures come in: picked, photographed, pasted, dropped, or one of the page's own examples.
+// Take pictures: picked, photographed, pasted, dropped, or one of the examples.
 
 import { Trouble, ask } from "./api.js";
 import { byId } from "./dom.js";
 
-/** `look` gets the files; `wanted` says whether the page is to show that it waits for a drop; `failed` gets the
- * Trouble when there is no file. */
+/** Calls `look` with the files, `wanted` with whether to show the drop target, `failed` with the Trouble if there
+ * is no file. */
 export function takePictures({ look, wanted, failed }) {
   for (const button of document.querySelectorAll("#examples button")) {
     const path = button.querySelector("img").getAttribute("src");
@@ -28,12 +28,12 @@ export function takePictures({ look, wanted, failed }) {
 
   document.addEventListener("paste", (event) => {
     const files = [...(event.clipboardData?.files ?? [])];
-    if (!files.length) return; // text, for the field of the key
+    if (!files.length) return; // text for the API key's field
     event.preventDefault();
     look(files);
   });
 
-  let depth = 0; // dragenter and dragleave come for every element on the way
+  let depth = 0; // dragenter and dragleave fire for every nested element
   const dragging = (change, event) => {
     if (!event.dataTransfer.types.includes("Files")) return;
     depth = change ? Math.max(0, depth + change) : 0;
@@ -41,7 +41,7 @@ export function takePictures({ look, wanted, failed }) {
   };
   document.addEventListener("dragenter", (event) => dragging(1, event));
   document.addEventListener("dragleave", (event) => dragging(-1, event));
-  const elsewhere = (event) => event.target === byId("key"); // takes text by itself
+  const elsewhere = (event) => event.target === byId("key"); // handles text itself
   document.addEventListener("dragover", (event) => elsewhere(event) || event.preventDefault());
   document.addEventListener("drop", (event) => {
     if (elsewhere(event)) return;

@@ -1,16 +1,16 @@
-// The part of Markdown that model cards use: headings, paragraphs, lists, tables, fenced code; in a line
-// code, strong, emphasis and links. Everything becomes nodes and text, never markup, and links lead to
-// the web only. A card may come from a stranger, so the time taken grows no faster than its length: no
-// part of INLINE can run past the character that it begins with, and lines are read, not taken out.
+// Render the Markdown that model cards use: headings, paragraphs, lists, tables, fenced code; inline code,
+// strong, emphasis and links. Everything becomes nodes and text, never markup, and links lead to the web
+// only. Cards are untrusted, so the time must be linear in their length: no part of INLINE matches across the
+// character that it begins with, and lines are read by index, not removed from an array.
 
 import { make } from "./dom.js";
 
 const INLINE = /`([^`]+)`|\*\*([^*]+)\*\*|\*([^*\s][^*]*)\*|\[([^[\]]+)\]\(([^()\s]+)\)/g;
-const BREAKS = /^(#{1,6} |```|\s*[-*+] |\s*\d+[.)] |\|)/; // what ends a paragraph without a blank line
-const MOST_COLUMNS = 50; // a table is laid out in the time of its rows times its columns
-const MOST_SPANS = 10_000; // of a line, each an argument of one call
+const BREAKS = /^(#{1,6} |```|\s*[-*+] |\s*\d+[.)] |\|)/; // ends a paragraph without a blank line
+const MAX_COLUMNS = 50; // a table is laid out in the time of its rows times its columns
+const MAX_SPANS = 10_000; // of a line, each an argument of one call
 
-/** A fragment of `text`, its first level of headings at `level`. */
+/** Renders `text` to a fragment; its top headings get `level`. */
 export function render(text, level = 3) {
   const lines = new Lines(text.replaceAll("\r", "").split("\n"));
   const fragment = document.createDocumentFragment();
@@ -29,7 +29,7 @@ export function render(text, level = 3) {
   return fragment;
 }
 
-/** Lines that are read from the first to the last; `first` is undefined after that. */
+/** A reader of lines; `first` is undefined after the last. */
 class Lines {
   #all;
   #at = 0;
@@ -79,7 +79,7 @@ function list(lines) {
 
 function table(lines) {
   const rows = lines.map((line) =>
-    line.slice(1).replace(/\|\s*$/, "").split("|", MOST_COLUMNS).map((cell) => cell.trim()),
+    line.slice(1).replace(/\|\s*$/, "").split("|", MAX_COLUMNS).map((cell) => cell.trim()),
   );
   const ruled = rows.length > 1 && rows[1].every((cell) => /^:?-+:?$/.test(cell));
   const [head, body] = ruled ? [rows[0], rows.slice(2)] : [[], rows];
@@ -107,8 +107,8 @@ function inline(text) {
     else if (emphasis) nodes.push(make("em", {}, ...inline(emphasis)));
     else if (/^https?:\/\//i.test(target)) {
       nodes.push(make("a", { href: target, rel: "noreferrer noopener" }, ...inline(label)));
-    } else nodes.push(target.includes(":") ? whole : label); // a path leads nowhere from here
-    if (nodes.length > MOST_SPANS) break;
+    } else nodes.push(target.includes(":") ? whole : label); // relative links do not work here
+    if (nodes.length > MAX_SPANS) break;
   }
   nodes.push(text.slice(end));
   return nodes.filter((node) => node !== "");

@@ -1,13 +1,13 @@
-// Which models are served, which of them is asked, and the key that the server may want.
+// The served models, the chosen one, and the API key if the server requires one.
 
 import { showModel } from "./about.js";
 import { Trouble, askForJson, key, storage } from "./api.js";
 import { byId, make, say } from "./dom.js";
 
-const CHOICE = "model"; // in the tab's storage: the title of the model that was chosen
+const CHOICE = "model"; // key in the tab's storage: the title of the chosen model
 
 let models = [];
-let on = {}; // {ready, changed, left}: there are models; another one is chosen; the key is forgotten
+let on = {}; // {ready, changed, left}: models are known; another was chosen; the key was forgotten
 
 export function startModels(callbacks) {
   on = callbacks;
@@ -18,7 +18,7 @@ export const hasModels = () => models.length > 0;
 
 export const chosen = () => models[Number(byId("model").value) || 0];
 
-/** Of the model that was chosen, where there is a choice. */
+/** Returns the query for the chosen model, if there are several. */
 export function query(more = {}) {
   const { name, version } = chosen();
   const parameters = new URLSearchParams(more);
@@ -35,7 +35,7 @@ async function load() {
   byId("trouble").hidden = true;
   let first;
   try {
-    // Without /health the first model of the list is as good.
+    // Without /health, the first model of the list is the default.
     [models, first] = await Promise.all([
       askForJson("models"), askForJson("health").then(({ model }) => model, () => null)]);
   } catch (trouble) {
@@ -54,7 +54,7 @@ async function load() {
   byId("model").value = index >= 0 ? index : Math.max(0, models.findIndex(({ name, version }) =>
     name === first?.name && version === first.version));
   open(hasModels());
-  if (!hasModels()) return showTrouble(new Trouble("No model is served", "Ask whoever runs this server.", { again: true }));
+  if (!hasModels()) return showTrouble(new Trouble("No model is served", "Ask the administrator of this server.", { again: true }));
   showModel(chosen());
   on.ready();
 }
@@ -90,7 +90,7 @@ export function askForKey() {
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const value = byId("key").value.trim();
-  if (!/^[ -~]+$/.test(value)) { // else no header can carry it
+  if (!/^[ -~]+$/.test(value)) { // other characters are not valid in a header
     byId("key-wrong").textContent = "A key has no letters with accents or from other scripts. Enter it again.";
     byId("key").setAttribute("aria-invalid", true);
     return say(byId("key-wrong").textContent);
@@ -109,7 +109,7 @@ byId("forget-key").addEventListener("click", () => {
   load();
 });
 
-// ---------------------------------------------------------------- what goes wrong with all of it
+// ---------------------------------------------------------------- errors that concern all pictures
 
 export function showTrouble(trouble) {
   byId("trouble").hidden = false;

@@ -1,12 +1,12 @@
-// Light or dark: a theme that was chosen is set before the first paint, so that the other one never flashes.
-// Without a choice the system's preference holds, by the style sheet alone.
+// Set a chosen theme, light or dark, before the first paint, so that the other one does not flash.
+// Without a choice, the style sheet follows the system's preference.
 "use strict";
 const root = document.documentElement;
 try {
   const chosen = localStorage.getItem("theme");
   if (chosen === "light" || chosen === "dark") root.dataset.theme = chosen;
 } catch {
-  // Storage may be forbidden; the system's preference does then.
+  // Storage may be forbidden; then the system's preference applies.
 }
 
 document.addEventListener("DOMContentLoaded", () => {
@@ -19,7 +19,7 @@ document.addEventListener("DOMContentLoaded", () => {
     try {
       localStorage.setItem("theme", root.dataset.theme);
     } catch {
-      // The choice then ends with the page.
+      // Then the choice lasts as long as the page.
     }
     reflect();
   });

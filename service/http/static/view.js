@@ -1,22 +1,22 @@
-// How the answer about one picture looks, with everything that is known about it.
+// Show the answer for one picture, with its details.
 
 import { key } from "./api.js";
 import { isUnsure, limitOf, make, milliseconds, named, percent, say } from "./dom.js";
 
 const STAGES = { decode: "Reading the picture", queue: "Waiting", inference: "Computing" }; // of timing_ms
-// Both recipes of the service scale the shorter side to 256 pixels and look at the central 224.
+// Both recipes scale the shorter side to 256 pixels and take the central 224.
 const SEEN = 224 / 256;
 
 // ---------------------------------------------------------------- one picture
 
-/** Fills `place`. `item` is busy while it has neither `answer` nor `trouble`. */
+/** Fills `place` with `item`, which is pending while it has neither `answer` nor `trouble`. */
 export function fillResult(place, item, model, path, { again, back, heat }) {
   const { answer, trouble } = item;
   place.replaceChildren(
     make(trouble ? "div.seen.failed" : "div.seen", {},
       back && make("button.quiet.back", { type: "button", click: back }, "← All pictures"),
       figure(item, heat)),
-    make("div.said", {},
+    make("div.answer-head", {},
       ...(answer ? verdict(answer, model) : trouble ? troubled(item, again) : busy(item)),
       answer && bars(answer.predictions),
       answer && timing(answer.timing_ms, item.ms),
@@ -83,7 +83,7 @@ function timing(ms, includingNetwork) {
 }
 
 function curl(path, name) {
-  // curl reads quotes and backslashes within "…" itself; around that, the shell's quotes.
+  // curl parses quotes and backslashes within "…" itself; the shell's quotes go around that.
   const plain = /^[\w.+-]+$/.test(name);
   const file = plain ? `file=@${name}` : shell(`file=@"${name.replace(/["\\]/g, "\\$&")}"`);
   const url = new URL(path, document.baseURI).href;
@@ -99,7 +99,7 @@ function curl(path, name) {
       say("The curl line is copied.");
       setTimeout(() => (button.textContent = "Copy"), 2000);
     } catch {
-      // Not allowed, as on a page that came over plain HTTP from elsewhere: selected, one key remains.
+      // Not allowed on pages over plain HTTP: select the text, so that one key press copies it.
       getSelection().selectAllChildren(code);
       say("The curl line is selected; copy it with the keyboard.");
     }
@@ -111,11 +111,11 @@ function curl(path, name) {
 
 const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
-// ---------------------------------------------------------------- the picture, and what was looked at
+// ---------------------------------------------------------------- the picture and the crop
 
 function figure(item, heat) {
   const { file, url, answer } = item;
-  // Kept, so that it need not be decoded again when the answer arrives.
+  // Kept, so that it is not decoded again when the answer arrives.
   const photo = (item.photo ??= make("img.photo", { src: url, alt: `Your picture, ${file.name}` }));
   const frame = make("div.frame", {}, photo);
   photo.onload = () => shape(photo.naturalWidth, photo.naturalHeight);
@@ -183,5 +183,5 @@ function heatSwitch(frame, item, heat) {
       say(note.textContent);
     }
   }
-  return make("div.looked", {}, button, whose, note);
+  return make("div.crop-controls", {}, button, whose, note);
 }
