@@ -275,6 +275,8 @@ class Settings(BaseModel):
         for name, text in values.items():  # pydantic would take yes, on, true and more
             if cls.model_fields[name].annotation is bool and text not in {"0", "1"}:
                 raise SettingsError(f"{name.upper()} is {text!r}; it must be 0 or 1")
+            if cls.model_fields[name].annotation is int and "." in text:  # pydantic would take 80.0
+                raise SettingsError(f"{name.upper()} is {text!r}; it must be a whole number")
         try:
             return cls.model_validate(values)
         except ValidationError as error:

@@ -28,6 +28,7 @@ def test_values_are_converted() -> None:
         ("PORT", "http"),
         ("PORT", "65536"),
         ("PORT", "80.5"),
+        ("PORT", "80.0"),
         ("MAX_BATCH", "0"),
         ("MAX_QUEUE", "-1"),
         ("MAX_WAIT_MS", "soon"),

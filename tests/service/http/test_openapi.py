@@ -64,7 +64,7 @@ def test_schemathesis_reports_no_failure(server: Server, tmp_path: Path) -> None
     done = subprocess.run(
         [
             *(Path(sys.executable).parent / "schemathesis", "run", f"{server.address}/openapi.json"),
-            *("--max-examples", "4", "--seed", "1", "--generation-database", "none", "--no-color"),
+            *("--max-examples", "8", "--seed", "1", "--generation-database", "none", "--no-color"),
             *("--exclude-checks", "positive_data_acceptance"),
         ],
         cwd=tmp_path,

@@ -48,7 +48,7 @@ def bombs() -> Iterable[tuple[str, bytes]]:
             yield case.name, case.make()
 
 
-@pytest.mark.parametrize(("processes", "count"), [(0, 30), (1, 15)])
+@pytest.mark.parametrize(("processes", "count"), [(0, 60), (1, 40)])
 def test_a_sample_of_the_corpus(model_file: Path, tmp_path: Path, processes: int, count: int) -> None:
     with serving(tmp_path / "log", model_file, decode_processes=processes) as server:
         attack(server, [*sample(count, seed=count), *bombs()])
