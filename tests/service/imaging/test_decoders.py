@@ -153,7 +153,9 @@ def kill_while_decoding(decoder: ProcessDecoder) -> None:
     """Stop the only process, and kill it once it has been sent a picture."""
     (process,) = decoder._running
     os.kill(process.pid, signal.SIGSTOP)
-    eventually(lambda: not decoder._idle.qsize())
+    deadline = time.monotonic() + 60
+    while decoder._idle.qsize():  # without a pause: decoding takes a few milliseconds
+        assert time.monotonic() < deadline
     os.kill(process.pid, signal.SIGKILL)
     eventually(lambda: process not in decoder._running)
 
