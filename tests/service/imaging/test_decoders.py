@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -149,22 +149,22 @@ def test_process_over_the_timeout_is_replaced() -> None:
         assert before.isdisjoint({process.pid for process in decoder._running})
 
 
-def kill_while_decoding(decoder: ProcessDecoder) -> None:
-    """Stop the only process, and kill it once it has been sent a picture."""
+def kill_while_decoding(
+    decoder: ProcessDecoder, pool: ThreadPoolExecutor
+) -> Future[DecodedImage | ImageError]:
+    """Stop the only process, send it a picture and kill it; return the future outcome."""
     (process,) = decoder._running
     os.kill(process.pid, signal.SIGSTOP)
-    deadline = time.monotonic() + 60
-    while decoder._idle.qsize():  # without a pause: decoding takes a few milliseconds
-        assert time.monotonic() < deadline
+    future = pool.submit(outcome, decoder, GOOD)
+    eventually(lambda: not decoder._idle.qsize())
     os.kill(process.pid, signal.SIGKILL)
     eventually(lambda: process not in decoder._running)
+    return future
 
 
 def test_picture_is_decoded_again_if_its_process_dies() -> None:
     with processes(1) as decoder, ThreadPoolExecutor(1) as pool:
-        future = pool.submit(outcome, decoder, GOOD)
-        kill_while_decoding(decoder)
-        assert isinstance(future.result(), DecodedImage)
+        assert isinstance(kill_while_decoding(decoder, pool).result(), DecodedImage)
 
 
 def test_killed_idle_processes_do_not_fail_the_next_pictures() -> None:
@@ -191,8 +191,7 @@ def test_more_pictures_than_processes_wait() -> None:
 def test_closing_ends_a_second_attempt() -> None:
     with ThreadPoolExecutor(1) as pool:
         with processes(1) as decoder:
-            future = pool.submit(outcome, decoder, GOOD)
-            kill_while_decoding(decoder)
+            future = kill_while_decoding(decoder, pool)
         assert future.result(30)
 
 
