@@ -8,7 +8,6 @@ the map marks. Lower is better; a random order is the baseline.
 """
 
 import argparse
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,14 +28,13 @@ Map = NDArray[np.float32]
 Method = Callable[[Model, Pixels, int], Map]
 
 
-def probabilities(model: Model, crops: list[Pixels], label: int) -> NDArray[np.float32]:
+def probabilities(model: Model, crops: Pixels, label: int) -> NDArray[np.float32]:
     batches = (crops[start : start + 16] for start in range(0, len(crops), 16))
-    rows = itertools.chain.from_iterable(model.run(batch) for batch in batches)
-    return np.array([row["probabilities"][label] for row in rows])
+    return np.concatenate([model.run([batch])["probabilities"][:, label] for batch in batches])
 
 
 def conv5(model: Model, crop: Pixels) -> Map:
-    values: Map = model.run([crop], ["conv5"])[0]["conv5"]
+    values: Map = model.run([crop[None]], ["conv5"])["conv5"][0]
     return values  # (C, 13, 13)
 
 
@@ -45,8 +43,10 @@ def random(_model: Model, crop: Pixels, _label: int) -> Map:
 
 
 def occlusion(model: Model, crop: Pixels, label: int) -> Map:
-    parts = probabilities(model, [crop, *occluded_copies(crop, model.manifest.mean)], label).tolist()
-    return occlusion_map(parts[0], parts[1:])
+    (whole,) = probabilities(model, crop[None], label)
+    return occlusion_map(
+        float(whole), probabilities(model, occluded_copies(crop, model.manifest.mean), label)
+    )
 
 
 def energy(model: Model, crop: Pixels, _label: int) -> Map:
@@ -73,7 +73,7 @@ def score(model: Model, crop: Pixels, label: int) -> Map:
     for channel in strongest:
         mask = resized(channel / max(float(channel.max()), 1e-6), len(crop))[..., None]
         masked.append(np.rint(crop * mask + mean * (1 - mask)).astype(np.uint8))
-    weights = probabilities(model, masked, label)
+    weights = probabilities(model, np.stack(masked), label)
     return np.asarray((weights[:, None, None] * strongest).sum(axis=0))
 
 
@@ -101,7 +101,7 @@ def deletion(model: Model, crop: Pixels, label: int, ranking: Map) -> float:
             y, x = divmod(int(cell), CELLS)
             picture[y * side : (y + 1) * side, x * side : (x + 1) * side] = np.rint(model.manifest.mean)
         copies.append(picture.copy())
-    return float(probabilities(model, copies, label).mean())
+    return float(probabilities(model, np.stack(copies), label).mean())
 
 
 def main() -> None:
@@ -113,8 +113,8 @@ def main() -> None:
     model = load_model(args.model, "cpu", usable_cores())
     areas: dict[str, list[float]] = {name: [] for name in METHODS}
     for file in find_photographs(args.data, args.images):
-        crop = crop_of(file.read_bytes(), model)
-        label = int(model.run([crop])[0]["probabilities"].argmax())
+        (crop,) = crop_of(file.read_bytes(), model)
+        label = int(model.run([crop[None]])["probabilities"].argmax())
         for name, (method, _passes) in METHODS.items():
             areas[name].append(deletion(model, crop, label, method(model, crop, label)))
     print(f"{len(areas['random'])} photographs\n{'':34}passes  deletion, lower is better  beats random")

@@ -29,7 +29,8 @@ from contract.recipe import DEFAULT_RECIPE
 from service.errors import ModelError
 from service.models import cuda
 from service.models import onnx_file as onnxfile
-from service.models.cuda import Buckets, GpuOptions
+from service.models.cuda import GpuOptions
+from service.models.cuda_session import GpuSession
 from service.models.session import Model, load_model
 
 SIDE = 8192  # rows and columns of the matrices
@@ -77,7 +78,9 @@ def bandwidth(gpu: GpuOptions, count: int, runtime: Any) -> float:
 def _best(graph: Any, shapes: dict[str, list[int]], dtype: Any, gpu: GpuOptions, runtime: Any) -> float:
     """Return the least seconds of a run whose inputs and outputs stay on the GPU."""
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    session = cuda.open_session(model.SerializeToString(), ort.SessionOptions(), gpu, runtime)
+    session = cuda.open_session(
+        model.SerializeToString(), ort.SessionOptions(), gpu.provider("fp32"), runtime
+    )
     binding = session.io_binding()
     outputs = {output.name for output in session.get_outputs()}
     values = {}
@@ -99,7 +102,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 def images_per_s(model: Model, batch: int, seconds: float) -> float:
     """Return images/s of the median run."""
-    crops = list(np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), np.uint8))
+    crops = [np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), np.uint8)]
     model.run(crops)
     times: list[float] = []
     end = time.perf_counter() + seconds
@@ -131,7 +134,7 @@ def report(files: list[Path], gpu: GpuOptions, seconds: float, side: int, count:
             precision = model.manifest.precision
             if tf32 and precision == "fp16":
                 continue
-            assert isinstance(model.session, Buckets)
+            assert isinstance(model.session, GpuSession)
             rate = rates["fp16", False] if precision == "fp16" else rates["fp32", tf32]
             for size in model.session.sizes:
                 measured = images_per_s(model, size, seconds)
@@ -189,17 +192,16 @@ def main() -> int:
     parser.add_argument("files", type=Path, nargs="*", help="model files (default: the shipped one)")
     parser.add_argument("--write", type=Path, metavar="DIR", help="only write networks to measure")
     parser.add_argument("--max-batch", type=int, default=64)
-    parser.add_argument("--search", default="heuristic", help="heuristic, exhaustive or default")
     parser.add_argument("--seconds", type=float, default=2.0, help="per batch size (default 2)")
     args = parser.parse_args()
     if args.write:
         write(args.write)
         return 0
     files = args.files or [Path(__file__).parents[1] / "models" / "flowers17.onnx"]
-    gpu = GpuOptions(args.max_batch, args.search)
+    gpu = GpuOptions(args.max_batch)
     try:
         text = report(files, gpu, args.seconds, SIDE, NUMBERS, ort)
-        print(f"{machine(ort)}\ncuDNN's search: {args.search}\n{text}")
+        print(f"{machine(ort)}\n{text}")
     except (ModelError, cuda.NoGpu) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -93,20 +93,10 @@ class Settings(BaseModel):
         description="auto, cpu or cuda. cuda refuses to start without a working GPU; auto falls back to "
         "the CPU and, if there is a GPU, logs why.",
     )
-    cudnn_search: Literal["heuristic", "exhaustive", "default"] = Field(
-        default="heuristic",
-        description="How cuDNN selects convolution algorithms on a GPU: heuristic, exhaustive (tries all; "
-        "slower start) or default (one for all; mostly slow).",
-    )
-    cudnn_max_workspace: bool = Field(
-        default=True,
-        description="1: cuDNN algorithms may use any amount of GPU memory. 0: little, so fewer algorithms "
-        "are available.",
-    )
     tf32: bool = Field(
         default=False,
         description="1: the GPU multiplies float32 with 10-bit mantissas (TF32), which is faster. 0: "
-        "results match the CPU's.",
+        "results match the CPU's. fp16 files always use tensor cores.",
     )
     gpu_memory_bytes: int = Field(
         default=0,

@@ -45,15 +45,9 @@ SETTINGS: Final = """\
   DEVICE
       auto, cpu or cuda. cuda refuses to start without a working GPU; auto falls back to the CPU
       and, if there is a GPU, logs why. (default auto)
-  CUDNN_SEARCH
-      How cuDNN selects convolution algorithms on a GPU: heuristic, exhaustive (tries all;
-      slower start) or default (one for all; mostly slow). (default heuristic)
-  CUDNN_MAX_WORKSPACE
-      1: cuDNN algorithms may use any amount of GPU memory. 0: little, so fewer algorithms are
-      available. (default 1)
   TF32
       1: the GPU multiplies float32 with 10-bit mantissas (TF32), which is faster. 0: results
-      match the CPU's. (default 0)
+      match the CPU's. fp16 files always use tensor cores. (default 0)
   GPU_MEMORY_BYTES
       Bytes of GPU memory for the weights and activations of each model; CUDA and cuDNN use some
       more. 0: no limit. (default 0)
@@ -125,7 +119,6 @@ SETTINGS: Final = """\
 """
 SWITCHES: Final = {
     "WATCH_MODEL",
-    "CUDNN_MAX_WORKSPACE",
     "TF32",
     "PIN_CORES",
 }

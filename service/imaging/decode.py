@@ -28,13 +28,13 @@ Reserve = Callable[[Header], AbstractContextManager[None]]
 
 @dataclass
 class DecodedImage:
-    """The crops (224, 224, 3) uint8 of one picture, and facts about its file.
+    """The crops (N, 224, 224, 3) uint8 of one picture, and facts about its file.
 
     `width` and `height` are the file's, after it was turned upright. `began` and `ended` are of
     `time.perf_counter`, which all processes of a machine share.
     """
 
-    crops: list[Pixels]
+    crops: Pixels
     width: int
     height: int
     format: str
@@ -80,9 +80,7 @@ def decode_crops(
     with reserve(header):
         picture = decode_pixels(header)
         pixels = (
-            [centre_crop(picture, recipe)]
-            if crops == 1
-            else list(ten_crops(square(picture, recipe), recipe))
+            centre_crop(picture, recipe)[None] if crops == 1 else ten_crops(square(picture, recipe), recipe)
         )
         width, height, kind = picture.width, picture.height, picture.format
         ignored = picture.profile_ignored

@@ -106,7 +106,7 @@ class Process:
                 raise _ERRORS[answer["error"]](answer["detail"])
             if "slow" in answer:
                 raise SlowPicture(answer["slow"])
-            return DecodedImage(list(shared_crops(self._shared, recipe, job["crops"]).copy()), **answer)
+            return DecodedImage(shared_crops(self._shared, recipe, job["crops"]).copy(), **answer)
         except (ImageError, SlowPicture):
             raise
         except Exception as error:  # the process ended, or its answer is not valid

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -14,10 +14,11 @@ from service.imaging.process_decoder import ProcessDecoder
 from service.inference.admission import Admission
 from service.inference.batches import BatchResult
 from service.inference.scheduler import Scheduler
-from service.models.cuda import GPU_WORKERS, PROVIDER
+from service.models.cuda import PROVIDER
+from service.models.cuda_session import GPU_WORKERS
 from service.models.repository import Repository
 from service.models.serving import ServingModel
-from service.models.session import Model, Row, gpu_memory_used
+from service.models.session import Model, Outputs
 from service.observability.metrics import Metrics
 from service.observability.traces import add_span
 from service.settings import Settings
@@ -25,21 +26,21 @@ from service.settings import Settings
 
 @dataclass(frozen=True)
 class InferenceResult:
-    """The outputs of each crop, and the seconds that they took.
+    """The outputs, each an array with a row per crop, and the seconds that they took.
 
     `waited` is until the first batch with one of the crops began, `took` from then to the end of the last.
     """
 
-    rows: list[Row]
+    outputs: Outputs
     waited: float
     took: float
 
 
 @dataclass(frozen=True)
 class DecodedCrops:
-    """The crops (224, 224, 3) uint8 of an image; it `waited` for a thread and `took` seconds in it."""
+    """The crops (N, 224, 224, 3) uint8 of an image; it `waited` for a thread and `took` seconds in it."""
 
-    crops: list[Pixels]
+    crops: Pixels
     info: ImageInfo
     waited: float
     took: float
@@ -71,7 +72,7 @@ class Engine:
             "in_flight_images": self.admission.in_flight,
             "in_flight_images_limit": self._settings.max_queue,
             "queue_images": self.scheduler.waiting,
-            "gpu_memory_bytes": gpu_memory_used(s.model.provider for s in self.repository.served),
+            "gpu_memory_bytes": max((s.model.gpu_memory_used for s in self.repository.served), default=0),
         }
 
     @property
@@ -127,10 +128,8 @@ class Engine:
         decoded = DecodedCrops(image.crops, info, image.began - submitted, image.ended - image.began)
         return decoded, self._record(result, image.ended)
 
-    async def infer(
-        self, served: ServingModel, crops: Sequence[Pixels], outputs: tuple[str, ...]
-    ) -> InferenceResult:
-        """Infer crops (224, 224, 3) uint8, in one batch or several.
+    async def infer(self, served: ServingModel, crops: Pixels, outputs: tuple[str, ...]) -> InferenceResult:
+        """Infer crops (N, 224, 224, 3) uint8, in one batch or several.
 
         Raises SchedulerClosed, or what the session raised.
         """
@@ -142,7 +141,7 @@ class Engine:
         took = result.ended - result.began
         self.metrics.inference_seconds.observe(took)
         add_span("inference", result.began, result.ended)
-        return InferenceResult(result.rows, result.began - ready, took)
+        return InferenceResult(result.outputs, result.began - ready, took)
 
     def count_image(self, waited: float) -> None:
         """Count an answered image that `waited` s for a thread and for its batch."""
@@ -164,9 +163,9 @@ async def running_engine(
     if processes:  # can be killed when an image takes too long, and crash alone
         decoder = ProcessDecoder(processes, settings.max_pixels, timeout)
 
-    def run(model: Model, batch: list[Pixels], outputs: tuple[str, ...], exclusive: bool) -> list[Row]:
-        metrics.batch_images.observe(len(batch))
-        return model.run(batch, outputs, exclusive)
+    def run(model: Model, parts: list[Pixels], outputs: tuple[str, ...], exclusive: bool) -> Outputs:
+        metrics.batch_images.observe(sum(map(len, parts)))
+        return model.run(parts, outputs, exclusive)
 
     runners = threads if processes else 0
     if any(served.model.provider == PROVIDER for served in repository.served):

@@ -20,31 +20,29 @@ PATCH: Final = 4 / GRID / 2  # side of a square, as a share of the image's: two 
 OVERLAY: Final = 0.6  # opacity of the colour where the map is 1
 
 
-def occluded_copies(crop: Pixels, mean: tuple[float, float, float]) -> list[Pixels]:
+def occluded_copies(crop: Pixels, mean: tuple[float, float, float]) -> Pixels:
     """Copy a crop (S, S, 3) uint8 GRID * GRID times, each with another square covered.
 
     The squares follow each other row by row and have the colour `mean`.
     """
     size = len(crop)
     half = size * PATCH / 2
-    copies = []
-    for row, column in np.ndindex(GRID, GRID):
+    copies = np.repeat(crop[None], GRID * GRID, axis=0)
+    for copy, (row, column) in zip(copies, np.ndindex(GRID, GRID), strict=True):
         y, x = ((cell + 0.5) * size / GRID for cell in (row, column))
-        copy = crop.copy()
         copy[round(max(0, y - half)) : round(y + half), round(max(0, x - half)) : round(x + half)] = (
             np.rint(mean)
         )
-        copies.append(copy)
     return copies
 
 
-def occlusion_map(whole: float, parts: list[float]) -> Map:
+def occlusion_map(whole: float, parts: NDArray[np.float32]) -> Map:
     """Compute the map (GRID, GRID), from 0 to 1, of how far a label's probability falls.
 
     `whole` is its probability for the crop, `parts` those for the `occluded_copies`. All values are 0 if
     covering no part made the label less probable.
     """
-    falls = np.maximum(whole - np.array(parts, np.float32), 0).reshape(GRID, GRID)
+    falls = np.maximum(whole - parts, 0).reshape(GRID, GRID)
     return np.asarray(falls / max(float(falls.max()), 1e-6))
 
 

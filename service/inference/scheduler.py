@@ -18,12 +18,12 @@ from service.imaging.decode import SlowPicture, too_long
 from service.imaging.decoder import DecodeClock, Decoder
 from service.inference.batches import Batch, Batches, BatchResult, Request
 from service.inference.slow_work import SlowWork
-from service.models.session import Model, Row
+from service.models.session import Model, Outputs
 from service.observability.logs import log
 
 MAX_BATCH_DELAY_S: Final = 0.025  # that a crop waits for a fuller batch while more images are decoded
-Outputs = tuple[str, ...]
-Run = Callable[[Model, list[Pixels], Outputs, bool], Sequence[Row]]  # bool: nothing else is in flight
+Names = tuple[str, ...]
+Run = Callable[[Model, list[Pixels], Names, bool], Outputs]  # bool: nothing else is in flight
 
 
 @dataclass(eq=False)
@@ -126,34 +126,34 @@ class Scheduler:
         with self._lock:
             return len(self._batches)
 
-    async def infer_image(self, model: Model, data: bytes, crops: int, outputs: Outputs) -> BatchResult:
+    async def infer_image(self, model: Model, data: bytes, crops: int, outputs: Names) -> BatchResult:
         """Infer the central crop of an image file, or its ten crops.
 
         Raises ImageError, Overloaded, SchedulerClosed, and what `run` raises.
         """
-        return await self._infer(model, outputs, crops, data, [])
+        return await self._infer(model, outputs, crops, data, None)
 
-    async def infer_crops(self, model: Model, crops: Sequence[Pixels], outputs: Outputs) -> BatchResult:
-        """Infer crops (224, 224, 3) uint8. Raises SchedulerClosed, and what `run` raises."""
+    async def infer_crops(self, model: Model, crops: Pixels, outputs: Names) -> BatchResult:
+        """Infer crops (N, 224, 224, 3) uint8. Raises SchedulerClosed, and what `run` raises."""
         return await self._infer(model, outputs, len(crops), b"", crops)
 
     async def _infer(
-        self, model: Model, outputs: Outputs, count: int, data: bytes, crops: Sequence[Pixels]
+        self, model: Model, outputs: Names, count: int, data: bytes, crops: Pixels | None
     ) -> BatchResult:
         loop = asyncio.get_running_loop()
-        result, now = BatchResult([{}] * count), self._clock()
+        result, now = BatchResult(count), self._clock()
         request = Request(model, outputs, count, result, loop.create_future(), now, data)
         with self._lock:
             if self._closed is not None:
                 raise SchedulerClosed(self._closed)
             self._requests.add(request)
             self._batches.in_flight += count
-            if crops:
+            if crops is not None:
                 self._add_crops(request, crops)
             else:
                 self._ordinary.images.append(request)
                 self._ordinary.changed.notify()
-        if self._timeout and not crops:
+        if self._timeout and crops is None:
             request.timer = loop.call_later(self._timeout, self._check_timeout, request)
         try:
             return await request.future
@@ -186,7 +186,7 @@ class Scheduler:
         log.warning("an image takes longer than DECODE_TIMEOUT_MS; %d of %d threads are blocked", *lost)
         _deliver([(request, too_long(self._timeout))])
 
-    def _add_crops(self, request: Request, crops: Sequence[Pixels]) -> None:
+    def _add_crops(self, request: Request, crops: Pixels) -> None:
         """Add crops, and wake a thread if one is needed. The caller holds the lock."""
         first = not self._batches
         self._batches.add(request, crops)
@@ -250,17 +250,16 @@ class Scheduler:
         try:
             began = self._clock()
             self._runs.add(began)
-            pixels = [crop.pixels for crop in batch.crops]
+            pixels = [part.pixels for part in batch.parts]
             rows, error = _attempt(self._run, batch.model, pixels, batch.outputs, batch.exclusive)
             self._runs.discard(began)
             if isinstance(error, Exception) and not isinstance(error, WorkerLost):
-                _post_results([(request, error) for request in {crop.request for crop in batch.crops}])
+                _post_results([(request, error) for request in {part.request for part in batch.parts}])
             elif error is not None:  # the worker is lost, or native code panicked, without a message
                 self._abort(str(error) or "the inference worker has ended")
             else:
-                ended, crops = self._clock(), zip(batch.crops, rows, strict=True)
                 with self._lock:
-                    answered = [r for (r, number, _), row in crops if r.add_row(number, row, began, ended)]
+                    answered = batch.add_rows(rows, began, self._clock())
                 _post_results([(request, request.result) for request in answered])
         finally:
             del batch, error

@@ -52,8 +52,8 @@ async def classify(
 ) -> PredictResponse:
     """Classify an image; of several crops by the mean of their softmax (the paper, section 4.1)."""
     result = await infer_image(engine, served, data, ("probabilities",), crops)
-    rows = [row["probabilities"] for row in result.inferred.rows]
-    probabilities = rows[0] if crops == 1 else np.mean(rows, axis=0)
+    rows = result.inferred.outputs["probabilities"]
+    probabilities = rows[0] if crops == 1 else rows.mean(axis=0)
     return PredictResponse(
         predictions=best(probabilities, served.model.manifest.classes, top_k), **result.common
     )
@@ -62,7 +62,7 @@ async def classify(
 async def embed(engine: Engine, served: ServingModel, data: bytes, normalize: bool) -> EmbedResponse:
     """Return fc7 of the central crop; `normalize` scales it to length 1, except a vector of zeros."""
     result = await infer_image(engine, served, data, ("fc7",))
-    vector = result.inferred.rows[0]["fc7"]
+    (vector,) = result.inferred.outputs["fc7"]
     if normalize:
         vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
     return EmbedResponse(embedding=vector.tolist(), **result.common)
@@ -74,11 +74,11 @@ async def explain(
     """Return the occlusion map of `label` (None: the best one), and the crop that it is about."""
     result = await infer_image(engine, served, data, ("probabilities",))
     (crop,), manifest = result.decoded.crops, served.model.manifest
-    (whole,) = result.inferred.rows
-    index = int(whole["probabilities"].argmax()) if label is None else label
+    (whole,) = result.inferred.outputs["probabilities"]
+    index = int(whole.argmax()) if label is None else label
     parts = await engine.infer(served, occluded_copies(crop, manifest.mean), ("probabilities",))
-    probability = float(whole["probabilities"][index])
-    heat = occlusion_map(probability, [float(row["probabilities"][index]) for row in parts.rows])
+    probability = float(whole[index])
+    heat = occlusion_map(probability, parts.outputs["probabilities"][:, index])
     timing: Timing = result.common["timing_ms"]
     timing.inference = _ms(result.inferred.took + parts.took)
     timing.queue = _ms(result.decoded.waited + result.inferred.waited + parts.waited)

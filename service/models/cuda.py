@@ -1,34 +1,29 @@
-"""Open ONNX Runtime sessions on an NVIDIA GPU and run padded batches in them.
-
-cuDNN chooses its algorithms anew for every shape, so a batch is padded to one of a few sizes, each of which
-has run before the model is served. A batch is copied to the GPU once, from page-locked memory to fixed
-addresses, and only the requested outputs are copied back.
-"""
+"""Open ONNX Runtime sessions on an NVIDIA GPU, and call CUDA's runtime library directly."""
 
 import contextlib
 import ctypes
 import io
-import threading
+import mmap
+import re
 import weakref
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.preprocess import Pixels
-from service.errors import WorkerLost
 from service.observability.logs import log
 from service.settings import Settings
 
 PROVIDER: Final = "CUDAExecutionProvider"
-
-GPU_WORKERS: Final = 2  # batches in progress: one runs while the next is copied to the GPU
-
-Outputs = list[NDArray[np.float32]]
+# Values of cudaMemcpyKind and cudaStreamCaptureMode in CUDA's driver_types.h.
+TO_DEVICE: Final = 1
+TO_HOST: Final = 2
+ON_DEVICE: Final = 3
+_CAPTURE_MODE_RELAXED: Final = 2
+_FAILURE: Final = re.compile(r"(?:CUDA|CUDNN\w*|CUBLAS\w*) failure \d+: [^;]*[^; ]")
+_MAX_MESSAGE: Final = 300  # characters of an error that is not CUDA's
 
 
 class NoGpu(RuntimeError):
@@ -37,34 +32,30 @@ class NoGpu(RuntimeError):
 
 @dataclass(frozen=True)
 class GpuOptions:
-    """Options of a GPU session, as in the settings MAX_BATCH, CUDNN_SEARCH and so on.
+    """Options of a GPU session, as in the settings MAX_BATCH, TF32 and GPU_MEMORY_BYTES.
 
     Batches have at most `max_batch` images. `memory_bytes` limits ONNX Runtime's arena; 0 is no limit.
     """
 
     max_batch: int = 32
-    search: str = "heuristic"
-    max_workspace: bool = True
     tf32: bool = False
     memory_bytes: int = 0
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        return cls(
-            settings.max_batch,
-            settings.cudnn_search,
-            settings.cudnn_max_workspace,
-            settings.tf32,
-            settings.gpu_memory_bytes,
-        )
+        return cls(settings.max_batch, settings.tf32, settings.gpu_memory_bytes)
 
-    def provider(self) -> tuple[str, dict[str, str]]:
-        """Build ONNX Runtime's provider entry, for the first GPU of CUDA_VISIBLE_DEVICES."""
+    def provider(self, precision: str) -> tuple[str, dict[str, str]]:
+        """Build ONNX Runtime's provider entry, for the first GPU of CUDA_VISIBLE_DEVICES.
+
+        `precision` is the model file's.
+        """
         options = {
             "device_id": "0",
-            "cudnn_conv_algo_search": self.search.upper(),
-            "cudnn_conv_use_max_workspace": str(int(self.max_workspace)),
-            "use_tf32": str(int(self.tf32)),
+            "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE gained nothing on an H200
+            # Without it, ONNX Runtime forbids tensor cores to convolutions of any precision.
+            "use_tf32": str(int(self.tf32 or precision == "fp16")),
+            "enable_cuda_graph": "1",
             # The shapes are few and recur: doubling the arena at every growth would only waste memory.
             "arena_extend_strategy": "kSameAsRequested",
         }
@@ -76,7 +67,7 @@ class GpuOptions:
 DEFAULTS: Final = GpuOptions()
 
 
-def open_session(data: bytes, options: Any, gpu: GpuOptions, runtime: Any) -> Any:
+def open_session(data: bytes, options: Any, provider: tuple[str, dict[str, str]], runtime: Any) -> Any:
     """Open a session on the GPU. Raises NoGpu.
 
     `runtime` is the module onnxruntime, `options` its SessionOptions. ONNX Runtime skips providers that it
@@ -84,6 +75,10 @@ def open_session(data: bytes, options: Any, gpu: GpuOptions, runtime: Any) -> An
     """
     if PROVIDER not in runtime.get_available_providers():
         raise NoGpu("this ONNX Runtime has no CUDA provider (the extra `gpu` has; it takes x86-64)")
+    # Convert int8 weights to float32 once, when the file is loaded, and do not round activations: the
+    # provider has no kernel for int8 biases, and would convert all weights for every batch.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.add_session_config_entry("session.enable_quant_qdq_cleanup", "1")
     with contextlib.redirect_stdout(io.StringIO()) as output:
         runtime.preload_dlls()  # CUDA and cuDNN from their wheels
     for line in output.getvalue().splitlines():
@@ -91,9 +86,9 @@ def open_session(data: bytes, options: Any, gpu: GpuOptions, runtime: Any) -> An
     runtime.set_default_logger_severity(3)  # errors, such as a missing library
     try:
         # Without ONNX Runtime's fallback, which would use the CPU and only print that.
-        session = runtime.InferenceSession(data, options, providers=[gpu.provider()], enable_fallback=0)
+        session = runtime.InferenceSession(data, options, providers=[provider], enable_fallback=0)
     except Exception as error:  # ORT's exceptions share no base class of their own
-        raise NoGpu(f"no CUDA session could be opened: {first_line(error)}") from error
+        raise NoGpu(f"no CUDA session could be opened: {short_message(error)}") from error
     if session.get_providers()[0] != PROVIDER:
         raise NoGpu(
             "no CUDA session could be opened (is there an NVIDIA GPU with a driver of 580 or newer?)"
@@ -106,111 +101,61 @@ def has_gpu(root: Path = Path("/")) -> bool:
     return any(root.glob("dev/nvidia[0-9]*")) or (root / "usr/lib/wsl/lib/libcuda.so.1").exists()
 
 
-def bucket_sizes(max_batch: int) -> list[int]:
-    """List the powers of two below `max_batch`, and `max_batch` itself."""
-    return [1 << power for power in range((max_batch - 1).bit_length())] + [max_batch]
+class Cudart:
+    """Call CUDA's runtime library, which a session has loaded, without holding the interpreter.
 
-
-@dataclass(frozen=True)
-class _Slot:
-    """The memory where a batch is assembled, and the session's inputs by bucket size."""
-
-    staging: Pixels
-    inputs: dict[int, Any]
-
-
-class Buckets:
-    """Take the place of a session: `run` pads a batch to the next bucket size.
-
-    Several threads may call it: one batch runs at a time, and meanwhile the next one is assembled and
-    copied, in one of GPU_WORKERS slots. `device` is where the inputs are stored, "cuda" or "cpu".
+    `library` is what `open_library` returns.
     """
 
-    def __init__(self, session: Any, side: int, max_batch: int, runtime: Any, device: str = "cuda") -> None:
-        self.sizes = bucket_sizes(max_batch)
-        self._session = session
-        self._outputs = {output.name for output in session.get_outputs()}
-        self._running = threading.Lock()
-        self._slots: SimpleQueue[_Slot] = SimpleQueue()
-        self.pinned = device == "cuda"
-        allocate = runtime.OrtValue.ortvalue_from_shape_and_type
-        for _slot in range(GPU_WORKERS):
-            staging = np.zeros((max_batch, side, side, 3), np.uint8)
-            self.pinned = self.pinned and pin(staging, cuda_library(runtime))
-            inputs = {size: allocate([size, side, side, 3], np.uint8, device, 0) for size in self.sizes}
-            self._slots.put(_Slot(staging, inputs))
+    def __init__(self, library: Any) -> None:
+        self._library = library
 
-    def run(self, outputs: Sequence[str], feed: Mapping[str, Pixels]) -> Outputs:
-        """Run `feed["images"]` (N, side, side, 3) uint8 and return the N rows of each output.
+    def _allow_captures(self) -> None:
+        """Let another thread capture a CUDA graph meanwhile.
 
-        More images than the largest bucket run as several batches. Raises WorkerLost.
+        In the default mode the next call would fail, and spoil the capture.
         """
-        if unknown := set(outputs) - self._outputs:  # ONNX Runtime would only fail when it runs
-            raise ValueError(f"the network has no output {', '.join(sorted(unknown))}")
-        images, step = feed["images"], self.sizes[-1]
-        if len(images) > step:
-            parts = [self._run(outputs, images[at : at + step]) for at in range(0, len(images), step)]
-            return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
-        return self._run(outputs, images)
+        mode = ctypes.c_int(_CAPTURE_MODE_RELAXED)
+        self._library.cudaThreadExchangeStreamCaptureMode(ctypes.byref(mode))
 
-    def _run(self, outputs: Sequence[str], images: Pixels) -> Outputs:
-        slot = self._slots.get()
-        try:
-            return self._run_in(slot, outputs, images)
-        finally:
-            self._slots.put(slot)
+    def copy(self, target: int, source: int, size: int, kind: int) -> None:
+        """Copy `size` bytes between two addresses, and wait. Raises RuntimeError."""
+        self._allow_captures()
+        arguments = ctypes.c_void_p(target), ctypes.c_void_p(source), ctypes.c_size_t(size)
+        if status := self._library.cudaMemcpy(*arguments, ctypes.c_int(kind)):
+            raise RuntimeError(f"CUDA failure {status}: cudaMemcpy of {size} bytes")
 
-    def _run_in(self, slot: _Slot, outputs: Sequence[str], images: Pixels) -> Outputs:
-        count = len(images)
-        size = next(size for size in self.sizes if size >= count)
-        batch, device_input = slot.staging[:size], slot.inputs[size]
-        batch[:count] = images
-        batch[count:] = 0  # do not run rows of an earlier request again
-        binding = self._session.io_binding()
-        binding.bind_ortvalue_input("images", device_input)
-        for name in outputs:
-            binding.bind_output(name)  # allocated when the session runs; copied to the CPU below
-        try:
-            device_input.update_inplace(batch)
-            with self._running:
-                self._session.run_with_iobinding(binding)
-            values = binding.copy_outputs_to_cpu()
-        except Exception as error:
-            # After most CUDA errors nothing runs in this process any more, and they cannot be told apart
-            # reliably.
-            log.error("the GPU failed: %s", first_line(error))
-            raise WorkerLost("the GPU failed; the server needs a restart") from error
-        return [rows[:count] for rows in values]
+    def allocate_host(self, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], bool]:
+        """Allocate an array in host memory; return it, and whether its memory is page-locked.
+
+        The GPU copies from page-locked memory directly; from other memory the driver first makes a copy.
+        """
+        memory = np.frombuffer(mmap.mmap(-1, int(np.prod(shape))), np.uint8).reshape(shape)
+        address = ctypes.c_void_p(memory.ctypes.data)
+        if self._library.cudaHostRegister(address, ctypes.c_size_t(memory.nbytes), ctypes.c_uint(0)):
+            self._library.cudaGetLastError()  # else ONNX Runtime's next kernel would report it
+            return memory, False
+        weakref.finalize(memory.base, self._library.cudaHostUnregister, address).atexit = False
+        return memory, True
+
+    def memory_used(self) -> int:
+        """Return how many bytes of the GPU's memory all processes use; 0 if CUDA does not answer."""
+        self._allow_captures()
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self._library.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total))
+        return total.value - free.value
 
 
-def pin(memory: NDArray[Any], cudart: Any) -> bool:
-    """Page-lock memory while it is in use; return whether CUDA did it.
-
-    The GPU copies from page-locked memory directly; from other memory the driver first makes a copy.
-    """
-    address, length = ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(memory.nbytes)
-    if cudart is None or cudart.cudaHostRegister(address, length, ctypes.c_uint(0)) != 0:
-        return False
-    weakref.finalize(memory, cudart.cudaHostUnregister, address).atexit = False
-    return True
-
-
-def memory_used(cudart: Any) -> int | None:
-    """Return how many bytes of the GPU's memory all processes use; None if CUDA does not answer."""
-    free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    if cudart is None or cudart.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total)) != 0:
-        return None
-    return total.value - free.value
-
-
-def cuda_library(runtime: Any) -> Any:
-    """Open CUDA's runtime library, which a session has loaded; None if there is none."""
+def open_library(runtime: Any) -> Any:
+    """Open CUDA's runtime library, which a session has loaded. Raises NoGpu."""
     try:
         return ctypes.CDLL(f"libcudart.so.{str(runtime.cuda_version).split('.')[0]}")
-    except (OSError, AttributeError):
-        return None
+    except (OSError, AttributeError) as error:
+        raise NoGpu(f"CUDA's runtime library cannot be opened: {error}") from None
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an ORT exception without CUDA's additions: host name and source files."""
-    return (str(error).splitlines() or [type(error).__name__])[0].split(" ; GPU=")[0][:300]
+def short_message(error: BaseException) -> str:
+    """Return CUDA's message in an ORT exception, else the first line, without names of the machine."""
+    if found := _FAILURE.search(str(error)):
+        return found[0]
+    return (str(error).splitlines() or [type(error).__name__])[0][:_MAX_MESSAGE]

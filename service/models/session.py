@@ -2,9 +2,9 @@
 
 import errno
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -18,13 +18,14 @@ from contract.preprocess import Pixels
 from service.errors import ModelError, UnreadableModel
 from service.files import read_file
 from service.models import cuda, onnx_cost, onnx_file
-from service.models.cuda import Buckets, GpuOptions, NoGpu, first_line
+from service.models.cuda import GpuOptions, NoGpu, short_message
+from service.models.cuda_session import GpuSession
 from service.models.file_kind import folder_refusal, refusal
 from service.models.filters import conv1_weights
 from service.models.onnx_wire import MAX_BYTES, OnnxError
 from service.observability.logs import log
 
-Row = dict[str, NDArray[np.float32]]  # output name -> its values for one image
+Outputs = dict[str, NDArray[np.float32]]  # by name, each with a row per image
 
 CPU: Final = "CPUExecutionProvider"
 LARGE_MODEL_BYTES: Final = 32_000_000  # size of a model file from which every core runs a single batch
@@ -34,9 +35,21 @@ CPU_TARGET_BATCH_SIZE: Final = 8
 
 
 class Session(Protocol):
-    """The part of ONNX Runtime's session that is used."""
+    """Run images, in parts (N, S, S, 3) uint8; return each of `outputs` with a row per image."""
 
-    def run(self, outputs: Sequence[str], feed: Mapping[str, Pixels]) -> Sequence[NDArray[np.float32]]: ...
+    def run(self, outputs: Sequence[str], parts: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]: ...
+
+
+class CpuSession:
+    """A session on the CPU; several threads may run it at once."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def run(self, outputs: Sequence[str], parts: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        images = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        results: Sequence[NDArray[np.float32]] = self._session.run(outputs, {"images": images})
+        return results
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,20 +72,26 @@ class Model:
     kernels: NDArray[np.float32] | None = None
 
     def run(
-        self, batch: Sequence[Pixels], outputs: Sequence[str] = ("probabilities",), exclusive: bool = False
-    ) -> list[Row]:
-        """Run crops (224, 224, 3) uint8; return for each its `outputs`, such as its softmax (classes,).
+        self, parts: Sequence[Pixels], outputs: Sequence[str] = ("probabilities",), exclusive: bool = False
+    ) -> Outputs:
+        """Run crops, in parts (N, 224, 224, 3) uint8; return the `outputs`, such as their softmax.
 
         `exclusive` means that nothing else is in flight. Raises FloatingPointError for outputs that are NaN
         or infinite, and on a GPU WorkerLost.
         """
         session = self.whole if exclusive and self.whole is not None else self.session
-        results = session.run(outputs, {"images": np.stack(batch)})
+        results = session.run(outputs, parts)
+        images = sum(map(len, parts))
         for name, values in zip(outputs, results, strict=True):
             if not np.isfinite(values).all():
                 raise FloatingPointError(f"the network returned NaN or infinity in {name}")
-            assert len(values) == len(batch), f"{name} has {len(values)} rows for {len(batch)} images"
-        return [dict(zip(outputs, rows, strict=True)) for rows in zip(*results, strict=True)]
+            assert len(values) == images, f"{name} has {len(values)} rows for {images} images"
+        return dict(zip(outputs, results, strict=True))
+
+    @property
+    def gpu_memory_used(self) -> int:
+        """Bytes of GPU memory that all processes use; 0 on the CPU, or if CUDA does not answer."""
+        return self.session.memory_used if isinstance(self.session, GpuSession) else 0
 
 
 def load_model(
@@ -83,6 +102,7 @@ def load_model(
     runtime: Any = ort,
     large_bytes: int = LARGE_MODEL_BYTES,
     has_gpu: Callable[[], bool] = cuda.has_gpu,
+    open_library: Callable[[Any], Any] = cuda.open_library,
 ) -> Model:
     """Load, check and warm a model file. Raises ModelError.
 
@@ -116,32 +136,33 @@ def load_model(
 
     make_model = partial(Model, manifest, sha256, card, kernels=kernels)
 
-    def on_cpu(threads: int) -> Any:
+    def on_cpu(threads: int) -> CpuSession:
         try:
             session = runtime.InferenceSession(data, _options(threads), providers=[CPU])
         except Exception as error:  # ORT's exceptions share no base class of their own
-            raise ModelError(f"{path.name} cannot be loaded: {first_line(error)}") from error
+            raise ModelError(f"{path.name} cannot be loaded: {short_message(error)}") from error
+        _forget_bytes(session)
+        return CpuSession(session)
+
+    def on_gpu() -> Any:
+        # No node runs on the CPU, so its threads would do nothing.
+        session = cuda.open_session(data, _options(1), gpu.provider(manifest.precision), runtime)
         _forget_bytes(session)
         return session
 
     gpu_error = None
     if device != "cpu":
         try:
-            session = cuda.open_session(data, _options(threads), gpu, runtime)
-            _forget_bytes(session)
-            buckets = Buckets(session, manifest.recipe.crop, gpu.max_batch, runtime)
-            return _warm(make_model(cuda.PROVIDER, buckets), path.name, buckets.sizes)
+            session = GpuSession(on_gpu, open_library, manifest.recipe.crop, gpu.max_batch, runtime)
+            return _warm(make_model(cuda.PROVIDER, session), path.name)
         except NoGpu as error:
             gpu_error = str(error)
         except Exception as error:  # CUDA lacks something, such as memory; faults of the file recur below
-            gpu_error = f"the GPU cannot be used: {first_line(_root(error))}"
+            gpu_error = f"the GPU cannot be used: {short_message(_root(error))}"
         if device == "cuda":
             raise ModelError(f"DEVICE=cuda, but {gpu_error}; use DEVICE=auto or cpu for the CPU")
-    session = on_cpu(1)
     whole = on_cpu(threads) if threads > 1 and len(data) >= large_bytes else None
-    model = _warm(
-        make_model(session.get_providers()[0], session, CPU_TARGET_BATCH_SIZE, whole), path.name, [1]
-    )
+    model = _warm(make_model(CPU, on_cpu(1), CPU_TARGET_BATCH_SIZE, whole), path.name)
     if gpu_error is not None and has_gpu():
         log.warning("serving on the CPU: %s", gpu_error)
     return model
@@ -195,21 +216,20 @@ def _forget_bytes(session: Any) -> None:
     session._model_bytes = None
 
 
-def _warm(model: Model, name: str, sizes: Sequence[int]) -> Model:
-    """Run forward passes on blank images, the largest batch first. Raises ModelError.
+def _warm(model: Model, name: str) -> Model:
+    """Run a forward pass on a blank image. Raises ModelError.
 
-    The model is served only after that, so that no request pays for the first passes.
+    The model is served only after that, so that no request pays for the first pass.
     """
     side = model.manifest.recipe.crop
     try:
-        for size in sorted(sizes, reverse=True):
-            for exclusive in (False, True) if model.whole is not None else (False,):
-                row, *_ = model.run([np.zeros((side, side, 3), np.uint8)] * size, exclusive=exclusive)
+        for exclusive in (False, True) if model.whole is not None else (False,):
+            outputs = model.run([np.zeros((1, side, side, 3), np.uint8)], exclusive=exclusive)
     except Exception as error:  # ORT's errors when inputs, outputs or kernels do not fit
-        raise ModelError(f"{name} does not run: {first_line(error)}") from error
-    outputs = len(row["probabilities"])
-    if outputs != len(model.manifest.classes):
-        raise ModelError(f"{name} has {outputs} outputs for {len(model.manifest.classes)} classes")
+        raise ModelError(f"{name} does not run: {short_message(error)}") from error
+    count = outputs["probabilities"].shape[1]
+    if count != len(model.manifest.classes):
+        raise ModelError(f"{name} has {count} outputs for {len(model.manifest.classes)} classes")
     return model
 
 
@@ -221,13 +241,3 @@ def _refuse_two_wheels() -> None:
             "onnxruntime and onnxruntime-gpu are both installed and shadow each other; "
             "uninstall both, then install one"
         )
-
-
-def gpu_memory_used(providers: Iterable[str]) -> int:
-    """Return the bytes of GPU memory that all processes use if a provider is CUDA's; else 0."""
-    return (cuda.memory_used(_cuda_library()) or 0) if cuda.PROVIDER in providers else 0
-
-
-@lru_cache(maxsize=1)
-def _cuda_library() -> Any:
-    return cuda.cuda_library(ort)

@@ -6,6 +6,8 @@ to test (scripts/gpu-check makes one); without it, the shipped ones are tested.
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ import pytest
 
 from contract.preprocess import Pixels
 from service.errors import ModelError
-from service.models.cuda import PROVIDER, Buckets, GpuOptions, cuda_library, memory_used
+from service.models.cuda import PROVIDER, GpuOptions
+from service.models.cuda_session import GpuSession
 from service.models.session import CPU, Model, load_model
 from tests.support.checkout import ROOT
 from tests.support.serving.images import encoded, noise
@@ -35,49 +38,61 @@ def images(count: int) -> Pixels:
 
 
 def probabilities(model: Model, batch: Pixels) -> np.ndarray:
-    return np.stack([row["probabilities"] for row in model.run(list(batch))])
+    return model.run([batch])["probabilities"]
 
 
 @pytest.mark.parametrize("tf32", [False, True])
-@pytest.mark.parametrize("search", ["heuristic", "exhaustive", "default"])
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_probabilities_match_the_cpu(file: Path, search: str, tf32: bool) -> None:
-    model = load_model(file, "cuda", 1, GpuOptions(8, search, tf32=tf32))
+def test_probabilities_match_the_cpu(file: Path, tf32: bool) -> None:
+    model = load_model(file, "cuda", 1, GpuOptions(8, tf32=tf32))
     assert model.provider == PROVIDER
-    batch = images(13)  # a full bucket, and one that is padded
-    difference = np.abs(
-        probabilities(model, batch) - probabilities(load_model(file, "cpu", 1), batch)
-    ).max()
+    on_cpu = load_model(file, "cpu", 1)
     precision = model.manifest.precision
-    assert difference <= TOLERANCE["tf32" if tf32 and precision == "fp32" else precision]
+    tolerance = TOLERANCE["tf32" if tf32 and precision == "fp32" else precision]
+    for size in (8, 5, 1):  # full, padded, and the smallest
+        difference = np.abs(probabilities(model, images(size)) - probabilities(on_cpu, images(size)))
+        assert difference.max() <= tolerance
 
 
 def test_every_batch_size_matches_single_images() -> None:
-    model, batch = load_model(SHIPPED, "cuda", 1, GpuOptions(12)), images(30)
-    single = np.concatenate([probabilities(model, batch[i : i + 1]) for i in range(30)])
-    for size in range(1, 31):
+    model, batch = load_model(SHIPPED, "cuda", 1, GpuOptions(12)), images(12)
+    single = np.concatenate([probabilities(model, batch[i : i + 1]) for i in range(12)])
+    for size in [*range(1, 13), *range(11, 0, -1)]:
         assert np.abs(probabilities(model, batch[:size]) - single[:size]).max() <= TOLERANCE["int8"]
 
 
+def test_threads_get_the_results_of_their_own_images() -> None:
+    model = load_model(SHIPPED, "cuda", 1, GpuOptions(8))
+    batches = [np.full((size, 224, 224, 3), 30 * size, np.uint8) for size in range(1, 9)] * 20
+    expected = [probabilities(model, batch) for batch in batches[:8]] * 20
+    with ThreadPoolExecutor(4) as threads:
+        for values, single in zip(
+            threads.map(partial(probabilities, model), batches), expected, strict=True
+        ):
+            assert np.abs(values - single).max() <= TOLERANCE["fp32"]
+
+
 def test_every_requested_output_is_returned() -> None:
-    (row,) = load_model(SHIPPED, "cuda", 1, GpuOptions(1)).run(
-        list(images(1)), ["conv5", "probabilities", "fc7"]
-    )
-    assert {name: values.ndim for name, values in row.items()} == {"conv5": 3, "probabilities": 1, "fc7": 1}
-    assert row["probabilities"].sum() == pytest.approx(1, abs=1e-3)
+    names = ["conv5", "probabilities", "fc7"]
+    outputs = load_model(SHIPPED, "cuda", 1, GpuOptions(1)).run([images(1)], names)
+    assert {name: values.ndim for name, values in outputs.items()} == {
+        "conv5": 4,
+        "probabilities": 2,
+        "fc7": 2,
+    }
+    assert outputs["probabilities"].sum() == pytest.approx(1, abs=1e-3)
 
 
 def test_host_memory_is_page_locked_and_released() -> None:
     for _again in range(3):  # locking the same memory again fails if it is still locked
-        buckets = load_model(SHIPPED, "cuda", 1, GpuOptions(4)).session
-        assert isinstance(buckets, Buckets)
-        assert buckets.pinned
+        session = load_model(SHIPPED, "cuda", 1, GpuOptions(4)).session
+        assert isinstance(session, GpuSession)
+        assert session.pinned
 
 
 def test_memory_used_on_the_gpu_is_reported() -> None:
     model = load_model(SHIPPED, "cuda", 1)
-    used = memory_used(cuda_library(ort))
-    assert used is not None
+    used = model.gpu_memory_used
     assert len(SHIPPED.read_bytes()) < used < 10**12
     assert model.provider == PROVIDER
 

@@ -38,7 +38,7 @@ def test_values_are_converted() -> None:
         ("DRAIN_TIMEOUT_S", "99999999999"),
         ("THREADS", "20000"),
         ("DEVICE", "gpu"),
-        ("CUDNN_SEARCH", "HEURISTIC"),
+        ("DEVICE", "CUDA"),
         ("TF32", "2"),
         ("WATCH_MODEL", "yes"),
     ],

@@ -25,7 +25,7 @@ from service.http.v2.schemas import BINARY, INFER_REQUEST, INFER_RESPONSE
 from service.inference.admission import Permit
 from service.inference.engine import DecodedCrops, Engine, InferenceResult
 from service.models.serving import ServingModel
-from service.models.session import Row
+from service.models.session import Outputs
 from service.settings import Settings
 
 ENCODED: Final = Tensor("encoded", "bytes", (None,), "image files, as for /predict")
@@ -118,18 +118,18 @@ async def _respond(
     decode_s = 0.0
     if isinstance(value, np.ndarray):
         permit.acquire(len(value))
-        inferred = await engine.infer(served, list(value), outputs)
+        inferred = await engine.infer(served, value, outputs)
     else:
         slots = permit.acquire_share(len(value))
         decode_s, inferred = await _infer_files(engine, served, name, value, outputs, slots)
-    for _row in inferred.rows:
+    for _image in range(request.images):
         engine.count_image(inferred.waited)
     head = {"model_name": served.name.name, "model_version": str(served.name.version)}
     if request.id is not None:
         head["id"] = request.id
     labels = served.model.manifest.classes
     content, json_length = await asyncio.to_thread(
-        build_response, head, request.outputs, inferred.rows, labels
+        build_response, head, request.outputs, inferred.outputs, labels
     )
     stages = {
         "decode": decode_s,
@@ -163,12 +163,13 @@ async def _infer_files(
     def infer_file(data: bytes) -> Coroutine[Any, Any, tuple[DecodedCrops, InferenceResult]]:
         return engine.infer_image(served, data, outputs, 1)
 
-    rows, decode_s, waited, took = list[Row](), 0.0, 0.0, 0.0
+    rows, decode_s, waited, took = list[Outputs](), 0.0, 0.0, 0.0
     for index, result in enumerate(await infer_each(files, infer_file, slots)):
         if isinstance(result, ImageError):
             raise type(result)(f"{name}[{index}]: {result}")
         decoded, inferred = result
-        rows += inferred.rows
+        rows.append(inferred.outputs)
         decode_s = max(decode_s, decoded.took)
         waited, took = max(waited, decoded.waited + inferred.waited), max(took, inferred.took)
-    return decode_s, InferenceResult(rows, waited, took)
+    joined = {name: np.concatenate([values[name] for values in rows]) for name in outputs}
+    return decode_s, InferenceResult(joined, waited, took)

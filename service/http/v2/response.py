@@ -14,27 +14,27 @@ from service.http.v2.request import DATATYPES, LENGTH_BYTES, RequestedOutput
 def build_response(
     head: Mapping[str, Any],
     outputs: Sequence[RequestedOutput],
-    rows: Sequence[Mapping[str, NDArray[np.float32]]],
+    arrays: Mapping[str, NDArray[np.float32]],
     labels: Sequence[str],
 ) -> tuple[bytes, int | None]:
     """Return the body, and the length of its JSON part if binary data follows it (else None).
 
-    `head` holds the fields before the outputs; `rows` has the outputs of each image; `labels` are those of
-    the output `probabilities`.
+    `head` holds the fields before the outputs; `arrays` has the outputs, each with a row per image;
+    `labels` are those of the output `probabilities`.
     """
     texts, binary_parts = [], []
     for output in outputs:
         name = output.tensor.name
-        values = [row[name] for row in rows]
+        values = arrays[name]
         entry: dict[str, Any] = {"name": name}
         if output.classification:
             output_labels = labels if name == "probabilities" else ()
             strings = [_classify(value, output.classification, output_labels) for value in values]
-            entry |= {"datatype": "BYTES", "shape": [len(rows), output.classification]}
+            entry |= {"datatype": "BYTES", "shape": [len(values), output.classification]}
             raw = b"".join(_prefixed(string.encode()) for string in chain.from_iterable(strings))
         else:
-            entry |= {"datatype": DATATYPES["float32"], "shape": [len(rows), *values[0].shape]}
-            raw = b"".join(value.astype("<f4", copy=False).tobytes() for value in values)
+            entry |= {"datatype": DATATYPES["float32"], "shape": list(values.shape)}
+            raw = values.astype("<f4", copy=False).tobytes()
         if output.binary:
             binary_parts.append(raw)
             texts.append(json.dumps(entry | {"parameters": {"binary_data_size": len(raw)}}))

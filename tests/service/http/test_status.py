@@ -10,7 +10,7 @@ from service.inference.engine import Engine
 from service.models.cuda import PROVIDER, GpuOptions
 from service.models.session import load_model
 from tests.support.eventually import eventually
-from tests.support.models.gpu_runtime import Runtime
+from tests.support.models.gpu_runtime import Runtime, load_on_gpu
 from tests.support.serving.images import plain
 from tests.support.serving.in_process import serving_in_process
 from tests.support.serving.responses import check
@@ -40,7 +40,7 @@ def test_failed_gpu_is_503_and_not_ready_but_live(model_file: Path) -> None:
     It ends, and DEVICE is evaluated again when a supervisor restarts it.
     """
     runtime = Runtime()
-    load = partial(load_model, device="auto", threads=1, gpu=GpuOptions(4), runtime=runtime)
+    load = partial(load_on_gpu, runtime=runtime, gpu=GpuOptions(4), device="auto")
     with serving_in_process(model_file, load, threads=1) as running:
         assert running.client.get("/health").json()["provider"] == PROVIDER
         runtime.broken = "run"

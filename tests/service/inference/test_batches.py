@@ -24,18 +24,16 @@ class Waiting:
     def add(self, crops: int, ready: bool = True) -> Request:
         """Add a request of so many crops; without `ready` they are not decoded yet."""
         model: Any = self.network
-        request = Request(
-            model, ("p",), crops, BatchResult([{}] * crops), asyncio.Future(loop=_loop), self.now
-        )
+        request = Request(model, ("p",), crops, BatchResult(crops), asyncio.Future(loop=_loop), self.now)
         self.batches.in_flight += crops
         if ready:
-            self.batches.add(request, [pixels(0)] * crops)
+            self.batches.add(request, pixels(*[0] * crops))
         return request
 
     def take(self, idle: bool = False) -> tuple[int, bool] | None:
         """Take a batch; return how many crops it has and whether it is exclusive."""
         batch = self.batches.take(idle)
-        return batch and (len(batch.crops), batch.exclusive)
+        return batch and (sum(len(part.pixels) for part in batch.parts), batch.exclusive)
 
 
 _loop = asyncio.new_event_loop()

@@ -17,6 +17,7 @@ from service.imaging.decode import DecodedImage
 from service.imaging.decoder import DecodeClock
 from service.inference.batches import BatchResult
 from service.inference.scheduler import Scheduler
+from service.models.session import Outputs
 from tests.support.eventually import eventually_async
 
 FOREVER = 1000.0  # s, longer than any test takes
@@ -71,7 +72,7 @@ class Decoder:
         if self.raised.get(data):
             raise self.raised[data].pop(0)
         now = time.perf_counter()
-        return DecodedImage([pixels(int(data))] * crops, 1, 1, "JPEG", now, now)
+        return DecodedImage(pixels(*[int(data)] * crops), 1, 1, "JPEG", now, now)
 
 
 @dataclass(eq=False)
@@ -91,8 +92,8 @@ class Network:
     raises: BaseException | None = None
     manifest: Any = field(default_factory=lambda: SimpleNamespace(recipe=DEFAULT_RECIPE))
 
-    def run(self, batch: list[Pixels], outputs: tuple[str, ...], exclusive: bool) -> list[Any]:
-        values = [int(crop[0, 0, 0]) for crop in batch]
+    def run(self, parts: list[Pixels], outputs: tuple[str, ...], exclusive: bool) -> Outputs:
+        values = [int(crop[0, 0, 0]) for part in parts for crop in part]
         self.runs.append(values)
         self.exclusive += [values] if exclusive else []
         self.threads.append(threading.current_thread().name)
@@ -100,15 +101,16 @@ class Network:
         self.gate.wait(values)
         if self.raises is not None:
             raise self.raises
-        return [{"p": np.array([number * 10])} for number in values]
+        return {"p": np.array([[number * 10] for number in values], np.float32)}
 
 
-def pixels(number: int) -> Pixels:
-    return np.full((1, 1, 3), number, np.uint8)
+def pixels(*numbers: int) -> Pixels:
+    """Make a crop of one pixel for each number, (N, 1, 1, 3) uint8."""
+    return np.stack([np.full((1, 1, 3), number, np.uint8) for number in numbers])
 
 
 def outputs_of(result: BatchResult) -> list[int]:
-    return [int(row["p"][0]) for row in result.rows]
+    return [int(value) for (value,) in result.outputs["p"]]
 
 
 @dataclass
@@ -126,9 +128,7 @@ class Scheduled:
 
     def crops(self, *numbers: int) -> "asyncio.Task[BatchResult]":
         model: Any = self.network
-        return asyncio.create_task(
-            self.scheduler.infer_crops(model, [pixels(number) for number in numbers], ("p",))
-        )
+        return asyncio.create_task(self.scheduler.infer_crops(model, pixels(*numbers), ("p",)))
 
     async def hold_image(self, number: int = 0) -> "asyncio.Task[BatchResult]":
         """Let a thread decode an image that does not end until `release_image`."""

@@ -27,17 +27,15 @@ FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
     st.lists(st.lists(FLOATS, min_size=6, max_size=6), min_size=1, max_size=3), st.booleans(), st.booleans()
 )
 def test_outputs_round_trip(values: list[list[float]], binary: bool, mixed: bool) -> None:
-    rows = [
-        {"conv5": np.array(v, np.float32).reshape(2, 3), "probabilities": np.array(v[:4], np.float32)}
-        for v in values
-    ]
+    array = np.array(values, np.float32)
+    arrays = {"conv5": array.reshape(-1, 2, 3), "probabilities": array[:, :4]}
     outputs = (RequestedOutput(MAP, binary), RequestedOutput(PROBABILITIES, binary ^ mixed))
-    head, tail = read(*build_response({"id": "\u00e9"}, outputs, rows, LABELS))
+    head, tail = read(*build_response({"id": "\u00e9"}, outputs, arrays, LABELS))
     assert head["id"] == "\u00e9"
-    assert [entry["shape"] for entry in head["outputs"]] == [[len(rows), 2, 3], [len(rows), 4]]
+    assert [entry["shape"] for entry in head["outputs"]] == [[len(values), 2, 3], [len(values), 4]]
     for entry in head["outputs"]:
         assert entry["datatype"] == "FP32"
-        expected = np.stack([row[entry["name"]] for row in rows])
+        expected = arrays[entry["name"]]
         if "data" in entry:
             values_read = np.array(entry["data"], np.float32).reshape(entry["shape"])
         else:
@@ -49,11 +47,9 @@ def test_outputs_round_trip(values: list[list[float]], binary: bool, mixed: bool
 
 @pytest.mark.parametrize("binary", [False, True])
 def test_classification_is_value_index_label(binary: bool) -> None:
-    rows = [
-        {"probabilities": np.array([0.25, 0.5, 1e-7, 0.25], np.float32)},
-        {"probabilities": np.array([0, 0.1, 0.2, 0.7], np.float32)},
-    ]
-    body, length = build_response({}, (RequestedOutput(PROBABILITIES, binary, 2),), rows, LABELS)
+    rows = np.array([[0.25, 0.5, 1e-7, 0.25], [0, 0.1, 0.2, 0.7]], np.float32)
+    output = RequestedOutput(PROBABILITIES, binary, 2)
+    body, length = build_response({}, (output,), {"probabilities": rows}, LABELS)
     head, tail = read(body, length)
     (entry,) = head["outputs"]
     assert (entry["name"], entry["datatype"], entry["shape"]) == ("probabilities", "BYTES", [2, 2])
@@ -67,13 +63,12 @@ def test_classification_is_value_index_label(binary: bool) -> None:
 
 
 def test_classification_of_a_map_has_no_labels() -> None:
-    rows = [{"conv5": np.array([[1, 5, 3], [2, 4, 0]], np.float32)}]
-    head, _tail = read(*build_response({}, (RequestedOutput(MAP, False, 2),), rows, LABELS))
+    arrays = {"conv5": np.array([[[1, 5, 3], [2, 4, 0]]], np.float32)}
+    head, _tail = read(*build_response({}, (RequestedOutput(MAP, False, 2),), arrays, LABELS))
     assert head["outputs"][0]["data"] == ["5.0:1", "4.0:4"]
 
 
 def test_infinity_is_not_written_as_json() -> None:
+    arrays = {"conv5": np.full((1, 2, 3), np.inf, np.float32)}
     with pytest.raises(ValueError, match="JSON"):
-        build_response(
-            {}, (RequestedOutput(MAP, False),), [{"conv5": np.full((2, 3), np.inf, np.float32)}], LABELS
-        )
+        build_response({}, (RequestedOutput(MAP, False),), arrays, LABELS)

@@ -1,0 +1,165 @@
+"""Run batches on a GPU as CUDA graphs: one launch a batch, and no plans when the batch size changes.
+
+cuDNN plans a convolution anew whenever its input has another shape, which takes longer than a small batch.
+A CUDA graph is the recorded launches of one batch size, at fixed addresses, with the plans that they had.
+So a batch is padded to one of a few sizes, and a graph of each is captured before the model is served.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.preprocess import Pixels
+from service.errors import WorkerLost
+from service.models.cuda import TO_DEVICE, TO_HOST, Cudart, short_message
+from service.observability.logs import log
+
+GPU_WORKERS: Final = 2  # batches in progress: one runs while the next is copied to the GPU
+_NO_GRAPH: Final = "-1"
+
+# A graph, like streams and cuDNN's handles, belongs to the thread that captured it, and other threads must
+# not call CUDA meanwhile. So one thread of the process opens all sessions, warms them and runs them.
+_OWNER: Final = ThreadPoolExecutor(1, "cuda")
+
+
+def bucket_sizes(max_batch: int) -> list[int]:
+    """List the powers of two below `max_batch`, and `max_batch` itself."""
+    return [1 << power for power in range((max_batch - 1).bit_length())] + [max_batch]
+
+
+class _Slot:
+    """The memory of one batch, on the host and on the GPU, and by bucket size what runs its CUDA graph."""
+
+    def __init__(
+        self,
+        number: int,
+        session: Any,
+        sizes: Sequence[int],
+        side: int,
+        classes: int,
+        runtime: Any,
+        cudart: Cudart,
+    ) -> None:
+        count = sizes[-1]
+        self.cudart = cudart
+        self.staging, self.pinned = self.cudart.allocate_host((count, side, side, 3))
+        allocate = runtime.OrtValue.ortvalue_from_shape_and_type
+        self.images = allocate([count, side, side, 3], np.uint8, "cuda", 0)
+        self.probabilities = allocate([count, classes], np.float32, "cuda", 0)
+        self.graphs: dict[int, tuple[Any, Any]] = {}
+        for index, size in enumerate(sizes):
+            binding, options = self.bind_images(session, size), runtime.RunOptions()
+            shape, address = [size, classes], self.probabilities.data_ptr()
+            binding.bind_output("probabilities", "cuda", 0, np.float32, shape, address)
+            options.add_run_config_entry("gpu_graph_id", str(number * len(sizes) + index + 1))
+            self.graphs[size] = binding, options
+
+    def bind_images(self, session: Any, size: int) -> Any:
+        binding = session.io_binding()
+        shape = [size, *self.staging.shape[1:]]
+        binding.bind_input("images", "cuda", 0, np.uint8, shape, self.images.data_ptr())
+        return binding
+
+    def write(self, parts: Sequence[Pixels]) -> int:
+        """Copy the images to the GPU, and return how many there are."""
+        count = 0
+        for part in parts:
+            self.staging[count : count + len(part)] = part
+            count += len(part)
+        size = self.staging[:count].nbytes
+        self.cudart.copy(self.images.data_ptr(), self.staging.ctypes.data, size, TO_DEVICE)
+        return count
+
+    def read(self, count: int) -> NDArray[np.float32]:
+        """Copy the probabilities of `count` images from the GPU."""
+        values = np.empty((count, self.probabilities.shape()[1]), np.float32)
+        self.cudart.copy(values.ctypes.data, self.probabilities.data_ptr(), values.nbytes, TO_HOST)
+        return values
+
+
+class GpuSession:
+    """Run a session of ONNX Runtime on a GPU; several threads may call `run`.
+
+    A calling thread copies its images to the GPU and the probabilities back, in one of GPU_WORKERS slots,
+    while the batch of another one runs. `pinned`: whether the host memory of the slots is page-locked.
+    """
+
+    def __init__(
+        self,
+        open_session: Callable[[], Any],
+        open_library: Callable[[Any], Any],
+        side: int,
+        max_batch: int,
+        runtime: Any,
+    ) -> None:
+        self.sizes = bucket_sizes(max_batch)
+        self._slots: SimpleQueue[_Slot] = SimpleQueue()
+        self.pinned = True
+        _OWNER.submit(self._start, open_session, open_library, side, runtime).result()
+
+    def _start(
+        self,
+        open_session: Callable[[], Any],
+        open_library: Callable[[Any], Any],
+        side: int,
+        runtime: Any,
+    ) -> None:
+        """Open the session and capture every graph; the largest allocates most of the memory."""
+        self._session = session = open_session()
+        self._cudart = Cudart(open_library(runtime))
+        self._outputs = {output.name: output.shape for output in session.get_outputs()}
+        _batch, classes = self._outputs["probabilities"]
+        slots = [
+            _Slot(number, session, self.sizes, side, classes, runtime, self._cudart)
+            for number in range(GPU_WORKERS)
+        ]
+        self._no_graph = runtime.RunOptions()
+        self._no_graph.add_run_config_entry("gpu_graph_id", _NO_GRAPH)
+        self._run_features(slots[0], self.sizes[-1], list(self._outputs))
+        for slot in slots:
+            for size in reversed(self.sizes):
+                self._session.run_with_iobinding(*slot.graphs[size])
+            self.pinned = self.pinned and slot.pinned
+            self._slots.put(slot)
+
+    @property
+    def memory_used(self) -> int:
+        """Bytes of the GPU's memory that all processes use."""
+        return self._cudart.memory_used()
+
+    def run(self, outputs: Sequence[str], parts: Sequence[Pixels]) -> list[NDArray[np.float32]]:
+        """Run images (N, side, side, 3) uint8, at most `sizes[-1]`; return a row of each output for each.
+
+        Raises WorkerLost. Only probabilities come from a CUDA graph.
+        """
+        if unknown := set(outputs) - set(self._outputs):  # ONNX Runtime would only fail when it runs
+            raise ValueError(f"the network has no output {', '.join(sorted(unknown))}")
+        slot = self._slots.get()
+        try:
+            count = slot.write(parts)
+            size = next(size for size in self.sizes if size >= count)
+            if list(outputs) == ["probabilities"]:
+                _OWNER.submit(self._session.run_with_iobinding, *slot.graphs[size]).result()
+                return [slot.read(count)]
+            rows = _OWNER.submit(self._run_features, slot, size, outputs).result()
+            return [values[:count] for values in rows]
+        except Exception as error:
+            # After most CUDA errors nothing runs in this process any more, and they cannot be told apart
+            # reliably.
+            log.error("the GPU failed: %s", short_message(error))
+            raise WorkerLost("the GPU failed; the server needs a restart") from error
+        finally:
+            self._slots.put(slot)
+
+    def _run_features(self, slot: _Slot, size: int, outputs: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Run a batch without a graph, because the requested outputs vary and can be large."""
+        binding = slot.bind_images(self._session, size)
+        for name in outputs:
+            binding.bind_output(name)  # allocated when the session runs
+        self._session.run_with_iobinding(binding, self._no_graph)
+        rows: list[NDArray[np.float32]] = binding.copy_outputs_to_cpu()
+        return rows
