@@ -1,0 +1,1 @@
+"""Test the use of ONNX Runtime's CUDA provider, on stand-ins for CUDA's libraries."""
