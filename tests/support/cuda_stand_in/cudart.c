@@ -2,8 +2,9 @@
 // asked to do, so that ONNX Runtime's real CUDA provider runs on a machine without a GPU: its options, its partition of the
 // graph, its copies, streams, launches and captures are real; its results and times are not.
 //   FAKE_LOG=FILE       log every call, with time and thread
-//   FAKE_COPY_GATE=FILE, FAKE_RUN_GATE=FILE
-//                       a large copy to the device, or a wait for a stream, ends when FILE exists, or fails after 20 s
+//   FAKE_COPY_GATE=FILE, FAKE_RUN_GATE=FILE, FAKE_CAPTURE_GATE=FILE
+//                       a large copy to the device, a wait for a stream, or a capture ends when FILE exists, or fails
+//                       after 20 s
 //   FAKE_NO_COPY=1      copies to the device move nothing, as a GPU's own copies cost the host nothing
 //   FAKE_NONE=1         there is no device
 //   FAKE_NO_PIN=1       no memory can be page-locked
@@ -199,6 +200,7 @@ int cudaStreamBeginCapture(void *s, int m) {
   return 0;
 }
 int cudaStreamEndCapture(void *s, void **g) {
+  if (wait_at("FAKE_CAPTURE_GATE")) return last;
   L("endCapture %p", s);
   capturing_thread = 0;
   *g = spoilt ? 0 : fresh();
