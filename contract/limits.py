@@ -33,6 +33,12 @@ def memory_limit(root: Path = ROOT) -> float:
     return min((_memory(folder) for folder in _folders("memory", root)), default=math.inf)
 
 
+def usable_memory(root: Path = ROOT) -> float:
+    """Return the memory of the machine, or a tighter limit of the cgroups, in bytes; inf where unknown."""
+    machine = _numbers(root / "proc/meminfo").get("MemTotal:", math.inf) * 1024
+    return min(machine, memory_limit(root))
+
+
 def available_memory(root: Path = ROOT) -> float:
     """Return the bytes that this process may still allocate: the least of the machine and the cgroups.
 

@@ -61,12 +61,14 @@ def start() -> int:
     from service.server.fd_limit import raise_fd_limit
     from service.server.listener import address_of, bind_socket
     from service.server.run import serve
+    from service.server.worker_count import choose_workers
     from service.server.workers import supervise
     from service.settings import Settings
 
     started = time.monotonic()
     settings = Settings.from_environ()
     require_file(settings)
+    settings, workers = choose_workers(settings)
     if settings.workers == 1:
         stdio.log_library_stderr()
     logs.configure(settings.log_format)
@@ -75,7 +77,8 @@ def start() -> int:
     address = address_of(listener)
 
     def ready(names: str, provider: str, path: str) -> None:
-        line = f"{names} on {address} ({provider}), ready in {time.monotonic() - started:.1f} s"
+        details = ", ".join(filter(None, (provider, workers)))
+        line = f"{names} on {address} ({details}), ready in {time.monotonic() - started:.1f} s"
         if settings.log_format == "json":
             logs.log.info(line)
         else:

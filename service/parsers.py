@@ -1,4 +1,4 @@
-"""Parse settings that are more than a number or a word: hosts, networks and origins.
+"""Parse settings that are more than a number or a word: hosts, networks, origins and WORKERS.
 
 Each parser raises ValueError with a text that continues a sentence after the setting's name: "is 'x'; it
 must be ...".
@@ -6,10 +6,13 @@ must be ...".
 
 import ipaddress
 import re
+import sys
+from contextlib import suppress
 from typing import Final
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 ANY: Final = "*"
+AUTO: Final = 0  # WORKERS=auto, until service.server.worker_count has chosen a number
 NULL: Final = "null"  # the origin of local files and sandboxed frames
 DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 # RFC 6454, 6.1, with any scheme, because browser extensions and apps have their own.
@@ -48,6 +51,23 @@ def parse_origins(text: str) -> tuple[str, ...]:
         if origin not in {ANY, NULL} and (reason := _origin_error(origin)):
             raise ValueError(f"has {origin!r}, which no browser sends as an origin: {reason}")
     return origins
+
+
+def parse_workers(value: str | int) -> int:
+    """Parse the number of processes; `auto` becomes AUTO. Raises ValueError."""
+    if value == "auto":
+        return AUTO
+    with suppress(ValueError):
+        if (number := int(value)) > 0:
+            return number
+    raise ValueError(f"is {value!r}; it must be auto or a whole number, 1 or more")
+
+
+def require_linux(value: int) -> int:
+    """Return a number of decoding processes unchanged. Raises ValueError if they cannot be limited."""
+    if value and sys.platform != "linux":  # their limits need /proc and prctl
+        raise ValueError(f"is {value}; only Linux has them: use 0")
+    return value
 
 
 def _split(text: str) -> list[str]:

@@ -28,6 +28,7 @@ from service.observability.metrics import METRICS_BYTES, METRICS_FOLDER
 from service.server import signals
 from service.server.run import exit_code, serve
 from service.server.uvicorn_server import FORCED_EXIT_S
+from service.server.worker_count import visible_gpus
 from service.settings import Settings, SettingsError
 
 PERIOD_S: Final = 0.1
@@ -196,8 +197,9 @@ def supervise(settings: Settings, listener: socket.socket, ready: Callable[[str,
                 f"TMPDIR: {error.strerror}"
             ) from None
         os.environ[METRICS_FOLDER] = folder
-        # For the workers, as reduced by the limit of open files.
+        # For the workers: as reduced by the limit of open files, and as chosen for `auto`.
         os.environ["MAX_CONNECTIONS"] = str(settings.max_connections)
+        os.environ["WORKERS"] = str(settings.workers)
         # Ignored until the workers run, which inherit this.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         workers = Workers(settings, listener)
@@ -207,8 +209,7 @@ def supervise(settings: Settings, listener: socket.socket, ready: Callable[[str,
         signal.signal(signal.SIGHUP, workers.handle_sighup)
         served = workers.wait_until_ready()
         if served:
-            names, provider, path = served
-            ready(names, f"{provider}, {settings.workers} workers", path)
+            ready(*served)
         workers.failed = not served and not workers.stopping
         while not workers.stopping and not workers.failed:
             time.sleep(PERIOD_S)
@@ -220,12 +221,7 @@ def supervise(settings: Settings, listener: socket.socket, ready: Callable[[str,
 
 def gpu_for(number: int) -> dict[str, str]:
     """Return the environment variable that assigns a worker one of the GPUs in turn; {} without a GPU."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        folder = Path("/proc/driver/nvidia/gpus")
-        gpus = [str(n) for n, _gpu in enumerate(folder.iterdir())] if folder.is_dir() else []
-    else:
-        gpus = [gpu for gpu in visible.split(",") if gpu]
+    gpus = visible_gpus()
     return {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.limits import available_memory, cpu_quota, memory_limit, usable_cores
+from contract.limits import available_memory, cpu_quota, memory_limit, usable_cores, usable_memory
 from tests.support.checkout import ROOT
 
 V2 = "30 23 0:26 {top} /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"
@@ -164,6 +164,14 @@ def test_available_memory_is_the_least_of_machine_and_cgroup(tmp_path: Path) -> 
         },
     )
     assert available_memory(old) == 400
+
+
+def test_usable_memory_is_that_of_the_machine_or_its_limit(tmp_path: Path) -> None:
+    root = tree(tmp_path, "0::/", V2.format(top="/"), **{"memory.max": "3000"})
+    assert usable_memory(root) == 3000
+    (root / "proc/meminfo").write_text("MemTotal:  2 kB\nMemAvailable:  1 kB\n")
+    assert usable_memory(root) == 2048
+    assert usable_memory(tmp_path / "none") == math.inf
 
 
 def test_usable_cores_is_at_least_1(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def test_a_bad_value_names_the_variable(name: str, value: str) -> None:
         ("PORT", "65536", "PORT is 65536; it must be 0 to 65535"),
         ("PORT", "\udcff", "PORT is '\\udcff'; it must be a whole number"),
         ("MAX_BATCH", "0", "MAX_BATCH is 0; it must be 1 or more"),
+        ("WORKERS", "-2", "WORKERS is '-2'; it must be auto or a whole number, 1 or more"),
+        ("WORKERS", "all", "WORKERS is 'all'; it must be auto or a whole number, 1 or more"),
         ("MAX_WAIT_MS", "soon", "MAX_WAIT_MS is 'soon'; it must be a number"),
         ("DEVICE", "gpu", "DEVICE is 'gpu'; use auto, cpu or cuda"),
         ("TF32", "2", "TF32 is '2'; it must be 0 or 1"),

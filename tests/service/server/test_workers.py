@@ -203,4 +203,5 @@ def test_workers_take_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_zero_workers_are_refused(model_file: Path) -> None:
-    assert refused(model=model_file, workers=0) == (2, "error: WORKERS is 0; it must be 1 or more\n")
+    message = "error: WORKERS is '0'; it must be auto or a whole number, 1 or more\n"
+    assert refused(model=model_file, workers=0) == (2, message)

@@ -19,9 +19,10 @@ COMMAND = [sys.executable, "-m", "service"]
 class Server:
     """A running `python -m service`; `log` is what it has written to stderr so far."""
 
-    def __init__(self, process: subprocess.Popen[str], address: str, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str], ready_line: str, log: Path) -> None:
         self.process = process
-        self.address = address
+        self.ready_line = ready_line
+        self.address = address = ready_line.split(" on ")[1].split()[0]
         self._log = log
         self.client = httpx.Client(base_url=address, timeout=30)
 
@@ -53,7 +54,7 @@ def serving(log: Path, model: Path | None, **settings: object) -> Iterator[Serve
         lines = iter(process.stdout.readline, "")
         line = next((line for line in lines if " on http://" in line), "")
         assert line, log.read_text()
-        server = Server(process, line.split(" on ")[1].split()[0], log)
+        server = Server(process, line, log)
         try:
             with server.client:
                 yield server
