@@ -1,11 +1,13 @@
-"""Test that .env.example has every variable of docker-compose.yml and the Dockerfiles."""
+"""Test the variables of the compose files and of .env.example, and the limits of docker-compose.gpu.yml."""
 
 import re
 
+from service.server.worker_count import worker_bytes
 from service.settings import Settings
 from tests.support.checkout import ROOT
 
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
+GPU = (ROOT / "docker-compose.gpu.yml").read_text()
 EXAMPLE = dict(re.findall(r"^#([A-Z0-9_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.M))
 
 
@@ -30,3 +32,18 @@ def test_example_has_the_defaults_of_dockerfiles_and_compose() -> None:
     documented = {name: EXAMPLE[name] for name in defaults if name in EXAMPLE}
     assert len(documented) > 10
     assert documented == {name: defaults[name] for name in documented}
+
+
+def test_memory_with_a_gpu_is_enough_for_the_workers_of_16_cores() -> None:
+    (gibibytes,) = re.findall(r"mem_limit: \$\{MEMORY:-(\d+)g\}", GPU)
+    assert int(gibibytes) * 2**30 >= 8 * worker_bytes(Settings(), on_gpu=True)
+
+
+def test_service_and_proxy_get_the_same_workers() -> None:
+    """The proxy refuses requests by this number, and none with auto."""
+    for text, default in ((COMPOSE, "1"), (GPU, "auto")):
+        proxy = text[text.index("\n  proxy:") :]
+        assert re.findall(r" WORKERS=\$\{WORKERS:-(\w+)\}", proxy) == [default]
+    service = GPU[GPU.index("\n  service:") : GPU.index("\n  proxy:")]
+    assert re.findall(r" WORKERS=\$\{WORKERS:-(\w+)\}", service) == ["auto"]
+    assert str(Settings().workers) == "1"

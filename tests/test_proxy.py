@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -118,6 +119,34 @@ def test_request_to_a_missing_replica_is_retried_on_another(tmp_path: Path) -> N
         assert [answer.text for answer in answers] == ["9"] * 4
         assert len(paths) == 4
         eventually(lambda: any(line["retries"] != "0" for line in logged(tmp_path / "log")))
+
+
+@pytest.mark.parametrize(("workers", "status"), [("1", 429), ("auto", 200)])
+def test_excess_requests_are_refused_where_the_number_of_workers_is_known(
+    monkeypatch: pytest.MonkeyPatch, workers: str, status: int
+) -> None:
+    monkeypatch.setenv("MAX_QUEUE", "1")
+    monkeypatch.setenv("WORKERS", workers)
+    paths: list[str] = []
+    released = threading.Event()
+
+    class WaitingReplica(Replica):
+        def answer(self, body: bytes) -> None:
+            if self.command == "POST":
+                released.wait(30)
+            super().answer(body)
+
+    with (
+        replica(WaitingReplica, paths) as server,
+        proxy(address(server)) as at,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        first = pool.submit(httpx.post, f"{at}/predict", content=b"1", timeout=30)
+        eventually(lambda: len(paths) == 1)
+        second = pool.submit(httpx.post, f"{at}/predict", content=b"2", timeout=30)
+        eventually(lambda: second.done() or len(paths) == 2)
+        released.set()
+        assert (first.result().status_code, second.result().status_code) == (200, status)
 
 
 def test_body_larger_than_the_buffer_arrives(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from benchmarks.support.vitals import ask
+from service.parsers import AUTO
 from service.settings import Settings
 
 CONFIG = Path(__file__).parents[2] / "docker" / "haproxy.cfg"
@@ -21,7 +22,8 @@ def proxy(*servers: str, log: IO[str] | int = subprocess.DEVNULL) -> Iterator[st
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     settings = Settings.from_environ()
-    environ = {"TLS_FILE": "", "MAX_QUEUE": str(settings.max_queue), "WORKERS": str(settings.workers)}
+    workers = "auto" if settings.workers == AUTO else str(settings.workers)
+    environ = {"TLS_FILE": "", "MAX_QUEUE": str(settings.max_queue), "WORKERS": workers}
     replicas = [
         f"server replica{n} {server.removeprefix('http://')}" for n, server in enumerate(servers, 1)
     ]
