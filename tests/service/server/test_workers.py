@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -15,7 +16,7 @@ import pytest
 
 from service.observability.metrics import METRICS_FOLDER
 from service.server.listener import bind_socket, listen
-from service.server.workers import gpu_for
+from service.server.workers import MAX_DEATHS, gpu_for
 from tests.support.eventually import eventually
 from tests.support.models.small_models import replace_with_version
 from tests.support.serving.images import plain
@@ -178,6 +179,20 @@ def test_workers_do_not_outlive_their_parent(own: Server) -> None:
     server.process.kill()
     server.process.wait()
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+def test_workers_that_keep_dying_end_the_service(own: Server) -> None:
+    """As after a GPU error under CUDA MPS, which ends them all."""
+
+    def removed(pid: int) -> bool:
+        return own.process.poll() is not None or pid not in children(own)
+
+    for _death in range(MAX_DEATHS):
+        dead = children(own)[0]
+        os.kill(dead, signal.SIGKILL)
+        eventually(partial(removed, dead))
+    assert own.process.wait(30) == 1
+    assert own.log.count("ended with -9") == MAX_DEATHS
 
 
 def test_an_unusable_model_exits_with_1(tmp_path: Path) -> None:
