@@ -2,10 +2,11 @@
 
 import asyncio
 
+import numpy as np
 import pytest
 
 from tests.support.eventually import eventually_async
-from tests.support.models.scheduled import FOREVER, Gate, Network, outputs_of, run, scheduled
+from tests.support.models.scheduled import FOREVER, Gate, Network, outputs_of, pixels, run, scheduled
 
 
 def test_image_is_decoded_and_run_by_the_same_thread() -> None:
@@ -112,6 +113,17 @@ def test_crops_come_back_in_order(max_batch: int, batches: list[int]) -> None:
             assert outputs_of(answer) == [10 * number for number in range(24)]
             assert answer.decoded is None
             assert sorted(len(batch) for batch in s.network.runs) == sorted(batches)
+
+    run(test)
+
+
+def test_tensor_reaches_the_network_without_a_copy() -> None:
+    async def test() -> None:
+        async with scheduled(threads=2, max_batch=8) as s:
+            tensor = pixels(*range(20))
+            await s.tensor(tensor)
+            assert sorted(len(part) for part in s.network.parts) == [4, 8, 8]
+            assert all(np.shares_memory(part, tensor) for part in s.network.parts)
 
     run(test)
 

@@ -5,7 +5,8 @@
 //   FAKE_COPY_GATE=FILE, FAKE_RUN_GATE=FILE, FAKE_CAPTURE_GATE=FILE
 //                       a large copy to the device, a wait for a stream, or a capture ends when FILE exists, or fails
 //                       after 20 s
-//   FAKE_NO_COPY=1      copies to the device move nothing, as a GPU's own copies cost the host nothing
+//   FAKE_NO_COPY=1      copies to the device move nothing, as a GPU's own copies cost the host nothing, and what is
+//                       copied from it is 0
 //   FAKE_NONE=1         there is no device
 //   FAKE_NO_PIN=1       no memory can be page-locked
 //   FAKE_BREAK=FILE     while FILE exists, what reaches the device fails with 700, as after an illegal access
@@ -162,10 +163,16 @@ int cudaMemcpy(void *to, const void *from, size_t n, int kind) {
   L("cudaMemcpy(sync) %s %zu", way(kind), n);
   if (prohibited("cudaMemcpy")) return 900;
   if (kind == 1 && n > 100000 && wait_at("FAKE_COPY_GATE")) return last;
-  if (kind != 1 || !getenv("FAKE_NO_COPY")) memcpy(to, from, n);
+  if (!getenv("FAKE_NO_COPY")) memcpy(to, from, n);
+  else if (kind == 2) memset(to, 0, n);
   return broken();
 }
-int cudaMemcpyAsync(void *to, const void *from, size_t n, int kind, void *s) { L("cudaMemcpyAsync stream=%p %s %zu", s, way(kind), n); memcpy(to, from, n); return broken(); }
+int cudaMemcpyAsync(void *to, const void *from, size_t n, int kind, void *s) {
+  L("cudaMemcpyAsync stream=%p %s %zu", s, way(kind), n);
+  if (kind == 2 && getenv("FAKE_NO_COPY")) memset(to, 0, n);
+  else memcpy(to, from, n);
+  return broken();
+}
 int cudaMemcpy2DAsync(void *to, size_t tp, const void *from, size_t fp, size_t w, size_t h, int k, void *s) { for (size_t i = 0; i < h; i++) memcpy((char *)to + i * tp, (char *)from + i * fp, w); return 0; }
 int cudaMemcpyFromSymbol(void *to, const void *s, size_t n, size_t o, int k) { memset(to, 0, n); return 0; }
 int cudaMemset(void *p, int v, size_t n) { L("cudaMemset(sync) %zu", n); if (prohibited("cudaMemset")) return 900; memset(p, v, n); return 0; }

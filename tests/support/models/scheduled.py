@@ -79,7 +79,7 @@ class Decoder:
 class Network:
     """A fake model whose output is ten times the pixel.
 
-    `runs` has the pixels of each batch, `exclusive` those of the exclusive batches.
+    `runs` has the pixels of each batch, `exclusive` those of the exclusive batches, `parts` all arrays.
     """
 
     target_batch_size: int = 8
@@ -89,12 +89,14 @@ class Network:
     exclusive: list[list[int]] = field(default_factory=list)
     threads: list[str] = field(default_factory=list)
     outputs: list[tuple[str, ...]] = field(default_factory=list)
+    parts: list[Pixels] = field(default_factory=list)
     raises: BaseException | None = None
     manifest: Any = field(default_factory=lambda: SimpleNamespace(recipe=DEFAULT_RECIPE))
 
     def run(self, parts: list[Pixels], outputs: tuple[str, ...], exclusive: bool) -> Outputs:
         values = [int(crop[0, 0, 0]) for part in parts for crop in part]
         self.runs.append(values)
+        self.parts += parts
         self.exclusive += [values] if exclusive else []
         self.threads.append(threading.current_thread().name)
         self.outputs.append(outputs)
@@ -127,8 +129,11 @@ class Scheduled:
         return asyncio.create_task(self.scheduler.infer_image(model, data, crops, outputs))
 
     def crops(self, *numbers: int) -> "asyncio.Task[BatchResult]":
+        return self.tensor(pixels(*numbers))
+
+    def tensor(self, crops: Pixels) -> "asyncio.Task[BatchResult]":
         model: Any = self.network
-        return asyncio.create_task(self.scheduler.infer_crops(model, pixels(*numbers), ("p",)))
+        return asyncio.create_task(self.scheduler.infer_crops(model, crops, ("p",)))
 
     async def hold_image(self, number: int = 0) -> "asyncio.Task[BatchResult]":
         """Let a thread decode an image that does not end until `release_image`."""
