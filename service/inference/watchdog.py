@@ -51,8 +51,9 @@ async def _refresh(engine: Engine, changed_only: bool) -> None:
 
 
 def _abort(engine: Engine) -> None:
-    """End the process at once if a thread hangs in native code, which cannot be stopped otherwise."""
-    log.critical("inference or decoding hangs; the process ends, so that a supervisor can restart it")
+    """End the process: at once if a thread hangs in native code, which cannot be stopped otherwise."""
     if engine.alive:
+        log.critical("inference or decoding hangs; the process ends, so that a supervisor can restart it")
         os._exit(1)
+    log.critical("inference has failed; the process ends, so that a supervisor can restart it")
     engine.failed = True
