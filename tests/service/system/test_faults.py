@@ -36,10 +36,10 @@ class Session:
         self._real = real
         self.fault: Callable[..., Any] | None = None
 
-    def run(self, outputs: Any, feed: Any) -> Any:
+    def run(self, outputs: Any, parts: Any) -> Any:
         if self.fault is None:
-            return self._real.run(outputs, feed)
-        return self.fault(lambda: self._real.run(outputs, feed), len(feed["images"]))
+            return self._real.run(outputs, parts)
+        return self.fault(lambda: self._real.run(outputs, parts), sum(map(len, parts)))
 
 
 @dataclass
