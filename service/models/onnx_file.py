@@ -22,6 +22,7 @@ from service.models.onnx_wire import (
     OnnxError,
     Value,
     as_bytes,
+    as_float,
     as_int,
     as_signed,
     as_text,
@@ -34,7 +35,7 @@ OPSETS: Final = (17, 18)
 # fmt: off
 OPERATORS: Final = frozenset((
     "Add", "AveragePool", "Cast", "Conv", "DequantizeLinear", "Div", "Expand",
-    "Flatten", "Gemm", "Identity", "MaxPool", "Mul", "Pow", "QuantizeLinear",
+    "Flatten", "Gemm", "Identity", "LRN", "MaxPool", "Mul", "Pow", "QuantizeLinear",
     "Relu", "Reshape", "Softmax", "Sqrt", "Sub", "Tanh", "Transpose",
 ))
 # fmt: on
@@ -47,7 +48,7 @@ TYPES: Final[dict[int, tuple[np.dtype[Any], int]]] = {
     7: (np.dtype("<i8"), 7),
     10: (np.dtype("<f2"), 5),
 }
-INT, INTS = 2, 7  # AttributeProto.AttributeType
+FLOAT, INT, INTS = 1, 2, 7  # AttributeProto.AttributeType
 
 
 @dataclass
@@ -93,13 +94,15 @@ class Tensor:
 class Node:
     """A node of the graph; `kind` is its operator, after its domain and a colon if it has one.
 
-    Attributes that are neither an integer nor a list of integers are None.
+    `attributes` are None if they are neither an integer nor a list of integers; `floats` has the values of
+    those that are a float.
     """
 
     kind: str
     inputs: list[str]
     outputs: list[str]
     attributes: dict[str, int | list[int] | None]
+    floats: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -204,20 +207,24 @@ class _Reader(FieldReader):
             elif number == 7:
                 domain = _domain(value)
             elif number == 5:
-                name, ints = self.attribute(as_bytes(value))
+                name, ints, real = self.attribute(as_bytes(value))
                 if name in node.attributes:
                     raise OnnxError(f"has the attribute {name[:40]} twice in a node")
                 node.attributes[name] = ints
+                if real is not None:
+                    node.floats[name] = real
         node.kind = f"{domain}:{kind}" if domain else kind
         return node
 
-    def attribute(self, message: memoryview) -> tuple[str, int | list[int] | None]:
-        """Read the name and the value; None if it is not an integer or a list of integers."""
-        name, kind, integer = "", 0, 0
+    def attribute(self, message: memoryview) -> tuple[str, int | list[int] | None, float | None]:
+        """Read the name and the value: an integer or a list of integers, or a float; else None."""
+        name, kind, integer, real = "", 0, 0, 0.0
         integers: list[int] = []
         for number, value in self.fields_of(message):
             if number == 1:
                 name = as_text(value)
+            elif number == 2:
+                real = as_float(value)
             elif number == 3:
                 integer = as_signed(value)
             elif number == 8:
@@ -237,7 +244,11 @@ class _Reader(FieldReader):
             if len(integers) > MAX_INTS:
                 raise OnnxError(f"has too many numbers in the attribute {name[:40]} of a node")
         # ONNX Runtime uses the operator's default if the value is not of the declared type.
-        return name, integer if kind == INT else integers if kind == INTS else None
+        return (
+            name,
+            integer if kind == INT else integers if kind == INTS else None,
+            real if kind == FLOAT else None,
+        )
 
     def tensor(self, message: memoryview) -> Tensor:
         tensor = Tensor()

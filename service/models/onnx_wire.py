@@ -4,6 +4,7 @@ It is read by hand, because the package onnx is larger than this service. Nothin
 recurses: fields that are not needed are skipped.
 """
 
+import struct
 from collections.abc import Iterator
 from typing import Final
 
@@ -98,6 +99,12 @@ def as_signed(value: Value) -> int:
     if not isinstance(value, int):
         raise OnnxError("is damaged: no number where there should be one")
     return value - 2**64 if value >= 2**63 else value
+
+
+def as_float(value: Value) -> float:
+    if not isinstance(value, bytes) or len(value) != 4:
+        raise OnnxError("is damaged: no float where there should be one")
+    return float(struct.unpack("<f", value)[0])
 
 
 def as_int(value: Value) -> int:

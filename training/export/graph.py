@@ -102,7 +102,7 @@ def build_graph(
     """Build the graph from images (N, 224, 224, 3) uint8 to probabilities (N, classes) float32.
 
     Further outputs, float32 after their activation: fc7 (N, F) and conv5 (N, C, 13, 13).
-    fp16 computes in float16 except for the normalisation, whose squares would overflow, and the softmax.
+    fp16 computes in float16 except for the softmax, with one LRN node per normalisation.
     int8 stores every weight as int8 with a scale per output channel. The layers of `rounding` compute in
     integers, with weights of WEIGHT_LEVELS; the others widen their weights, which runtimes do once, when
     they load the file.
@@ -127,11 +127,13 @@ def build_graph(
         x = graph.node("Relu" if model.variant.activation == "relu" else "Tanh", [x], f"{name}.activation")
         norm = {"conv1": model.norm1, "conv2": model.norm2}.get(name)
         step = rounding.steps.get(name)
-        if isinstance(norm, LocalResponseNorm):
+        if isinstance(norm, LocalResponseNorm) and precision == "fp16":
+            x = _norm_node(graph, x, name)
+        elif isinstance(norm, LocalResponseNorm):
             x = graph.rounded(x, name, step, order=TO_NHWC)
             step = rounding.steps.get(f"{name}.norm")
-            x = _norm(graph, graph.wide(x, f"{name}.wide"), name, len(norm.k))
-            x = graph.narrow(graph.rounded(x, f"{name}.norm", step, order=TO_NCHW))
+            x = _norm_chain(graph, x, name, len(norm.k))
+            x = graph.rounded(x, f"{name}.norm", step, order=TO_NCHW)
         else:
             x = graph.rounded(x, name, step)
         if name in {"conv5", "fc7"}:
@@ -216,11 +218,27 @@ def _int8(graph: Graph, name: str, weight: Array, bias: Array, step: float | Non
     )
 
 
-def _norm(graph: Graph, x: str, name: str, channels: int) -> str:
+def _norm_node(graph: Graph, x: str, name: str) -> str:
+    """Add the normalisation of (N, C, H, W) float16 as one node.
+
+    On a GPU the chain's passes over memory cost more than all convolutions. Casts around the node would
+    move five times its bytes and are not needed: cuDNN reads and writes float16 and computes in float32. On
+    an H200 activations of up to 546 were normalised correctly, although squares in float16 overflow above
+    255 (docs/decisions/009-own-onnx-graph.md). ONNX Runtime's CPU kernel takes float32 only, and gets casts
+    when the file is loaded.
+    """
+    # ONNX divides alpha by the size.
+    return graph.node(
+        "LRN", [x], f"{name}.norm", size=LRN_SIZE, alpha=LRN_ALPHA * LRN_SIZE, beta=0.75, bias=LRN_K
+    )
+
+
+def _norm_chain(graph: Graph, x: str, name: str, channels: int) -> str:
     """Add the normalisation x / d^(3/4) of (N, H, W, C) float32, with d^(3/4) = sqrt(d) * sqrt(sqrt(d)).
 
-    With the channels last, the sum over neighbours is a pooling along rows, cheaper than a convolution with
-    a banded matrix; the transposition merges with the reordering that runtimes do around convolutions.
+    On a CPU this chain is faster than one LRN node. With the channels last, the sum over neighbours is a
+    pooling along rows, cheaper than a convolution with a banded matrix; the transposition merges with the
+    reordering that runtimes do around convolutions.
     """
     side = {"conv1": 55, "conv2": 27}[name]
     square = graph.node("Pow", [x, graph.constant(f"{name}.norm.two", 2)], f"{name}.norm.square")

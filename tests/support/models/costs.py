@@ -42,3 +42,9 @@ def check(data: bytes) -> None:
 
 def conv(source: str, target: str, **attributes: Any) -> NodeProto:
     return helper.make_node("Conv", [source, "kernels"], [target], **attributes)
+
+
+def lrn(source: str, target: str, **attributes: Any) -> NodeProto:
+    """Make a normalisation of ours; an attribute that is None is left out."""
+    values = {"size": 5, "alpha": 5e-4, "beta": 0.75, "bias": 2.0} | attributes
+    return helper.make_node("LRN", [source], [target], **values)

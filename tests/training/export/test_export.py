@@ -1,5 +1,6 @@
 """Exported files compute the same as the checkpoint at every batch size, and have a full manifest."""
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from training.data.images import load_pictures
 from training.evaluate import evaluate, torch_classifier
 from training.export import parity
 from training.export.export import export
-from training.export.graph import IR_VERSION, PRECISIONS, WEIGHT_LEVELS
+from training.export.graph import IR_VERSION, PRECISIONS, WEIGHT_LEVELS, build_graph
 from training.export.parity import BATCHES, TOLERANCE, classifier_of
-from training.model import AlexNet, weighted_layers
+from training.model import LRN_K, AlexNet, Variant, weighted_layers
 from training.run import checkpoint
 
 # Largest difference of a probability between a file and torch with the file's own weights: the effect of
@@ -165,6 +166,31 @@ def test_fc7_and_conv5_are_the_outputs_of_their_layers(exported: tuple[Path, Pat
     for name, expected in hidden.items():
         (outputs,) = session_of(file).run([name], {"images": images(2).numpy()})
         torch.testing.assert_close(torch.from_numpy(outputs), expected.contiguous(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("lrn", [True, False])
+def test_only_fp16_has_a_node_for_each_normalisation(precision: str, lrn: bool) -> None:
+    network = AlexNet(4, 0.02, variant=Variant(lrn=lrn))
+    kinds = Counter(n.op_type for n in build_graph(network, MEAN, [1.0] * 3, precision).graph.node)
+    assert kinds["LRN"] == (2 if lrn and precision == "fp16" else 0)
+    assert kinds["AveragePool"] == kinds["Div"] == (2 if lrn and precision != "fp16" else 0)
+
+
+def test_the_node_normalises_as_the_chain_does() -> None:
+    """Also where the squares of the activations would be infinite in float16."""
+    network, pooled = AlexNet(4, 0.08, "kaiming"), {}
+    weights = network.conv1.weight
+    weights.data = (10 * weights.data).half().float()  # only activations are rounded
+    for precision in ("fp32", "fp16"):
+        model = build_graph(network, [128.0] * 3, [1.0] * 3, precision)
+        taps = ["conv1.activation", "conv1.pool"]
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in taps)
+        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        activation, pooled[precision] = session.run(taps, {"images": images(4).numpy()})
+    assert activation.max() > 1000
+    assert activation.max() / pooled["fp32"].max() > 10 * LRN_K**0.75, "the sum of squares matters"
+    np.testing.assert_allclose(pooled["fp16"], pooled["fp32"], rtol=2e-3, atol=2e-3)
 
 
 def test_the_manifest_describes_the_run(exported: tuple[Path, Path]) -> None:

@@ -1,5 +1,6 @@
 """Tests that networks are refused which cost too much or have what none of ours has."""
 
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from onnx import NodeProto, TensorProto, helper
 from service.errors import ModelError
 from service.models.onnx_wire import OnnxError
 from service.models.session import load_model
-from tests.support.models.costs import CAST, FIRST, FLAT, check, conv, floats, graph, int64
+from tests.support.models.costs import CAST, FIRST, FLAT, check, conv, floats, graph, int64, lrn
 from tests.support.models.small_models import write_model
 
 
@@ -94,6 +95,10 @@ COSTLY: dict[str, tuple[bytes, str]] = {
         ),
         "multiplications for an image",
     ),
+    "many normalisations": (
+        graph([FIRST, *(lrn("x", f"y{n}") for n in range(30))]),
+        "multiplications for an image",
+    ),
     "many large layers": (graph([FIRST, *many("Tanh", 150)]), "values for an image"),
     "many small layers": (
         graph(
@@ -118,6 +123,7 @@ def typed(kind: int, name: str = "strides") -> bytes:
     return graph([FIRST, node], kernels=floats(1, 3, 3, 3))
 
 
+LRN_REASON = "LRN with other values than our networks'"
 ODD: dict[str, tuple[bytes, str]] = {
     "a shape that is computed": (
         graph(
@@ -197,6 +203,19 @@ ODD: dict[str, tuple[bytes, str]] = {
         graph([FLAT, helper.make_node("Gemm", ["flat", "w"], ["y"])], w=floats(5, 5)),
         "do not fit",
     ),
+    "a normalisation over many channels": (graph([FIRST, lrn("x", "y", size=1001)]), LRN_REASON),
+    "a normalisation without its size": (graph([FIRST, lrn("x", "y", size=None)]), LRN_REASON),
+    "a normalisation with another alpha": (graph([FIRST, lrn("x", "y", alpha=1e-4)]), LRN_REASON),
+    "a normalisation with the default alpha": (graph([FIRST, lrn("x", "y", alpha=None)]), LRN_REASON),
+    "a normalisation by NaN": (graph([FIRST, lrn("x", "y", alpha=math.nan)]), LRN_REASON),
+    "a normalisation by a large power": (graph([FIRST, lrn("x", "y", beta=1e30)]), LRN_REASON),
+    "a normalisation with a bias of 0": (graph([FIRST, lrn("x", "y", bias=0.0)]), LRN_REASON),
+    "a normalisation with an integer as its bias": (graph([FIRST, lrn("x", "y", bias=2)]), LRN_REASON),
+    "a normalisation with another attribute": (
+        graph([FIRST, lrn("x", "y", mode=1)]),
+        "LRN with the attribute mode",
+    ),
+    "a normalisation of rows": (graph([FLAT, lrn("flat", "y")]), "LRN of a shape"),
     "no matrices": (
         graph([helper.make_node("Gemm", ["pixels", "w"], ["y"])], w=floats(5, 5)),
         "not matrices",

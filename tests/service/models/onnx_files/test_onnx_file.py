@@ -12,7 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from service.errors import ModelError
 from service.models import onnx_file
 from service.models.onnx_file import OPERATORS, read
+from service.models.onnx_wire import OnnxError
 from service.models.session import load_model
+from tests.support.models.costs import lrn
 from tests.support.models.graphs import SHIPPED, compare, networks, small, varint
 from training.export.graph import PRECISIONS, build_graph
 from training.model import AlexNet
@@ -58,6 +60,24 @@ def test_typed_values_are_read(kind: int) -> None:
     for data in (packed.SerializeToString(), unpacked):
         tensor = onnx_file._Reader().tensor(memoryview(data))
         np.testing.assert_array_equal(tensor.values(), expected)
+
+
+def test_floats_of_nodes_are_read() -> None:
+    (node,) = read(_with(lrn("x", "y"))).nodes
+    assert node.attributes == {"size": 5, "alpha": None, "beta": None, "bias": None}
+    assert node.floats == {"alpha": float(np.float32(5e-4)), "beta": 0.75, "bias": 2.0}
+
+
+@pytest.mark.parametrize("wrong", [bytes([2 << 3, 1]), bytes([2 << 3 | 1]) + bytes(8)])
+def test_float_of_another_wire_type_is_refused(wrong: bytes) -> None:
+    attribute = helper.make_attribute("alpha", 1.0).SerializeToString() + wrong
+    with pytest.raises(OnnxError, match="no float where there should be one"):
+        onnx_file._Reader().attribute(memoryview(attribute))
+
+
+def _with(node: onnx.NodeProto) -> bytes:
+    data: bytes = helper.make_model(helper.make_graph([node], "g", [], [])).SerializeToString()
+    return data
 
 
 def _unpacked(tensor: TensorProto) -> list[bytes]:
