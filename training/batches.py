@@ -105,7 +105,7 @@ def augmented(batch: Batch, config: Config, classes: int, colours: Tensor) -> tu
     generator = generator_of(config.seed, AUGMENTATION, batch.step)
     draws = augment.Draws(generator, batch.total, batch.rows)
     squares = batch.squares.to(colours.device, non_blocking=True)
-    labels = batch.labels.to(colours.device)
+    labels = batch.labels.to(colours.device, non_blocking=True)
     if config.augment == "paper":
         pixels = augment.paper(squares, config.image_size, colours, draws, config.crops)
     else:

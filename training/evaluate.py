@@ -113,7 +113,11 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     `pixels` (N, 3, H, W) float, 0 to 255.
     """
-    pixels = (pixels - pixels.new_tensor(mean)[:, None, None]) / pixels.new_tensor(std)[:, None, None]
+    centre, scale = (
+        torch.tensor(values, dtype=pixels.dtype).to(pixels.device, non_blocking=True)[:, None, None]
+        for values in (mean, std)
+    )
+    pixels = (pixels - centre) / scale
     return pixels.contiguous(memory_format=torch.channels_last)
 
 

@@ -37,6 +37,9 @@ from training.schedule import learning_rate, update_plateau
 from training.seeding import DROPOUT, seed_of
 
 AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Steps between two readings of the losses. A GPU is given steps ahead of the one that it computes; reading
+# waits for all of them. Several processes also learn of a signal and of a due checkpoint only then.
+STEPS_PER_READING: Final = {"cpu": 1, "cuda": 10}
 
 
 def train(
@@ -84,6 +87,7 @@ def train(
     parameters = sum(p.numel() for p in trainer.model.parameters())
     say(f"{parameters:,} parameters, {steps} steps an epoch, {ranks.world} x {ranks.device}", flush=True)
     progress = Progress(config.epochs, steps, batch_size, speaks=ranks.is_main)
+    steps_per_reading = STEPS_PER_READING.get(ranks.device.type, 1)
     with Log(out if ranks.is_main else None, state.epoch, state.step) as log, progress:
         for epoch in range(state.epoch, config.epochs):
             started, seconds_before = time.monotonic(), state.epoch_seconds
@@ -94,23 +98,31 @@ def train(
             batches = load_ahead(
                 dataset.train, config, batch_size=batch_size, steps=todo, ranks=ranks, workers=workers
             )
+            unread: list[tuple[int, float, Tensor]] = []
             for step in todo:
                 lr = learning_rate(config, state.schedule, step, steps)
-                loss, waited = trainer.step(batches, step, lr)
-                # Average the loss over all processes. A signal to one of them stops all of them after this
-                # step, and the clock of the main process says when to save.
-                save_due = ranks.is_main and saver.due()
-                loss, stop, due = ranks.all_reduce(
-                    torch.tensor([loss, signals.stopping, save_due], dtype=torch.float64)
-                ).tolist()
-                loss /= ranks.world
+                pieces, waited = trainer.step(batches, step, lr)
                 state.step = step + 1
-                state.epoch_loss += loss
                 state.epoch_waited += waited
+                unread.append((state.step, lr, pieces))
+                stops_alone = signals.stopping and ranks.world == 1
+                if state.step % steps_per_reading and state.step < last and not stops_alone:
+                    continue
+
+                # Average the losses over all processes. A signal to one of them stops all of them after
+                # this step, and the clock of the main process says when to save.
+                save_due = ranks.is_main and saver.due()
+                losses = torch.stack([pieces for *_, pieces in unread]).cpu().double().sum(1)
+                flags = torch.tensor([signals.stopping, save_due])
+                *totals, stop, due = ranks.all_reduce(torch.cat([losses, flags])).tolist()
                 state.epoch_seconds = seconds_before + time.monotonic() - started
-                log.step(state.step, loss, lr)
-                progress.end_step(state.epoch_loss / (state.step - first), lr)
-                watch.check(state.step, loss, trainer.scaler.get_scale())
+                for (number, rate, _pieces), total in zip(unread, totals, strict=True):
+                    loss = total / ranks.world
+                    state.epoch_loss += loss
+                    log.step(number, loss, rate)
+                    watch.check(number, loss, trainer.scaler.get_scale())
+                progress.end_steps(len(unread), state.epoch_loss / (state.step - first), lr)
+                unread.clear()
                 if stop or due:
                     save()
                 if stop:
@@ -185,23 +197,25 @@ class Trainer:
         self.network = ranks.wrap(compiled)
         self.classify = torch_classifier(self.averaged, self.mean, self.std)
 
-    def step(self, batches: Iterator[Batch], number: int, lr: float) -> tuple[float, float]:
+    def step(self, batches: Iterator[Batch], number: int, lr: float) -> tuple[Tensor, float]:
         """Run optimiser step `number` on the next `config.accumulate` items of `batches`, at rate `lr`.
 
-        -> this process's mean loss, and the seconds it waited for data.
+        -> this process's loss (accumulate,) on the device, a piece for each item, whose sum is the mean
+        loss of its images; and the seconds that the device waited for data. A GPU may still be computing.
         """
-        config, mean_loss, waited = self.config, 0.0, 0.0
+        config, losses, waited = self.config, [], 0.0
         set_rate(self.optimizer, lr)
         self.optimizer.zero_grad()
         for turn in range(config.accumulate):
             batch = next(batches)
+            if self._is_idle():
+                waited += batch.waited
             pixels, targets = augmented(batch, config, self.classes, self.colours)
             torch.manual_seed(seed_of(config.seed, DROPOUT, number * batch.total + batch.rows.start))
             with self.ranks.without_exchange(self.network, turn + 1 < config.accumulate):
                 loss = F.cross_entropy(self._forward(pixels), targets) / config.accumulate
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            mean_loss += loss.item()
-            waited += batch.waited
+            losses.append(loss.detach())
         if config.clip_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
@@ -209,7 +223,12 @@ class Trainer:
         self.scaler.update()
         if config.ema:
             update_average(self.averaged, self.model, config.ema, number)
-        return mean_loss, waited
+        return torch.stack(losses), waited
+
+    def _is_idle(self) -> bool:
+        """Tell whether the device has computed everything that it was given."""
+        device = self.ranks.device
+        return device.type != "cuda" or torch.cuda.current_stream(device).query()
 
     def _forward(self, pixels: Tensor) -> Tensor:
         """Compute logits (N, classes) in float32 from pixels (N, 3, H, W), 0 to 255."""

@@ -1,12 +1,17 @@
 """Train small runs in this process or a subprocess, and make checkpoints for tests."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tests.support.checkout import ROOT
 from training.__main__ import main
@@ -91,3 +96,19 @@ def same(ours: Any, theirs: Any) -> bool:
     if isinstance(ours, list | tuple):
         return len(ours) == len(theirs) and all(map(same, ours, theirs))
     return bool(ours == theirs)
+
+
+@contextmanager
+def ctrl_c_at(update: int) -> Iterator[None]:
+    """Send SIGINT to this process at optimiser step `update`."""
+    updates = count(1)
+
+    def interrupt(*_step: object) -> None:
+        if next(updates) == update:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    hook = register_optimizer_step_post_hook(interrupt)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -163,7 +163,8 @@ def measure(state: Checkpoint, dataset: Dataset, *, batch_size: int, ranks: Rank
     )
     for step in range(MEASURED_STEPS):
         started = time.monotonic()
-        trainer.step(batches, step, 0.0)
+        losses, _waited = trainer.step(batches, step, 0.0)
+        losses.cpu()  # waits for the GPU
         seconds.append(time.monotonic() - started)
     sample = dataset.val.part(slice(MEASURED_PHOTOGRAPHS))
     started = time.monotonic()

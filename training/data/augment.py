@@ -1,6 +1,7 @@
 """Augment whole batches: the paper's crops and colours, stronger ones for small sets, and mixing.
 
-The pixels stay on their device. Every random draw comes from the generator that is passed in, which the
+The pixels stay on their device. Copies to it do not wait for it (`non_blocking`), so that a GPU is given
+the next step while it computes one. Every random draw comes from the generator that is passed in, which the
 training loop seeds for each step: a resumed run sees the same crops as an uninterrupted one.
 """
 
@@ -60,7 +61,7 @@ def paper(squares: Tensor, size: int, colours: Tensor, draws: Draws, crops: bool
     )
     pixels = torch.where(_per_image(mirrored, squares), cropped.flip(2), cropped)
     alpha = draws.normal(3) * 0.1
-    shift = alpha.to(colours.device) @ colours.T * 255
+    shift = alpha.to(colours.device, non_blocking=True) @ colours.T * 255
     return pixels.permute(0, 3, 1, 2).float() + shift[:, :, None, None]
 
 
@@ -88,7 +89,7 @@ def strong(squares: Tensor, size: int, draws: Draws) -> Tensor:
     cos, sin = angle.cos(), angle.sin()
     rows = [cos * w * mirror, -sin * h, x, sin * w * mirror, cos * h, y]
     grid = F.affine_grid(
-        torch.stack(rows, 1).view(n, 2, 3).to(squares.device),
+        torch.stack(rows, 1).view(n, 2, 3).to(squares.device, non_blocking=True),
         [n, 3, size, size],
         align_corners=False,
     )
@@ -107,8 +108,8 @@ def _colour_jitter(squares: Tensor, factors: list[Tensor]) -> tuple[Tensor, Tens
     Contrast is about the mean level, saturation about the grey value:
     p -> (s I + (1 - s) 1 luma^T)(b c p + b (1 - c) level). -> (N, 3, 3) and (N, 3, 1).
     """
-    b, c, s = (factor[:, None, None].to(squares.device) for factor in factors)
-    luma = torch.tensor(_LUMA, device=squares.device)
+    b, c, s = (factor[:, None, None].to(squares.device, non_blocking=True) for factor in factors)
+    luma = torch.tensor(_LUMA).to(squares.device, non_blocking=True)
     saturate = s * torch.eye(3, device=squares.device) + (1 - s) * luma.expand(3, 3)
     level = squares[:, ::8, ::8].float().mean((1, 2, 3))[:, None, None]
     return saturate * b * c, (b * (1 - c) * level).expand(-1, 3, 1)
@@ -120,7 +121,7 @@ def mix(pixels: Tensor, targets: Tensor, generator: Generator) -> tuple[Tensor, 
     Each is used half of the time: CutMix (Yun et al. 2019) pastes a square of the other image, mixup
     (Zhang et al. 2018, alpha 0.5) blends the two.
     """
-    order = torch.randperm(len(pixels), generator=generator)
+    order = torch.randperm(len(pixels), generator=generator).to(pixels.device, non_blocking=True)
     if torch.rand((), generator=generator) < 0.5:
         side = pixels.shape[-1]
         length = int(side * math.sqrt(float(torch.rand((), generator=generator))))
@@ -137,4 +138,4 @@ def mix(pixels: Tensor, targets: Tensor, generator: Generator) -> tuple[Tensor, 
 
 
 def _per_image(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like.device)[:, None, None, None]
+    return values.to(like.device, non_blocking=True)[:, None, None, None]

@@ -19,10 +19,10 @@ class Mean:
     total: float = 0.0
     count: int = 0
 
-    def add(self, value: float) -> None:
-        """Add a value."""
-        self.total += value
-        self.count += 1
+    def add(self, total: float, count: int = 1) -> None:
+        """Add `count` values, whose sum is `total`."""
+        self.total += total
+        self.count += count
 
     @property
     def value(self) -> float:
@@ -43,7 +43,7 @@ class Progress:
         self._bar: tqdm[NoReturn] | None = None
         self._steps_timed, self._others_timed = Mean(), Mean()  # others: validation and saving
         self._last_line = time.monotonic()
-        self._warm = False  # set by the first step, which takes longer and is not timed
+        self._warm = False  # set by the first report, whose steps take longer and are not timed
 
     def begin_epoch(self, epoch: int, step: int) -> None:
         """Start epoch `epoch`, counted from 0, of which `step` steps are done."""
@@ -58,17 +58,17 @@ class Progress:
         )
         self._since = time.monotonic()
 
-    def end_step(self, loss: float, lr: float) -> None:
-        """Report a step; `loss` is the mean of the epoch so far."""
-        self.step += 1
+    def end_steps(self, count: int, loss: float, lr: float) -> None:
+        """Report `count` steps; `loss` is the mean of the epoch so far."""
+        self.step += count
         seconds = self._lap()
         if self._warm:
-            self._steps_timed.add(seconds)
+            self._steps_timed.add(seconds, count)
         self._warm = True
         left = self._left()
         assert self._bar is not None
         self._bar.set_postfix_str(f"loss {loss:.3f}, lr {lr:.2g}{left and ', '}{left}", refresh=False)
-        self._bar.update(self.images)
+        self._bar.update(count * self.images)
         if self.step < self.steps:  # a line about the epoch follows its last step
             self._print_sometimes(f"step {self.step}/{self.steps}  loss {loss:.3f}  {left}")
 

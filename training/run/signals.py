@@ -1,4 +1,4 @@
-"""Handle Ctrl-C and SIGTERM while a run trains: it stops after the current step, with a checkpoint."""
+"""Handle Ctrl-C and SIGTERM while a run trains: it stops after a step, with a checkpoint."""
 
 import os
 import signal

@@ -4,18 +4,14 @@ import csv
 import os
 import shutil
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tests.support.drawing.pictures import draw_classes
-from tests.support.runs import COLOURS, MODERN, PAPER, python, same, train_as
+from tests.support.runs import COLOURS, MODERN, PAPER, ctrl_c_at, python, same, train_as
 from training.__main__ import main
 from training.model import AlexNet
 from training.run import checkpoint, saver
@@ -36,22 +32,6 @@ def kill(*_):
 register_optimizer_step_post_hook(kill)
 sys.exit(main(sys.argv[1:]))
 """
-
-
-@contextmanager
-def ctrl_c_at(update: int) -> Iterator[None]:
-    """Send SIGINT to this process at optimiser step `update`."""
-    updates = count(1)
-
-    def interrupt(*_step: object) -> None:
-        if next(updates) == update:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    hook = register_optimizer_step_post_hook(interrupt)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 @pytest.mark.parametrize(
