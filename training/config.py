@@ -73,7 +73,9 @@ class Config:
     pooling: str = _of("overlapping", "overlapping: windows of 3 at a stride of 2; plain: windows of 2")
     dropout: bool = _of(True, "drop half of the units of two layers in training")
     weight_init: str = _of("paper", "paper: N(0, 0.01), biases 0 and 1, raw pixels; kaiming: pixels / 58")
-    precision: str = _of("fp32", "fp32; bf16 or fp16 use autocast, with normalisation and loss in fp32")
+    precision: str = _of(
+        "fp32", "fp32, on GPUs without TF32; bf16 or fp16 use autocast, with normalisation and loss in fp32"
+    )
     accumulate: int = _of(
         1, "split each batch into so many pieces and add up their gradients, to save memory"
     )

@@ -189,7 +189,6 @@ def make_base(options: argparse.Namespace) -> dict[str, Any]:
         ema=0.999, augment="strong", weight_init="kaiming", precision="bf16", schedule="cosine",
     )  # fmt: skip
     torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
     with catch_signals(lambda: None) as signals:
         sets = load_sets(options.data, options.device)
         mean = channel_statistics(sets[0].train.squares[::2].cpu())[0].tolist()

@@ -50,6 +50,13 @@ def test_counts_below_one_are_usage_errors(
     assert f"argument {option}: '{value}' is not a whole number above 0" in capsys.readouterr().err
 
 
+def test_commands_multiply_in_float32_on_gpus() -> None:
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    convolutions.fp32_precision = "tf32"  # torch's default
+    assert main(["summary"]) == 0
+    assert convolutions.fp32_precision == "ieee"
+
+
 def test_the_summary_has_the_paper_s_totals(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["summary"]) == 0
     rows = capsys.readouterr().out.splitlines()
