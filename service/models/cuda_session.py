@@ -5,6 +5,7 @@ A CUDA graph is the recorded launches of one batch size, at fixed addresses, wit
 So a batch is padded to one of a few sizes, and a graph of each is captured before the model is served.
 """
 
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -22,7 +23,7 @@ GPU_WORKERS: Final = 2  # batches in progress: one runs while the next is copied
 _NO_GRAPH: Final = "-1"
 
 # A graph, like streams and cuDNN's handles, belongs to the thread that captured it, and other threads must
-# not call CUDA meanwhile. So one thread of the process opens all sessions, warms them and runs them.
+# not call CUDA meanwhile. So one thread of the process opens, warms, runs and frees all sessions.
 _OWNER: Final = ThreadPoolExecutor(1, "cuda")
 
 
@@ -125,6 +126,8 @@ class GpuSession:
                 self._session.run_with_iobinding(*slot.graphs[size])
             self.pinned = self.pinned and slot.pinned
             self._slots.put(slot)
+        freed_in_owner = [session, *slots]
+        weakref.finalize(self, _OWNER.submit, freed_in_owner.clear).atexit = False
 
     @property
     def memory_used(self) -> int:

@@ -1,6 +1,7 @@
 """Test what ONNX Runtime's CUDA provider does with our sessions: nodes, copies, launches, failures."""
 
 import ctypes
+import gc
 import json
 import os
 import threading
@@ -157,6 +158,23 @@ def test_batch_is_copied_while_another_model_captures_a_graph(tmp_path: Path) ->
             loading.result().run([images(2)])["probabilities"]
         )
     assert not calls.named("prohibited")
+
+
+def test_model_is_freed_after_the_capture_of_another_one(tmp_path: Path) -> None:
+    model = on_gpu(SHIPPED, max_batch=2)
+    calls = calls_from_now()
+    with setting("FAKE_CAPTURE_GATE", tmp_path / "gate"), ThreadPoolExecutor(1) as threads:
+        loading = threads.submit(on_gpu, SHIPPED, 2)
+        eventually(lambda: calls.named("beginCapture"))
+        del model
+        gc.collect()
+        assert not calls.named("streamDestroy")
+        (tmp_path / "gate").touch()
+        loaded = loading.result()
+    eventually(lambda: calls.named("streamDestroy"))
+    assert len({call.thread for call in calls if call.name in {"streamDestroy", "cudaFree", "launch"}}) == 1
+    assert not calls.named("prohibited")
+    assert len(loaded.run([images(2)])["probabilities"]) == 2
 
 
 def test_models_are_loaded_while_another_runs() -> None:

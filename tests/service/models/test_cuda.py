@@ -211,7 +211,7 @@ def test_memory_of_a_model_is_unlocked_with_it(model_file: Path) -> None:
     assert list(runtime.cudart.locked.values()) == [3 * 224 * 224 * 3] * GPU_WORKERS
     del model
     gc.collect()
-    assert runtime.cudart.locked == {}
+    eventually(lambda: not runtime.cudart.locked)
 
 
 def test_refused_page_lock_leaves_no_error_behind() -> None:
