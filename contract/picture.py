@@ -36,6 +36,7 @@ __all__ = [
     "UnsupportedImage",
     "decode",
     "decode_pixels",
+    "orientation",
     "read_header",
     "sniff",
 ]
@@ -190,7 +191,7 @@ def decode_pixels(header: Header) -> Picture:
         box = _first_frame_box(image, name, data)
         info = dict(image.info)  # taken before the pixels: colour chunks after them in a PNG do not count
         image.load()
-        orientation = 1 if name == "TIFF" else _orientation(image)  # tiff.TiffFile has applied it
+        turned = 1 if name == "TIFF" else orientation(image)  # tiff.TiffFile has applied it
         profile = info.get("icc_profile")
         ignored = icc.rejection_reason(profile) if profile else None
         profile = None if ignored else profile
@@ -205,9 +206,9 @@ def decode_pixels(header: Header) -> Picture:
             profile = gamma_profile
             if upright.mode == "L":
                 upright = upright.convert("RGB")
-    if orientation in UPRIGHT:
-        upright = upright.transpose(UPRIGHT[orientation])
-        if orientation >= 5:
+    if turned in UPRIGHT:
+        upright = upright.transpose(UPRIGHT[turned])
+        if turned >= 5:
             width, height = height, width
     return Picture(upright, profile, width, height, name, ignored)
 
@@ -242,7 +243,7 @@ def _corrupt_is_invalid(name: str) -> Iterator[None]:
         raise InvalidImage(f"the {name} file is corrupt or truncated: {_reason(error)}") from error
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; that of XMP is ignored, as browsers do.
 
     A broken EXIF block counts as orientation 1: the picture itself may be intact.

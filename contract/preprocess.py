@@ -41,10 +41,14 @@ def ten_crops(pixels: Pixels, recipe: Recipe) -> Pixels:
     They are the four corners and the centre, then their mirror images. In the paper, section 4.1, the
     prediction is the mean of the ten softmax outputs.
     """
-    far, near = recipe.resize - recipe.crop, (recipe.resize - recipe.crop) // 2
-    corners = [(0, 0), (0, far), (far, 0), (far, far), (near, near)]
-    crops = np.stack([pixels[y : y + recipe.crop, x : x + recipe.crop] for y, x in corners])
+    crops = np.stack([pixels[y : y + recipe.crop, x : x + recipe.crop] for y, x in five_places(recipe)])
     return np.concatenate([crops, crops[:, :, ::-1]])
+
+
+def five_places(recipe: Recipe) -> list[tuple[int, int]]:
+    """Return row and column of the upper left pixel of the first five crops in the square."""
+    far, near = recipe.resize - recipe.crop, (recipe.resize - recipe.crop) // 2
+    return [(0, 0), (0, far), (far, 0), (far, far), (near, near)]
 
 
 def _sample(picture: Picture, recipe: Recipe, left: int, top: int, size: int) -> Pixels:

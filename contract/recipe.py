@@ -38,3 +38,11 @@ RECIPES: Final = {
 }
 TORCHVISION_RECIPE: Final = RECIPES["bilinear-whole-256-224"]
 DEFAULT_RECIPE: Final = RECIPES["bilinear-box-256-224-scaledjpeg"]
+
+
+def nvjpeg_id(recipe: Recipe) -> str:
+    """Return the id of a recipe's preprocessing where nvJPEG has decoded the file, at its full size.
+
+    No model has it: what is measured, and most of what is served, is decoded by libjpeg-turbo.
+    """
+    return f"bilinear-{'whole' if recipe.whole else 'box'}-{recipe.resize}-{recipe.crop}-nvjpeg"

@@ -3,7 +3,7 @@
 Scans are counted up to the end of the first picture; a film or an archive may follow it in the file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Final
 
@@ -16,10 +16,14 @@ from contract.formats.rebind import with_globals
 _MAX_SCANNED: Final = 500_000_000
 _MAX_SEGMENTS: Final = 5_000  # that are walked; an intact file with a long ICC profile has a few hundred
 _BLOCK_BYTES: Final = 1 << 16  # bytes that are searched at once
-_EOI, _SOS = 0xD9, 0xDA
+_SOF0, _DHT, _EOI, _SOS, _DQT, _DRI = 0xC0, 0xC4, 0xD9, 0xDA, 0xDB, 0xDD
 # Markers followed by a length, which libjpeg reads or skips: supported frames, DHT, DAC, DQT, DNL, DRI,
 # APPn and COM. Any other is an error to libjpeg.
-_SEGMENTS: Final = {0xC0, 0xC1, 0xC2, 0xC4, 0xCC, _SOS, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}
+_SEGMENTS: Final = {_SOF0, 0xC1, 0xC2, _DHT, 0xCC, _SOS, _DQT, 0xDC, _DRI, *range(0xE0, 0xF0), 0xFE}
+_BASELINE: Final = _SEGMENTS - {0xC1, 0xC2, 0xCC, 0xDC}
+_MAX_SIDE: Final = 65_500  # pixels; libjpeg's JPEG_MAX_DIMENSION
+# Of luma in a baseline JPEG, columns and rows for each of chroma: 4:4:4, 4:4:0, 4:2:2 and 4:2:0.
+_SAMPLINGS: Final = {0x11, 0x12, 0x21, 0x22}
 # By the byte after 0xFF: whether it is a marker that ends the data of a scan. A stuffed zero, a fill byte,
 # TEM and restarts are not.
 _IS_MARKER: Final = np.array([code not in {0, 1, 0xFF, *range(0xD0, 0xD8)} for code in range(256)])
@@ -118,3 +122,88 @@ def _count_patterns(data: bytes, start: int) -> int:
         pairs = np.frombuffer(data, "<u2", max(0, len(data) - first) // 2, min(first, len(data)))
         count += int(np.count_nonzero(pairs == 0xDAFF))
     return count
+
+
+def baseline_end(data: bytes) -> int | None:
+    """Return where a plain baseline JPEG ends, in bytes; None for any other file.
+
+    It has components 1, 2, 3 in one scan, chroma at full or half resolution, whole and valid tables for all
+    of them, and an EOI where the data of the scan end. libjpeg reads it to the end without an error.
+    """
+    tables, frame, at = set[int](), b"", 2
+    for _segment in range(_MAX_SEGMENTS):
+        code, length = data[at + 1 : at + 2], int.from_bytes(data[at + 2 : at + 4], "big")
+        marker = code[0] if code else 0
+        content = data[at + 4 : at + 2 + length]
+        if data[at : at + 1] != b"\xff" or marker not in _BASELINE or len(content) != length - 2:
+            return None
+        if marker == _DRI and length != 4:
+            return None
+        at += 2 + length
+        if marker == _SOS:
+            end = _next_marker(data, at)
+            whole = _is_whole_scan(content, frame, tables) and data[end : end + 2] == b"\xff\xd9"
+            return end + 2 if whole else None
+        if marker == _SOF0:
+            if frame or not _is_plain_frame(content):
+                return None
+            frame = content
+        if marker in {_DQT, _DHT}:
+            found = _tables(content, _quantisation_bytes if marker == _DQT else _huffman_bytes)
+            if found is None:
+                return None
+            tables |= {marker << 8 | number for number in found}
+    return None
+
+
+def _is_plain_frame(frame: bytes) -> bool:
+    return (
+        len(frame) == 15
+        and frame[0] == 8  # bits a sample
+        and 0 < int.from_bytes(frame[1:3], "big") <= _MAX_SIDE  # 0: the height follows the scan
+        and 0 < int.from_bytes(frame[3:5], "big") <= _MAX_SIDE
+        and frame[5:6] + frame[6::3] == b"\3\1\2\3"  # three components, and their numbers
+        and frame[7] in _SAMPLINGS
+        and frame[10] == frame[13] == 0x11
+    )
+
+
+def _is_whole_scan(scan: bytes, frame: bytes, tables: set[int]) -> bool:
+    """Whether a scan has all components and coefficients, and every table that they need is defined."""
+    if not frame or len(scan) != 10 or scan[:1] + scan[1:7:2] != b"\3\1\2\3" or scan[7:] != b"\0\x3f\0":
+        return False
+    used = {_DQT << 8 | number for number in frame[8::3]}
+    for pair in scan[2:7:2]:
+        used |= {_DHT << 8 | pair >> 4, _DHT << 8 | 0x10 | pair & 15}
+    return used <= tables
+
+
+def _tables(content: bytes, size: Callable[[bytes], int]) -> list[int] | None:
+    """Return the numbers of the tables of a segment; None if one is invalid, for which `size` returns 0."""
+    numbers = list[int]()
+    while content:
+        length = size(content)
+        if not length or length > len(content):
+            return None
+        numbers.append(content[0] & 0x1F)  # bit 4 of a Huffman table says that it is for AC
+        content = content[length:]
+    return numbers
+
+
+def _quantisation_bytes(content: bytes) -> int:
+    return 65 if content[0] < 4 else 0  # of one byte a value, as in every baseline JPEG
+
+
+def _huffman_bytes(content: bytes) -> int:
+    if len(content) < 17 or content[0] not in {0, 1, 0x10, 0x11}:
+        return 0
+    used = 0
+    for length, count in enumerate(content[1:17], 1):
+        used = 2 * used + count
+        if used >= 1 << length:  # the code of ones alone is no code
+            return 0
+    end = 17 + sum(content[1:17])
+    symbols = content[17:end]
+    if content[0] & 0x10:  # AC: zeros to skip, then the bits of a coefficient
+        return end if all(symbol & 15 <= 10 for symbol in symbols) else 0
+    return end if max(symbols, default=0) <= 11 else 0
