@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from contract.preprocess import Pixels
+from service.device_crops import Crops
 from service.imaging.decode import DecodedImage
 from service.imaging.decoder import DecodeClock
 from service.models.session import Model, Outputs
@@ -73,7 +73,7 @@ class Part(NamedTuple):
 
     request: Request
     first: int
-    pixels: Pixels
+    pixels: Crops
 
     def split(self, count: int) -> "tuple[Part, Part]":
         first, pixels = self.first, self.pixels
@@ -153,7 +153,7 @@ class Batches:
     def __len__(self) -> int:
         return sum(waiting.crops for waiting in self._waiting.values())
 
-    def add(self, request: Request, crops: Pixels) -> None:
+    def add(self, request: Request, crops: Crops) -> None:
         request.ready_at = self._clock()
         waiting = self._waiting.setdefault((request.model, request.outputs), _Waiting())
         waiting.parts.append(Part(request, 0, crops))

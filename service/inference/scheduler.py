@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from contract.preprocess import Pixels
+from service.device_crops import Crops
 from service.errors import SchedulerClosed, WorkerLost
 from service.host import BATCH_NICE, DECODE_NICE, SLOW_DECODE_NICE, lower_thread_priority, pin_thread
 from service.imaging.decode import SlowPicture, too_long
@@ -23,7 +23,7 @@ from service.observability.logs import log
 
 MAX_BATCH_DELAY_S: Final = 0.025  # that a crop waits for a fuller batch while more images are decoded
 Names = tuple[str, ...]
-Run = Callable[[Model, list[Pixels], Names, bool], Outputs]  # bool: nothing else is in flight
+Run = Callable[[Model, list[Crops], Names, bool], Outputs]  # bool: nothing else is in flight
 
 
 @dataclass(eq=False)
@@ -133,12 +133,12 @@ class Scheduler:
         """
         return await self._infer(model, outputs, crops, data, None)
 
-    async def infer_crops(self, model: Model, crops: Pixels, outputs: Names) -> BatchResult:
+    async def infer_crops(self, model: Model, crops: Crops, outputs: Names) -> BatchResult:
         """Infer crops (N, 224, 224, 3) uint8. Raises SchedulerClosed, and what `run` raises."""
         return await self._infer(model, outputs, len(crops), b"", crops)
 
     async def _infer(
-        self, model: Model, outputs: Names, count: int, data: bytes, crops: Pixels | None
+        self, model: Model, outputs: Names, count: int, data: bytes, crops: Crops | None
     ) -> BatchResult:
         loop = asyncio.get_running_loop()
         result, now = BatchResult(count), self._clock()
@@ -186,7 +186,7 @@ class Scheduler:
         log.warning("an image takes longer than DECODE_TIMEOUT_MS; %d of %d threads are blocked", *lost)
         _deliver([(request, too_long(self._timeout))])
 
-    def _add_crops(self, request: Request, crops: Pixels) -> None:
+    def _add_crops(self, request: Request, crops: Crops) -> None:
         """Add crops, and wake a thread if one is needed. The caller holds the lock."""
         first = not self._batches
         self._batches.add(request, crops)

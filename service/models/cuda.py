@@ -119,11 +119,16 @@ class Cudart:
         self._library.cudaThreadExchangeStreamCaptureMode(ctypes.byref(mode))
 
     def copy(self, target: int, source: int, size: int, kind: int) -> None:
-        """Copy `size` bytes between two addresses, and wait. Raises RuntimeError."""
+        """Copy `size` bytes between two addresses, and wait, unless ON_DEVICE. Raises RuntimeError."""
         self._allow_captures()
         arguments = ctypes.c_void_p(target), ctypes.c_void_p(source), ctypes.c_size_t(size)
         if status := self._library.cudaMemcpy(*arguments, ctypes.c_int(kind)):
             raise RuntimeError(f"CUDA failure {status}: cudaMemcpy of {size} bytes")
+
+    def synchronize(self) -> None:
+        """Wait for the default stream, for which ONNX Runtime's streams do not. Raises RuntimeError."""
+        if status := self._library.cudaStreamSynchronize(ctypes.c_void_p(0)):
+            raise RuntimeError(f"CUDA failure {status}: cudaStreamSynchronize")
 
     def allocate_host(self, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], bool]:
         """Allocate an array in host memory; return it, and whether its memory is page-locked.

@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.preprocess import Pixels
+from service.device_crops import Crops, DeviceCrops
 from service.errors import WorkerLost
-from service.models.cuda import TO_DEVICE, TO_HOST, Cudart, short_message
+from service.models.cuda import ON_DEVICE, TO_DEVICE, TO_HOST, Cudart, short_message
 from service.observability.logs import log
 
 GPU_WORKERS: Final = 2  # batches in progress: one runs while the next is copied to the GPU
@@ -24,7 +24,7 @@ _NO_GRAPH: Final = "-1"
 
 # A graph, like streams and cuDNN's handles, belongs to the thread that captured it, and other threads must
 # not call CUDA meanwhile. So one thread of the process opens, warms, runs and frees all sessions.
-_OWNER: Final = ThreadPoolExecutor(1, "cuda")
+OWNER: Final = ThreadPoolExecutor(1, "cuda")
 
 
 def bucket_sizes(max_batch: int) -> list[int]:
@@ -65,14 +65,23 @@ class _Slot:
         binding.bind_input("images", "cuda", 0, np.uint8, shape, self.images.data_ptr())
         return binding
 
-    def write(self, parts: Sequence[Pixels]) -> int:
-        """Copy the images to the GPU, and return how many there are."""
-        count = 0
+    def write(self, parts: Sequence[Crops]) -> int:
+        """Copy the images to their memory on the GPU, and return how many there are."""
+        count, on_device = 0, list[tuple[int, DeviceCrops]]()
         for part in parts:
-            self.staging[count : count + len(part)] = part
+            if isinstance(part, DeviceCrops):
+                on_device.append((count, part))
+            else:
+                self.staging[count : count + len(part)] = part
             count += len(part)
-        size = self.staging[:count].nbytes
-        self.cudart.copy(self.images.data_ptr(), self.staging.ctypes.data, size, TO_DEVICE)
+        images, staged = self.images.data_ptr(), self.staging[:count]
+        if len(on_device) < len(parts):
+            self.cudart.copy(images, staged.ctypes.data, staged.nbytes, TO_DEVICE)
+        for first, crops in on_device:
+            address = images + self.staging[:first].nbytes
+            self.cudart.copy(address, crops.address, crops.nbytes, ON_DEVICE)
+        if on_device:
+            self.cudart.synchronize()
         return count
 
     def read(self, count: int) -> NDArray[np.float32]:
@@ -100,7 +109,7 @@ class GpuSession:
         self.sizes = bucket_sizes(max_batch)
         self._slots: SimpleQueue[_Slot] = SimpleQueue()
         self.pinned = True
-        _OWNER.submit(self._start, open_session, open_library, side, runtime).result()
+        OWNER.submit(self._start, open_session, open_library, side, runtime).result()
 
     def _start(
         self,
@@ -127,14 +136,14 @@ class GpuSession:
             self.pinned = self.pinned and slot.pinned
             self._slots.put(slot)
         freed_in_owner = [session, *slots]
-        weakref.finalize(self, _OWNER.submit, freed_in_owner.clear).atexit = False
+        weakref.finalize(self, OWNER.submit, freed_in_owner.clear).atexit = False
 
     @property
     def memory_used(self) -> int:
         """Bytes of the GPU's memory that all processes use."""
         return self._cudart.memory_used()
 
-    def run(self, outputs: Sequence[str], parts: Sequence[Pixels]) -> list[NDArray[np.float32]]:
+    def run(self, outputs: Sequence[str], parts: Sequence[Crops]) -> list[NDArray[np.float32]]:
         """Run images (N, side, side, 3) uint8, at most `sizes[-1]`; return a row of each output for each.
 
         Raises WorkerLost. Only probabilities come from a CUDA graph.
@@ -146,9 +155,9 @@ class GpuSession:
             count = slot.write(parts)
             size = next(size for size in self.sizes if size >= count)
             if list(outputs) == ["probabilities"]:
-                _OWNER.submit(self._session.run_with_iobinding, *slot.graphs[size]).result()
+                OWNER.submit(self._session.run_with_iobinding, *slot.graphs[size]).result()
                 return [slot.read(count)]
-            rows = _OWNER.submit(self._run_features, slot, size, outputs).result()
+            rows = OWNER.submit(self._run_features, slot, size, outputs).result()
             return [values[:count] for values in rows]
         except Exception as error:
             # After most CUDA errors nothing runs in this process any more, and they cannot be told apart

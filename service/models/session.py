@@ -14,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from contract.manifest import METADATA_KEY, Manifest, ManifestError
-from contract.preprocess import Pixels
+from service.device_crops import Crops
 from service.errors import ModelError, UnreadableModel
 from service.files import read_file
 from service.models import cuda, onnx_cost, onnx_file
@@ -37,7 +37,7 @@ CPU_TARGET_BATCH_SIZE: Final = 8
 class Session(Protocol):
     """Run images, in parts (N, S, S, 3) uint8; return each of `outputs` with a row per image."""
 
-    def run(self, outputs: Sequence[str], parts: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]: ...
+    def run(self, outputs: Sequence[str], parts: Sequence[Crops]) -> Sequence[NDArray[np.float32]]: ...
 
 
 class CpuSession:
@@ -46,8 +46,9 @@ class CpuSession:
     def __init__(self, session: Any) -> None:
         self._session = session
 
-    def run(self, outputs: Sequence[str], parts: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
-        images = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    def run(self, outputs: Sequence[str], parts: Sequence[Crops]) -> Sequence[NDArray[np.float32]]:
+        arrays = [np.asarray(part) for part in parts]  # from a GPU, if only the models have fallen back
+        images = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
         results: Sequence[NDArray[np.float32]] = self._session.run(outputs, {"images": images})
         return results
 
@@ -72,7 +73,7 @@ class Model:
     kernels: NDArray[np.float32] | None = None
 
     def run(
-        self, parts: Sequence[Pixels], outputs: Sequence[str] = ("probabilities",), exclusive: bool = False
+        self, parts: Sequence[Crops], outputs: Sequence[str] = ("probabilities",), exclusive: bool = False
     ) -> Outputs:
         """Run crops, in parts (N, 224, 224, 3) uint8; return the `outputs`, such as their softmax.
 

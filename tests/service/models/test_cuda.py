@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 
 from contract.manifest import METADATA_KEY
 from contract.preprocess import Pixels
+from service.device_crops import Crops, DeviceCrops
 from service.models.cuda import PROVIDER, Cudart, GpuOptions
 from service.models.cuda_session import GPU_WORKERS, GpuSession, bucket_sizes
 from service.models.session import load_model
@@ -53,6 +55,18 @@ def test_outputs_are_those_of_the_cpu(model_file: Path, count: int) -> None:
             assert list(results) == list(outputs)
             for name, values in expected.items():
                 np.testing.assert_allclose(results[name], values, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("places", [[0], [1], [0, 2], [0, 1, 2]])
+def test_crops_on_the_gpu_take_their_places_in_a_batch(model_file: Path, places: list[int]) -> None:
+    runtime = Runtime()
+    model = load_on_gpu(model_file, runtime, GpuOptions(6))
+    parts: list[Crops] = [*in_parts(images(6, 1))]
+    for place in places:
+        memory = ort.OrtValue.ortvalue_from_numpy(np.concatenate([images(1, 9), np.asarray(parts[place])]))
+        parts[place] = DeviceCrops(memory, 0, memory.shape()[0], ThreadPoolExecutor(1))[1:]
+    model.run(parts)
+    assert np.array_equal(runtime.sessions[0].ran[-1][:6], images(6, 1))
 
 
 def test_next_batch_is_copied_while_one_runs(model_file: Path) -> None:

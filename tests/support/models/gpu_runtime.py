@@ -150,6 +150,10 @@ class Cudart:
             ctypes.memmove(target, source, size.value)
         return self.status
 
+    def cudaStreamSynchronize(self, stream: Any) -> int:  # noqa: N802
+        assert stream.value is None, "the default stream"
+        return self.status
+
     def cudaThreadExchangeStreamCaptureMode(self, mode: Any) -> int:  # noqa: N802
         assert mode._obj.value == 2
         return 0
