@@ -31,6 +31,13 @@ class ImageInfo(BaseModel):
         examples=["its tag 'D2B0' is a chain of elements, which is not read"],
         exclude_if=lambda reason: reason is None,
     )
+    preprocessing: str | None = Field(
+        default=None,
+        description="id of the preprocessing that gave the pixels, if it is not that of the model's file: "
+        "the image was decoded on the GPU (DECODE=gpu), and its pixels differ slightly",
+        examples=["bilinear-box-256-224-nvjpeg"],
+        exclude_if=lambda name: name is None,
+    )
 
 
 class Timing(BaseModel):

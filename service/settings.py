@@ -130,6 +130,12 @@ class Settings(BaseModel):
         "threads.",
     )
 
+    decode: Literal["cpu", "gpu"] = Field(
+        default="cpu",
+        description="gpu: nvJPEG decodes baseline JPEGs on the GPU (extra gpu-decode). Its pixels differ "
+        "slightly, and responses say so. Other files are decoded in threads; not with DECODE_PROCESSES.",
+    )
+
     max_batch: int = Field(
         default=32, ge=1, description="Maximum images per batch. More helps GPUs and costs memory."
     )

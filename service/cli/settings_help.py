@@ -66,6 +66,10 @@ SETTINGS: Final = """\
       Processes per worker for decoding (Linux only), each limited in memory and restarted when
       an image crashes it. One per thread if images come from untrusted clients. 0: decode in
       threads. (default 0)
+  DECODE
+      gpu: nvJPEG decodes baseline JPEGs on the GPU (extra gpu-decode). Its pixels differ
+      slightly, and responses say so. Other files are decoded in threads; not with
+      DECODE_PROCESSES. (default cpu)
   MAX_BATCH
       Maximum images per batch. More helps GPUs and costs memory. (default 32)
   MAX_WAIT_MS

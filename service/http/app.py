@@ -19,6 +19,7 @@ from service.http.middleware import RequestMiddleware
 from service.http.page import page_routes
 from service.http.status import status_routes
 from service.http.v2 import routes as v2
+from service.imaging.decoder import Decoder
 from service.inference.engine import running_engine
 from service.inference.watchdog import watch
 from service.models.repository import Repository
@@ -28,18 +29,25 @@ from service.parsers import parse_networks, parse_origins
 from service.settings import Settings
 
 
-def create_app(settings: Settings, repository: Repository, metrics: Metrics, threads: int) -> FastAPI:
+def create_app(
+    settings: Settings,
+    repository: Repository,
+    metrics: Metrics,
+    threads: int,
+    decoder: Decoder | None = None,
+) -> FastAPI:
     """Create the application that serves the models of `repository` with `threads` worker threads.
 
-    While it runs, `app.state.engine` is its engine. Setting the event `app.state.reload` makes it read the
-    models and the API keys again. Raises SettingsError if an API key file or a tracing setting is unusable.
+    Without a `decoder` it is that of the settings. While it runs, `app.state.engine` is its engine. Setting
+    the event `app.state.reload` makes it read the models and the API keys again. Raises SettingsError if an
+    API key file or a tracing setting is unusable.
     """
     keys, reload = Keys(settings), asyncio.Event()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         timeout = settings.request_timeout_s
-        async with running_engine(settings, repository, threads, metrics, timeout) as engine:
+        async with running_engine(settings, repository, threads, metrics, timeout, decoder) as engine:
             app.state.engine = engine
             watching = asyncio.create_task(watch(engine, reload, keys.reload, settings.watch_model))
             yield

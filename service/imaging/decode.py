@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.picture import Header, InvalidImage, TooManyPixels, decode_pixels, read_header
-from contract.preprocess import Pixels, centre_crop, square, ten_crops
+from contract.preprocess import centre_crop, square, ten_crops
 from contract.recipe import Recipe
+from service.device_crops import Crops
 
 # Memory that decoding may take for each of MAX_PIXELS. A JPEG's coefficients take as much, and a phone's
 # JPEG may have 64 million pixels. Files of formats that take more may have fewer pixels.
@@ -31,16 +32,18 @@ class DecodedImage:
     """The crops (N, 224, 224, 3) uint8 of one picture, and facts about its file.
 
     `width` and `height` are the file's, after it was turned upright. `began` and `ended` are of
-    `time.perf_counter`, which all processes of a machine share.
+    `time.perf_counter`, which all processes of a machine share. `preprocessing` is the id of what made the
+    crops, if that is not the model's recipe: see `service/imaging/gpu_decoder.py`.
     """
 
-    crops: Pixels
+    crops: Crops
     width: int
     height: int
     format: str
     began: float
     ended: float
     profile_ignored: str | None = None  # why its colour profile is not used; its colours count as sRGB
+    preprocessing: str | None = None
 
 
 class SlowPicture(Exception):

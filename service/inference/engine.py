@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from alexnet_client.schemas import ImageInfo
 from contract.preprocess import Pixels
+from service.device_crops import Crops
 from service.errors import NotReady
-from service.imaging.decoder import Decoder, ThreadDecoder
-from service.imaging.process_decoder import ProcessDecoder
+from service.imaging.decoder import Decoder
+from service.imaging.gpu_decoder import MAX_TOGETHER, GpuDecoder
 from service.inference.admission import Admission
 from service.inference.batches import BatchResult
+from service.inference.decoders import open_decoder
 from service.inference.scheduler import Scheduler
 from service.models.cuda import PROVIDER
 from service.models.cuda_session import GPU_WORKERS
@@ -40,7 +42,7 @@ class InferenceResult:
 class DecodedCrops:
     """The crops (N, 224, 224, 3) uint8 of an image; it `waited` for a thread and `took` seconds in it."""
 
-    crops: Pixels
+    crops: Crops
     info: ImageInfo
     waited: float
     took: float
@@ -124,6 +126,7 @@ class Engine:
             height=image.height,
             format=image.format,
             profile_ignored=image.profile_ignored,
+            preprocessing=image.preprocessing,
         )
         decoded = DecodedCrops(image.crops, info, image.began - submitted, image.ended - image.began)
         return decoded, self._record(result, image.ended)
@@ -156,14 +159,17 @@ async def running_engine(
     threads: int,
     metrics: Metrics,
     max_wait: float = math.inf,
+    decoder: Decoder | None = None,
 ) -> AsyncIterator[Engine]:
-    """Start `threads` threads that decode and infer; stop them at the end. Raises OSError."""
-    processes, timeout = settings.decode_processes, settings.decode_timeout_ms / 1000
-    decoder: Decoder = ThreadDecoder(settings.max_pixels)
-    if processes:  # can be killed when an image takes too long, and crash alone
-        decoder = ProcessDecoder(processes, settings.max_pixels, timeout)
+    """Start `threads` threads that decode and infer; stop them at the end.
 
-    def run(model: Model, parts: list[Pixels], outputs: tuple[str, ...], exclusive: bool) -> Outputs:
+    Without a `decoder` it is that of the settings. Raises OSError, SettingsError and ModelError.
+    """
+    processes, timeout = settings.decode_processes, settings.decode_timeout_ms / 1000
+    if decoder is None:
+        decoder = open_decoder(settings, next(repository.served).model.provider, threads)
+
+    def run(model: Model, parts: list[Crops], outputs: tuple[str, ...], exclusive: bool) -> Outputs:
         metrics.batch_images.observe(sum(map(len, parts)))
         return model.run(parts, outputs, exclusive)
 
@@ -173,7 +179,7 @@ async def running_engine(
     scheduler = Scheduler(
         decoder,
         run,
-        threads=processes or threads,
+        threads=MAX_TOGETHER if isinstance(decoder, GpuDecoder) else processes or threads,
         slow=max(1, processes - 1) if processes else threads,
         runners=runners,
         max_batch=settings.max_batch,

@@ -1,5 +1,6 @@
 """Classify, embed or explain the bytes of one image."""
 
+import asyncio
 import time
 from dataclasses import dataclass
 from typing import Any, Final
@@ -73,7 +74,8 @@ async def explain(
 ) -> tuple[Explanation, Pixels]:
     """Return the occlusion map of `label` (None: the best one), and the crop that it is about."""
     result = await infer_image(engine, served, data, ("probabilities",))
-    (crop,), manifest = result.decoded.crops, served.model.manifest
+    (crop,) = await asyncio.to_thread(np.asarray, result.decoded.crops)  # from a GPU, if it decodes
+    manifest = served.model.manifest
     (whole,) = result.inferred.outputs["probabilities"]
     index = int(whole.argmax()) if label is None else label
     parts = await engine.infer(served, occluded_copies(crop, manifest.mean), ("probabilities",))

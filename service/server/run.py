@@ -13,6 +13,7 @@ from contract.limits import usable_cores
 from service.errors import ModelError
 from service.host import freeze_startup_objects, set_mmap_threshold
 from service.http.app import create_app
+from service.inference.decoders import open_decoder
 from service.models.cuda import GpuOptions
 from service.models.default_model import describe_models
 from service.models.loading import read_all
@@ -50,10 +51,10 @@ def serve(
     load = partial(load_model, device=settings.device, threads=threads, gpu=GpuOptions.of(settings))
     metrics = Metrics()
     repository = Repository(settings, read_all(settings, load), load, metrics)
-    app = create_app(settings, repository, metrics, threads)
     served = [(model.name.name, model.name.version) for model in repository.served]
     names, path = describe_models(settings, served)
     provider = next(repository.served).model.provider
+    app = create_app(settings, repository, metrics, threads, open_decoder(settings, provider, threads))
 
     def count_status(status: int) -> None:
         metrics.requests.labels("other", status).inc()

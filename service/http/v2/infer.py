@@ -115,18 +115,20 @@ async def _respond(
     """
     ((name, value),) = request.inputs.items()
     outputs = tuple(output.tensor.name for output in request.outputs)
-    decode_s = 0.0
+    decode_s, preprocessing = 0.0, list[str]()
     if isinstance(value, np.ndarray):
         permit.acquire(len(value))
         inferred = await engine.infer(served, value, outputs)
     else:
         slots = permit.acquire_share(len(value))
-        decode_s, inferred = await _infer_files(engine, served, name, value, outputs, slots)
+        decode_s, preprocessing, inferred = await _infer_files(engine, served, name, value, outputs, slots)
     for _image in range(request.images):
         engine.count_image(inferred.waited)
-    head = {"model_name": served.name.name, "model_version": str(served.name.version)}
+    head: dict[str, Any] = {"model_name": served.name.name, "model_version": str(served.name.version)}
     if request.id is not None:
         head["id"] = request.id
+    if any(preprocessing):  # decoded on the GPU; an id for each image, empty for that of the model's file
+        head["parameters"] = {"preprocessing": ",".join(preprocessing)}
     labels = served.model.manifest.classes
     content, json_length = await asyncio.to_thread(
         build_response, head, request.outputs, inferred.outputs, labels
@@ -153,23 +155,25 @@ async def _infer_files(
     files: list[bytes],
     outputs: tuple[str, ...],
     slots: asyncio.Semaphore,
-) -> tuple[float, InferenceResult]:
-    """Infer image files. Return the longest decoding time, s, and the rows of the outputs.
+) -> tuple[float, list[str], InferenceResult]:
+    """Infer image files. Return the longest decoding time, s, ids of preprocessing, and the outputs' rows.
 
-    The result's `waited` is the longest wait for a worker and a batch, `took` the longest run. Raises
-    ImageError, whose message names the tensor and the index of the file.
+    An id is empty where it is that of the model's file. The result's `waited` is the longest wait for a
+    worker and a batch, `took` the longest run. Raises ImageError, whose message names the tensor and the
+    index of the file.
     """
 
     def infer_file(data: bytes) -> Coroutine[Any, Any, tuple[DecodedCrops, InferenceResult]]:
         return engine.infer_image(served, data, outputs, 1)
 
-    rows, decode_s, waited, took = list[Outputs](), 0.0, 0.0, 0.0
+    rows, ids, decode_s, waited, took = list[Outputs](), list[str](), 0.0, 0.0, 0.0
     for index, result in enumerate(await infer_each(files, infer_file, slots)):
         if isinstance(result, ImageError):
             raise type(result)(f"{name}[{index}]: {result}")
         decoded, inferred = result
         rows.append(inferred.outputs)
+        ids.append(decoded.info.preprocessing or "")
         decode_s = max(decode_s, decoded.took)
         waited, took = max(waited, decoded.waited + inferred.waited), max(took, inferred.took)
     joined = {name: np.concatenate([values[name] for values in rows]) for name in outputs}
-    return decode_s, InferenceResult(joined, waited, took)
+    return decode_s, ids, InferenceResult(joined, waited, took)

@@ -57,6 +57,16 @@ class ProtocolError(BaseModel):
     error: str = Field(examples=["inputs[0].datatype is 'FP32'; images takes UINT8"])
 
 
+PREPROCESSING: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "preprocessing": {
+            "type": "string",
+            "description": "only if an image was decoded on the GPU (DECODE=gpu): for each image the id of "
+            "its preprocessing, empty if that is the model's, separated by commas",
+        }
+    },
+}
 INFER_REQUEST: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["inputs"],
@@ -103,6 +113,7 @@ INFER_RESPONSE: Final[dict[str, Any]] = {
         "model_name": {"type": "string"},
         "model_version": {"type": "string"},
         "id": {"type": "string"},
+        "parameters": PREPROCESSING,
         "outputs": {
             "type": "array",
             "items": {

@@ -14,6 +14,7 @@ import httpx
 import uvicorn
 
 from service.http.app import create_app
+from service.imaging.decoder import Decoder
 from service.inference.engine import Engine
 from service.models.loading import Load, read_all
 from service.models.repository import Repository
@@ -37,12 +38,14 @@ class InProcess:
 
 
 @contextmanager
-def serving_in_process(model: Path, load: Load, threads: int, **more: Any) -> Iterator[InProcess]:
-    """Serve `model` on a free loopback port; `more` holds settings."""
+def serving_in_process(
+    model: Path, load: Load, threads: int, decoder: Decoder | None = None, **more: Any
+) -> Iterator[InProcess]:
+    """Serve `model` on a free loopback port; `more` holds settings, which also choose the decoder."""
     settings = Settings(model=model, **more)
     metrics = Metrics()
     repository = Repository(settings, read_all(settings, load), load, metrics)
-    app = create_app(settings, repository, metrics, threads)
+    app = create_app(settings, repository, metrics, threads, decoder)
     http = partial(Protocol, Connections(settings, lambda _status: None))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", http=cast(Any, http), ws="none"))
     with socket.create_server(("127.0.0.1", 0)) as listener, asyncio.Runner() as runner:
