@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 import onnxruntime as ort
 
@@ -16,7 +16,7 @@ from service.models.cuda_session import OWNER
 from service.observability.logs import log
 from service.settings import Settings, SettingsError
 
-_PROVIDERS = [(PROVIDER, {"device_id": "0", "use_tf32": "0"})]
+_PROVIDERS: Final = [(PROVIDER, {"device_id": "0", "use_tf32": "0"})]
 
 
 def open_decoder(
@@ -35,10 +35,10 @@ def open_decoder(
         if provider == PROVIDER:
             return _on_gpu(settings, threads, load)
         log.warning("DECODE=gpu: images are decoded on the CPU, because the models run on it (DEVICE=auto)")
-    if (
-        processes := settings.decode_processes
-    ):  # can be killed when an image takes too long, and crash alone
-        return ProcessDecoder(processes, settings.max_pixels, settings.decode_timeout_ms / 1000)
+    if settings.decode_processes:  # each can be killed when an image takes too long, and crash alone
+        return ProcessDecoder(
+            settings.decode_processes, settings.max_pixels, settings.decode_timeout_ms / 1000
+        )
     return ThreadDecoder(settings.max_pixels)
 
 
@@ -58,7 +58,7 @@ def _on_gpu(settings: Settings, threads: int, load: Callable[[str], Any]) -> Gpu
             lambda: NvImageCodec(module, "cuda", threads, wait),
             OWNER,
             ort,
-            [(PROVIDER, {"device_id": "0", "use_tf32": "0"})],
+            _PROVIDERS,
             "cuda",
             settings.max_pixels,
         )
