@@ -5,7 +5,7 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE} AS packages
 # The build of ONNX Runtime: cpu or gpu
 ARG RUNTIME=cpu
-# heif for photographs of iPhones, otel for traces
+# heif for photographs of iPhones, otel for traces, gpu-decode for DECODE=gpu
 ARG EXTRAS
 WORKDIR /build
 RUN python -m venv --without-pip /venv

@@ -26,7 +26,7 @@ EXCEPTIONS: Final = {
     **dict.fromkeys(
         (
             *("nvidia-cublas", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime", "nvidia-cudnn-cu13"),
-            *("nvidia-cufft", "nvidia-curand", "nvidia-nvjitlink"),
+            *("nvidia-cufft", "nvidia-curand", "nvidia-nvjitlink", "nvidia-nvjpeg"),
         ),
         (
             "LicenseRef-NVIDIA-Proprietary",
@@ -87,7 +87,7 @@ exception in `scripts/licences.py`. Most packages install their licence text
 (`/venv/lib/python3.11/site-packages/*.dist-info/`). Python itself and Debian's packages come with the base
 image and are not listed.
 
-`cpu` and `gpu` are the two runtimes; `heif` and `otel` are installed if `EXTRAS` names them.
+`cpu` and `gpu` are the two runtimes; `heif`, `otel` and `gpu-decode` are installed if `EXTRAS` names them.
 
 | package | version | licence | in |
 |---|---|---|---|

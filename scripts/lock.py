@@ -21,7 +21,8 @@ ROOT: Final = Path(__file__).parents[1]
 FOLDER: Final = ROOT / "docker" / "requirements"
 # Each image has one of these; the GPU build of ONNX Runtime exists for x86-64 only.
 RUNTIMES: Final = {"cpu": ("x86_64", "aarch64"), "gpu": ("x86_64",)}
-EXTRAS: Final = ("heif", "otel")  # what the build argument EXTRAS adds
+# What the build argument EXTRAS adds.
+EXTRAS: Final = {"heif": RUNTIMES["cpu"], "otel": RUNTIMES["cpu"], "gpu-decode": RUNTIMES["gpu"]}
 NEWEST_GLIBC: Final = 36  # Debian 12 has glibc 2.36
 
 Locked = dict[str, tuple[Package, set[str]]]  # by normalised name, with the SHA-256 of the files
@@ -36,7 +37,7 @@ def main() -> None:
         sys.exit(f"error: this needs Python {'.'.join(base_python.groups())} on Linux, as in the image")
     runtimes = {name: lock([name], machines) for name, machines in RUNTIMES.items()}
     everywhere = set.intersection(*(set(locked) for locked in runtimes.values()))
-    extras = {name: lock([name], RUNTIMES["cpu"]) for name in EXTRAS}
+    extras = {name: lock([name], machines) for name, machines in EXTRAS.items()}
     parts = runtimes | {
         name: {key: entry for key, entry in locked.items() if key not in everywhere}
         for name, locked in extras.items()

@@ -16,7 +16,7 @@ from tests.support.checkout import ROOT, clone, environ
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = {path.stem: path.read_text() for path in (ROOT / "docker" / "requirements").glob("*.txt")}
-RUNTIMES, EXTRAS = ("cpu", "gpu"), ("heif", "otel")
+RUNTIMES, EXTRAS = ("cpu", "gpu"), ("heif", "otel", "gpu-decode")
 
 
 def locked(part: str) -> dict[str, str]:
@@ -31,7 +31,7 @@ def with_runtime(part: str) -> dict[str, str]:
 
 def listed() -> list[Package]:
     text = (ROOT / "docs/licences.md").read_text()
-    rows = re.findall(r"^\| (\S+) \| (\S+) \| ([^|]+) \| [a-z, ]+ \|$", text, re.M)
+    rows = re.findall(r"^\| (\S+) \| (\S+) \| ([^|]+) \| [a-z, -]+ \|$", text, re.M)
     return [Package(*row) for row in rows[1:]]
 
 
