@@ -38,10 +38,11 @@ class Binding:
     def bind_input(
         self, name: str, device: str, number: int, dtype: Any, shape: list[int], address: int
     ) -> None:
-        assert (name, device, number, dtype) == ("images", "cuda", 0, np.uint8)
+        assert (device, number) == ("cuda", 0)
         self.real.bind_input(name, "cpu", 0, dtype, shape, address)
-        pointer = ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8))
-        self.images = np.ctypeslib.as_array(pointer, tuple(shape))
+        if name == "images":
+            pointer = ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8))
+            self.images = np.ctypeslib.as_array(pointer, tuple(shape))
 
     def bind_output(self, name: str, device: str = "cpu", *memory: Any) -> None:
         assert device == ("cuda" if memory else "cpu")
