@@ -5,10 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnxruntime as ort
 import pytest
 
+from benchmarks.decode_limit import decode_ceiling
+from benchmarks.serve import goals, server
 from benchmarks.support.images import SMALL, draw_photographs
 from tests.support.checkout import ROOT
+
+SHIPPED = ROOT / "models" / "flowers17.onnx"
 
 
 @pytest.mark.slow
@@ -65,6 +70,38 @@ def test_versions_benchmark_of_a_checkout_with_itself(tmp_path: Path) -> None:
         new, old = row["new"], row["old"]
         assert new["errors"] == old["errors"] == []
         assert row["images_per_s"][0] == pytest.approx(new["images_per_s"] / old["images_per_s"])
+
+
+def test_cores_decode_without_a_model_loaded(tmp_path: Path) -> None:
+    draw_photographs(tmp_path, 2, SMALL)
+    with decode_ceiling(SHIPPED, tmp_path) as turn:
+        assert turn("limit", 0.1) > 0
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="there is a provider")
+def test_server_gets_the_device_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DEVICE", "cuda")
+    with pytest.raises(SystemExit), server(SHIPPED, checkout=ROOT):
+        pass
+    assert "DEVICE=cuda, but" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "line"),
+    [
+        ("cpu", "at 32 connections 0.50 of the limit (goal: at least 0.85)\n"),
+        ("cuda", "at best 0.75 of what the cores can decode (goal: at least 0.8)\n"),
+    ],
+)
+def test_goals_are_those_of_the_device(
+    device: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DEVICE", device)
+    rows = {"32 connections": 0.5, "128 connections": 0.75, "150 %": 0.9}
+    goals({name: {"of_limit": share} for name, share in rows.items()})
+    assert capsys.readouterr().out == line
 
 
 def test_drawn_photographs_have_the_size_of_real_ones(tmp_path: Path) -> None:
