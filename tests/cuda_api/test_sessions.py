@@ -18,7 +18,7 @@ from contract.preprocess import Pixels
 from service.errors import ModelError, WorkerLost
 from service.models import onnx_file
 from service.models.cuda import PROVIDER, GpuOptions, open_session
-from service.models.cuda_session import GpuSession
+from service.models.cuda_session import OWNER, GpuSession
 from service.models.session import CPU, Model, load_model
 from tests.support.checkout import ROOT
 from tests.support.cuda_stand_in.calls import Calls, setting
@@ -34,6 +34,9 @@ every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 
 
 def calls_from_now() -> Calls:
+    """Return the calls from now on, without those that free the models of earlier tests."""
+    gc.collect()
+    OWNER.submit(lambda: None).result()
     return Calls(Path(os.environ["FAKE_LOG"]))
 
 
