@@ -26,7 +26,7 @@ JPEG = encoded(noise(1))
 
 @contextmanager
 def on_gpu(tmp_path: Path, **settings: Any) -> Iterator[Server]:
-    environment = {"device": "cuda", "fake_log": tmp_path / "calls"} | settings
+    environment = {"device": "cuda", "fake_log": tmp_path / "calls", "fake_no_copy": 1} | settings
     with serving(tmp_path / "log", SHIPPED, **environment) as server:
         assert server.client.get("/health").json()["provider"] == PROVIDER
         yield server
