@@ -121,3 +121,21 @@ def test_service_on_the_gpu_reloads_its_model(tmp_path: Path) -> None:
             answer = server.client.post("/predict", content=encoded(noise(1)))
             assert answer.status_code == 200, answer.text
             assert answer.json()["predictions"][0]["label"] == before[0]["label"]
+
+
+def test_images_decoded_on_the_gpu_are_named_and_differ_slightly(tmp_path: Path) -> None:
+    answers = {}
+    for decode in ("cpu", "gpu"):
+        with serving(tmp_path / "log", SHIPPED, device="cuda", decode=decode) as server:
+            answers[decode] = [
+                server.client.post("/predict?top_k=17", content=encoded(noise(seed, 500, 375))).json()
+                for seed in range(8)
+            ]
+    for on_cpu, on_gpu in zip(answers["cpu"], answers["gpu"], strict=True):
+        assert "preprocessing" not in on_cpu["image"]
+        assert on_gpu["image"]["preprocessing"] == "bilinear-box-256-224-nvjpeg"
+        cpu, gpu = (
+            {prediction["label"]: prediction["probability"] for prediction in answer["predictions"]}
+            for answer in (on_cpu, on_gpu)
+        )
+        assert max(abs(cpu[label] - gpu[label]) for label in cpu) <= TOLERANCE["int8"]
