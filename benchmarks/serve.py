@@ -120,7 +120,7 @@ def main() -> None:
         images = photographs(args.images, args.large, Path(folder))[0].parent
         if args.images is not None:
             images = args.images
-        limit = ceiling if device() == "cpu" else decode_ceiling
+        limit = ceiling if device() != "cuda" else decode_ceiling
         with limit(args.model, images) as turn, server(args.model) as (url, pid):
             rows = measure(url, images, turn, args)
             memory = memory_mb(pid)
@@ -144,7 +144,7 @@ def measure(
         limits, singles, loads = [], [], []
         for _turn in range(turns):
             limits.append(turn("limit", seconds))
-            if name == SINGLE and device() == "cpu":
+            if name == SINGLE and device() != "cuda":
                 singles.append(turn("single", seconds))
             result, steal = load(url, images, *options, "--seconds", seconds, "--warm-up", seconds / 2)
             loads.append(result | {"steal": steal})
@@ -193,7 +193,7 @@ def summary(loads: list[dict[str, Any]], limits: list[float], singles: list[floa
 def goals(rows: dict[str, dict[str, Any]]) -> None:
     """Print the ratios that have goals, where their loads were measured."""
     at_32, at_1, at_70 = map(rows.get, ("32 connections", SINGLE, "70 % of the best"))
-    if device() != "cpu":
+    if device() == "cuda":
         best = max(row["of_limit"] for name, row in rows.items() if name.endswith("connections"))
         print(f"at best {best:.2f} of what the cores can decode (goal: at least 0.8)")
     elif at_32:

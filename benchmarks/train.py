@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128, help="images per step (default 128)")
     parser.add_argument("--steps", type=int, default=4, help="steps per measurement (default 4)")
     options = parser.parse_args()
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # as training does
+    torch.backends.cudnn.allow_tf32 = False  # as training does
     time_normalisations()
     config = Config(width=options.width, batch_size=options.batch_size)
     rates: dict[str, list[float]] = {"bare": [], "loop": [], "loader": []}

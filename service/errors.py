@@ -19,6 +19,12 @@
 Unusable images raise `contract.errors.ImageError`. Any other exception is a bug and answered 500.
 """
 
+import re
+from typing import Final
+
+_FAILURE: Final = re.compile(r"(?:CUDA|CUDNN\w*|CUBLAS\w*) failure \d+: [^;]*[^; ]")
+_MAX_MESSAGE: Final = 300  # characters of an error that is not CUDA's
+
 
 class ServiceError(Exception):
     """An error whose message is sent to the client."""
@@ -82,3 +88,10 @@ class WorkerLost(ServiceError):
 
 class DeadlineExceeded(ServiceError):
     pass
+
+
+def short_message(error: BaseException) -> str:
+    """Return CUDA's message in an ORT exception, else the first line, without names of the machine."""
+    if found := _FAILURE.search(str(error)):
+        return found[0]
+    return (str(error).splitlines() or [type(error).__name__])[0][:_MAX_MESSAGE]

@@ -249,6 +249,15 @@ class Settings(BaseModel):
         parsers[info.field_name or ""](value)
         return value
 
+    @field_validator("decode")
+    @classmethod
+    def _check_decode(cls, value: str, info: ValidationInfo) -> str:
+        if value == "gpu" and info.data.get("decode_processes"):
+            raise ValueError("is 'gpu', which decodes in no process: use DECODE_PROCESSES=0")
+        if value == "gpu" and info.data.get("device") == "cpu":
+            raise ValueError("is 'gpu', but DEVICE is cpu: use DEVICE=cuda, or DECODE=cpu")
+        return value
+
     @field_validator("max_queue_bytes")
     @classmethod
     def _check_body_fits(cls, value: int, info: ValidationInfo) -> int:

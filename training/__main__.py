@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch ignores CPU quotas
     # torch's default for convolutions on GPUs is TF32, which reads 10 bits of each factor's mantissa.
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    torch.backends.cudnn.allow_tf32 = False
     try:
         COMMANDS[options.command](options)
     except ConfigError as error:

@@ -34,7 +34,7 @@ def measure(
     multiply_adds = sum(layer.multiply_adds for layer in layer_table(network))
     network.norm1 = network.norm2 = nn.Identity()
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for precision, tf32 in (("fp16", False), ("fp32", False), ("fp32", True)):
+    for precision, tf32 in (("fp16", False), ("fp32", True), ("fp32", False)):
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         network.to(torch.float16 if precision == "fp16" else torch.float32)
         for batch in batches:

@@ -7,6 +7,8 @@ not decode, goes to another decoder, from which all errors come.
 """
 
 import io
+import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,6 +24,7 @@ from contract.formats.jpeg import baseline_end
 from contract.picture import orientation, read_header
 from contract.recipe import DEFAULT_RECIPE, Recipe, nvjpeg_id
 from service.device_crops import DeviceCrops
+from service.errors import short_message
 from service.imaging.decode import BYTES_PER_PIXEL, DecodedImage
 from service.imaging.decoder import DecodeClock, Decoder
 from service.imaging.scaling import Crop, Scaler, crops_of
@@ -34,7 +37,7 @@ _MAX_ASPECT_RATIO: Final = 16  # beyond it, contract/preprocess.py cuts off what
 
 
 class NoGpuDecoding(RuntimeError):
-    """Nothing can be decoded on the GPU; the message continues a sentence after "but"."""
+    """A test picture could not be decoded on the GPU."""
 
 
 class Codec(Protocol):
@@ -103,30 +106,37 @@ class _Job:
 
 
 class GpuDecoder:
-    """Decode baseline JPEGs on a GPU, others with `others`; threads that call `decode` only wait.
+    """Decode baseline JPEGs on a GPU, others with `fallback`; threads that call `decode` only wait.
+
+    Up to `threads` images are decoded with `fallback` at the same time. An image may take `timeout` s on
+    the GPU (0: no limit).
 
     All work on the GPU is done in `owner`, an executor of one thread, because sessions and their streams
     belong to a thread: what `open_codec` returns, and sessions of ONNX Runtime (the module `runtime`) with
-    `providers` on `device`. Raises NoGpuDecoding if a first picture is not decoded.
+    `providers` on `device`. Raises NoGpuDecoding if a test picture is not decoded.
     """
 
     def __init__(
         self,
-        others: Decoder,
+        fallback: Decoder,
         open_codec: Callable[[], Codec],
         owner: Executor,
         runtime: Any,
         providers: Any,
         device: str,
         max_pixels: int,
+        threads: int,
+        timeout: float,
     ) -> None:
-        self._others, self._owner, self._max_pixels = others, owner, max_pixels
+        self._fallback, self._owner, self._max_pixels = fallback, owner, max_pixels
+        self._fallback_threads, self._timeout = threading.Semaphore(threads), timeout or math.inf
+        self._began = math.inf  # when the images that are decoded now began to be
         self._runtime, self._device = runtime, device
         self._waiting: deque[_Job] = deque()
         try:
             owner.submit(self._open, open_codec, providers).result()
         except Exception as error:  # those of nvImageCodec and of ONNX Runtime share no base class
-            raise NoGpuDecoding(f"nvJPEG cannot be used: {error or type(error).__name__}") from error
+            raise NoGpuDecoding(short_message(error)) from error
 
     def _open(self, open_codec: Callable[[], Codec], providers: Any) -> None:
         self._codec = open_codec()
@@ -141,13 +151,14 @@ class GpuDecoder:
 
     @property
     def stuck_for(self) -> float:
-        return self._others.stuck_for
+        age = time.perf_counter() - self._began
+        return age if age > self._timeout else self._fallback.stuck_for
 
     def start(self) -> None:
-        self._others.start()
+        self._fallback.start()
 
     def close(self) -> None:
-        self._others.close()
+        self._fallback.close()
 
     def decode(
         self, data: bytes, recipe: Recipe, crops: int, slow: bool, clock: DecodeClock
@@ -158,7 +169,8 @@ class GpuDecoder:
             self._owner.submit(self._decode_waiting)
             if (image := job.result.result()) is not None:
                 return image
-        return self._others.decode(data, recipe, crops, slow, clock)
+        with self._fallback_threads:
+            return self._fallback.decode(data, recipe, crops, slow, clock)
 
     def _job(self, data: bytes, recipe: Recipe, crops: int, clock: DecodeClock) -> _Job | None:
         """Return the job of an image that is decoded on the GPU; None for every other one."""
@@ -166,7 +178,7 @@ class GpuDecoder:
             return None
         try:
             header = read_header(data, recipe, min(_MAX_PIXELS, self._max_pixels))
-        except ImageError:  # `others` will say the same
+        except ImageError:  # `fallback` will say the same
             return None
         info, sides = header.image.info, (header.width, header.height)
         if (
@@ -189,14 +201,15 @@ class GpuDecoder:
             if jobs:
                 self._decode_together(jobs)
         except Exception as error:  # after most errors of CUDA, the next batch of a model ends the process
-            log.error("images are decoded on the CPU, because the GPU failed: %s", error)
+            log.error("images could not be decoded on the GPU: %s", short_message(error))
         finally:
+            self._began = math.inf
             for job in jobs:
                 if not job.result.done():
                     job.result.set_result(None)
 
     def _decode_together(self, jobs: Sequence[_Job]) -> None:
-        began = time.perf_counter()
+        began = self._began = time.perf_counter()
         for job in jobs:
             job.clock.began = began
         images = self._codec.decode([job.file for job in jobs])

@@ -16,7 +16,9 @@ from service.models.cuda_session import OWNER
 from service.observability.logs import log
 from service.settings import Settings, SettingsError
 
-_PROVIDERS: Final = [(PROVIDER, {"device_id": "0", "use_tf32": "0"})]
+_PROVIDERS: Final = [
+    (PROVIDER, {"device_id": "0", "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"})
+]
 
 
 def open_decoder(
@@ -28,12 +30,8 @@ def open_decoder(
     images are decoded there too, and a warning says so. `load` imports a module.
     """
     if settings.decode == "gpu":
-        if settings.decode_processes:
-            raise SettingsError("DECODE is gpu, which decodes in no process: use DECODE_PROCESSES=0")
-        if settings.device == "cpu":
-            raise SettingsError("DECODE is gpu, but DEVICE is cpu: use DEVICE=cuda, or DECODE=cpu")
         if provider == PROVIDER:
-            return _on_gpu(settings, threads, load)
+            return _open_gpu_decoder(settings, threads, load)
         log.warning("DECODE=gpu: images are decoded on the CPU, because the models run on it (DEVICE=auto)")
     if settings.decode_processes:  # each can be killed when an image takes too long, and crash alone
         return ProcessDecoder(
@@ -42,7 +40,7 @@ def open_decoder(
     return ThreadDecoder(settings.max_pixels)
 
 
-def _on_gpu(settings: Settings, threads: int, load: Callable[[str], Any]) -> GpuDecoder:
+def _open_gpu_decoder(settings: Settings, threads: int, load: Callable[[str], Any]) -> GpuDecoder:
     os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # else it prints lines about each damaged image
     try:
         module = load("nvidia.nvimgcodec")
@@ -61,6 +59,10 @@ def _on_gpu(settings: Settings, threads: int, load: Callable[[str], Any]) -> Gpu
             _PROVIDERS,
             "cuda",
             settings.max_pixels,
+            threads,
+            settings.decode_timeout_ms / 1000,
         )
     except (NoGpu, NoGpuDecoding) as error:
-        raise ModelError(f"DECODE=gpu, but {error}; DECODE=cpu decodes on the CPU") from error
+        raise ModelError(
+            f"DECODE=gpu, but images cannot be decoded on the GPU: {error}; DECODE=cpu decodes on the CPU"
+        ) from error

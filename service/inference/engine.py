@@ -74,7 +74,9 @@ class Engine:
             "in_flight_images": self.admission.in_flight,
             "in_flight_images_limit": self._settings.max_queue,
             "queue_images": self.scheduler.waiting,
-            "gpu_memory_bytes": max((s.model.gpu_memory_used for s in self.repository.served), default=0),
+            "gpu_memory_bytes": next(
+                (used for s in self.repository.served if (used := s.model.gpu_memory_used)), 0
+            ),
         }
 
     @property

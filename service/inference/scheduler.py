@@ -253,13 +253,14 @@ class Scheduler:
             pixels = [part.pixels for part in batch.parts]
             rows, error = _attempt(self._run, batch.model, pixels, batch.outputs, batch.exclusive)
             self._runs.discard(began)
+            if error is None:
+                with self._lock:
+                    answered, error = _attempt(batch.add_rows, rows, began, self._clock())
             if isinstance(error, Exception) and not isinstance(error, WorkerLost):
                 _post_results([(request, error) for request in {part.request for part in batch.parts}])
             elif error is not None:  # the worker is lost, or native code panicked, without a message
                 self._abort(str(error) or "the inference worker has ended")
             else:
-                with self._lock:
-                    answered = batch.add_rows(rows, began, self._clock())
                 _post_results([(request, request.result) for request in answered])
         finally:
             del batch, error

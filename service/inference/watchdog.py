@@ -27,10 +27,10 @@ async def watch(
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(reload.wait(), PERIOD_S)
-            engine.metrics.refresh()
             if engine.stuck:
                 _abort(engine)
                 return
+            engine.metrics.refresh()
             if reload.is_set():
                 reload.clear()
                 reload_all = True
@@ -51,7 +51,7 @@ async def _refresh(engine: Engine, changed_only: bool) -> None:
 
 
 def _abort(engine: Engine) -> None:
-    """End the process: at once if a thread hangs in native code, which cannot be stopped otherwise."""
+    """End the process; at once, if a thread hangs in native code, which cannot be stopped otherwise."""
     if engine.alive:
         log.critical("inference or decoding hangs; the process ends, so that a supervisor can restart it")
         os._exit(1)

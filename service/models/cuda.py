@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import io
 import mmap
-import re
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from service.errors import short_message
 from service.observability.logs import log
 from service.settings import Settings
 
@@ -22,8 +22,6 @@ TO_DEVICE: Final = 1
 TO_HOST: Final = 2
 ON_DEVICE: Final = 3
 _CAPTURE_MODE_RELAXED: Final = 2
-_FAILURE: Final = re.compile(r"(?:CUDA|CUDNN\w*|CUBLAS\w*) failure \d+: [^;]*[^; ]")
-_MAX_MESSAGE: Final = 300  # characters of an error that is not CUDA's
 
 
 class NoGpu(RuntimeError):
@@ -67,22 +65,27 @@ class GpuOptions:
 DEFAULTS: Final = GpuOptions()
 
 
+def load_libraries(runtime: Any) -> None:
+    """Load CUDA and cuDNN from their wheels, if installed. Raises NoGpu without a CUDA provider."""
+    if PROVIDER not in runtime.get_available_providers():
+        raise NoGpu("this ONNX Runtime has no CUDA provider (the extra `gpu` has; it takes x86-64)")
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        runtime.preload_dlls()
+    for line in output.getvalue().splitlines():
+        log.warning("CUDA's libraries: %s", line)
+
+
 def open_session(data: bytes, options: Any, provider: tuple[str, dict[str, str]], runtime: Any) -> Any:
     """Open a session on the GPU. Raises NoGpu.
 
     `runtime` is the module onnxruntime, `options` its SessionOptions. ONNX Runtime skips providers that it
     cannot load without an error, so the session's actual provider is checked.
     """
-    if PROVIDER not in runtime.get_available_providers():
-        raise NoGpu("this ONNX Runtime has no CUDA provider (the extra `gpu` has; it takes x86-64)")
+    load_libraries(runtime)
     # Convert int8 weights to float32 once, when the file is loaded, and do not round activations: the
     # provider has no kernel for int8 biases, and would convert all weights for every batch.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.enable_quant_qdq_cleanup", "1")
-    with contextlib.redirect_stdout(io.StringIO()) as output:
-        runtime.preload_dlls()  # CUDA and cuDNN from their wheels
-    for line in output.getvalue().splitlines():
-        log.warning("CUDA's libraries: %s", line)
     runtime.set_default_logger_severity(3)  # errors, such as a missing library
     try:
         # Without ONNX Runtime's fallback, which would use the CPU and only print that.
@@ -110,17 +113,20 @@ class Cudart:
     def __init__(self, library: Any) -> None:
         self._library = library
 
-    def _allow_captures(self) -> None:
-        """Let another thread capture a CUDA graph meanwhile.
+    def allow_captures(self) -> None:
+        """Let other threads capture CUDA graphs while this one calls CUDA.
 
-        In the default mode the next call would fail, and spoil the capture.
+        In the default mode its next call would fail, and spoil the capture.
         """
         mode = ctypes.c_int(_CAPTURE_MODE_RELAXED)
         self._library.cudaThreadExchangeStreamCaptureMode(ctypes.byref(mode))
 
     def copy(self, target: int, source: int, size: int, kind: int) -> None:
-        """Copy `size` bytes between two addresses, and wait, unless ON_DEVICE. Raises RuntimeError."""
-        self._allow_captures()
+        """Copy `size` bytes between two addresses. Raises RuntimeError.
+
+        It waits for a copy to the host, and for one from page-locked memory; `synchronize` for others.
+        """
+        self.allow_captures()
         arguments = ctypes.c_void_p(target), ctypes.c_void_p(source), ctypes.c_size_t(size)
         if status := self._library.cudaMemcpy(*arguments, ctypes.c_int(kind)):
             raise RuntimeError(f"CUDA failure {status}: cudaMemcpy of {size} bytes")
@@ -139,13 +145,14 @@ class Cudart:
         address = ctypes.c_void_p(memory.ctypes.data)
         if self._library.cudaHostRegister(address, ctypes.c_size_t(memory.nbytes), ctypes.c_uint(0)):
             self._library.cudaGetLastError()  # else ONNX Runtime's next kernel would report it
+            log.warning("host memory cannot be page-locked; copies to the GPU take longer")
             return memory, False
         weakref.finalize(memory.base, self._library.cudaHostUnregister, address).atexit = False
         return memory, True
 
     def memory_used(self) -> int:
         """Return how many bytes of the GPU's memory all processes use; 0 if CUDA does not answer."""
-        self._allow_captures()
+        self.allow_captures()
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         self._library.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total))
         return total.value - free.value
@@ -157,10 +164,3 @@ def open_library(runtime: Any) -> Any:
         return ctypes.CDLL(f"libcudart.so.{str(runtime.cuda_version).split('.')[0]}")
     except (OSError, AttributeError) as error:
         raise NoGpu(f"CUDA's runtime library cannot be opened: {error}") from None
-
-
-def short_message(error: BaseException) -> str:
-    """Return CUDA's message in an ORT exception, else the first line, without names of the machine."""
-    if found := _FAILURE.search(str(error)):
-        return found[0]
-    return (str(error).splitlines() or [type(error).__name__])[0][:_MAX_MESSAGE]

@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.device_crops import Crops, DeviceCrops
-from service.errors import WorkerLost
-from service.models.cuda import ON_DEVICE, TO_DEVICE, TO_HOST, Cudart, short_message
+from service.errors import WorkerLost, short_message
+from service.models.cuda import ON_DEVICE, TO_DEVICE, TO_HOST, Cudart, load_libraries
 from service.observability.logs import log
 
 GPU_WORKERS: Final = 2  # batches in progress: one runs while the next is copied to the GPU
 _NO_GRAPH: Final = "-1"
 
-# A graph, like streams and cuDNN's handles, belongs to the thread that captured it, and other threads must
-# not call CUDA meanwhile. So one thread of the process opens, warms, runs and frees all sessions.
+# A graph, like streams and cuDNN's handles, belongs to the thread that captured it. So one thread of the
+# process warms and runs all sessions. Threads that copy, open or free them call `allow_captures` before.
 OWNER: Final = ThreadPoolExecutor(1, "cuda")
 
 
@@ -80,7 +80,7 @@ class _Slot:
         for first, crops in on_device:
             address = images + self.staging[:first].nbytes
             self.cudart.copy(address, crops.address, crops.nbytes, ON_DEVICE)
-        if on_device:
+        if on_device or not self.pinned:  # these copies may not have ended yet
             self.cudart.synchronize()
         return count
 
@@ -92,7 +92,7 @@ class _Slot:
 
 
 class GpuSession:
-    """Run a session of ONNX Runtime on a GPU; several threads may call `run`.
+    """Open a session of ONNX Runtime on a GPU, and run it; several threads may call `run`.
 
     A calling thread copies its images to the GPU and the probabilities back, in one of GPU_WORKERS slots,
     while the batch of another one runs. `pinned`: whether the host memory of the slots is page-locked.
@@ -107,36 +107,26 @@ class GpuSession:
         runtime: Any,
     ) -> None:
         self.sizes = bucket_sizes(max_batch)
-        self._slots: SimpleQueue[_Slot] = SimpleQueue()
-        self.pinned = True
-        OWNER.submit(self._start, open_session, open_library, side, runtime).result()
-
-    def _start(
-        self,
-        open_session: Callable[[], Any],
-        open_library: Callable[[Any], Any],
-        side: int,
-        runtime: Any,
-    ) -> None:
-        """Open the session and capture every graph; the largest allocates most of the memory."""
+        load_libraries(runtime)
+        self._cudart = cudart = Cudart(open_library(runtime))
+        cudart.allow_captures()  # of models that run already
         self._session = session = open_session()
-        self._cudart = Cudart(open_library(runtime))
+        # The thread that drops this frees the session next.
+        weakref.finalize(self, cudart.allow_captures).atexit = False
         self._outputs = {output.name: output.shape for output in session.get_outputs()}
         _batch, classes = self._outputs["probabilities"]
-        slots = [
-            _Slot(number, session, self.sizes, side, classes, runtime, self._cudart)
-            for number in range(GPU_WORKERS)
-        ]
         self._no_graph = runtime.RunOptions()
         self._no_graph.add_run_config_entry("gpu_graph_id", _NO_GRAPH)
-        self._run_features(slots[0], self.sizes[-1], list(self._outputs))
-        for slot in slots:
-            for size in reversed(self.sizes):
-                self._session.run_with_iobinding(*slot.graphs[size])
+        self._slots: SimpleQueue[_Slot] = SimpleQueue()
+        self.pinned = True
+        for number in range(GPU_WORKERS):
+            slot = _Slot(number, session, self.sizes, side, classes, runtime, cudart)
             self.pinned = self.pinned and slot.pinned
+            if number == 0:  # the largest batch allocates most of the memory
+                OWNER.submit(self._run_features, slot, self.sizes[-1], list(self._outputs)).result()
+            for size in reversed(self.sizes):  # one by one, so that batches of other models run between
+                OWNER.submit(session.run_with_iobinding, *slot.graphs[size]).result()
             self._slots.put(slot)
-        freed_in_owner = [session, *slots]
-        weakref.finalize(self, OWNER.submit, freed_in_owner.clear).atexit = False
 
     @property
     def memory_used(self) -> int:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from contract.manifest import METADATA_KEY, Manifest, ManifestError
 from service.device_crops import Crops
-from service.errors import ModelError, UnreadableModel
+from service.errors import ModelError, UnreadableModel, short_message
 from service.files import read_file
 from service.models import cuda, onnx_cost, onnx_file
-from service.models.cuda import GpuOptions, NoGpu, short_message
+from service.models.cuda import GpuOptions, NoGpu
 from service.models.cuda_session import GpuSession
 from service.models.file_kind import folder_refusal, refusal
 from service.models.filters import conv1_weights
@@ -108,7 +108,7 @@ def load_model(
     """Load, check and warm a model file. Raises ModelError.
 
     `device` is auto, cpu or cuda; with auto, a warning is logged if there is a GPU that cannot be used.
-    `runtime` is the module onnxruntime.
+    `runtime` is the module onnxruntime, `open_library` opens CUDA's runtime library.
 
     On the CPU one thread runs a batch, beside other threads with theirs: threads that wait for each other
     after every layer do less in total. They gain only while nothing else is in flight, and only if the
@@ -158,7 +158,9 @@ def load_model(
             return _warm(make_model(cuda.PROVIDER, session), path.name)
         except NoGpu as error:
             gpu_error = str(error)
-        except Exception as error:  # CUDA lacks something, such as memory; faults of the file recur below
+        except Exception as error:  # CUDA lacks something, such as memory
+            if isinstance(_root(error), ModelError | FloatingPointError):  # a fault of the file
+                raise
             gpu_error = f"the GPU cannot be used: {short_message(_root(error))}"
         if device == "cuda":
             raise ModelError(f"DEVICE=cuda, but {gpu_error}; use DEVICE=auto or cpu for the CPU")

@@ -16,13 +16,15 @@ import pytest
 from contract.recipe import DEFAULT_RECIPE
 from service.device_crops import DeviceCrops
 from service.imaging.decode import decode_crops
-from service.imaging.decoder import DecodeClock, ThreadDecoder
+from service.imaging.decoder import DecodeClock, Decoder, ThreadDecoder
 from service.imaging.gpu_decoder import GpuDecoder, NvImageCodec
 from service.imaging.scaling import Scaler, crops_of, graph
+from service.inference.decoders import open_decoder
 from service.models.cuda import PROVIDER, Cudart, open_library
 from service.models.cuda_session import OWNER
+from service.settings import Settings
 from tests.cuda_api.test_sessions import IMAGE, SHIPPED, calls_from_now, on_gpu
-from tests.support.nvimgcodec import pixels
+from tests.support.nvimgcodec import FakeNvImageCodec, pixels
 from tests.support.serving.images import encoded, noise
 
 pytestmark = pytest.mark.cuda_api
@@ -41,7 +43,7 @@ class Codec:
         return int(image.ctypes.data)
 
 
-def decode(decoder: GpuDecoder, file: bytes, crops: int = 1) -> Any:
+def decode(decoder: Decoder, file: bytes, crops: int = 1) -> Any:
     return decoder.decode(file, DEFAULT_RECIPE, crops, False, DecodeClock())
 
 
@@ -65,7 +67,7 @@ def test_scaling_runs_on_the_gpu(rows_first: bool, tmp_path: Path) -> None:
 
 def test_crop_goes_from_the_decoder_to_the_model_on_the_gpu() -> None:
     model = on_gpu(SHIPPED, max_batch=4)
-    decoder = GpuDecoder(ThreadDecoder(PIXELS), Codec, OWNER, ort, [PROVIDER], "cuda", PIXELS)
+    decoder = GpuDecoder(ThreadDecoder(PIXELS), Codec, OWNER, ort, [PROVIDER], "cuda", PIXELS, 1, 0)
     image = decode(decoder, JPEG)
     assert isinstance(image.crops, DeviceCrops)
     calls = calls_from_now()
@@ -82,8 +84,16 @@ def nvimgcodec() -> GpuDecoder:
     module = pytest.importorskip("nvidia.nvimgcodec", reason="the extra gpu-decode is not installed")
     open_codec, owner = partial(NvImageCodec, module, "cpu", 1), ThreadPoolExecutor(1)
     return GpuDecoder(
-        ThreadDecoder(PIXELS), open_codec, owner, ort, ["CPUExecutionProvider"], "cpu", PIXELS
+        ThreadDecoder(PIXELS), open_codec, owner, ort, ["CPUExecutionProvider"], "cpu", PIXELS, 1, 0
     )
+
+
+def test_setting_opens_a_decoder_on_the_gpu() -> None:
+    module = FakeNvImageCodec(device="cuda")
+    decoder = open_decoder(Settings(decode="gpu"), PROVIDER, 2, {"nvidia.nvimgcodec": module}.__getitem__)
+    image = decode(decoder, JPEG)
+    assert isinstance(image.crops, DeviceCrops)
+    assert (image.width, image.height, len(module.batches)) == (320, 240, 2)  # after the test picture
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])

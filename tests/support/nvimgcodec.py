@@ -13,9 +13,10 @@ from PIL import Image
 
 
 class FakeNvImageCodec:
-    """The module; `batches` has the files that were decoded together, by their number of bytes.
+    """The module for `device`; `batches` has the files that were decoded together, by their size in bytes.
 
-    `decodes` says which files are decoded, and `before` is called before each batch.
+    The memory of a "cuda" device is the host's, as with tests/support/cuda_stand_in. `decodes` says which
+    files are decoded, and `before` is called before each batch.
     """
 
     NVIMGCODEC_DEVICE_CPU_ONLY = -99999
@@ -26,8 +27,9 @@ class FakeNvImageCodec:
         self,
         decodes: Callable[[bytes], bool] = lambda _file: True,
         before: Callable[[], None] = lambda: None,
+        device: str = "cpu",
     ) -> None:
-        self.decodes, self.before = decodes, before
+        self.decodes, self.before, self._device = decodes, before, device
         self.batches: list[list[int]] = []
 
     def Backend(self, kind: str) -> str:  # noqa: N802
@@ -43,7 +45,10 @@ class FakeNvImageCodec:
     def Decoder(  # noqa: N802
         self, device_id: int, max_num_cpu_threads: int, backends: Sequence[str], options: str
     ) -> Any:
-        assert (device_id, backends) == (self.NVIMGCODEC_DEVICE_CPU_ONLY, ["cpu"])
+        expected = (
+            (0, ["hw", "hybrid"]) if self._device == "cuda" else (self.NVIMGCODEC_DEVICE_CPU_ONLY, ["cpu"])
+        )
+        assert (device_id, backends) == expected
         assert max_num_cpu_threads > 0
         assert options == ":fancy_upsampling=1"
         return SimpleNamespace(decode=self._decode)
@@ -52,9 +57,19 @@ class FakeNvImageCodec:
         assert params == "params"
         self.before()
         self.batches.append([len(file) for file in files])
-        return [pixels(file) if self.decodes(file) else None for file in files]
+        image = _OnDevice if self._device == "cuda" else pixels
+        return [image(file) if self.decodes(file) else None for file in files]
 
 
 def pixels(file: bytes) -> np.ndarray[Any, Any]:
     """Decode at full size; an array has the interface of nvImageCodec's images on the CPU."""
     return np.array(Image.open(io.BytesIO(file)).convert("RGB"))
+
+
+class _OnDevice:
+    """An image with the interface of nvImageCodec's images on a GPU."""
+
+    def __init__(self, file: bytes) -> None:
+        self._pixels = pixels(file)
+        self.shape = self._pixels.shape
+        self.__cuda_array_interface__ = self._pixels.__array_interface__

@@ -40,6 +40,8 @@ def client(model_file: Path) -> Iterator[httpx.Client]:
         ["CPUExecutionProvider"],
         "cpu",
         pixels,
+        1,
+        0,
     )
     load = partial(load_model, device="cpu", threads=1)
     with serving_in_process(model_file, load, 1, decoder, max_pixels=pixels) as running:

@@ -58,11 +58,16 @@ NOT_TAKEN = {
 
 
 def decoder_on(
-    module: FakeNvImageCodec, owner: Executor, others: Decoder | None = None, max_pixels: int = PIXELS
+    module: FakeNvImageCodec,
+    owner: Executor,
+    others: Decoder | None = None,
+    max_pixels: int = PIXELS,
+    timeout: float = 0.0,
 ) -> GpuDecoder:
     others = others or ThreadDecoder(max_pixels)
     open_codec = partial(NvImageCodec, module, "cpu", 1)
-    return GpuDecoder(others, open_codec, owner, ort, ["CPUExecutionProvider"], "cpu", max_pixels)
+    providers = ["CPUExecutionProvider"]
+    return GpuDecoder(others, open_codec, owner, ort, providers, "cpu", max_pixels, 2, timeout)
 
 
 @pytest.fixture
@@ -201,3 +206,20 @@ def test_parts_of_crops_are_views_of_the_same_memory(decoder: GpuDecoder) -> Non
     assert part.address == crops.address + 4 * 224 * 224 * 3
     assert np.array_equal(part, np.asarray(crops)[4:7])
     assert len(crops[12:]) == 0
+
+
+def test_decoding_that_hangs_is_noticed() -> None:
+    """Images behind it wait in the same thread, and no clock of theirs runs."""
+    module, released = FakeNvImageCodec(), threading.Event()
+    decoder = decoder_on(module, ThreadPoolExecutor(1), timeout=1e-3)
+
+    def hang() -> None:
+        assert released.wait(20)
+
+    module.before = hang
+    with ThreadPoolExecutor(3) as callers:
+        images = [callers.submit(outcome, decoder, JPEG) for _image in range(3)]
+        eventually(lambda: decoder.stuck_for)
+        released.set()
+        assert len({image.result() for image in images}) == 1
+    assert decoder.stuck_for == 0

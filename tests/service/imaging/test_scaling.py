@@ -70,7 +70,7 @@ def test_sizes_above_need_both_orders() -> None:
     assert orders == {False, True}
 
 
-@pytest.mark.parametrize("level", [0, 1, 127, 254, 255])
+@pytest.mark.parametrize("level", [1, 255])
 def test_plain_picture_keeps_its_level(level: int) -> None:
     pixels = np.full((3800, 3800, 3), level, np.uint8)  # the most pixels that one sum has
     assert (scaled(pixels, DEFAULT_RECIPE, 1) == level).all()

@@ -30,16 +30,21 @@ def test_threads_are_the_default_and_processes_a_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("variables", "message"),
     [
-        ({"device": "cpu"}, "DECODE is gpu, but DEVICE is cpu"),
-        ({"decode_processes": 2}, "use DECODE_PROCESSES=0"),
-        ({}, "the extra gpu-decode"),
+        ({"DEVICE": "cpu"}, "DECODE is 'gpu', but DEVICE is cpu: use DEVICE=cuda, or DECODE=cpu"),
+        ({"DECODE_PROCESSES": "2"}, "DECODE is 'gpu', which decodes in no process: use DECODE_PROCESSES=0"),
     ],
 )
-def test_impossible_settings_are_refused_with_the_remedy(settings: Any, message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        open_decoder(Settings(decode="gpu", **settings), PROVIDER, 1, missing)
+def test_impossible_settings_are_refused_with_the_remedy(variables: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_environ({"DECODE": "gpu"} | variables)
+    assert str(raised.value) == message
+
+
+def test_missing_package_is_refused_with_the_remedy() -> None:
+    with pytest.raises(SettingsError, match="the extra gpu-decode"):
+        open_decoder(Settings(decode="gpu"), PROVIDER, 1, missing)
 
 
 def test_models_on_the_cpu_are_a_warning_where_the_device_is_chosen(

@@ -101,12 +101,11 @@ def test_next_batch_is_copied_while_one_runs(model_file: Path) -> None:
         )
 
 
-def test_one_thread_opens_warms_and_runs_every_model(model_file: Path) -> None:
+def test_one_thread_warms_and_runs_every_model(model_file: Path) -> None:
     used: set[str] = set()
 
     class Watched(Runtime):
         def InferenceSession(self, *arguments: Any, **options: Any) -> Any:  # noqa: N802
-            used.add(threading.current_thread().name)
             session = super().InferenceSession(*arguments, **options)
             real = session.run_with_iobinding
 
@@ -122,6 +121,25 @@ def test_one_thread_opens_warms_and_runs_every_model(model_file: Path) -> None:
         with ThreadPoolExecutor(3) as threads:
             list(threads.map(partial(model.run, [images(1)]), [OUTPUTS, OUTPUTS[:1]] * 3))
     assert len(used) == 1
+
+
+def test_model_runs_while_another_one_is_opened(model_file: Path) -> None:
+    opening, opened = threading.Event(), threading.Event()
+
+    class Slow(Runtime):
+        def InferenceSession(self, *arguments: Any, **options: Any) -> Any:  # noqa: N802
+            opening.set()
+            assert opened.wait(10)
+            return super().InferenceSession(*arguments, **options)
+
+    model = load_on_gpu(model_file, Runtime(), GpuOptions(1))
+    with ThreadPoolExecutor(1) as threads:
+        loading = threads.submit(load_on_gpu, model_file, Slow(), GpuOptions(1))
+        assert opening.wait(10)
+        assert len(model.run([images(1)])["probabilities"]) == 1
+        assert not loading.done()
+        opened.set()
+        assert loading.result().provider == PROVIDER
 
 
 def test_outputs_outlive_the_next_batch(model_file: Path) -> None:
@@ -225,7 +243,7 @@ def test_memory_of_a_model_is_unlocked_with_it(model_file: Path) -> None:
     assert list(runtime.cudart.locked.values()) == [3 * 224 * 224 * 3] * GPU_WORKERS
     del model
     gc.collect()
-    eventually(lambda: not runtime.cudart.locked)
+    assert runtime.cudart.locked == {}
 
 
 def test_refused_page_lock_leaves_no_error_behind() -> None:

@@ -1,6 +1,7 @@
 """Tests of GPUs that are missing, broken, or fail later, on machines without a GPU."""
 
 import asyncio
+import json
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,9 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
-from service.errors import ModelError, SchedulerClosed
+from contract.manifest import METADATA_KEY
+from service.errors import ModelError, SchedulerClosed, short_message
 from service.inference.scheduler import Scheduler
-from service.models.cuda import TO_DEVICE, Cudart, GpuOptions, NoGpu, has_gpu, open_library, short_message
+from service.models.cuda import TO_DEVICE, Cudart, GpuOptions, NoGpu, has_gpu, open_library
 from service.models.session import CPU, Model, load_model
 from tests.support.models import gpu_runtime
 from tests.support.models.gpu_runtime import OUTPUTS, Runtime, images, load_on_gpu
@@ -81,6 +83,20 @@ def test_faulty_model_file_is_not_blamed_on_the_gpu(
     with pytest.raises(ModelError, match=r"^other\.onnx: its manifest lists"):
         load_on_gpu(path, Runtime(), device="auto")
     assert "serving on the CPU" not in caplog.text
+
+
+def test_file_that_does_not_fit_its_manifest_is_not_blamed_on_the_gpu(
+    model_file: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(model_file)
+    entry = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+    manifest = json.loads(entry.value)
+    manifest["classes"].append("heather")
+    entry.value = json.dumps(manifest)
+    path = tmp_path / "fewer.onnx"
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"^fewer\.onnx has 7 outputs for 8 classes$"):
+        load_on_gpu(path, Runtime())
 
 
 def test_output_of_preload_dlls_goes_to_the_log(

@@ -51,10 +51,10 @@ def test_counts_below_one_are_usage_errors(
 
 
 def test_commands_multiply_in_float32_on_gpus() -> None:
-    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    convolutions.fp32_precision = "tf32"  # torch's default
+    torch.backends.cudnn.allow_tf32 = True  # torch's default
     assert main(["summary"]) == 0
-    assert convolutions.fp32_precision == "ieee"
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_the_summary_has_the_paper_s_totals(capsys: pytest.CaptureFixture[str]) -> None:

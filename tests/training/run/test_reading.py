@@ -26,6 +26,7 @@ def require_same(ours: Path, theirs: Path) -> None:
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--accumulate", "2"]], ids=["whole", "in-pieces"])
 def test_the_run_is_the_same(
     photographs: Path,

@@ -57,7 +57,7 @@ def test_base_of_two_sets_starts_a_run(photographs: Path, tmp_path: Path) -> Non
     start = made(photographs, tmp_path / "base.safetensors", "--epochs", "4")
     assert start.provenance["steps"] == 12  # 4 epochs of 12 pictures, 4 of them a step
     assert start.provenance["config"]["epochs"] == 4
-    assert torch.backends.cuda.matmul.fp32_precision != "tf32", "its validation is in float32 on GPUs too"
+    assert not torch.backends.cuda.matmul.allow_tf32, "its validation is in float32 on GPUs too"
     assert train(photographs, tmp_path / "run", "--from", str(tmp_path / "base.safetensors")) == 0
 
 
