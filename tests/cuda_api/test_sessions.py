@@ -180,10 +180,9 @@ def test_batch_is_copied_while_another_model_captures_a_graph(tmp_path: Path) ->
 
 
 def test_model_is_freed_while_another_one_captures_a_graph(tmp_path: Path) -> None:
-    model = on_gpu(SHIPPED, max_batch=2)
-    with another_model_captures(tmp_path / "gate") as (calls, _threads):
-        del model
-        gc.collect()
+    models = [on_gpu(SHIPPED, max_batch=2)]
+    with another_model_captures(tmp_path / "gate") as (calls, threads):
+        threads.submit(models.clear).result()  # a thread that has not called CUDA before
         assert calls.named("cudaFree")
 
 
