@@ -9,9 +9,11 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, is_dataclass
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
+from contract.fields import MAX_INTEGER, ManifestError, get, list_of
 from contract.recipe import RECIPES, Recipe
+from contract.trust import UNFAMILIARITY, Trust
 
 METADATA_KEY: Final = "alexnet"
 MANIFEST_VERSION: Final = 2
@@ -19,16 +21,10 @@ FILTER: Final = "bilinear"  # the same in every recipe so far
 MAX_CHARACTERS: Final = 2_000_000  # of the JSON text; 20,000 classes take one million
 MAX_TEXT_CHARACTERS: Final = 1_000  # of a label or another text that a service shows
 MAX_NESTING: Final = 20  # levels of objects and lists
-MAX_INTEGER: Final = 2**53 - 1  # JSON readers that hold numbers as doubles round larger ones
 # Control characters, line and paragraph separators, and direction overrides: they forge log lines and
 # change what a reader sees. Surrogates are not characters and cannot be encoded.
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-T = TypeVar("T")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-
-
-class ManifestError(ValueError):
-    """The manifest is missing or has an invalid value; the message names the field."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,8 @@ class Manifest:
     `mean` and `std` are per channel R, G, B on the scale 0 to 255: the graph itself computes
     (pixel - mean) / std. `version` increases when a model is replaced under its name. `training` describes
     the run: configuration, epochs, date, revision, checkpoint. `parity` holds the differences between the
-    file and the checkpoint, measured at export. Raises ManifestError for an invalid value.
+    file and the checkpoint, measured at export. Older files have no `trust`. Raises ManifestError for an
+    invalid value.
     """
 
     name: str
@@ -86,6 +83,7 @@ class Manifest:
     metrics: tuple[Metrics, ...] = ()
     training: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
+    trust: Trust | None = None
 
     def __post_init__(self) -> None:
         _check("the manifest", vars(self))
@@ -108,6 +106,9 @@ class Manifest:
                 raise ManifestError(f"{side} is empty")
             if any(n is not None and n < 1 for tensor in tensors for n in tensor.shape):
                 raise ManifestError(f"{side} has a shape with a size below 1")
+        has_output = any(tensor.name == UNFAMILIARITY for tensor in self.outputs)
+        if has_output != (self.trust is not None and self.trust.familiarity is not None):
+            raise ManifestError(f"the output {UNFAMILIARITY} and trust.familiarity need each other")
 
     def _displayed_texts(self) -> Iterator[tuple[str, str]]:
         """Yield the name and text of every field that a service shows."""
@@ -120,6 +121,8 @@ class Manifest:
                 yield from ((side, text) for text in (tensor.name, tensor.dtype, tensor.meaning))
         for metrics in self.metrics:
             yield "metrics", metrics.data
+        if self.trust is not None and self.trust.familiarity is not None:
+            yield from (("trust", result.data) for result in self.trust.familiarity.unfamiliar)
 
     def to_json(self) -> str:
         """Write the manifest as JSON, the recipe with its values spelled out."""
@@ -150,7 +153,7 @@ class Manifest:
         except RecursionError:
             raise ManifestError(f"the manifest is nested more than {MAX_NESTING} deep") from None
         _check("the manifest", record)  # first of all, so that messages can quote the values
-        version = _get(record, "manifest_version", int)
+        version = get(record, "manifest_version", int)
         if version > MANIFEST_VERSION:
             raise ManifestError(
                 f"manifest_version is {version}, only {MANIFEST_VERSION} is read: "
@@ -160,22 +163,23 @@ class Manifest:
             raise ManifestError(
                 f"manifest_version is {version}, only {MANIFEST_VERSION} is read: export it again"
             )
-        preprocessing = _get(record, "preprocessing", dict)
+        preprocessing = get(record, "preprocessing", dict)
         return cls(
-            name=_get(record, "name", str),
-            version=_get(record, "version", int),
-            architecture=_get(record, "architecture", dict),
-            classes=tuple(_list(record, "classes", str)),
+            name=get(record, "name", str),
+            version=get(record, "version", int),
+            architecture=get(record, "architecture", dict),
+            classes=tuple(list_of(record, "classes", str)),
             recipe=_recipe(preprocessing),
             mean=_rgb(preprocessing, "mean"),
             std=_rgb(preprocessing, "std"),
-            opset=_get(record, "opset", int),
-            precision=_get(record, "precision", str),
-            inputs=tuple(_tensor(t) for t in _list(record, "inputs", dict)),
-            outputs=tuple(_tensor(t) for t in _list(record, "outputs", dict)),
-            metrics=tuple(_metrics(m) for m in _list(record, "metrics", dict)),
-            training=_get(record, "training", dict),
-            parity=_get(record, "parity", dict),
+            opset=get(record, "opset", int),
+            precision=get(record, "precision", str),
+            inputs=tuple(_tensor(t) for t in list_of(record, "inputs", dict)),
+            outputs=tuple(_tensor(t) for t in list_of(record, "outputs", dict)),
+            metrics=tuple(_metrics(m) for m in list_of(record, "metrics", dict)),
+            training=get(record, "training", dict),
+            parity=get(record, "parity", dict),
+            trust=None if record.get("trust") is None else Trust.read(get(record, "trust", dict)),
         )
 
 
@@ -218,7 +222,7 @@ def _recipe(preprocessing: dict[str, Any]) -> Recipe:
 
     The values spelled out beside the id are for readers without this code. They must agree with it.
     """
-    recipe_id = _get(preprocessing, "id", str)
+    recipe_id = get(preprocessing, "id", str)
     if recipe_id not in RECIPES:
         raise ManifestError(f"preprocessing id {recipe_id[:80]!r} is unknown; known: {', '.join(RECIPES)}")
     recipe = RECIPES[recipe_id]
@@ -232,7 +236,7 @@ def _recipe(preprocessing: dict[str, Any]) -> Recipe:
 
 
 def _rgb(record: dict[str, Any], key: str) -> tuple[float, float, float]:
-    values = _list(record, key, float)
+    values = list_of(record, key, float)
     if len(values) != 3:
         raise ManifestError(f"{key} has {len(values)} values; it must have one each for R, G and B")
     return (values[0], values[1], values[2])
@@ -240,33 +244,20 @@ def _rgb(record: dict[str, Any], key: str) -> tuple[float, float, float]:
 
 def _tensor(record: dict[str, Any]) -> Tensor:
     return Tensor(
-        name=_get(record, "name", str),
-        dtype=_get(record, "dtype", str),
+        name=get(record, "name", str),
+        dtype=get(record, "dtype", str),
         shape=tuple(
-            None if n is None else _get({"shape": n}, "shape", int) for n in _get(record, "shape", list)
+            None if n is None else get({"shape": n}, "shape", int) for n in get(record, "shape", list)
         ),
-        meaning=_get(record, "meaning", str),
+        meaning=get(record, "meaning", str),
     )
 
 
 def _metrics(record: dict[str, Any]) -> Metrics:
     return Metrics(
-        data=_get(record, "data", str),
-        images=_get(record, "images", int),
-        crops=_get(record, "crops", int),
-        top1=_get(record, "top1", float),
-        top5=_get(record, "top5", float),
+        data=get(record, "data", str),
+        images=get(record, "images", int),
+        crops=get(record, "crops", int),
+        top1=get(record, "top1", float),
+        top5=get(record, "top5", float),
     )
-
-
-def _get(record: Any, key: str, kind: type[T]) -> T:
-    value = record.get(key) if isinstance(record, dict) else None
-    if kind is float and type(value) is int and abs(value) <= MAX_INTEGER:  # JSON has one kind of number
-        value = float(value)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ManifestError(f"{key} must be of type {kind.__name__}, not {ascii(value)[:100]}")
-    return value
-
-
-def _list(record: Any, key: str, kind: type[T]) -> list[T]:
-    return [_get({key: value}, key, kind) for value in _get(record, key, list)]

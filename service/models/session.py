@@ -13,7 +13,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from contract.manifest import METADATA_KEY, Manifest, ManifestError
+from contract.fields import ManifestError
+from contract.manifest import METADATA_KEY, Manifest
 from service.device_crops import Crops
 from service.errors import ModelError, UnreadableModel, short_message
 from service.files import read_file

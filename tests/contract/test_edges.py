@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from contract.manifest import Manifest, ManifestError, Metrics, Tensor
+from contract.fields import ManifestError
+from contract.manifest import Manifest, Metrics, Tensor
 from contract.picture import InvalidImage, Picture, UnsupportedImage, _reason, decode, read_header, sniff
 from contract.preprocess import square
 from contract.recipe import DEFAULT_RECIPE, RECIPES, TORCHVISION_RECIPE

@@ -8,15 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.manifest import (
-    CONTROL,
-    MANIFEST_VERSION,
-    MAX_INTEGER,
-    Manifest,
-    ManifestError,
-    Metrics,
-    Tensor,
-)
+from contract.fields import MAX_INTEGER, ManifestError
+from contract.manifest import CONTROL, MANIFEST_VERSION, Manifest, Metrics, Tensor
 from contract.recipe import DEFAULT_RECIPE, RECIPES
 from tests.support.manifests import MANIFEST, changed
 

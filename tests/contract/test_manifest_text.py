@@ -4,11 +4,8 @@ from typing import Any
 
 import pytest
 
-from contract.manifest import (
-    MAX_CHARACTERS,
-    Manifest,
-    ManifestError,
-)
+from contract.fields import ManifestError
+from contract.manifest import MAX_CHARACTERS, Manifest
 from tests.support.manifests import changed
 
 UNENCODABLE = (

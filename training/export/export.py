@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import onnx
 
-from contract.manifest import METADATA_KEY, Manifest, ManifestError, Metrics
+from contract.fields import ManifestError
+from contract.manifest import METADATA_KEY, Manifest, Metrics
 from contract.manifest import Tensor as Declared
 from contract.recipe import DEFAULT_RECIPE
 from training.data.folders import printable

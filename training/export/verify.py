@@ -10,7 +10,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from contract.manifest import METADATA_KEY, Manifest, ManifestError, Metrics
+from contract.fields import ManifestError
+from contract.manifest import METADATA_KEY, Manifest, Metrics
 from training.data.folders import printable
 from training.data.measured_on import VALIDATION, kind_in
 from training.errors import ExportError
