@@ -37,6 +37,8 @@ from training.data.prepared import prepare
 from training.errors import ConfigError, ExportError, TrainingError
 from training.evaluate import evaluate, torch_classifier, worst_confusions
 from training.export.export import export_chosen, model_path
+from training.export.trust import NOTES, TrustOptions
+from training.export.trust_text import trust_lines
 from training.export.verify import manifest_text, read_model, verify
 from training.model import AlexNet, layer_table
 from training.report.figure1 import figure1
@@ -171,7 +173,8 @@ def _export(options: argparse.Namespace) -> None:
     out = model_path(options.out)
     choice = choose(options.source)
     print(f"{choice.path}: {choice.description}")
-    manifest = export_chosen(choice, out, options.precision, options.version, options.data)
+    trust = TrustOptions(options.background, tuple(options.unfamiliar), options.unknown_above)
+    manifest = export_chosen(choice, out, options.precision, options.version, options.data, trust)
     size = out.stat().st_size / 1e6
     print(f"{out}: {size:.1f} MB, {len(manifest.classes)} classes, {manifest.precision}")
     _print_notes(manifest.training.get(MEASURED_ON, {}).get("notes", ()))
@@ -186,6 +189,9 @@ def _export(options: argparse.Namespace) -> None:
     for m in manifest.metrics:
         accuracy = f"top-1 {with_interval(m.top1, m.images)}  top-5 {100 * m.top5:.1f} %"
         print(f"{m.data}, {m.crops} crop(s): {accuracy}")
+    _print_notes(manifest.training.get(NOTES, ()))
+    if manifest.trust is not None:
+        print(*trust_lines(manifest.trust), sep="\n")
 
 
 def _print_parity(parity: dict[str, Any]) -> None:

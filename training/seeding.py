@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 from torch import Generator
 
-ORDER, AUGMENTATION, DROPOUT = range(3)  # independent streams of random numbers
+ORDER, AUGMENTATION, DROPOUT, BACKGROUND, DETAIL = range(5)  # independent streams of random numbers
 
 
 def seed_of(seed: int, stream: int, index: int) -> int:

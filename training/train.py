@@ -96,7 +96,7 @@ def train(
             progress.begin_epoch(epoch, state.step - first)
             todo = range(state.step, last)
             batches = load_ahead(
-                dataset.train, config, batch_size=batch_size, steps=todo, ranks=ranks, workers=workers
+                dataset, config, batch_size=batch_size, steps=todo, ranks=ranks, workers=workers
             )
             unread: list[tuple[int, float, Tensor]] = []
             for step in todo:

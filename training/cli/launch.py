@@ -3,7 +3,8 @@
 import argparse
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from training.cli.checks import path_problems
 from training.cli.overview import overview
 from training.cli.plan import choose, describe, fit_epochs, measure
 from training.config import Config, configure, override, recipe_values
+from training.data.background import load_background
 from training.data.prepared import load_dataset
 from training.distributed import Ranks, process_group
 from training.errors import ConfigError, DataError
@@ -37,6 +39,7 @@ def launch(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     run = load_resumable(options.out) if options.resume and options.out else None
     if run is not None:
         options.data = options.data or trained_in(run, options.out)
+        options.background = options.background or (Path(run.background) if run.background else None)
     options.out = options.out or (run_folder(options.data) if options.data else None)
     config = _settings_of(options, overrides, run)
     with (
@@ -59,6 +62,9 @@ def launch(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
             require_shape(config, start)
         earlier = earlier_run(options.out, run, start)
         dataset = load_dataset(options.data, config, options.workers, earlier)
+        if options.background is not None:
+            pictures = load_background(options.background, config.recipe, "background", options.workers)
+            dataset = replace(dataset, background=pictures)
         if options.classes not in {None, len(dataset.classes)}:
             count = len(dataset.classes)
             raise DataError(f"--classes is {options.classes}, and {options.data} has {count} class folders")
@@ -71,6 +77,7 @@ def launch(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
             start = start or _start_of(plan.start, config.width)
         state, description = init_run(config, dataset, options.out, resumed=run, start=start)
         state.data = str(options.data.resolve())
+        state.background = str(options.background.resolve()) if options.background else ""
         workers = options.workers or usable_cores()
         if reason or options.time:
             batch_size = batch_size_of(config, photographs, ranks)

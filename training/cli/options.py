@@ -12,6 +12,7 @@ from training.cli.advice import program
 from training.config import CHOICES, Config, option_name
 from training.export.graph import PRECISIONS
 from training.start.published import URL
+from training.trust.fit import UNKNOWN_ABOVE
 
 SHAPE = ("width", "arch", "activation", "lrn", "pooling", "dropout")  # settings of the network
 SPLIT = ("image_size", "val_fraction", "seed")
@@ -28,6 +29,13 @@ def make_parser(about: str) -> argparse.ArgumentParser:
         "--data",
         type=Path,
         help="has train/ and val/, or is one tree to split; required (default with --resume: the run's)",
+    )
+    command.add_argument(
+        "--background",
+        type=Path,
+        metavar="DIR",
+        help="pictures of anything but the classes, at any depth: the network learns to be unsure of them "
+        "(default: none)",
     )
     command.add_argument(
         "--out",
@@ -119,6 +127,7 @@ def make_parser(about: str) -> argparse.ArgumentParser:
         type=Path,
         help="photographs to measure the file on; fp16 and int8 need them (default: no measurement)",
     )
+    _trust_options(command)
     command.add_argument(
         "--precision",
         choices=PRECISIONS,
@@ -176,6 +185,33 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _trust_options(command: argparse.ArgumentParser) -> None:
+    """Add the options about what is measured and compared to tell unfamiliar images apart."""
+    command.add_argument(
+        "--background",
+        type=Path,
+        metavar="DIR",
+        help="pictures of anything but the classes, which the file compares images with "
+        "(default: those of the training)",
+    )
+    command.add_argument(
+        "--unfamiliar",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="pictures of anything but the classes, to measure how many are noticed; may be given again",
+    )
+    command.add_argument(
+        "--unknown-above",
+        type=_share,
+        default=UNKNOWN_ABOVE,
+        metavar="SHARE",
+        help="unfamiliarity above which an image is unknown, 0 to 1 "
+        f"(default {UNKNOWN_ABOVE}: 5 %% of photographs like the held-out ones)",
+    )
+
+
 def _config_options(
     command: argparse.ArgumentParser, names: tuple[str, ...], default: str = "default"
 ) -> None:
@@ -227,6 +263,16 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return share
 
 
 def _seconds(text: str) -> float:

@@ -154,7 +154,7 @@ def measure(state: Checkpoint, dataset: Dataset, *, batch_size: int, ranks: Rank
     """Time training steps and a validation on a copy of the network; `state` does not change."""
     trainer, seconds = Trainer(state, torch.zeros(3, 3), ranks), []
     batches = load_ahead(
-        dataset.train,
+        dataset,
         state.config,
         batch_size=batch_size,
         steps=range(MEASURED_STEPS),

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 ROTATION = 15.0  # degrees either way, strong()
 MIN_AREA = 0.2  # of the square, the smallest zoomed crop, strong()
+MIN_SIDE = 32  # pixels, coarsen()
 JITTER = 0.3  # brightness, contrast and saturation vary by up to this fraction, strong()
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -113,6 +114,19 @@ def _colour_jitter(squares: Tensor, factors: list[Tensor]) -> tuple[Tensor, Tens
     saturate = s * torch.eye(3, device=squares.device) + (1 - s) * luma.expand(3, 3)
     level = squares[:, ::8, ::8].float().mean((1, 2, 3))[:, None, None]
     return saturate * b * c, (b * (1 - c) * level).expand(-1, 3, 1)
+
+
+def coarsen(pixels: Tensor, generator: Generator) -> Tensor:
+    """Reduce a random half of images (N, 3, S, S) to a random size, and enlarge them again.
+
+    The size is from MIN_SIDE to S pixels, the same for all.
+    """
+    size = pixels.shape[-1]
+    side = round(MIN_SIDE * (size / MIN_SIDE) ** float(torch.rand((), generator=generator)))
+    chosen = torch.rand(len(pixels), generator=generator) < 0.5
+    small = F.interpolate(pixels, (side, side), mode="area")
+    coarse = F.interpolate(small, (size, size), mode="bilinear", align_corners=False)
+    return torch.where(_per_image(chosen, pixels), coarse, pixels)
 
 
 def mix(pixels: Tensor, targets: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:

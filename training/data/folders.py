@@ -213,6 +213,12 @@ def _files(folder: Path, deep: bool = True) -> Iterator[Path]:
     yield from (path for path in sorted(paths) if path.is_file() or not path.exists())
 
 
+def pictures_below(folder: Path) -> list[Path]:
+    """List the pictures anywhere below `folder`, sorted. Raises DataError if it is not a folder."""
+    folders_of(folder)
+    return [path for path in _files(folder) if _is_picture(path)]
+
+
 def _hidden(name: str) -> bool:
     return name.startswith(".") or name in _SYSTEM
 

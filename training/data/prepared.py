@@ -38,7 +38,7 @@ class Dataset:
     `split` says how one tree was divided; None if it came divided. `skipped` has a line with the reason for
     each unreadable picture, `others` counts the files that are not pictures. `trained_before` are the
     digests of the photographs that the run which this one starts from was trained on; if that is
-    `unrecorded`, `val` may include some of them.
+    `unrecorded`, `val` may include some of them. `background` are pictures of none of the classes.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Dataset:
     warnings: tuple[str, ...]
     trained_before: Tensor
     unrecorded: bool
+    background: Split | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from training.evaluate import Classify, evaluate, probabilities_of, score, torch
 from training.export.graph import OPSET, build_graph
 from training.export.parity import TOLERANCE, classifier_of, difference, max_changed, measure_parity
 from training.export.quantize import IMAGES, quantise
+from training.export.trust import DEFAULTS, TrustOptions, TrustResult, add_trust, divide_logits
 from training.messages import abbreviated
 from training.model import AlexNet
 from training.run import checkpoint
@@ -41,10 +42,15 @@ MAX_LOSS: Final = 0.005  # of top-1 accuracy (0 to 1) in fp16 and int8
 
 
 def export(
-    source: Path, out: Path, precision: str = "fp32", version: int = 1, data: Path | None = None
+    source: Path,
+    out: Path,
+    precision: str = "fp32",
+    version: int = 1,
+    data: Path | None = None,
+    trust: TrustOptions = DEFAULTS,
 ) -> Manifest:
     """Export the checkpoint that `choose` takes from the run folder or file `source`."""
-    return export_chosen(choose(source), out, precision, version, data)
+    return export_chosen(choose(source), out, precision, version, data, trust)
 
 
 def model_path(out: Path) -> Path:
@@ -55,13 +61,19 @@ def model_path(out: Path) -> Path:
 
 
 def export_chosen(
-    choice: Choice, out: Path, precision: str = "fp32", version: int = 1, data: Path | None = None
+    choice: Choice,
+    out: Path,
+    precision: str = "fp32",
+    version: int = 1,
+    data: Path | None = None,
+    trust: TrustOptions = DEFAULTS,
 ) -> Manifest:
     """Write the model file `out` and return its manifest; an old file stays if any check fails.
 
-    With `data`, accuracy is measured with the file itself, on one crop and on ten; without, the manifest
-    has that of the run's last validation. fp16 and int8 need `data`: they are accepted if they lose at
-    most MAX_LOSS of top-1 on it. Raises ExportError, CheckpointError or DataError.
+    With `data`, accuracy is measured with the file itself, on one crop and on ten, and trust is fitted by
+    the options `trust`; without, the manifest has the accuracy of the run's last validation. fp16 and int8
+    need `data`: they are accepted if they lose at most MAX_LOSS of top-1 on it. Raises ExportError,
+    CheckpointError or DataError.
     """
     path, state = choice.path, choice.state
     if state.config.image_size != DEFAULT_RECIPE.crop:
@@ -82,6 +94,10 @@ def export_chosen(
         measured = None if data is None else load_held_out(data, record_of(state))
         split = None if measured is None else measured.split
         graph, acceptance = _graph_of(state, model, precision, data, split, out)
+        fitted = TrustResult()
+        if data is not None and measured is not None:
+            fitted = add_trust(graph, state, data, measured, trust)
+            divide_logits(model, fitted.temperature)
         onnx.checker.check_model(graph, full_check=True)
         exported = classifier_of(graph)
         parity = measure_parity(model, state.mean, state.std, exported, split)
@@ -94,8 +110,10 @@ def export_chosen(
         try:
             manifest = replace(
                 manifest,
+                outputs=manifest.outputs + fitted.outputs,
+                trust=fitted.trust,
                 metrics=_metrics(state, exported, measured, data),
-                training=manifest.training | _measured_on(state, measured),
+                training=manifest.training | _measured_on(state, measured) | fitted.record,
                 parity=parity.record() | acceptance,
             )
         except ManifestError as error:  # such as an infinite difference

@@ -49,13 +49,14 @@ def add_features(graph: Graph, channels: int) -> None:
 
 def add_score(graph: Graph, neighbours: Neighbours) -> None:
     """Add the score "unfamiliarity.score" (N, 1): the higher, the less familiar."""
-    zero = graph.constant("unfamiliarity.no_background", 0)
     near = _log_density(graph, "references", neighbours.references)
     if len(neighbours.background["mean"]):
         other = _log_density(graph, "background", neighbours.background)
         weight = graph.constant("unfamiliarity.weight", BACKGROUND_WEIGHT)
-        zero = graph.node("Mul", [other, weight], "unfamiliarity.weighted")
-    graph.node("Sub", [zero, near], SCORE)
+        other = graph.node("Mul", [other, weight], "unfamiliarity.weighted")
+    else:
+        other = graph.constant("unfamiliarity.no_background", 0)
+    graph.node("Sub", [other, near], SCORE)
 
 
 def add_unfamiliarity(graph: Graph, knots: Array) -> None:

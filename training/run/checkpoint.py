@@ -40,7 +40,8 @@ class Checkpoint:
     - `preprocessing`: the id of a recipe, if it is not the configuration's own.
     - `scaler`: the loss scaling of fp16. `schedule`: the state of `training.schedule`.
     - `metrics`: of exactly these weights; empty within an epoch. `best`: those of best.pt, with its epoch.
-    - `data`: the path of the photographs on the training machine; not written into model files.
+    - `data`, `background`: the paths of the photographs and of the background pictures on the training
+      machine; not written into model files.
     - `held_out`: names (CLASS/FILE) and digests of the validation photographs; empty in older checkpoints.
     - `trained_on`: sorted digests of the training photographs. `trained_before`: digests of those that
       the run which this one started from was trained on.
@@ -65,6 +66,7 @@ class Checkpoint:
     provenance: dict[str, Any] = field(default_factory=dict)
     preprocessing: str | None = None
     data: str = ""
+    background: str = ""
     held_out: dict[str, Any] = field(
         default_factory=dict, compare=False
     )  # tensors do not compare to a bool

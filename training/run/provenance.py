@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from training.data.measured_on import digest_of_all
 from training.data.prepared import Dataset
 
 
@@ -16,13 +17,18 @@ def run_provenance(data: Dataset) -> dict[str, Any]:
     """Collect the provenance of a new run: date, revision, data, versions.
 
     `split` says how one tree was divided, so that the held-out photographs can be found again.
+    `background` identifies the background pictures, None without any.
     """
+    background = data.background
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "revision": revision(),
         "data": data.name,
         "images": len(data.train),
         "split": data.split,
+        "background": None
+        if background is None
+        else {"pictures": len(background), "digest": digest_of_all(background.digests)},
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "seconds": 0.0,

@@ -1,0 +1,223 @@
+"""Add to a graph what its answers are worth: a temperature, and the output `unfamiliarity`.
+
+Both are fitted to what the graph itself computes for held-out photographs.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from contract.manifest import Tensor as Declared
+from contract.recipe import Recipe
+from contract.trust import UNFAMILIARITY, Trust, UnfamiliarResult
+from training.data.background import load_background
+from training.data.folders import printable
+from training.data.images import Split, central
+from training.data.measured_on import PLAIN
+from training.evaluate import BATCH
+from training.export.graph import Array, Graph
+from training.export.unfamiliarity import (
+    POOLS,
+    SCORE,
+    Features,
+    Neighbours,
+    add_features,
+    add_score,
+    add_unfamiliarity,
+)
+from training.model import AlexNet
+from training.run.checkpoint import Checkpoint
+from training.run.held_out import Measured, load_some_training, record_of
+from training.trust.fit import (
+    MIN_PHOTOGRAPHS,
+    UNKNOWN_ABOVE,
+    HeldOut,
+    Results,
+    compare_unfamiliar,
+    fit_and_measure,
+    trust_of,
+)
+
+MAX_REFERENCES: Final = 2_048
+MAX_BACKGROUND: Final = 1_024
+NOTES: Final = "trust_notes"
+FEATURES: Final = tuple(f"unfamiliarity.{part}" for part in POOLS)
+# The logits are divided by the temperature in the last layer's stored values, whichever of these it has.
+_LOGIT_FACTORS: Final = ("fc8.weight", "fc8.weight.scale", "fc8.bias", "fc8.bias.scale")
+
+
+@dataclass(frozen=True)
+class TrustOptions:
+    """The options of `export` about trust.
+
+    `background` (default: that of the training) and the `unfamiliar` folders hold pictures of none of the
+    classes, to compare with and to measure on. Images above `unknown_above` (0 to 1) are unknown.
+    """
+
+    background: Path | None = None
+    unfamiliar: Sequence[Path] = ()
+    unknown_above: float = UNKNOWN_ABOVE
+
+
+DEFAULTS: Final = TrustOptions()
+
+
+@dataclass(frozen=True)
+class TrustResult:
+    """The manifest's section, the measurement behind it, and notes about what could not be fitted.
+
+    `unfamiliar` has the unfamiliarity (M,) of the pictures of each folder that was measured.
+    """
+
+    trust: Trust | None = None
+    results: Results | None = None
+    unfamiliar: Mapping[str, Array] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def temperature(self) -> float:
+        """The temperature by which the graph's logits are divided."""
+        return 1.0 if self.trust is None else self.trust.temperature
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The entry of `manifest.training`."""
+        return {NOTES: list(self.notes)} if self.notes else {}
+
+    @property
+    def outputs(self) -> tuple[Declared, ...]:
+        """The outputs that the graph has got."""
+        if self.trust is None or self.trust.familiarity is None:
+            return ()
+        meaning = "share of held-out photographs that are more familiar, 0 to 1"
+        return (Declared(UNFAMILIARITY, "float32", (None,), meaning),)
+
+
+def add_trust(
+    graph: onnx.ModelProto, state: Checkpoint, data: Path, measured: Measured, options: TrustOptions
+) -> TrustResult:
+    """Fit and measure trust on held-out photographs, and change the graph of `state` accordingly.
+
+    `data` has the training photographs. Raises DataError.
+    """
+    held_out, recipe = measured.split, state.recipe
+    if measured.kind not in PLAIN:
+        return TrustResult(notes=(f"no trust is fitted to {measured.kind}",))
+    if len(held_out) < MIN_PHOTOGRAPHS:
+        note = f"no trust is fitted to {len(held_out)} held-out photographs; {MIN_PHOTOGRAPHS} are needed"
+        return TrustResult(notes=(note,))
+    counts, notes = (0, 0), tuple[str, ...]()
+    if len(state.trained_on):
+        counts = _add_score(graph, state, data, options)
+    else:
+        notes = ("no unfamiliarity: the run does not record its training photographs",)
+    outputs = ("probabilities", SCORE) if counts[0] else ("probabilities",)
+    photographs = held_out_of(run_split(graph, held_out, recipe, outputs), held_out)
+    method, fitted, results = fit_and_measure(photographs)
+    scale_logits(graph, 1 / fitted.temperature)
+    unfamiliar: dict[str, Array] = {}
+    compared: list[UnfamiliarResult] = []
+    if fitted.knots is not None and results.unfamiliarity is not None:
+        knots = fitted.knots
+        _append(graph, lambda part: add_unfamiliarity(part, knots))
+        graph.graph.output.append(helper.make_tensor_value_info(UNFAMILIARITY, TensorProto.FLOAT, ["N"]))
+        for folder in options.unfamiliar:
+            split, name = load_background(folder, recipe, "unfamiliar"), printable(folder.resolve().name)
+            found = run_split(graph, split, recipe, ("probabilities", UNFAMILIARITY))
+            unfamiliar[name] = found[UNFAMILIARITY]
+            compared.append(
+                compare_unfamiliar(
+                    name,
+                    found["probabilities"],
+                    found[UNFAMILIARITY],
+                    results.unfamiliarity,
+                    options.unknown_above,
+                )
+            )
+    trust = trust_of(len(held_out), method, fitted, results, *counts, options.unknown_above, compared)
+    return TrustResult(trust, results, unfamiliar, notes)
+
+
+def _add_score(
+    graph: onnx.ModelProto, state: Checkpoint, data: Path, options: TrustOptions
+) -> tuple[int, int]:
+    """Add features and score -> how many references and background pictures the graph has."""
+    references = load_some_training(data, record_of(state), MAX_REFERENCES)
+    folder = options.background or (Path(state.background) if state.background else None)
+    background = references[:0]
+    if folder is not None:
+        split = load_background(folder, state.recipe, "background", count=MAX_BACKGROUND)
+        background = split.squares(torch.arange(len(split)))
+    _append(graph, lambda part: add_features(part, _channels(graph)))
+    vectors = [_features(graph, squares, state.recipe) for squares in (references, background)]
+    _append(graph, lambda part: add_score(part, Neighbours(*vectors)))
+    return len(references), len(background)
+
+
+def held_out_of(outputs: Mapping[str, Array], split: Split, temperature: float = 1.0) -> HeldOut:
+    """Recover logits, up to a constant for each photograph, from probabilities at `temperature`."""
+    probabilities = outputs["probabilities"].astype(np.float64)
+    logits = temperature * np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+    scores = outputs[SCORE][:, 0].astype(np.float64) if SCORE in outputs else None
+    return HeldOut(logits, split.labels.numpy(), split.digests.numpy(), scores)
+
+
+def scale_logits(graph: onnx.ModelProto, factor: float) -> None:
+    """Multiply the logits by `factor`, in the stored weights of the last layer."""
+    for tensor in graph.graph.initializer:
+        if tensor.name in _LOGIT_FACTORS:
+            values = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array((values * factor).astype(values.dtype), tensor.name))
+
+
+def divide_logits(model: AlexNet, temperature: float) -> None:
+    """Divide the logits of the network in torch, as `scale_logits` does with the graph."""
+    with torch.no_grad():
+        for parameter in model.fc8.parameters():
+            parameter.div_(temperature)
+
+
+def run_split(
+    graph: onnx.ModelProto, split: Split, recipe: Recipe, outputs: Sequence[str]
+) -> dict[str, Array]:
+    """Run the central crops of `split` with ONNX Runtime -> by name, outputs or inner values (N, ...)."""
+    return _run(graph, (central(squares, recipe) for squares in split.batches(BATCH)), outputs)
+
+
+def _features(graph: onnx.ModelProto, squares: Tensor, recipe: Recipe) -> Features:
+    """Compute the features of pictures (N, resize, resize, 3) -> by part, (N, C)."""
+    if not len(squares):
+        return {part: np.empty((0, _channels(graph)), np.float32) for part in POOLS}
+    batches = (central(part, recipe) for part in torch.split(squares, BATCH))
+    return dict(zip(POOLS, _run(graph, batches, FEATURES).values(), strict=True))
+
+
+def _run(graph: onnx.ModelProto, batches: Iterable[Tensor], outputs: Sequence[str]) -> dict[str, Array]:
+    model = onnx.ModelProto()
+    model.CopyFrom(graph)
+    declared = {output.name for output in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in declared)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    rows = [session.run(list(outputs), {"images": batch.numpy()}) for batch in batches]
+    return {name: np.concatenate([row[place] for row in rows]) for place, name in enumerate(outputs)}
+
+
+def _append(graph: onnx.ModelProto, add: Callable[[Graph], None]) -> None:
+    """Append the nodes and constants that `add` adds to a Graph."""
+    part = Graph("fp32")
+    add(part)
+    graph.graph.node.extend(part.nodes)
+    graph.graph.initializer.extend(part.initializers)
+
+
+def _channels(graph: onnx.ModelProto) -> int:
+    (conv5,) = (output for output in graph.graph.output if output.name == "conv5")
+    return int(conv5.type.tensor_type.shape.dim[1].dim_value)
