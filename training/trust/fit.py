@@ -134,7 +134,7 @@ def compare_unfamiliar(
 
 
 def auroc(low: Floats, high: Floats) -> float:
-    """Compute the share of pairs in which the value of `high` (M,) exceeds that of `low` (N,); ties half."""
+    """Compute the share of pairs in which `high` (M,) exceeds `low` (N,); ties count half."""
     ordered = np.sort(low)
     below = np.searchsorted(ordered, high, "left") + np.searchsorted(ordered, high, "right")
     return float(below.mean() / (2 * len(low)))
