@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 IMAGE: Final = (224, 224, 3)
 # At the larger size, a cost that grows faster than the batch is far above its limit.
 BATCHES: Final = (1, 256)
-MAX_NODES: Final = 500  # ours have up to 110
+MAX_NODES: Final = 500  # ours have up to 140
 MAX_VALUES: Final = 20_000_000  # in the outputs of all nodes for one image; ours have up to 11 million
 MAX_WORK: Final = 4_000_000_000  # multiplications for one image; ours have up to 1.7 billion
 # Values computed from constants alone: MAX_FOLDED, and FOLDED_PER_STORED more for every stored value,
@@ -76,6 +76,9 @@ class _Run:
                 raise OnnxError(
                     f"computes more than {max_folded:,} values from its constants; none of ours does"
                 )
+        for name in self.file.outputs:
+            if self.shapes.get(name, ())[:1] != (self.batch,):
+                raise OnnxError(f"has the output {name[:40]} without a row for each image")
 
     def add(self, node: Node) -> None:
         """Infer the shape of the node's output and add its cost."""
@@ -150,8 +153,11 @@ class _Run:
             right = right[::-1]
         if left[1] != right[0]:
             raise OnnxError("has Gemm of matrices that do not fit")
+        shape = (left[0], right[1])
+        if any(_broadcast(shape, self.shapes[added]) != shape for added in node.inputs[2:]):
+            raise OnnxError("has Gemm that adds a matrix that does not fit")
         self.work += left[0] * left[1] * right[1]
-        return (left[0], right[1])
+        return shape
 
     def convolve(self, node: Node) -> Shape:
         images, kernels = (self.shapes[name] for name in node.inputs[:2])
@@ -231,11 +237,13 @@ OPERATORS: Final = {
     "Conv": _operator(_Run.convolve, (2, 3), "kernel_shape", "pads", "strides", "group"),
     "DequantizeLinear": _QUANTISED,
     "Div": _BINARY,
+    "Exp": _UNARY,
     "Expand": _operator(_Run.expand, (2,)),
     "Flatten": _operator(_Run.flatten, (1,)),
     "Gemm": _operator(_Run.gemm, (2, 3), "transB"),
     "Identity": _UNARY,
     "LRN": _operator(_Run.lrn, (1,), "size", *LRN_FLOATS),
+    "Log": _UNARY,
     "MaxPool": _operator(_Run.pool, (1,), "kernel_shape", "pads", "strides"),
     "Mul": _BINARY,
     "Pow": _BINARY,

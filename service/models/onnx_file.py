@@ -1,6 +1,6 @@
 """Parse an ONNX file before ONNX Runtime does, and refuse anything our exporter cannot write.
 
-A file may come from anywhere. Only what `training/export/graph.py` can write is allowed: its operators, no
+A file may come from anywhere. Only what `training/export` can write is allowed: its operators, no
 graph in a node (loops, branches), no functions, and no tensor stored in another file, because its path
 could point at any file of the server.
 
@@ -34,8 +34,8 @@ MAX_DIMENSIONS: Final = 8
 OPSETS: Final = (17, 18)
 # fmt: off
 OPERATORS: Final = frozenset((
-    "Add", "AveragePool", "Cast", "Conv", "DequantizeLinear", "Div", "Expand",
-    "Flatten", "Gemm", "Identity", "LRN", "MaxPool", "Mul", "Pow", "QuantizeLinear",
+    "Add", "AveragePool", "Cast", "Conv", "DequantizeLinear", "Div", "Exp", "Expand",
+    "Flatten", "Gemm", "Identity", "LRN", "Log", "MaxPool", "Mul", "Pow", "QuantizeLinear",
     "Relu", "Reshape", "Softmax", "Sqrt", "Sub", "Tanh", "Transpose",
 ))
 # fmt: on

@@ -6,11 +6,13 @@ cosine), in which the nearest count most. The score is the log density of the ba
 less that of the training photographs.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from onnx import TensorProto
+import onnx
+from onnx import TensorProto, helper
 
 from contract.trust import UNFAMILIARITY
 from training.export.graph import Array, Graph
@@ -76,6 +78,15 @@ def add_unfamiliarity(graph: Graph, knots: Array) -> None:
     column = graph.node("Gemm", [clipped, mean], "unfamiliarity.column", transB=1)
     shape = graph.constant("unfamiliarity.shape", [-1], np.int64)
     graph.node("Reshape", [column, shape], UNFAMILIARITY)
+
+
+def extend(model: onnx.ModelProto, graph: Graph, outputs: Mapping[str, Sequence[int | str]]) -> None:
+    """Append the nodes and constants of `graph` to the model, and its float32 `outputs`, shapes by name."""
+    model.graph.node.extend(graph.nodes)
+    model.graph.initializer.extend(graph.initializers)
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()
+    )
 
 
 def _log_density(graph: Graph, name: str, pictures: Features) -> str:

@@ -1,17 +1,30 @@
 """Graphs of the package onnx: every network that training exports, and a small one of all fields."""
 
 import itertools
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from contract.trust import UNFAMILIARITY
 from service.models.onnx_file import OnnxFile
 from tests.support.checkout import ROOT
-from training.export.graph import PRECISIONS, Rounding, build_graph
+from training.export.graph import PRECISIONS, Array, Graph, Rounding, build_graph
+from training.export.unfamiliarity import (
+    POOLS,
+    Features,
+    Neighbours,
+    add_features,
+    add_score,
+    add_unfamiliarity,
+    extend,
+)
 from training.model import AlexNet, Variant, weighted_layers
 
 SHIPPED = ROOT / "models" / "flowers17.onnx"
+KNOTS: Final = np.linspace(-20, 5, 101)  # of scores: from the lowest to the highest that are likely
 
 
 def kinds(graph: onnx.GraphProto) -> set[str]:
@@ -56,14 +69,45 @@ def networks() -> list[onnx.ModelProto]:
         except ValueError:
             continue
         network = AlexNet(5, 0.02, variant=variant)
-        rounding = Rounding()
-        if integer:
-            names = [name for name, _layer in weighted_layers(network)]
-            points = ["centred", *names, "conv1.norm", "conv2.norm"]
-            rounding = Rounding(frozenset(names), {p: 1.0 for p in points if p != "fc8"})
+        rounding = rounding_of_all(network) if integer else Rounding()
         graphs.append(build_graph(network, [1.0] * 3, [1.0] * 3, precision, rounding))
+        if variant == Variant():
+            for background in (0, 3):
+                graph = build_graph(network, [1.0] * 3, [1.0] * 3, precision, rounding)
+                graphs.append(add_part(graph, precision, background=background))
     assert len(graphs) > 20
     return graphs
+
+
+def rounding_of_all(network: AlexNet) -> Rounding:
+    """Make every layer of an int8 graph compute in integers, with activations in steps of 1."""
+    names = [name for name, _layer in weighted_layers(network)]
+    points = ["centred", *names, "conv1.norm", "conv2.norm"]
+    return Rounding(frozenset(names), {p: 1.0 for p in points if p != "fc8"})
+
+
+def add_part(
+    model: onnx.ModelProto,
+    precision: str,
+    references: int = 5,
+    background: int = 3,
+    knots: Array = KNOTS,
+    shape: Sequence[int | str] = ("N",),
+) -> onnx.ModelProto:
+    """Add the output `unfamiliarity` to the model, from random neighbours, and declare its `shape`."""
+    (conv5,) = (output for output in model.graph.output if output.name == "conv5")
+    channels = conv5.type.tensor_type.shape.dim[1].dim_value
+    graph, rng = Graph(precision), np.random.default_rng(0)
+
+    def features(count: int) -> Features:
+        vectors = {part: rng.random((count, channels)) for part in POOLS}
+        return {part: v / np.linalg.norm(v, axis=1, keepdims=True) for part, v in vectors.items()}
+
+    add_features(graph, channels)
+    add_score(graph, Neighbours(features(references), features(background)))
+    add_unfamiliarity(graph, knots)
+    extend(model, graph, {UNFAMILIARITY: shape})
+    return model
 
 
 def small() -> onnx.ModelProto:
