@@ -69,13 +69,16 @@ def add_unfamiliarity(graph: Graph, knots: Array) -> None:
     steps = len(knots) - 1
     low = graph.constant("unfamiliarity.knots", knots[:-1])
     scale = graph.constant("unfamiliarity.scale", 1 / np.maximum(np.diff(knots), MIN_DIVISOR))
+    one = graph.constant("unfamiliarity.one", [1])
     above = graph.node("Sub", [SCORE, low], "unfamiliarity.above")
     above = graph.node("Mul", [above, scale], "unfamiliarity.steps")
-    beyond = graph.node("Sub", [above, graph.constant("unfamiliarity.one", 1)], "unfamiliarity.beyond")
-    shares = [graph.node("Relu", [x], f"{x}.positive") for x in (above, beyond)]
-    clipped = graph.node("Sub", shares, "unfamiliarity.shares")
-    mean = graph.constant("unfamiliarity.average", np.full((1, steps), 1 / steps))
-    column = graph.node("Gemm", [clipped, mean], "unfamiliarity.column", transB=1)
+    above = graph.node("Relu", [above], "unfamiliarity.steps.positive")
+    # 1 where the score is below the step, 0 where it is above. Rounded, it stays in 0 to 1.
+    below = graph.node("Sub", [one, above], "unfamiliarity.below")
+    below = graph.node("Relu", [below], "unfamiliarity.below.positive")
+    shares = graph.constant("unfamiliarity.average", np.full((1, steps), -1 / steps))
+    column = graph.node("Gemm", [below, shares, one], "unfamiliarity.column", transB=1)  # 1 - the mean
+    column = graph.node("Relu", [column], "unfamiliarity.column.positive")
     shape = graph.constant("unfamiliarity.shape", [-1], np.int64)
     graph.node("Reshape", [column, shape], UNFAMILIARITY)
 
