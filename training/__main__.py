@@ -173,7 +173,7 @@ def _export(options: argparse.Namespace) -> None:
     out = model_path(options.out)
     choice = choose(options.source)
     print(f"{choice.path}: {choice.description}")
-    trust = TrustOptions(options.background, tuple(options.unfamiliar), options.unknown_above)
+    trust = _trust_options(options)
     manifest = export_chosen(choice, out, options.precision, options.version, options.data, trust)
     size = out.stat().st_size / 1e6
     print(f"{out}: {size:.1f} MB, {len(manifest.classes)} classes, {manifest.precision}")
@@ -194,6 +194,10 @@ def _export(options: argparse.Namespace) -> None:
         print(*trust_lines(manifest.trust), sep="\n")
 
 
+def _trust_options(options: argparse.Namespace) -> TrustOptions:
+    return TrustOptions(options.background, tuple(options.unfamiliar), options.unknown_above)
+
+
 def _print_parity(parity: dict[str, Any]) -> None:
     for key, name in (
         ("file_torch64", "file to torch in float64"),
@@ -212,7 +216,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    result = verify(options.file, options.data)
+    result = verify(options.file, options.data, options.unfamiliar)
     _print_notes(result.notes)
     _print_parity(result.parity.record())
     for expected, measured in zip(result.expected, result.measured, strict=True):
@@ -223,6 +227,8 @@ def _verify(options: argparse.Namespace) -> None:
             f"top-1 {measured.top1:.2%} (manifest {expected.top1:.2%}{of})  "
             f"top-5 {measured.top5:.2%} (manifest {expected.top5:.2%}{of})"
         )
+    if result.trust is not None:
+        print(*trust_lines(result.trust), sep="\n")
     if not result.measured:
         print("the manifest records no accuracy: only parity is checked")
     if result.failures:
@@ -230,7 +236,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    path, notes = report(options.source, options.data)
+    path, notes = report(options.source, options.data, _trust_options(options))
     _print_notes(notes)
     print(path)
 

@@ -151,10 +151,12 @@ def make_parser(about: str) -> argparse.ArgumentParser:
     command.add_argument(
         "--data", type=Path, required=True, help="the photographs that its accuracy was measured on"
     )
+    _unfamiliar_option(command, "a folder that `export` measured unfamiliar pictures on")
 
     command = commands.add_parser("report", help="write one HTML page: curves, kernels, mistakes")
     command.add_argument("source", type=Path, metavar="RUN", help="run folder or checkpoint")
     command.add_argument("--data", type=Path, help="the photographs (default: where they were in training)")
+    _trust_options(command)
 
     command = commands.add_parser("base", help="pre-train the base network on sets of small pictures")
     command.add_argument(
@@ -194,14 +196,7 @@ def _trust_options(command: argparse.ArgumentParser) -> None:
         help="pictures of anything but the classes, which the file compares images with "
         "(default: those of the training)",
     )
-    command.add_argument(
-        "--unfamiliar",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="pictures of anything but the classes, to measure how many are noticed; may be given again",
-    )
+    _unfamiliar_option(command, "pictures of anything but the classes, to measure how many are noticed")
     command.add_argument(
         "--unknown-above",
         type=_share,
@@ -209,6 +204,17 @@ def _trust_options(command: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="unfamiliarity above which an image is unknown, 0 to 1 "
         f"(default {UNKNOWN_ABOVE}: 5 %% of photographs like the held-out ones)",
+    )
+
+
+def _unfamiliar_option(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument(
+        "--unfamiliar",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help=f"{text}; may be given again (default: none)",
     )
 
 

@@ -15,6 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from contract.manifest import Manifest
 from contract.manifest import Tensor as Declared
 from contract.recipe import Recipe
 from contract.trust import UNFAMILIARITY, Trust, UnfamiliarResult
@@ -22,6 +23,7 @@ from training.data.background import load_background
 from training.data.folders import printable
 from training.data.images import Split, central
 from training.data.measured_on import PLAIN
+from training.errors import DataError
 from training.evaluate import BATCH
 from training.export.graph import Array, Graph
 from training.export.unfamiliarity import (
@@ -114,52 +116,81 @@ def add_trust(
     if len(held_out) < MIN_PHOTOGRAPHS:
         note = f"no trust is fitted to {len(held_out)} held-out photographs; {MIN_PHOTOGRAPHS} are needed"
         return TrustResult(notes=(note,))
-    counts, notes = (0, 0), tuple[str, ...]()
-    if len(state.trained_on):
-        counts = _add_score(graph, state, data, options)
-    else:
-        notes = ("no unfamiliarity: the run does not record its training photographs",)
+    counts, notes = _add_score(graph, state, data, options)
     outputs = ("probabilities", SCORE) if counts[0] else ("probabilities",)
     photographs = held_out_of(run_split(graph, held_out, recipe, outputs), held_out)
     method, fitted, results = fit_and_measure(photographs)
     scale_logits(graph, 1 / fitted.temperature)
     unfamiliar: dict[str, Array] = {}
     compared: list[UnfamiliarResult] = []
-    if fitted.knots is not None and results.unfamiliarity is not None:
+    if fitted.knots is not None:
         knots = fitted.knots
         _append(graph, lambda part: add_unfamiliarity(part, knots))
         graph.graph.output.append(helper.make_tensor_value_info(UNFAMILIARITY, TensorProto.FLOAT, ["N"]))
-        for folder in options.unfamiliar:
-            split, name = load_background(folder, recipe, "unfamiliar"), printable(folder.resolve().name)
-            found = run_split(graph, split, recipe, ("probabilities", UNFAMILIARITY))
-            unfamiliar[name] = found[UNFAMILIARITY]
-            compared.append(
-                compare_unfamiliar(
-                    name,
-                    found["probabilities"],
-                    found[UNFAMILIARITY],
-                    results.unfamiliarity,
-                    options.unknown_above,
-                )
-            )
+        unfamiliar, compared = _compare(graph, options.unfamiliar, recipe, results, options.unknown_above)
     trust = trust_of(len(held_out), method, fitted, results, *counts, options.unknown_above, compared)
     return TrustResult(trust, results, unfamiliar, notes)
 
 
+def measure_again(
+    graph: onnx.ModelProto, manifest: Manifest, held_out: Split, unfamiliar: Sequence[Path]
+) -> Trust:
+    """Fit and measure again what the file of `manifest` records, with the same photographs."""
+    trust, recipe = manifest.trust, manifest.recipe
+    assert trust is not None
+    recorded, counts, unknown_above = trust.familiarity, (0, 0), UNKNOWN_ABOVE
+    outputs: tuple[str, ...] = ("probabilities",)
+    if recorded is not None:
+        outputs = ("probabilities", SCORE)
+        counts, unknown_above = (recorded.references, recorded.background), recorded.unknown_above
+    photographs = held_out_of(run_split(graph, held_out, recipe, outputs), held_out, trust.temperature)
+    method, fitted, results = fit_and_measure(photographs)
+    compared = [] if recorded is None else _compare(graph, unfamiliar, recipe, results, unknown_above)[1]
+    return trust_of(len(held_out), method, fitted, results, *counts, unknown_above, compared)
+
+
+def _compare(
+    graph: onnx.ModelProto, folders: Sequence[Path], recipe: Recipe, results: Results, unknown_above: float
+) -> tuple[dict[str, Array], list[UnfamiliarResult]]:
+    """Measure folders of unfamiliar pictures -> their unfamiliarity by name, and the comparisons."""
+    assert results.unfamiliarity is not None
+    values, compared = dict[str, Array](), list[UnfamiliarResult]()
+    for folder in folders:
+        split, name = load_background(folder, recipe, "unfamiliar"), printable(folder.resolve().name)
+        found = run_split(graph, split, recipe, ("probabilities", UNFAMILIARITY))
+        values[name] = found[UNFAMILIARITY]
+        compared.append(
+            compare_unfamiliar(
+                name, found["probabilities"], values[name], results.unfamiliarity, unknown_above
+            )
+        )
+    return values, compared
+
+
 def _add_score(
     graph: onnx.ModelProto, state: Checkpoint, data: Path, options: TrustOptions
-) -> tuple[int, int]:
-    """Add features and score -> how many references and background pictures the graph has."""
-    references = load_some_training(data, record_of(state), MAX_REFERENCES)
+) -> tuple[tuple[int, int], tuple[str, ...]]:
+    """Add features and score, if the training photographs are in `data`.
+
+    -> how many references and background pictures the graph has, and notes.
+    """
+    if not len(state.trained_on):
+        return (0, 0), ("no unfamiliarity: the run does not record its training photographs",)
+    try:
+        references = load_some_training(data, record_of(state), MAX_REFERENCES)
+    except DataError as error:
+        return (0, 0), (f"no unfamiliarity: {error}",)
+    background, notes = references[:0], tuple[str, ...]()
     folder = options.background or (Path(state.background) if state.background else None)
-    background = references[:0]
-    if folder is not None:
+    if folder is not None and not folder.is_dir() and options.background is None:
+        notes = (f"without the background of the training, {printable(folder)}, which is gone",)
+    elif folder is not None:
         split = load_background(folder, state.recipe, "background", count=MAX_BACKGROUND)
         background = split.squares(torch.arange(len(split)))
     _append(graph, lambda part: add_features(part, _channels(graph)))
     vectors = [_features(graph, squares, state.recipe) for squares in (references, background)]
     _append(graph, lambda part: add_score(part, Neighbours(*vectors)))
-    return len(references), len(background)
+    return (len(references), len(background)), notes
 
 
 def held_out_of(outputs: Mapping[str, Array], split: Split, temperature: float = 1.0) -> HeldOut:

@@ -31,5 +31,40 @@ def trust_lines(trust: Trust) -> list[str]:
     return lines
 
 
+def trust_failures(recorded: Trust | None, measured: Trust | None) -> list[str]:
+    """Compare a section with the measurement of now -> a line for each figure that does not hold.
+
+    Two photographs may turn out differently, as on another processor.
+    """
+    if recorded is None or measured is None:
+        return []
+    slack = 2 / measured.photographs
+    pairs = [
+        # The optimum is flat: half a hundredth of the loss lies within a tenth of the temperature.
+        ("temperature", recorded.temperature, measured.temperature, 0.1 * recorded.temperature),
+        ("calibration error", recorded.ece.value, measured.ece.value, 0.01 + slack),
+    ]
+    for old, new in zip(recorded.sets, measured.sets, strict=False):
+        name = f"{old.coverage:.0%} sets"
+        pairs.append((f"coverage of the {name}", old.achieved.value, new.achieved.value, 2 * slack))
+        pairs.append(
+            (f"mean size of the {name}", old.mean_size, new.mean_size, 0.1 * old.mean_size + slack)
+        )
+    if recorded.familiarity is not None and measured.familiarity is not None:
+        known, now = recorded.familiarity.known.value, measured.familiarity.known.value
+        pairs.append(("share of known photographs", known, now, 2 * slack))
+        again = {result.data: result for result in measured.familiarity.unfamiliar}
+        pairs += [
+            (f"AUROC against {result.data}", result.auroc, again[result.data].auroc, 0.01)
+            for result in recorded.familiarity.unfamiliar
+            if result.data in again
+        ]
+    return [
+        f"{name} is {now:.3f}, the manifest has {before:.3f}"
+        for name, before, now, allowed in pairs
+        if not abs(now - before) <= allowed
+    ]
+
+
 def _share(share: Share) -> str:
     return f"{100 * share.value:.1f} % ({100 * share.low:.1f} to {100 * share.high:.1f})"

@@ -1,5 +1,6 @@
 """Read a model file back, print its manifest, and verify its parity and accuracy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,12 +13,15 @@ from torch import Tensor
 
 from contract.fields import ManifestError
 from contract.manifest import METADATA_KEY, Manifest, Metrics
+from contract.trust import Trust
 from training.data.folders import printable
 from training.data.measured_on import VALIDATION, kind_in
 from training.errors import ExportError
 from training.evaluate import Classify, evaluate
 from training.export.graph import Array
 from training.export.parity import TOLERANCE, Parity, classifier_of, measure_parity
+from training.export.trust import measure_again
+from training.export.trust_text import trust_failures, trust_lines
 from training.messages import abbreviated
 from training.model import PAPER, AlexNet, Variant
 from training.run.checkpoint import misfit
@@ -33,7 +37,7 @@ class Verification:
 
     `expected` are the manifest's metrics, `measured` the same ones now; `expected_mean` is the manifest's
     mean difference from torch in float64, `parity` has the one measured now. `kind` says how the
-    photographs relate to the training of the network.
+    photographs relate to the training of the network. `trust` is fitted and measured again.
     """
 
     precision: str
@@ -43,6 +47,8 @@ class Verification:
     measured: tuple[Metrics, ...]
     notes: tuple[str, ...] = ()
     kind: str = VALIDATION
+    expected_trust: Trust | None = None
+    trust: Trust | None = None
 
     @property
     def failures(self) -> list[str]:
@@ -70,7 +76,7 @@ class Verification:
                         f"{name} with {measured.crops} crop(s) is {100 * now:.2f} % on {measured.images} "
                         f"photographs, the manifest has {100 * recorded:.2f} % on {expected.images}"
                     )
-        return failures
+        return failures + trust_failures(self.expected_trust, self.trust)
 
 
 def read_model(path: Path) -> tuple[onnx.ModelProto, Manifest]:
@@ -114,6 +120,9 @@ def manifest_text(manifest: Manifest) -> str:
     line("preprocessing", f"{recipe.id}: resize {recipe.resize}, crop {recipe.crop}")
     for key, values in (("mean", manifest.mean), ("std", manifest.std)):
         line(key, " ".join(f"{value:.2f}" for value in values))
+    if manifest.trust is not None:
+        for text in trust_lines(manifest.trust):
+            line("trust", text)
     for m in manifest.metrics:
         accuracy = f"top-1 {m.top1:.2%}, top-5 {m.top5:.2%}"
         line("accuracy", f"{accuracy} of {m.images} images, {m.crops} crop(s), {m.data}")
@@ -132,11 +141,12 @@ def _pairs(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def verify(path: Path, data: Path) -> Verification:
+def verify(path: Path, data: Path, unfamiliar: Sequence[Path] = ()) -> Verification:
     """Measure a model file's parity with PyTorch, and its accuracy on its validation photographs.
 
     `data` is the folder with these photographs. Each metric of the manifest is measured again, on 1 or 10
-    crops. Raises ExportError or DataError.
+    crops, and its section `trust`, with those of its folders of unfamiliar pictures that are given. Raises
+    ExportError or DataError.
     """
     model, manifest = read_model(path)
     unsupported = [m.crops for m in manifest.metrics if m.crops not in {1, 10}]
@@ -172,6 +182,8 @@ def verify(path: Path, data: Path) -> Verification:
         expected=manifest.metrics,
         measured=tuple(Metrics(data.name, r.images, r.crops, r.top1, r.top5) for r in results),
         notes=measured.notes,
+        expected_trust=manifest.trust,
+        trust=None if manifest.trust is None else measure_again(model, manifest, split, unfamiliar),
         kind=measured.kind if measured.kind != VALIDATION else recorded_kind,
     )
 

@@ -42,8 +42,43 @@ def line_chart(lines: Sequence[Line], below: str, top: float, percent: bool) -> 
         parts.append(f'<text x="{LEFT}" y="{y}" fill="{line.colour}">{escape(line.label)}</text>')
     text = f"{escape(below)} 0 to {last:g}"
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 12}" text-anchor="end">{text}</text>')
+    return _svg(parts, len(lines))
+
+
+def bar_chart(series: Sequence[Line], below: str, bins: int) -> str:
+    """Draw histograms side by side as SVG: x from 0 to 1 in `bins` bins, heights as shares of each series.
+
+    The points of a line are (x, weight).
+    """
+    heights = []
+    for line in series:
+        counts = [0.0] * bins
+        for x, weight in line.points:
+            counts[min(int(x * bins), bins - 1)] += weight
+        total = sum(counts) or 1.0
+        heights.append([count / total for count in counts])
+    top = max(max(row) for row in heights) or 1.0
+    parts, wide, high = [], (WIDTH - LEFT - RIGHT) / bins, HEIGHT - TOP - BOTTOM
+    each = 0.8 * wide / len(series)
+    for row, (line, shares) in enumerate(zip(series, heights, strict=True)):
+        for place, share in enumerate(shares):
+            x, tall = LEFT + place * wide + row * each, share / top * high
+            parts.append(
+                f'<rect x="{x:.1f}" y="{HEIGHT - BOTTOM - tall:.1f}" width="{each:.1f}" '
+                f'height="{tall:.1f}" fill="{line.colour}"/>'
+            )
+        y = HEIGHT + 10 + 20 * row
+        parts.append(f'<text x="{LEFT}" y="{y}" fill="{line.colour}">{escape(line.label)}</text>')
+    parts.append(f'<text x="{LEFT - 8}" y="{TOP}" text-anchor="end" dy="4">{top:.0%}</text>')
+    text = f"{escape(below)} 0 to 1"
+    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 12}" text-anchor="end">{text}</text>')
+    return _svg(parts, len(series))
+
+
+def _svg(parts: Sequence[str], rows: int) -> str:
+    """Frame a chart with `rows` lines of legend."""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT + 20 * len(lines)}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT + 20 * rows}" '
         f'font-family="sans-serif" font-size="13" fill="#888">\n' + "\n".join(parts) + "\n</svg>\n"
     )
 

@@ -24,7 +24,10 @@ from training.evaluate import (
     torch_classifier,
     worst_confusions,
 )
+from training.export.graph import build_graph
+from training.export.trust import DEFAULTS, TrustOptions, add_trust
 from training.report.plots import Line, encoded, line_chart
+from training.report.trust import trust_part
 from training.run import checkpoint
 from training.run.checkpoint import Checkpoint
 from training.run.choice import choose
@@ -50,11 +53,14 @@ figure, dd { margin: 0 } figcaption { font-size: .85rem } dl { columns: 3 12rem 
 """
 
 
-def report(run: Path, data: Path | None = None) -> tuple[Path, tuple[str, ...]]:
+def report(
+    run: Path, data: Path | None = None, options: TrustOptions = DEFAULTS
+) -> tuple[Path, tuple[str, ...]]:
     """Write `run`/report.html about the checkpoint that `choose` takes -> its path, and notes.
 
     The validation photographs are searched in `data`, by default in the folder that the run was trained on.
-    The notes say what differs from the run's own. Raises CheckpointError or DataError.
+    The notes say what differs from the run's own. `options` say with what trust is fitted and measured.
+    Raises CheckpointError or DataError.
     """
     choice = choose(run)
     state = choice.state
@@ -65,6 +71,8 @@ def report(run: Path, data: Path | None = None) -> tuple[Path, tuple[str, ...]]:
     model = checkpoint.restore_model(state)
     probabilities = probabilities_of(torch_classifier(model, state.mean, state.std), split, state.recipe)
     result = score(probabilities, split.labels)
+    graph = build_graph(model, state.mean, state.std, "fp32")
+    fitted = add_trust(graph, state, data, measured, options)
     title = printable(f"{run.resolve().name}: AlexNet on {state.provenance.get('data', data.name)}")
     page = [
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>',
@@ -74,20 +82,23 @@ def report(run: Path, data: Path | None = None) -> tuple[Path, tuple[str, ...]]:
         f"({measured.kind}): top-1 <strong>{with_interval(result.top1, result.images)}</strong>, "
         f"top-5 {100 * result.top5:.1f} %.</p>"
         f"<p>{escape(choice.path.name)}: {escape(choice.description)}.</p>",
-        *(f"<p>Note: {escape(note)}.</p>" for note in measured.notes),
+        *(f"<p>Note: {escape(note)}.</p>" for note in measured.notes + fitted.notes),
         _curves(run),
         "<h2>What the first layer looks for</h2><p>The kernels of conv1, each stretched to the whole range "
         "of brightness (the paper's Figure 3).</p>",
         _image(kernels_picture(model.conv1.weight.detach().cpu().numpy()), "PNG", "kernels of conv1"),
         _classes(result, state.classes, measured.kind),
         _confusion(result, state.classes),
+        ""
+        if fitted.trust is None or fitted.results is None
+        else trust_part(fitted.trust, fitted.results, fitted.unfamiliar),
         _mistakes(probabilities, split, state.classes),
         _settings(state),
         "</html>",
     ]
     path = run / "report.html" if run.is_dir() else run.with_suffix(".html")
     path.write_text("\n".join(page) + "\n", encoding="utf-8")
-    return path, measured.notes
+    return path, measured.notes + fitted.notes
 
 
 def _curves(run: Path) -> str:

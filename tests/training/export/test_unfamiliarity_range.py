@@ -65,8 +65,8 @@ def test_unfamiliarity_is_0_to_1_for_small_and_large_activations(precision: str,
     """The squares of the largest overflow."""
     network = small_network(0.02)
     with torch.no_grad():
-        network.conv5.weight *= scale
-        network.conv5.bias *= scale
+        for parameter in network.conv5.parameters():
+            parameter.mul_(scale)
     images = RNG.integers(0, 256, (3, 224, 224, 3), np.uint8)
     images[0], images[1] = 0, 255
     result = run(unfamiliar_graph(network, precision), images)
