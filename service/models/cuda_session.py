@@ -6,7 +6,7 @@ So a batch is padded to one of a few sizes, and a graph of each is captured befo
 """
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, Final
@@ -33,7 +33,10 @@ def bucket_sizes(max_batch: int) -> list[int]:
 
 
 class _Slot:
-    """The memory of one batch, on the host and on the GPU, and by bucket size what runs its CUDA graph."""
+    """The memory of one batch, on the host and on the GPU, and by bucket size what runs its CUDA graph.
+
+    `rows` has the shape of an image's row for each output of the graph.
+    """
 
     def __init__(
         self,
@@ -41,7 +44,7 @@ class _Slot:
         session: Any,
         sizes: Sequence[int],
         side: int,
-        classes: int,
+        rows: Mapping[str, Sequence[int]],
         runtime: Any,
         cudart: Cudart,
     ) -> None:
@@ -50,12 +53,13 @@ class _Slot:
         self.staging, self.pinned = self.cudart.allocate_host((count, side, side, 3))
         allocate = runtime.OrtValue.ortvalue_from_shape_and_type
         self.images = allocate([count, side, side, 3], np.uint8, "cuda", 0)
-        self.probabilities = allocate([count, classes], np.float32, "cuda", 0)
+        self.outputs = {name: allocate([count, *row], np.float32, "cuda", 0) for name, row in rows.items()}
         self.graphs: dict[int, tuple[Any, Any]] = {}
         for index, size in enumerate(sizes):
             binding, options = self.bind_images(session, size), runtime.RunOptions()
-            shape, address = [size, classes], self.probabilities.data_ptr()
-            binding.bind_output("probabilities", "cuda", 0, np.float32, shape, address)
+            for name, row in rows.items():
+                address = self.outputs[name].data_ptr()
+                binding.bind_output(name, "cuda", 0, np.float32, [size, *row], address)
             options.add_run_config_entry("gpu_graph_id", str(number * len(sizes) + index + 1))
             self.graphs[size] = binding, options
 
@@ -84,24 +88,27 @@ class _Slot:
             self.cudart.synchronize()
         return count
 
-    def read(self, count: int) -> NDArray[np.float32]:
-        """Copy the probabilities of `count` images from the GPU."""
-        values = np.empty((count, self.probabilities.shape()[1]), np.float32)
-        self.cudart.copy(values.ctypes.data, self.probabilities.data_ptr(), values.nbytes, TO_HOST)
+    def read(self, name: str, count: int) -> NDArray[np.float32]:
+        """Copy the output `name` of `count` images from the GPU."""
+        memory = self.outputs[name]
+        values = np.empty((count, *memory.shape()[1:]), np.float32)
+        self.cudart.copy(values.ctypes.data, memory.data_ptr(), values.nbytes, TO_HOST)
         return values
 
 
 class GpuSession:
     """Open a session of ONNX Runtime on a GPU, and run it; several threads may call `run`.
 
-    A calling thread copies its images to the GPU and the probabilities back, in one of GPU_WORKERS slots,
-    while the batch of another one runs. `pinned`: whether the host memory of the slots is page-locked.
+    A calling thread copies its images to the GPU and the results back, in one of GPU_WORKERS slots, while
+    the batch of another one runs. `graph_outputs` are computed by the CUDA graphs. `pinned`: whether the
+    host memory of the slots is page-locked.
     """
 
     def __init__(
         self,
         open_session: Callable[[], Any],
         open_library: Callable[[Any], Any],
+        graph_outputs: Sequence[str],
         side: int,
         max_batch: int,
         runtime: Any,
@@ -114,13 +121,14 @@ class GpuSession:
         # The thread that drops this frees the session next.
         weakref.finalize(self, cudart.allow_captures).atexit = False
         self._outputs = {output.name: output.shape for output in session.get_outputs()}
-        _batch, classes = self._outputs["probabilities"]
+        self._graph_outputs = set(graph_outputs)
+        rows = {name: self._outputs[name][1:] for name in graph_outputs}
         self._no_graph = runtime.RunOptions()
         self._no_graph.add_run_config_entry("gpu_graph_id", _NO_GRAPH)
         self._slots: SimpleQueue[_Slot] = SimpleQueue()
         self.pinned = True
         for number in range(GPU_WORKERS):
-            slot = _Slot(number, session, self.sizes, side, classes, runtime, cudart)
+            slot = _Slot(number, session, self.sizes, side, rows, runtime, cudart)
             self.pinned = self.pinned and slot.pinned
             if number == 0:  # the largest batch allocates most of the memory
                 OWNER.submit(self._run_features, slot, self.sizes[-1], list(self._outputs)).result()
@@ -136,7 +144,7 @@ class GpuSession:
     def run(self, outputs: Sequence[str], parts: Sequence[Crops]) -> list[NDArray[np.float32]]:
         """Run images (N, side, side, 3) uint8, at most `sizes[-1]`; return a row of each output for each.
 
-        Raises WorkerLost. Only probabilities come from a CUDA graph.
+        Raises WorkerLost. With other outputs than `graph_outputs`, the batch runs without a CUDA graph.
         """
         if unknown := set(outputs) - set(self._outputs):  # ONNX Runtime would only fail when it runs
             raise ValueError(f"the network has no output {', '.join(sorted(unknown))}")
@@ -144,9 +152,9 @@ class GpuSession:
         try:
             count = slot.write(parts)
             size = next(size for size in self.sizes if size >= count)
-            if list(outputs) == ["probabilities"]:
+            if self._graph_outputs.issuperset(outputs):
                 OWNER.submit(self._session.run_with_iobinding, *slot.graphs[size]).result()
-                return [slot.read(count)]
+                return [slot.read(name, count) for name in outputs]
             rows = OWNER.submit(self._run_features, slot, size, outputs).result()
             return [values[:count] for values in rows]
         except Exception as error:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from contract.fields import ManifestError
 from contract.manifest import METADATA_KEY, Manifest
+from contract.trust import UNFAMILIARITY
 from service.device_crops import Crops
 from service.errors import ModelError, UnreadableModel, short_message
 from service.files import read_file
@@ -91,6 +92,11 @@ class Model:
         return dict(zip(outputs, results, strict=True))
 
     @property
+    def answer_outputs(self) -> tuple[str, ...]:
+        """The outputs that an answer of /predict is made from."""
+        return _answer_outputs(self.manifest)
+
+    @property
     def gpu_memory_used(self) -> int:
         """Bytes of GPU memory that all processes use; 0 on the CPU, or if CUDA does not answer."""
         return self.session.memory_used if isinstance(self.session, GpuSession) else 0
@@ -155,7 +161,8 @@ def load_model(
     gpu_error = None
     if device != "cpu":
         try:
-            session = GpuSession(on_gpu, open_library, manifest.recipe.crop, gpu.max_batch, runtime)
+            outputs, side = _answer_outputs(manifest), manifest.recipe.crop
+            session = GpuSession(on_gpu, open_library, outputs, side, gpu.max_batch, runtime)
             return _warm(make_model(cuda.PROVIDER, session), path.name)
         except NoGpu as error:
             gpu_error = str(error)
@@ -220,20 +227,30 @@ def _forget_bytes(session: Any) -> None:
     session._model_bytes = None
 
 
+def _answer_outputs(manifest: Manifest) -> tuple[str, ...]:
+    if manifest.trust is None or manifest.trust.familiarity is None:
+        return ("probabilities",)
+    return ("probabilities", UNFAMILIARITY)
+
+
 def _warm(model: Model, name: str) -> Model:
-    """Run a forward pass on a blank image. Raises ModelError.
+    """Compute the answer to a blank image. Raises ModelError.
 
     The model is served only after that, so that no request pays for the first pass.
     """
     side = model.manifest.recipe.crop
+    blank = np.zeros((1, side, side, 3), np.uint8)
     try:
         for exclusive in (False, True) if model.whole is not None else (False,):
-            outputs = model.run([np.zeros((1, side, side, 3), np.uint8)], exclusive=exclusive)
+            outputs = model.run([blank], model.answer_outputs, exclusive)
     except Exception as error:  # ORT's errors when inputs, outputs or kernels do not fit
         raise ModelError(f"{name} does not run: {short_message(error)}") from error
-    count = outputs["probabilities"].shape[1]
-    if count != len(model.manifest.classes):
-        raise ModelError(f"{name} has {count} outputs for {len(model.manifest.classes)} classes")
+    row, classes = outputs["probabilities"], len(model.manifest.classes)
+    if row.shape != (1, classes):
+        raise ModelError(f"{name} has {row.size} outputs for {classes} classes")
+    if UNFAMILIARITY in outputs and outputs[UNFAMILIARITY].shape != (1,):
+        shape = outputs[UNFAMILIARITY].shape
+        raise ModelError(f"{name} has {UNFAMILIARITY} of shape {shape} for an image; it must be (1,)")
     return model
 
 

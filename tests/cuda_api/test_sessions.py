@@ -29,10 +29,11 @@ from tests.support.eventually import eventually
 pytestmark = pytest.mark.cuda_api
 
 SHIPPED = ROOT / "models" / "flowers17.onnx"
-FULL_WIDTH = Path(os.environ.get("CUDA_API_MODELS", ""))
-FILES = [SHIPPED, FULL_WIDTH / "fp32.onnx", FULL_WIDTH / "fp16.onnx"]
+MODELS = Path(os.environ.get("CUDA_API_MODELS", ""))
+FILES = [SHIPPED, MODELS / "fp32.onnx", MODELS / "fp16.onnx"]
+UNFAMILIAR = [MODELS / f"unfamiliar-{precision}.onnx" for precision in ("fp32", "fp16", "int8")]
 IMAGE = 224 * 224 * 3  # bytes
-every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+every_file = pytest.mark.parametrize("file", [*FILES, *UNFAMILIAR], ids=lambda file: file.name)
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +67,8 @@ def test_every_node_runs_on_the_gpu(file: Path, tmp_path: Path) -> None:
     binding, no_graph = session.io_binding(), ort.RunOptions()
     no_graph.add_run_config_entry("gpu_graph_id", "-1")
     binding.bind_cpu_input("images", images(4))
-    binding.bind_output("probabilities")
+    for output in session.get_outputs():
+        binding.bind_output(output.name)
     session.run_with_iobinding(binding, no_graph)
     events = json.loads(Path(session.end_profiling()).read_text())
     nodes = [event["args"] for event in events if event["cat"] == "Node" and "provider" in event["args"]]
@@ -81,18 +83,23 @@ def test_every_node_runs_on_the_gpu(file: Path, tmp_path: Path) -> None:
 @every_file
 def test_batch_is_one_launch_and_no_plan_whatever_its_size(file: Path) -> None:
     model = on_gpu(file, max_batch=32)
-    calls = calls_from_now()
+    row = {"probabilities": 4 * len(model.manifest.classes), "unfamiliarity": 4}  # bytes
     sizes = [1, 32, 3, 3, 7, 2, 16, 1, 31, 5]
-    for size in sizes:
-        assert len(model.run([images(size)])["probabilities"]) == size
-    assert calls.counts() == {
-        "cudaMemcpy(sync)": 2 * len(sizes),
-        "graphLaunch": len(sizes),
-        "streamSynchronize": len(sizes),
-    }
-    assert [call.details for call in calls.named("cudaMemcpy(sync)", "HtoD")] == [
-        f"HtoD {size * IMAGE}" for size in sizes
-    ]
+    for outputs in (("probabilities",), model.answer_outputs):
+        calls = calls_from_now()
+        for size in sizes:
+            results = model.run([images(size)], outputs)
+            assert [len(values) for values in results.values()] == [size] * len(outputs)
+        assert calls.counts() == {
+            "cudaMemcpy(sync)": (1 + len(outputs)) * len(sizes),
+            "graphLaunch": len(sizes),
+            "streamSynchronize": len(sizes),
+        }
+        assert [call.details for call in calls.named("cudaMemcpy(sync)")] == [
+            copied
+            for size in sizes
+            for copied in (f"HtoD {size * IMAGE}", *(f"DtoH {size * row[name]}" for name in outputs))
+        ]
 
 
 def test_parts_reach_the_gpu_in_one_copy() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 import torch
 
-from contract.manifest import METADATA_KEY
+from contract.manifest import METADATA_KEY, Manifest
 from tests.support.manifests import MANIFEST, TRUSTED
 from tests.support.models.graphs import add_part, rounding_of_all
 from training.export.graph import PRECISIONS, Rounding, build_graph
@@ -33,9 +33,11 @@ def unfamiliar_graph(network: AlexNet, precision: str, **part: Any) -> onnx.Mode
     return add_part(model, precision, **part)
 
 
-def write_unfamiliar(path: Path, model: onnx.ModelProto, precision: str = "fp32", **changes: Any) -> Path:
-    """Write a model file with the outputs probabilities and `unfamiliarity`, and a manifest with trust."""
-    manifest = replace(TRUSTED, precision=precision, **changes)
+def write_unfamiliar(
+    path: Path, model: onnx.ModelProto, precision: str = "fp32", manifest: Manifest = TRUSTED
+) -> Path:
+    """Write a model file with this manifest, which declares the output `unfamiliarity`."""
+    manifest = replace(manifest, precision=precision)
     del model.metadata_props[:]
     model.metadata_props.add(key=METADATA_KEY, value=manifest.to_json())
     onnx.save(model, path)
