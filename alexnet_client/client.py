@@ -37,10 +37,17 @@ class ModelOptions(TypedDict, total=False):
 
 
 class PredictOptions(ModelOptions, total=False):
-    """Options of `predict` and `predict_all`: how many labels, and how many crops to average."""
+    """Options of `predict` and `predict_all`; for the last two the model's file must have `trust`.
+
+    `top_k` is the number of labels, `crops` how many crops are averaged. With `coverage` (0.5 to 0.99)
+    responses have a prediction `set`. An image whose `unfamiliarity` is above `unknown_above` (0 to 1; by
+    default the limit of the model's file) is not `known`.
+    """
 
     top_k: int
     crops: Literal[1, 10]
+    coverage: float
+    unknown_above: float
 
 
 class ExplainOptions(ModelOptions, total=False):

@@ -126,7 +126,9 @@ def _values(schema: dict[str, Any]) -> str:
     """Write the type of a parameter, its bounds and its default."""
     kind = next((s for s in schema.get("anyOf", []) if s["type"] != "null"), schema)
     text = ", ".join(f"`{value}`" for value in kind["enum"]) if "enum" in kind else str(kind["type"])
-    if "minimum" in kind:
+    if "maximum" in kind:
+        text += f", {kind['minimum']} to {kind['maximum']}"
+    elif "minimum" in kind:
         text += f", at least {kind['minimum']}"
     default = schema.get("default")
     return text if default is None else f"{text}; default `{str(default).lower()}`"

@@ -3,19 +3,22 @@
 import argparse
 import asyncio
 import logging
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import TextIO
 
 from alexnet_client.schemas import Problem
+from contract.trust import MAX_COVERAGE, MIN_COVERAGE
 from service.cli.inputs import find_files
 from service.cli.output import FORMATS, Progress
 from service.cli.predict import (
     MAX_SERVER_REQUESTS,
     PredictionFailed,
+    PredictOptions,
     UsageError,
     find_models,
     local_engine,
@@ -28,8 +31,8 @@ from service.observability import logs
 from service.settings import Settings, SettingsError
 
 EPILOG = """Settings such as MODELS, MODEL, DEVICE, THREADS and MAX_PIXELS are environment variables, as for
-the service. Exit codes: 0; 1 if a picture or everything failed; 2 if the command line or a setting is
-invalid."""
+the service. Exit codes: 0; 1 if a picture or everything failed, or with --require-known if a picture is
+unknown; 2 if the command line or a setting is invalid."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,6 +63,19 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--top-k", type=_positive, metavar="K", help="labels per picture (default: 5)")
     add("--crops", type=int, choices=(1, 10), default=1, help="10: the mean over the paper's ten crops")
+    add(
+        "--coverage",
+        type=_number(MIN_COVERAGE, MAX_COVERAGE),
+        metavar="C",
+        help=f"also print the prediction set with this coverage, {MIN_COVERAGE} to {MAX_COVERAGE}",
+    )
+    add(
+        "--unknown-above",
+        type=_number(0, 1),
+        metavar="U",
+        help="highest unfamiliarity of a known picture, 0 to 1 (default: the limit of the model's file)",
+    )
+    add("--require-known", action="store_true", help="exit with 1 if a picture is unknown")
     add("--format", choices=list(FORMATS), default="table", help="(default: table)")
     return predict
 
@@ -83,20 +99,23 @@ def main(arguments: Sequence[str]) -> int:
 async def _predict(options: argparse.Namespace, out: TextIO, errors: TextIO) -> int:
     settings = Settings.from_environ()
     files = find_files(options.files)
+    asked = PredictOptions(
+        options.top_k, options.crops, options.coverage, options.unknown_above, options.require_known
+    )
     if options.server is None:
         if options.key_file is not None:
             raise UsageError("--key-file needs --server")
         models = find_models(settings, options.model)
-        backend = local_engine(settings, models, options.top_k, options.crops)
+        backend = local_engine(settings, models, asked)
         concurrency = max(2, 2 * settings.max_batch // options.crops)
         max_bytes = settings.max_body_bytes
     else:
         key = _read_key(options.key_file) if options.key_file else None
-        backend = remote_server(options.server, key, options.model, options.top_k, options.crops)
+        backend = remote_server(options.server, key, options.model, asked)
         concurrency, max_bytes = MAX_SERVER_REQUESTS, None
     # File names may be any bytes; print them unchanged.
     out.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[attr-defined]
-    failed = 0
+    failed = unknown = 0
     async with (
         backend as predict,
         aclosing(predict_files(files, predict, concurrency, max_bytes)) as results,
@@ -107,10 +126,16 @@ async def _predict(options: argparse.Namespace, out: TextIO, errors: TextIO) -> 
                 progress.clear()
                 write(file.name, result)
                 progress.step()
-                failed += isinstance(result, Problem)
+                if isinstance(result, Problem):
+                    failed += 1
+                elif result.known is False:
+                    unknown += 1
+    code = 0
     if failed:
-        return _print_error(f"{failed} of {len(files)} failed", 1)
-    return 0
+        code = _print_error(f"{failed} of {len(files)} failed", 1)
+    if unknown and options.require_known:
+        code = _print_error(f"{unknown} of {len(files)} unknown", 1)
+    return code
 
 
 def _read_key(path: Path) -> str:
@@ -133,6 +158,21 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    """Create the type of an argument that is a number from `low` to `high`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} to {high}")
+        return value
+
+    return parse
 
 
 def _print_error(message: str, code: int) -> int:

@@ -5,12 +5,16 @@ import json
 import shutil
 import time
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol, Self, TextIO
 
 from alexnet_client.schemas import PredictResponse, Problem
 
-COLUMNS: Final = ("file", "rank", "label", "index", "probability", "error")
+# New columns are added at the end: readers may take the others by their position.
+COLUMNS: Final = (
+    *("file", "rank", "label", "index", "probability", "error"),
+    *("known", "unfamiliarity", "set"),
+)
 BAR_WIDTH: Final = 30  # characters
 
 
@@ -30,17 +34,24 @@ def json_lines(out: TextIO, _names: Sequence[str]) -> Writer:
 
 
 def csv_rows(out: TextIO, _names: Sequence[str]) -> Writer:
-    """Write a CSV row per prediction; a failed file gets one row with `error`."""
+    """Write a CSV row per prediction; a failed file gets one row with `error`.
+
+    The last three columns are the same in every row of a file, and empty without a value; `set` has labels
+    separated by `;`.
+    """
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(COLUMNS)
 
     def write(name: str, result: PredictResponse | Problem) -> None:
         if isinstance(result, Problem):
-            rows.writerow([name, "", "", "", "", result.detail])
+            rows.writerow([name, "", "", "", "", result.detail, "", "", ""])
         else:
+            known = "" if result.known is None else str(result.known).lower()
+            unfamiliarity = "" if result.unfamiliarity is None else result.unfamiliarity
+            trust = known, unfamiliarity, ";".join(result.set or ())
             for rank, prediction in enumerate(result.predictions, 1):
                 values = prediction.label, prediction.index, prediction.probability
-                rows.writerow([name, rank, *values, ""])
+                rows.writerow([name, rank, *values, "", *trust])
         out.flush()
 
     return write
@@ -54,16 +65,25 @@ def table(out: TextIO, names: Sequence[str]) -> Writer:
     def write(name: str, result: PredictResponse | Problem) -> None:
         shown = _truncate(_printable(name), width)
         first = shown + " " * (width - _display_width(shown))
-        if isinstance(result, Problem):
-            print(f"{first}     error  {_printable(result.detail)}", file=out)
-        else:
-            for prediction in result.predictions:
-                percent = f"{100 * prediction.probability:6.2f} %"
-                print(f"{first}  {percent}  {_printable(prediction.label)}", file=out)
-                first = " " * width
+        for heading, text in _lines(result):
+            print(f"{first}  {heading:>8}  {_printable(text)}", file=out)
+            first = " " * width
         out.flush()
 
     return write
+
+
+def _lines(result: PredictResponse | Problem) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a file in the table, each with its heading of up to 8 characters."""
+    if isinstance(result, Problem):
+        yield "error", result.detail
+        return
+    if result.known is False:
+        yield "unknown", f"unfamiliarity {result.unfamiliarity:.2f}; most like:"
+    for prediction in result.predictions:
+        yield f"{100 * prediction.probability:.2f} %", prediction.label
+    if result.set is not None:
+        yield "set", ", ".join(result.set) or "none: no label is probable enough"
 
 
 FORMATS: Final[dict[str, Callable[[TextIO, Sequence[str]], Writer]]] = {

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -14,7 +15,7 @@ from contract.picture import ImageError
 from service.cli.inputs import File, UnreadableFile
 from service.errors import BodyTooLarge, InvalidRequest, ModelError
 from service.inference.engine import running_engine
-from service.inference.tasks import DEFAULT_TOP_K, classify
+from service.inference.tasks import check_options, classify
 from service.models.cuda import GpuOptions
 from service.models.default_model import configured_default, default_name, require_file
 from service.models.discovery import model_locations, normalize_name
@@ -33,6 +34,17 @@ MAX_SERVER_REQUESTS: Final = 8  # at the same time
 # Problem codes of a server that concern one image only; any other would meet the other images too.
 IMAGE_CODES: Final = {"unsupported_image", "invalid_image", "too_large", "timeout", "deadline", "internal"}
 USAGE_CODES: Final = {"invalid_request", "not_found"}
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What the command line asks of every picture; None leaves a parameter out."""
+
+    top_k: int | None = None
+    crops: Crops = 1
+    coverage: float | None = None
+    unknown_above: float | None = None
+    require_known: bool = False
 
 
 class UsageError(Exception):
@@ -87,20 +99,28 @@ def _load(settings: Settings) -> Load:
 
 @asynccontextmanager
 async def local_engine(
-    settings: Settings, models: list[LoadResult], top_k: int | None, crops: Crops
+    settings: Settings, models: list[LoadResult], options: PredictOptions
 ) -> AsyncIterator[Predict]:
     """Run the service's engine without a server; yield its predict function. Raises UsageError."""
     metrics = Metrics()
     repository = Repository(settings, models, _load(settings), metrics)
     async with running_engine(settings, repository, settings.threads or usable_cores(), metrics) as engine:
         served = next(repository.served)
-        classes = len(served.model.manifest.classes)
-        if (top_k or 1) > classes:
-            raise UsageError(f"top_k is {top_k}; this model has {classes} classes")
+        try:
+            checked = check_options(
+                served, options.top_k, options.crops, options.coverage, options.unknown_above
+            )
+        except InvalidRequest as error:
+            raise UsageError(str(error)) from None
+        if options.require_known and checked.unknown_above is None:
+            raise UsageError(
+                f"the file of model {served.name.name} has no unfamiliarity, so no picture is known; "
+                "leave out --require-known"
+            )
 
         async def predict(data: bytes) -> Result:
             try:
-                return await classify(engine, served, data, top_k or min(DEFAULT_TOP_K, classes), crops)
+                return await classify(engine, served, data, checked)
             except ImageError as error:
                 return problem_of(error)
             except FloatingPointError as error:
@@ -111,29 +131,39 @@ async def local_engine(
 
 @asynccontextmanager
 async def remote_server(
-    server: str, key: str | None, model: str | None, top_k: int | None, crops: Crops
+    server: str, key: str | None, model: str | None, options: PredictOptions
 ) -> AsyncIterator[Predict]:
     """Connect to a server; yield its predict function. Both raise PredictionFailed and UsageError."""
     try:
-        from alexnet_client.client import AsyncClient, ClientError, PredictOptions  # needs httpx
+        from alexnet_client import client as alexnet  # needs httpx
     except ImportError:
         raise PredictionFailed("--server needs httpx: pip install httpx (the extra `client`)") from None
-    query = PredictOptions(crops=crops)
+    query = alexnet.PredictOptions(crops=options.crops)
     if model is not None:
         query["model"] = model
-    if top_k is not None:
-        query["top_k"] = top_k
-    async with AsyncClient(server, key) as client:
+    if options.top_k is not None:
+        query["top_k"] = options.top_k
+    if options.coverage is not None:
+        query["coverage"] = options.coverage
+    if options.unknown_above is not None:
+        query["unknown_above"] = options.unknown_above
+    async with alexnet.AsyncClient(server, key) as client:
 
         async def predict(data: bytes) -> Result:
             try:
-                return await client.predict(data, **query)
-            except ClientError as error:
+                response = await client.predict(data, **query)
+            except alexnet.ClientError as error:
                 if error.code in IMAGE_CODES:
                     return make_problem(error.status, error.code, error.detail)
                 raise (UsageError if error.code in USAGE_CODES else PredictionFailed)(
                     error.detail
                 ) from None
+            if options.require_known and response.known is None:
+                raise PredictionFailed(
+                    f"the responses of {server} have no `known`, because the file of model "
+                    f"{response.model.name} has no unfamiliarity; leave out --require-known"
+                )
+            return response
 
         yield predict
 

@@ -22,7 +22,7 @@ from service.http.error_responses import document_problems
 from service.http.query import EmbedQuery, ExplainQuery, PredictQuery, Query, query_parameters, read_query
 from service.http.request_frame import RequestFrame, infer_each
 from service.inference.occlusion import GRID, overlay
-from service.inference.tasks import DEFAULT_TOP_K, classify, embed, explain
+from service.inference.tasks import check_options, classify, embed, explain
 from service.problems import problem_of
 
 T = TypeVar("T", bound=BaseModel)
@@ -148,16 +148,13 @@ def server_timing(answer: Answer) -> dict[str, str]:
 async def predict(request: Request) -> Response:
     """Classify images: the most probable classes of each."""
     query = read_query(request, PredictQuery)
-    frame, top_k, crops = _frame(request, query), query.top_k, query.crops
-    classes = len(frame.served.model.manifest.classes)
-    if top_k is not None and top_k > classes:
-        raise InvalidRequest(f"top_k is {top_k}; this model has {classes} classes")
-    labels = top_k or min(DEFAULT_TOP_K, classes)
+    frame = _frame(request, query)
+    options = check_options(frame.served, query.top_k, query.crops, query.coverage, query.unknown_above)
     return await json_response(
         await infer_images(
             frame,
-            lambda data: classify(frame.engine, frame.served, data, labels, crops),
-            images_each=crops,
+            lambda data: classify(frame.engine, frame.served, data, options),
+            images_each=query.crops,
         )
     )
 

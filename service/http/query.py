@@ -12,6 +12,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from contract.trust import MAX_COVERAGE, MIN_COVERAGE
 from service.errors import InvalidRequest
 
 TIMEOUT: Final = "x-request-timeout-ms"
@@ -40,6 +41,18 @@ class Query(BaseModel):
 class PredictQuery(Query):
     top_k: int | None = Field(None, ge=1, description="number of labels per image; 5 by default")
     crops: Crops = Field(Crops.ONE, description="10: the mean over the paper's ten crops")
+    coverage: float | None = Field(
+        None,
+        ge=MIN_COVERAGE,
+        le=MAX_COVERAGE,
+        description="adds `set`, the prediction set with this coverage, if the model's file has `trust`",
+    )
+    unknown_above: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="highest unfamiliarity of a known image; by default the limit of the model's file",
+    )
 
 
 class EmbedQuery(Query):

@@ -25,13 +25,14 @@ def status_routes(metrics: Metrics) -> APIRouter:
 
     @router.get("/models", responses=document_problems(401))
     async def models(request: Request) -> list[ModelInfo]:
-        """List the served models, the default one first, with the classes and accuracies of their files."""
+        """List the served models, the default one first: classes, accuracies and `trust` of their files."""
         return [
             ModelInfo(
                 **served.name.model_dump(),
                 classes=list(served.model.manifest.classes),
                 metrics=[asdict(metric) for metric in served.model.manifest.metrics],
                 card=served.model.card,
+                trust=None if (trust := served.model.manifest.trust) is None else trust.record(),
             )
             for served in engine_of(request.scope).repository.served
         ]

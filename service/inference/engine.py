@@ -153,6 +153,12 @@ class Engine:
         self.metrics.images.inc()
         self.metrics.queue_seconds.observe(waited)
 
+    def count_unfamiliarity(self, value: float, known: bool) -> None:
+        """Count how unfamiliar an answered image is, and whether it is unknown."""
+        self.metrics.unfamiliarity.observe(value)
+        if not known:
+            self.metrics.unknown_images.inc()
+
 
 @asynccontextmanager
 async def running_engine(

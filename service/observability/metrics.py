@@ -24,6 +24,7 @@ from alexnet_client.schemas import ModelName
 from contract.limits import memory_limit
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+UNFAMILIARITIES: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 METRICS_BYTES: Final = 1_000_000  # size of the metric files of one worker process
 METRICS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"  # variable with the folder of these files
@@ -75,6 +76,17 @@ class Metrics:
             registry=registry,
         )
         self.images = Counter("alexnet_images", "images answered", registry=registry)
+        self.unknown_images = Counter(
+            "alexnet_unknown_images",
+            "images answered as unknown: their unfamiliarity is above the limit",
+            registry=registry,
+        )
+        self.unfamiliarity = Histogram(
+            "alexnet_unfamiliarity",
+            "unfamiliarity of each image answered by a model whose file has it, 0 to 1",
+            buckets=UNFAMILIARITIES,
+            registry=registry,
+        )
         stages = Histogram(
             "alexnet_stage_seconds",
             "stages of one image: decode, queue (wait for a worker and a batch), inference (batch runs)",

@@ -1,6 +1,7 @@
 """Small model files, made on the fly, a server that serves one of them, and who asks it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from onnx import TensorProto, helper
 
 from tests.support.models.small_models import write_model
+from tests.support.models.trusted import TRUST, write_trusted
 from tests.support.serving.images import encoded, noise
 from tests.support.serving.server import CLASSES, Server, serving
 from tests.support.serving.triton import client_of
@@ -51,6 +53,24 @@ def fragile_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(
         tmp_path_factory.mktemp("fragile") / "fragile.onnx", ("dark", "bright"), nodes, stored
     )
+
+
+@pytest.fixture(scope="session")
+def trusted_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the same network with trust, with trust but no unfamiliarity, and without either."""
+    folder = tmp_path_factory.mktemp("trusted")
+    write_trusted(folder / "trusted.onnx")
+    write_trusted(folder / "calibrated.onnx", replace(TRUST, familiarity=None))
+    write_trusted(folder / "untested.onnx", None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trusted(trusted_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Serves them; the default is the one with trust."""
+    log = tmp_path_factory.mktemp("log") / "stderr"
+    with serving(log, None, models=trusted_models, default_model="trusted", threads=1) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

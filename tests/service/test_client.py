@@ -19,7 +19,7 @@ import service.client
 from alexnet_client import AsyncClient, Client, ClientError
 from alexnet_client.schemas import PredictResponse, Problem
 from tests.support.checkout import ROOT
-from tests.support.serving.images import encoded, noise
+from tests.support.serving.images import colour, encoded, noise, plain
 from tests.support.serving.server import Server, serving
 
 CLIENTS = pytest.mark.parametrize("client_type", [Client, AsyncClient])
@@ -78,6 +78,20 @@ def test_options_become_query_parameters(server: Server, client_type: ClientType
     with pytest.raises(ClientError) as caught:
         call(client_type, server.address, "predict", data, query={"model": "rose"})
     assert (caught.value.status, caught.value.code) == (404, "not_found")
+
+
+@CLIENTS
+def test_trust_is_typed(trusted: Server, client_type: ClientType) -> None:
+    query = {"coverage": 0.9, "unknown_above": 0.9}
+    red, bright = call(
+        client_type, trusted.address, "predict_all", [colour(200, 0, 0), plain(250)], query=query
+    )
+    assert (red.known, red.set, bright.known, bright.set) == (True, ["red"], False, [])
+    assert bright.unfamiliarity == pytest.approx(250 / 255, abs=1e-6)
+    answer = call(client_type, trusted.address, "predict", plain(250), query={"model": "untested"})
+    assert (answer.known, answer.unfamiliarity, answer.set) == (None, None, None)
+    with pytest.raises(ClientError, match="this model's 40 photographs support"):
+        call(client_type, trusted.address, "predict", plain(1), query={"coverage": 0.99})
 
 
 @CLIENTS

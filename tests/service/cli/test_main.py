@@ -38,7 +38,9 @@ def test_csv(model_file: Path, photos: Path) -> None:
         "a.jpg", "b.jpg", odd, "--top-k", 2, "--format", "csv", "--model", model_file, cwd=photos
     )
     header, *rows = csv.reader(done.stdout.splitlines())
-    assert header == ["file", "rank", "label", "index", "probability", "error"]
+    assert header[:6] == ["file", "rank", "label", "index", "probability", "error"]
+    assert header[6:] == ["known", "unfamiliarity", "set"]
+    assert [row[6:] for row in rows] == [["", "", ""]] * 5, "this model has no trust"
     assert [row[:2] for row in rows] == [
         ["a.jpg", "1"],
         ["a.jpg", "2"],

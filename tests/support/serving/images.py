@@ -20,8 +20,12 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def colour(red: int, green: int, blue: int) -> bytes:
+    return encoded(Image.new("RGB", (256, 256), (red, green, blue)), "PNG")
+
+
 def plain(level: int) -> bytes:
-    return encoded(Image.new("RGB", (256, 256), (level, level, level)), "PNG")
+    return colour(level, level, level)
 
 
 HEADER = b"IHDR" + (100_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
