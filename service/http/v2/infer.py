@@ -13,6 +13,7 @@ from fastapi import APIRouter, Header, Request, Response
 
 from contract.manifest import Tensor
 from contract.picture import ImageError
+from contract.trust import UNFAMILIARITY
 from service.errors import UnknownModel
 from service.http.body.compression import coding_of, unpack
 from service.http.body.read import read_body
@@ -124,6 +125,10 @@ async def _respond(
         decode_s, preprocessing, inferred = await _infer_files(engine, served, name, value, outputs, slots)
     for _image in range(request.images):
         engine.count_image(inferred.waited)
+    familiarity = None if (trust := served.model.manifest.trust) is None else trust.familiarity
+    if familiarity is not None and UNFAMILIARITY in outputs:
+        for value in np.clip(inferred.outputs[UNFAMILIARITY], 0, 1).tolist():
+            engine.count_unfamiliarity(value, value <= familiarity.unknown_above)
     head: dict[str, Any] = {"model_name": served.name.name, "model_version": str(served.name.version)}
     if request.id is not None:
         head["id"] = request.id

@@ -1,5 +1,6 @@
 """Metrics, request logs, request ids and timings of a running server."""
 
+import base64
 import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,36 @@ def test_metrics_count_requests_images_and_batches(model_file: Path, tmp_path: P
     assert values["alexnet_workers"] == 1
     (model,) = (key for key in values if key.startswith("alexnet_model_info"))
     assert "name=tiny,provider=CPUExecutionProvider" in model
+
+
+def test_unfamiliarity_and_unknown_images_are_counted(trusted_models: Path, tmp_path: Path) -> None:
+    """Of /predict by the request's limit, of /v2 by the file's and only if the output is requested."""
+
+    def infer(model: str, *outputs: str) -> None:
+        body = {"inputs": [crop], "outputs": [{"name": name} for name in outputs]}
+        assert server.client.post(f"/v2/models/{model}/infer", json=body).status_code == 200
+
+    image = base64.b64encode(plain(255)).decode()
+    crop = {"name": "encoded", "shape": [2], "datatype": "BYTES", "data": [image, image]}
+    with serving(tmp_path / "log", None, models=trusted_models, default_model="trusted") as server:
+        for query in ("", "?unknown_above=0.95", "?model=calibrated", "?model=untested", "?crops=10"):
+            for level in (20, 240):
+                assert server.client.post(f"/predict{query}", content=plain(level)).status_code == 200
+        server.client.post("/predict", content=b"no image")
+        server.client.post("/explain?format=json", content=plain(240))
+        before = metrics(server)
+        infer("trusted", "unfamiliarity")
+        infer("trusted", "probabilities")
+        infer("untested", "probabilities")
+        after = metrics(server)
+    assert before["alexnet_unknown_images_total"] == 2
+    assert before["alexnet_unfamiliarity_count"] == 6
+    assert before["alexnet_unfamiliarity_bucket,le=0.1"] == 3
+    assert before["alexnet_unfamiliarity_bucket,le=0.9"] == 3
+    assert before["alexnet_unfamiliarity_bucket,le=0.95"] == 6
+    assert after["alexnet_unknown_images_total"] == 4
+    assert after["alexnet_unfamiliarity_count"] == after["alexnet_unfamiliarity_bucket,le=1.0"] == 8
+    assert after["alexnet_images_total"] == before["alexnet_images_total"] + 6
 
 
 def test_server_timing_matches_timing_ms(server: Server) -> None:

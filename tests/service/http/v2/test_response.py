@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contract.manifest import Tensor
 from service.http.v2.request import RequestedOutput
 from service.http.v2.response import build_response
 from tests.support.serving.tensors import MAP, PROBABILITIES, prefixed
@@ -66,6 +67,17 @@ def test_classification_of_a_map_has_no_labels() -> None:
     arrays = {"conv5": np.array([[[1, 5, 3], [2, 4, 0]]], np.float32)}
     head, _tail = read(*build_response({}, (RequestedOutput(MAP, False, 2),), arrays, LABELS))
     assert head["outputs"][0]["data"] == ["5.0:1", "4.0:4"]
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_an_output_without_further_axes_has_a_value_per_image(binary: bool) -> None:
+    values = np.array([0.25, 1, 0], np.float32)
+    output = RequestedOutput(Tensor("unfamiliarity", "float32", (None,), "0 to 1"), binary)
+    head, tail = read(*build_response({}, (output,), {"unfamiliarity": values}, LABELS))
+    (entry,) = head["outputs"]
+    assert entry["shape"] == [3]
+    assert tail == (values.tobytes() if binary else b"")
+    assert entry.get("data") == (None if binary else [0.25, 1, 0])
 
 
 def test_infinity_is_not_written_as_json() -> None:
