@@ -4,13 +4,17 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import onnx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from contract.manifest import METADATA_KEY, Manifest
+from contract.trust import UNFAMILIARITY
 from tests.page.browser import chromium
 from tests.page.checks import KEY, LIMIT, WIDE, Start, ask
 from tests.page.flowers import FLOWERS, draw
@@ -61,19 +65,33 @@ def browser(require_browser: None) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="package")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def untrusted_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the shipped model as a file without trust, and its card."""
+    path = tmp_path_factory.mktemp("untrusted") / MODEL.name
+    model = onnx.load(MODEL)
+    (entry,) = (entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+    manifest = Manifest.from_json(entry.value)
+    outputs = tuple(output for output in manifest.outputs if output.name != UNFAMILIARITY)
+    entry.value = replace(manifest, outputs=outputs, trust=None).to_json()
+    onnx.save(model, path)
+    shutil.copy(MODEL.with_suffix(".md"), path.with_suffix(".md"))
+    return path
+
+
+@pytest.fixture(scope="package")
+def site(untrusted_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("log") / "stderr"
-    with serving(log, MODEL) as running:
+    with serving(log, untrusted_model) as running:
         yield running
 
 
 @pytest.fixture(scope="package")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def guarded(untrusted_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Run a server with two models, one with a hostile card; it requires a key and limits bodies."""
     folder = tmp_path_factory.mktemp("guarded")
     (folder / "models").mkdir()
     for name, card in (("first", "# A model for tests\n"), ("second", NASTY)):
-        shutil.copy(MODEL, folder / "models" / f"{name}.onnx")
+        shutil.copy(untrusted_model, folder / "models" / f"{name}.onnx")
         (folder / "models" / f"{name}.md").write_text(card)
     keys = folder / "keys"
     keys.write_text(hashlib.sha256(KEY.encode()).hexdigest())
