@@ -112,15 +112,15 @@ def test_no_csv_cell_is_a_formula(csv_page: Page, text: str) -> None:
     """Labels come from a model file, and errors from the server, so neither is trusted."""
     prediction = {"label": text, "index": 1, "probability": 0.5}
     items = [
-        {"file": {"name": text}, "answer": {"predictions": [prediction]}},
+        {"file": {"name": text}, "answer": {"predictions": [prediction], "set": [text]}},
         {"file": {"name": text}, "trouble": {"detail": text}},
     ]
     written = csv_page.evaluate(
         "async (items) => (await import('/static/csv.js')).csv(items)", items
     ).removeprefix("\ufeff")
     assert list(csv.reader(io.StringIO(written, newline=""), strict=True))[1:] == [
-        [f"'{text}", "1", f"'{text}", "1", "0.5", ""],
-        [f"'{text}", "", "", "", "", f"'{text}"],
+        [f"'{text}", "1", f"'{text}", "1", "0.5", "", "", "", f"'{text}"],
+        [f"'{text}", "", "", "", "", f"'{text}", "", "", ""],
     ]
 
 
@@ -159,8 +159,10 @@ def expected(answers: dict[str, httpx.Response]) -> list[list[str | float]]:
 
 
 def _numbers(lines: Iterable[list[str]]) -> list[list[str | float]]:
-    """Convert probabilities to numbers: Python writes 1e-07 where JavaScript writes 1e-7."""
+    """Convert numbers, because Python writes 1e-07 and 1.0 where JavaScript writes 1e-7 and 1."""
     head, *body = lines
-    at = head.index("probability")
+    at = {head.index("probability"), head.index("unfamiliarity")}
     numbers: list[list[str | float]] = [[*head]]
-    return numbers + [[*row[:at], float(row[at]) if row[at] else "", *row[at + 1 :]] for row in body]
+    return numbers + [
+        [float(cell) if place in at and cell else cell for place, cell in enumerate(row)] for row in body
+    ]

@@ -3,13 +3,15 @@
 import { ask } from "./api.js";
 import { byId, counted, make, named } from "./dom.js";
 import { render } from "./markdown.js";
+import { trustFacts } from "./trust.js";
 
 let current = null; // the model shown
 
 export function showModel(model) {
   current = model;
-  const { name, version, classes, metrics, sha256, card } = model;
-  const known = `${name} chooses among ${counted(classes.length, "class", "classes")}, and knows nothing else`;
+  const { name, version, classes, metrics, sha256, card, trust } = model;
+  const known = `${name} chooses among ${counted(classes.length, "class", "classes")}, `
+    + (trust?.familiarity ? "or says that a picture shows none of them" : "and knows nothing else");
   byId("lead").textContent = classes.length < 2 || classes.length > 30
     ? `${known}.`
     : `${known}: ${classes.slice(0, -1).map(named).join(", ")} and ${named(classes.at(-1))}.`;
@@ -30,6 +32,7 @@ export function showModel(model) {
         ...(top5 == null ? [] : [[`Right answer among the first five${how}`, rate(top5, images)]]),
       ];
     }),
+    ...(trust ? trustFacts(trust) : []),
     ["SHA-256 of the file", make("code", {}, sha256)],
   ]);
   byId("card").replaceChildren(card ? render(card) : make("p.muted", {}, "This model has no card."));

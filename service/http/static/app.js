@@ -1,10 +1,11 @@
 // The state of the page: the pictures, their requests, and the current view.
 
 import { Trouble, ask, askForJson } from "./api.js";
-import { byId, isUnsure, named, percent, say } from "./dom.js";
+import { byId, named, percent, say } from "./dom.js";
 import { fillGallery, updateGallery } from "./gallery.js";
 import { takePictures } from "./intake.js";
-import { askForKey, chosen, hasModels, query, showTrouble, startModels } from "./models.js";
+import { askForKey, chosen, hasModels, predictPath, query, showTrouble, startModels } from "./models.js";
+import { isUnknown, isUnsure, noneOf, setOf, unfamiliarOf } from "./trust.js";
 import { fillResult } from "./view.js";
 
 // One request per picture: each answer is shown as it arrives, limits and errors concern one picture, and the
@@ -57,8 +58,10 @@ async function look(files) {
   await Promise.all(Array.from({ length: AT_ONCE }, worker));
   if (signal.aborted || items.length === 1) return;
   const failed = items.filter(({ trouble }) => trouble).length;
+  const unknown = items.filter((item) => isUnknown(item.answer)).length;
   const done = items.length - failed;
-  say(`${done} of ${items.length} pictures answered${failed ? `, ${failed} not: each says why` : ""}.`);
+  say(`${done} of ${items.length} pictures answered${failed ? `, ${failed} not: each says why` : ""}.`
+    + `${unknown ? ` ${unknown}: ${noneOf(chosen()).toLowerCase()}.` : ""}`);
 }
 
 async function answer(item, signal) {
@@ -70,7 +73,7 @@ async function answer(item, signal) {
       item.waits = `The server is busy; asking again in ${seconds} s.`;
       update(item);
     };
-    item.answer = await askForJson(`predict${query()}`, { body: item.file, signal, busy });
+    item.answer = await askForJson(predictPath(), { body: item.file, signal, busy });
     item.ms = performance.now() - began;
   } catch (error) {
     if (signal.aborted) return;
@@ -89,8 +92,11 @@ async function answer(item, signal) {
 function spoken({ answer, trouble }) {
   if (trouble) return `${trouble.title}. ${trouble.text}`;
   const [first, second] = answer.predictions;
+  if (isUnknown(answer)) return `${noneOf(chosen())}. Most like ${named(first.label)}. ${unfamiliarOf(answer)}`;
+  const set = setOf(answer);
   const then = second ? ` Next: ${named(second.label)}, ${percent(second.probability)}.` : "";
-  return `${isUnsure(first) ? "The model is unsure. " : "Nearest class: "}${named(first.label)}, ${percent(first.probability)}.${then}`;
+  return `${isUnsure(answer) ? "The model is unsure. " : "Nearest class: "}${named(first.label)}, `
+    + `${percent(first.probability)}.${then}${set && ` ${set}.`}`;
 }
 
 function update(item) {
@@ -123,7 +129,7 @@ function show(item) {
   byId("result").hidden = false;
   const back = items.length > 1 && callbacks.back;
   const focused = byId("result").contains(document.activeElement);
-  fillResult(byId("result"), item, chosen(), `predict${query()}`, { ...callbacks, back });
+  fillResult(byId("result"), item, chosen(), predictPath(), { ...callbacks, back });
   if (focused) byId("answer").focus();
 }
 

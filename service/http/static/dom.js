@@ -24,16 +24,11 @@ export function percent(probability) {
   return `${(probability * 100).toFixed(1)}${NARROW}%`;
 }
 
+export const whole = (share) => `${Math.round(share * 100)}${NARROW}%`;
+
 export const milliseconds = (ms) => `${ms.toFixed(ms < 100 ? 1 : 0)}${NARROW}ms`;
 
-export const isUnsure = ({ probability }) => probability < 0.5;
-
 export const counted = (count, one, many) => `${count} ${count === 1 ? one : many}`;
-
-/** Shown with every answer: the probabilities for a picture of anything else add up to 1, too. */
-export const limitOf = ({ classes }) =>
-  `It chooses among ${counted(classes.length, "class", "classes")}. `
-  + `A picture of anything else gets ${classes.length === 1 ? "it too" : "the nearest of them"}.`;
 
 export const named = (label) => label.replaceAll("_", " ");
 

@@ -1,31 +1,35 @@
 // Several pictures: a tile each, counts by class, sorting, and the answers as a file.
 
 import { csv } from "./csv.js";
-import { byId, counted, isUnsure, limitOf, make, named, percent } from "./dom.js";
+import { byId, counted, make, named, percent } from "./dom.js";
+import { calibrationOf, isUnknown, isUnsure, limitOf, noneOf } from "./trust.js";
 
 const MAX_CLASSES = 12; // in the summary
 const { compare } = new Intl.Collator(undefined, { numeric: true });
 const best = ({ answer }) => answer?.predictions[0];
 const isDone = ({ answer, trouble }) => Boolean(answer || trouble);
-const probability = (item) => best(item)?.probability ?? -1; // pictures without an answer come last
+const probability = (item) => best(item)?.probability ?? 0;
+const byKind = (a, b) => kind(a) - kind(b); // unknown pictures follow known ones, those without an answer come last
+const kind = ({ answer }) => (!answer ? 2 : isUnknown(answer) ? 1 : 0);
 
 const ORDERS = {
   chosen: () => 0,
   name: (a, b) => compare(a.file.name, b.file.name),
-  class: (a, b) =>
-    !a.answer - !b.answer || compare(best(a)?.label, best(b)?.label) || probability(b) - probability(a),
-  probability: (a, b) => probability(b) - probability(a),
+  class: (a, b) => byKind(a, b) || compare(best(a)?.label, best(b)?.label) || probability(b) - probability(a),
+  probability: (a, b) => byKind(a, b) || probability(b) - probability(a),
 };
 
 let items = [];
+let model; // that answers
 let open = () => {}; // opens the large view of an item
 
 /** Makes the tiles of `all`; `enlarge` opens the large view of one. */
-export function fillGallery(all, model, enlarge) {
+export function fillGallery(all, chosen, enlarge) {
   items = all;
+  model = chosen;
   open = enlarge;
   byId("gallery-title").textContent = `${items.length} pictures`;
-  byId("gallery-limit").textContent = limitOf(model);
+  byId("gallery-limit").textContent = [limitOf(model), calibrationOf(model)].filter(Boolean).join(" ");
   byId("progress").max = items.length;
   for (const item of items) item.tile = make("li.tile");
   sort();
@@ -46,9 +50,11 @@ function fillTile(item) {
   const first = best(item);
   const bar = make("span.bar", { "aria-hidden": "true" });
   bar.style.setProperty("--share", first?.probability ?? 0);
-  const lines = first
+  const lines = isUnknown(answer)
+    ? [make("span.label", {}, noneOf(model)), make("span.value", {}, `most like ${named(first.label)}`)]
+    : answer
     ? [make("span.label", {}, named(first.label)),
-       make("span.value", {}, percent(first.probability), isUnsure(first) && make("span.doubt", {}, ", unsure")), bar]
+       make("span.value", {}, percent(first.probability), isUnsure(answer) && make("span.doubt", {}, ", unsure")), bar]
     : trouble
       ? [make("span.label.wrong", {}, trouble.title), make("span.reason", {}, trouble.text)]
       : [make("span.label.pending", {}, waits ?? "…")];
@@ -70,16 +76,18 @@ function summarize() {
 
   const counts = new Map();
   for (const item of items) {
-    if (item.answer) counts.set(best(item).label, (counts.get(best(item).label) ?? 0) + 1);
+    if (kind(item) === 0) counts.set(best(item).label, (counts.get(best(item).label) ?? 0) + 1);
   }
   const classes = [...counts].sort(([a, m], [b, n]) => n - m || compare(a, b));
   const more = classes.length - MAX_CLASSES;
-  const unsure = items.filter((item) => item.answer && isUnsure(best(item))).length;
+  const unsure = items.filter(({ answer }) => answer && isUnsure(answer)).length;
+  const unknown = items.filter(({ answer }) => isUnknown(answer)).length;
   const failed = items.filter(({ trouble }) => trouble).length;
   byId("summary").replaceChildren(
     ...classes.slice(0, MAX_CLASSES).map(([label, count]) => make("li", {}, make("b", {}, count), ` ${named(label)}`)),
     ...(more > 0 ? [make("li", {}, `and ${counted(more, "other class", "other classes")}`)] : []),
     ...(unsure ? [make("li.doubt", {}, make("b", {}, unsure), " of them unsure")] : []),
+    ...(unknown ? [make("li.doubt", {}, make("b", {}, unknown), ` ${noneOf(model).toLowerCase()}`)] : []),
     ...(failed ? [make("li.wrong", {}, make("b", {}, failed), " failed")] : []),
   );
 }

@@ -3,6 +3,7 @@
 import { showModel } from "./about.js";
 import { Trouble, askForJson, key, storage } from "./api.js";
 import { byId, make, say } from "./dom.js";
+import { setParameters } from "./trust.js";
 
 const CHOICE = "model"; // key in the tab's storage: the title of the chosen model
 
@@ -26,6 +27,8 @@ export function query(more = {}) {
   if (hasVersions(name)) parameters.set("version", version);
   return `${parameters}` && `?${parameters}`;
 }
+
+export const predictPath = () => `predict${query(setParameters(chosen()))}`;
 
 const hasVersions = (wanted) => models.filter(({ name }) => name === wanted).length > 1;
 

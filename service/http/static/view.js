@@ -1,7 +1,10 @@
 // Show the answer for one picture, with its details.
 
 import { key } from "./api.js";
-import { isUnsure, limitOf, make, milliseconds, named, percent, say } from "./dom.js";
+import { make, milliseconds, named, percent, say } from "./dom.js";
+import {
+  calibrationOf, doubtOf, isUnknown, isUnsure, limitOf, noneOf, setMeaning, setOf, unfamiliarOf,
+} from "./trust.js";
 
 const STAGES = { decode: "Reading the picture", queue: "Waiting", inference: "Computing" }; // of timing_ms
 // Both recipes scale the shorter side to 256 pixels and take the central 224.
@@ -18,21 +21,29 @@ export function fillResult(place, item, model, path, { again, back, heat }) {
       figure(item, heat)),
     make("div.answer-head", {},
       ...(answer ? verdict(answer, model) : trouble ? troubled(item, again) : busy(item)),
-      answer && bars(answer.predictions),
+      ...(answer ? probabilities(answer, model) : []),
       answer && timing(answer.timing_ms, item.ms),
       answer && curl(path, item.file.name)),
   );
 }
 
-function verdict({ predictions }, model) {
-  const [first] = predictions;
-  const unsure = isUnsure(first);
+function verdict(answer, model) {
+  const [first] = answer.predictions;
+  if (isUnknown(answer)) {
+    return [
+      make("p.kicker", {}, "Unknown"),
+      make("h2.answer", { id: "answer", tabindex: "-1" }, noneOf(model)),
+      make("p.nearest", {}, `most like ${named(first.label)}`),
+      make("p.limit", {}, unfamiliarOf(answer)),
+    ];
+  }
+  const unsure = isUnsure(answer);
   return [
     make("p.kicker", {}, unsure ? "Perhaps" : "Nearest class"),
     make("h2.answer", { id: "answer", tabindex: "-1" }, named(first.label)),
     make("p.limit", {}, limitOf(model)),
     unsure && make("p.hint", {},
-      make("strong", {}, "The model is unsure. "), "A model of flowers names a flower even for a cat."),
+      make("strong", {}, "The model is unsure. "), doubtOf(model)),
   ];
 }
 
@@ -53,8 +64,25 @@ function troubled(item, again) {
   ];
 }
 
-function bars(predictions) {
-  return make("ol.bars", { "aria-label": "The most probable" },
+function probabilities(answer, model) {
+  const { predictions } = answer;
+  if (isUnknown(answer)) {
+    return [
+      make("h3.forced", { id: "forced" }, "If it had to choose"),
+      bars("ol.bars.toned", { "aria-labelledby": "forced" }, predictions),
+    ];
+  }
+  const set = setOf(answer);
+  const meaning = [set && setMeaning, calibrationOf(model)].filter(Boolean).join(" ");
+  return [
+    bars("ol.bars", { "aria-label": "The most probable" }, predictions),
+    set && make("p.set", {}, set),
+    meaning && make("p.meaning", {}, meaning),
+  ];
+}
+
+function bars(what, attributes, predictions) {
+  return make(what, attributes,
     ...predictions.map(({ label, probability }) => {
       const bar = make("span.bar", { "aria-hidden": "true" });
       bar.style.setProperty("--share", probability);
