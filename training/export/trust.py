@@ -178,12 +178,12 @@ def _add_score(
         return (0, 0), ("no unfamiliarity: the run does not record its training photographs",)
     try:
         references = load_some_training(data, record_of(state), MAX_REFERENCES)
-    except DataError as error:
-        return (0, 0), (f"no unfamiliarity: {error}",)
+    except DataError:  # no paths in the notes, because the manifest has them
+        return (0, 0), ("no unfamiliarity: the training photographs are not in the folder of --data",)
     background, notes = references[:0], tuple[str, ...]()
     folder = options.background or (Path(state.background) if state.background else None)
     if folder is not None and not folder.is_dir() and options.background is None:
-        notes = (f"without the background of the training, {printable(folder)}, which is gone",)
+        notes = ("without the background pictures of the training, which are gone",)
     elif folder is not None:
         split = load_background(folder, state.recipe, "background", count=MAX_BACKGROUND)
         background = split.squares(torch.arange(len(split)))

@@ -42,6 +42,7 @@ def trust_failures(recorded: Trust | None, measured: Trust | None) -> list[str]:
     pairs = [
         # The optimum is flat: half a hundredth of the loss lies within a tenth of the temperature.
         ("temperature", recorded.temperature, measured.temperature, 0.1 * recorded.temperature),
+        ("calibration error before", recorded.ece_before.value, measured.ece_before.value, 0.01 + slack),
         ("calibration error", recorded.ece.value, measured.ece.value, 0.01 + slack),
     ]
     for old, new in zip(recorded.sets, measured.sets, strict=False):
