@@ -19,6 +19,8 @@ def load_background(
 
     Unreadable files are left out. Raises DataError if no picture is left.
     """
+    if not folder.is_dir():
+        raise DataError(f"{printable(folder)} is not a folder; {title} needs one with pictures")
     paths = pictures_below(folder)
     chosen = sorted(Random(0).sample(paths, min(count, len(paths))))
     samples = [Sample(path, -1, printable(path.relative_to(folder))) for path in chosen]

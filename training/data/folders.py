@@ -214,8 +214,7 @@ def _files(folder: Path, deep: bool = True) -> Iterator[Path]:
 
 
 def pictures_below(folder: Path) -> list[Path]:
-    """List the pictures anywhere below `folder`, sorted. Raises DataError if it is not a folder."""
-    folders_of(folder)
+    """List the pictures anywhere below `folder`, sorted. Raises DataError."""
     return [path for path in _files(folder) if _is_picture(path)]
 
 

@@ -19,20 +19,24 @@ def run_provenance(data: Dataset) -> dict[str, Any]:
     `split` says how one tree was divided, so that the held-out photographs can be found again.
     `background` identifies the background pictures, None without any.
     """
-    background = data.background
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "revision": revision(),
         "data": data.name,
         "images": len(data.train),
         "split": data.split,
-        "background": None
-        if background is None
-        else {"pictures": len(background), "digest": digest_of_all(background.digests)},
+        "background": background_record(data),
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "seconds": 0.0,
     }
+
+
+def background_record(data: Dataset) -> dict[str, Any] | None:
+    """Identify the background pictures by number and digest; None without any."""
+    if data.background is None:
+        return None
+    return {"pictures": len(data.background), "digest": digest_of_all(data.background.digests)}
 
 
 def revision() -> str:

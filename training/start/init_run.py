@@ -13,7 +13,7 @@ from training.errors import CheckpointError
 from training.model import AlexNet
 from training.run import checkpoint
 from training.run.checkpoint import Checkpoint
-from training.run.provenance import run_provenance
+from training.run.provenance import background_record, run_provenance
 from training.start.record import record_photographs, require_same_photographs
 from training.start.weights import Start
 
@@ -89,6 +89,11 @@ def _require_same_data(state: Checkpoint, dataset: Dataset, out: Path) -> None:
     if state.classes != dataset.classes:
         raise CheckpointError(f"{out} was trained on other classes; start another run from it with --from")
     require_same_photographs(state, dataset, out)
+    if state.provenance.get("background") != background_record(dataset):
+        raise CheckpointError(
+            f"{out} was started with other background pictures; restore them, or name their folder with "
+            "--background"
+        )
 
 
 def _take_weights(model: AlexNet, config: Config, classes: Sequence[str], start: Start) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.__main__ import main
 from training.cli import plan as plan_module
-from training.cli.plan import Plan, choose, fit_epochs
+from training.cli.plan import Plan, choose, computes_bf16, fit_epochs
 from training.config import Config
 from training.data.images import Split
 from training.distributed import Ranks
@@ -47,6 +47,14 @@ def test_few_photographs_start_from_the_base_network() -> None:
     assert (plan.start, plan.config.width, plan.config.image_size) == ("base", min(base_widths()), 224)
     assert "160 photographs are few" in plan.reason
     assert planned(160, ranks=Ranks(torch.device("cuda"))).config.width == max(base_widths())
+
+
+def test_bfloat16_is_chosen_only_where_the_device_computes_it() -> None:
+    assert not computes_bf16({"avx2": True, "avx512_bf16": False, "amx_bf16": False})
+    assert computes_bf16({"avx2": True, "avx512_bf16": True, "amx_bf16": False})
+    assert planned(160).config.precision == ("bf16" if computes_bf16() else "fp32")
+    assert planned(160, ranks=Ranks(torch.device("cuda"))).config.precision == "bf16"
+    assert planned(160, precision="bf16").config.precision == "bf16"
 
 
 def test_larger_sets_get_more_steps_but_fewer_epochs() -> None:

@@ -138,6 +138,19 @@ def test_colour_matrix_equals_brightness_contrast_and_saturation() -> None:
     torch.testing.assert_close(jittered, step, rtol=1e-5, atol=1e-3)
 
 
+def test_half_of_the_images_lose_detail_down_to_32_pixels() -> None:
+    noise = torch.rand(100, 3, 64, 64, generator=seeded(1)) * 255
+    rest = set()
+    for seed in range(12):
+        coarse = augment.coarsen(noise, seeded(seed))
+        changed = (coarse != noise).flatten(1).any(1)
+        assert 25 <= changed.sum() <= 75
+        rest.add(round(float(coarse[changed].var() / noise.var()), 2))
+    assert len(rest) > 5, "the size is drawn"
+    # A quarter of the pixels hold a quarter of the variance, and less once they are interpolated.
+    assert 0.05 < min(rest) < 0.2
+
+
 def test_mix_blends_targets_and_pixels_by_the_same_share() -> None:
     """Image i has the level i and the target i, so the mean level of a mixture is its target's mean."""
     count, side = 8, 40
