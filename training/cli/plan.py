@@ -132,7 +132,7 @@ def choose(
 def computes_bf16(capabilities: Mapping[str, Any] | None = None) -> bool:
     """Tell whether the CPU, or one of these capabilities of torch.cpu, has instructions for bfloat16.
 
-    Without them, torch emulates it: an epoch of flowers17 took more than ten minutes instead of half a one.
+    Without them, torch emulates it: an epoch of flowers17 took more than ten minutes instead of one.
     """
     capabilities = torch.cpu.get_capabilities() if capabilities is None else capabilities
     return any(present for name, present in capabilities.items() if "bf16" in name)
