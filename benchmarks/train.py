@@ -44,7 +44,7 @@ class Setup:
 
     def batches(self, steps: int) -> Iterator[Batch]:
         return load_ahead(
-            self.dataset.train,
+            self.dataset,
             self.config,
             batch_size=self.config.batch_size,
             steps=range(steps),

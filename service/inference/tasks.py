@@ -16,8 +16,6 @@ from service.inference.occlusion import occluded_copies, occlusion_map
 from service.models.serving import ServingModel
 
 DEFAULT_TOP_K: Final = 5  # predictions of an answer
-PROBABILITIES: Final = ("probabilities",)
-WITH_UNFAMILIARITY: Final = ("probabilities", UNFAMILIARITY)  # in one run
 CENTRAL_CROP: Final = 4  # of contract.preprocess.ten_crops, not mirrored
 
 
@@ -108,8 +106,7 @@ async def classify(
 ) -> PredictResponse:
     """Classify an image; of several crops by the mean of their softmax (the paper, section 4.1)."""
     limit, crops = options.unknown_above, options.crops
-    outputs = PROBABILITIES if limit is None else WITH_UNFAMILIARITY
-    result = await infer_image(engine, served, data, outputs, crops)
+    result = await infer_image(engine, served, data, served.model.answer_outputs, crops)
     rows = result.inferred.outputs["probabilities"]
     probabilities = rows[0] if crops == 1 else rows.mean(axis=0)
     order = np.argsort(-probabilities, kind="stable")
@@ -120,7 +117,7 @@ async def classify(
         size = np.count_nonzero(1 - probabilities.astype(np.float64) <= options.quantile)
         labels = [classes[i] for i in order[:size].tolist()]
     if limit is not None:
-        # It was fitted on central crops. Rounding can take it an ulp beyond 1.
+        # It was fitted on central crops. The graph of a file from elsewhere may leave 0 to 1.
         value = result.inferred.outputs[UNFAMILIARITY][0 if crops == 1 else CENTRAL_CROP]
         unfamiliarity = min(max(float(value), 0.0), 1.0)
         known = unfamiliarity <= limit
@@ -150,12 +147,12 @@ async def explain(
     engine: Engine, served: ServingModel, data: bytes, label: int | None
 ) -> tuple[Explanation, Pixels]:
     """Return the occlusion map of `label` (None: the best one), and the crop that it is about."""
-    result = await infer_image(engine, served, data, PROBABILITIES)
+    result = await infer_image(engine, served, data, ("probabilities",))
     (crop,) = await asyncio.to_thread(np.asarray, result.decoded.crops)  # from a GPU, if it decodes
     manifest = served.model.manifest
     (whole,) = result.inferred.outputs["probabilities"]
     index = int(whole.argmax()) if label is None else label
-    parts = await engine.infer(served, occluded_copies(crop, manifest.mean), PROBABILITIES)
+    parts = await engine.infer(served, occluded_copies(crop, manifest.mean), ("probabilities",))
     probability = float(whole[index])
     heat = occlusion_map(probability, parts.outputs["probabilities"][:, index])
     timing: Timing = result.common["timing_ms"]
