@@ -106,9 +106,14 @@ class Manifest:
                 raise ManifestError(f"{side} is empty")
             if any(n is not None and n < 1 for tensor in tensors for n in tensor.shape):
                 raise ManifestError(f"{side} has a shape with a size below 1")
-        has_output = any(tensor.name == UNFAMILIARITY for tensor in self.outputs)
-        if has_output != (self.trust is not None and self.trust.familiarity is not None):
-            raise ManifestError(f"the output {UNFAMILIARITY} and trust.familiarity need each other")
+        declared = [(t.dtype, t.shape) for t in self.outputs if t.name == UNFAMILIARITY]
+        if self.trust is None or self.trust.familiarity is None:
+            if declared:
+                raise ManifestError(f"outputs has {UNFAMILIARITY}, which needs trust.familiarity")
+        elif declared != [("float32", (None,))]:
+            raise ManifestError(
+                f"trust.familiarity needs one output {UNFAMILIARITY}, float32 of the shape [null]"
+            )
 
     def _displayed_texts(self) -> Iterator[tuple[str, str]]:
         """Yield the name and text of every field that a service shows."""

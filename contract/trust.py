@@ -27,7 +27,7 @@ class Share:
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= 1 or not 0 <= self.value <= 1:
             raise ManifestError(
-                f"trust: {self.value} with the interval {self.low} to {self.high} must be 0 to 1"
+                f"{self.value} with the interval {self.low} to {self.high} must be 0 to 1, low before high"
             )
 
 
@@ -38,6 +38,12 @@ class CoverageResult:
     coverage: float
     achieved: Share
     mean_size: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.coverage < 1:
+            raise ManifestError(f"trust: coverage is {self.coverage}; it must be between 0 and 1")
+        if not 0 <= self.mean_size < math.inf:
+            raise ManifestError(f"trust: mean_size is {self.mean_size}; it must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,11 @@ class UnfamiliarResult:
     fpr95: float
     known_and_probable: float
 
+    def __post_init__(self) -> None:
+        _check_count("images", self.images)
+        for name in ("auroc", "fpr95", "known_and_probable"):
+            _check_share(name, getattr(self, name))
+
 
 @dataclass(frozen=True)
 class Familiarity:
@@ -71,8 +82,9 @@ class Familiarity:
     unfamiliar: tuple[UnfamiliarResult, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.unknown_above <= 1:
-            raise ManifestError(f"trust: unknown_above is {self.unknown_above}; it must be 0 to 1")
+        _check_share("unknown_above", self.unknown_above)
+        _check_count("references", self.references)
+        _check_count("background", self.background, 0)
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,7 @@ class Trust:
     familiarity: Familiarity | None
 
     def __post_init__(self) -> None:
+        _check_count("photographs", self.photographs)
         if self.method not in METHODS:
             raise ManifestError(f"trust: method is {self.method!r:.80}; use {' or '.join(METHODS)}")
         if not 0 < self.temperature < math.inf:
@@ -113,7 +126,7 @@ class Trust:
 
     def quantile(self, coverage: float) -> float:
         """Return the quantile for `coverage`, of the next higher whole percent. Raises ValueError."""
-        percent = math.ceil(round(100 * coverage, 6))
+        percent = math.ceil(round(100 * coverage, 6)) if 0 <= coverage <= 1 else 0
         if not 0 <= percent - 50 < len(self.quantiles):
             raise ValueError(
                 f"coverage is {coverage:g}; this model's {self.photographs:,} photographs support "
@@ -136,7 +149,7 @@ class Trust:
             temperature=get(record, "temperature", float),
             ece_before=_share(record, "ece_before"),
             ece=_share(record, "ece"),
-            quantiles={coverage: get(quantiles, coverage, float) for coverage in quantiles},
+            quantiles={key: get({"quantiles": q}, "quantiles", float) for key, q in quantiles.items()},
             sets=tuple(
                 CoverageResult(
                     get(row, "coverage", float), _share(row, "achieved"), get(row, "mean_size", float)
@@ -166,4 +179,17 @@ def _familiarity(record: dict[str, Any]) -> Familiarity:
 
 def _share(record: dict[str, Any], key: str) -> Share:
     values = get(record, key, dict)
-    return Share(*(get(values, name, float) for name in ("value", "low", "high")))
+    try:
+        return Share(*(get(values, name, float) for name in ("value", "low", "high")))
+    except ManifestError as error:
+        raise ManifestError(f"{key}: {error}") from None
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ManifestError(f"trust: {name} is {value}; it must be 0 to 1")
+
+
+def _check_count(name: str, value: int, minimum: int = 1) -> None:
+    if value < minimum:
+        raise ManifestError(f"trust: {name} is {value}; it must be {minimum} or more")
