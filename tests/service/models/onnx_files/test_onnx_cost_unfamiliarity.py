@@ -1,16 +1,14 @@
 """Tests of the costs and refusals of what the unfamiliarity's part of the graph has."""
 
-from contextlib import nullcontext
 from itertools import pairwise
 
-import onnx
 import pytest
-from onnx import NodeProto, helper
+from onnx import helper
 
 from service.models import onnx_cost
 from service.models.onnx_file import read
 from service.models.onnx_wire import OnnxError
-from tests.support.models.costs import FIRST, FLAT, check, floats, graph, int64
+from tests.support.models.costs import FIRST, FLAT, check, floats, graph
 
 GEMM = helper.make_node("Gemm", ["flat", "w", "added"], ["y"])
 
@@ -49,30 +47,3 @@ def test_what_gemm_adds_must_fit(shape: tuple[int, ...]) -> None:
     """ONNX Runtime would only fail when the network runs, and maybe only for some batch sizes."""
     with pytest.raises(OnnxError, match=r"do(es)? not fit"):
         check(graph([FLAT, GEMM], w=floats(150528, 5), added=floats(*shape)))
-
-
-GEMM_OF_IMAGES = helper.make_node("Gemm", ["flat", "w"], ["column"])
-OUTPUTS: dict[str, tuple[list[NodeProto], bool]] = {
-    "a row for each image": ([GEMM_OF_IMAGES, helper.make_node("Identity", ["column"], ["y"])], True),
-    "a value for each image": ([GEMM_OF_IMAGES, helper.make_node("Reshape", ["column", "s"], ["y"])], True),
-    "the sum of a batch": (
-        [
-            GEMM_OF_IMAGES,
-            helper.make_node("Transpose", ["column"], ["row"], perm=[1, 0]),
-            helper.make_node("Gemm", ["row", "column"], ["y"]),
-        ],
-        False,
-    ),
-    "many values for each image": ([helper.make_node("Reshape", ["flat", "s"], ["y"])], False),
-    "a constant": ([helper.make_node("Mul", ["w", "w"], ["y"])], False),
-    "nothing": ([], False),
-}
-
-
-@pytest.mark.parametrize("name", OUTPUTS)
-def test_outputs_have_a_row_for_each_image(name: str) -> None:
-    nodes, accepted = OUTPUTS[name]
-    model = onnx.ModelProto.FromString(graph([FLAT, *nodes], w=floats(150528, 1), s=int64(-1)))
-    model.graph.output.add(name="y")
-    with nullcontext() if accepted else pytest.raises(OnnxError, match="output y without a row for each"):
-        check(model.SerializeToString())

@@ -212,7 +212,7 @@ def test_opset_18_is_accepted() -> None:
 
 
 def test_outputs_are_read() -> None:
-    assert read(SHIPPED.read_bytes()).outputs == ["probabilities", "fc7", "conv5"]
+    assert read(SHIPPED.read_bytes()).outputs == ["probabilities", "fc7", "conv5", "unfamiliarity"]
 
 
 def test_file_that_looks_like_ort_format_is_read_as_onnx(model_file: Path, tmp_path: Path) -> None:
