@@ -65,6 +65,7 @@ def launch(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
         if options.background is not None:
             pictures = load_background(options.background, config.recipe, "background", options.workers)
             dataset = replace(dataset, background=pictures)
+            say(f"{len(pictures):,} background pictures")
         if options.classes not in {None, len(dataset.classes)}:
             count = len(dataset.classes)
             raise DataError(f"--classes is {options.classes}, and {options.data} has {count} class folders")

@@ -23,7 +23,7 @@ from training.data.background import load_background
 from training.data.folders import printable
 from training.data.images import Split, central
 from training.data.measured_on import PLAIN
-from training.errors import DataError
+from training.errors import CheckpointError, DataError
 from training.evaluate import BATCH
 from training.export.graph import Array, Graph
 from training.export.unfamiliarity import (
@@ -108,7 +108,7 @@ def add_trust(
 ) -> TrustResult:
     """Fit and measure trust on held-out photographs, and change the graph of `state` accordingly.
 
-    `data` has the training photographs. Raises DataError.
+    `data` has the training photographs. Raises DataError and CheckpointError.
     """
     held_out, recipe = measured.split, state.recipe
     if measured.kind not in PLAIN:
@@ -119,6 +119,8 @@ def add_trust(
     counts, notes = _add_score(graph, state, data, options)
     outputs = ("probabilities", SCORE) if counts[0] else ("probabilities",)
     photographs = held_out_of(run_split(graph, held_out, recipe, outputs), held_out)
+    if not np.isfinite(photographs.logits).all():
+        raise CheckpointError("the network's outputs are NaN: it diverged; take an earlier checkpoint")
     method, fitted, results = fit_and_measure(photographs)
     scale_logits(graph, 1 / fitted.temperature)
     unfamiliar: dict[str, Array] = {}

@@ -17,6 +17,7 @@ from tests.support.drawing.pictures import draw_classes
 from tests.support.runs import COLOURS, train
 from training.__main__ import main
 from training.data.images import central
+from training.errors import CheckpointError
 from training.export.export import export
 from training.export.graph import PRECISIONS
 from training.export.trust import NOTES, TrustOptions, scale_logits
@@ -198,6 +199,15 @@ def test_what_cannot_be_fitted_is_said_and_left_out(
     assert (manifest.trust is None) == ("held_out" in changes)
     if manifest.trust is not None:
         assert (manifest.trust.familiarity is None) == ("train" in changes)
+
+
+def test_a_network_that_diverged_is_refused(trained: Exported, tmp_path: Path) -> None:
+    state = checkpoint.load(trained.run / "last.pt")
+    for name in ("fc6.weight", "fc7.weight", "fc8.weight"):
+        state.model[name].mul_(1e25)  # finite, and the logits are not
+    checkpoint.save(state, tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match="outputs are NaN: it diverged"):
+        export(tmp_path / "last.pt", tmp_path / "net.onnx", data=trained.data)
 
 
 def test_the_limit_can_be_chosen(trained: Exported, tmp_path: Path) -> None:
