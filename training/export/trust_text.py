@@ -10,7 +10,7 @@ def trust_lines(trust: Trust) -> list[str]:
         f"before, {_share(trust.ece)} now ({trust.photographs:,} photographs, {trust.method})"
     ]
     lines += [
-        f"{result.coverage:.0%} sets: {_share(result.achieved)} have the class, "
+        f"{100 * result.coverage:.0f} % sets: {_share(result.achieved)} have the class, "
         f"{result.mean_size:.2f} labels on average"
         for result in trust.sets
     ]
@@ -24,8 +24,8 @@ def trust_lines(trust: Trust) -> list[str]:
     )
     lines += [
         f"unfamiliar, {result.data} ({result.images:,}): AUROC {result.auroc:.3f}, "
-        f"{result.fpr95:.1%} below where 95 % of the photographs are, "
-        f"{result.known_and_probable:.1%} known and above 50 %"
+        f"{100 * result.fpr95:.1f} % below where 95 % of the photographs are, "
+        f"{100 * result.known_and_probable:.1f} % known and above 50 %"
         for result in familiarity.unfamiliar
     ]
     return lines
@@ -46,7 +46,7 @@ def trust_failures(recorded: Trust | None, measured: Trust | None) -> list[str]:
         ("calibration error", recorded.ece.value, measured.ece.value, 0.01 + slack),
     ]
     for old, new in zip(recorded.sets, measured.sets, strict=False):
-        name = f"{old.coverage:.0%} sets"
+        name = f"{100 * old.coverage:.0f} % sets"
         pairs.append((f"coverage of the {name}", old.achieved.value, new.achieved.value, 2 * slack))
         pairs.append(
             (f"mean size of the {name}", old.mean_size, new.mean_size, 0.1 * old.mean_size + slack)

@@ -153,7 +153,7 @@ def test_verify_notices_figures_that_do_not_hold(
     entry.value = re.sub(r'("mean_size": )\d', r"\g<1>4", entry.value)
     onnx.save(model, changed)
     assert main(["verify", str(changed), "--data", str(exported.data)]) == 1
-    assert "mean size of the 80% sets is " in capsys.readouterr().err
+    assert "mean size of the 80 % sets is " in capsys.readouterr().err
 
 
 def test_inspect_prints_trust(exported: Exported, capsys: pytest.CaptureFixture[str]) -> None:
