@@ -3,7 +3,7 @@
 Both are fitted to what the graph itself computes for held-out photographs.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 from torch import Tensor
 
 from contract.manifest import Manifest
@@ -34,6 +34,7 @@ from training.export.unfamiliarity import (
     add_features,
     add_score,
     add_unfamiliarity,
+    extend,
 )
 from training.model import AlexNet
 from training.run.checkpoint import Checkpoint
@@ -126,9 +127,9 @@ def add_trust(
     unfamiliar: dict[str, Array] = {}
     compared: list[UnfamiliarResult] = []
     if fitted.knots is not None:
-        knots = fitted.knots
-        _append(graph, lambda part: add_unfamiliarity(part, knots))
-        graph.graph.output.append(helper.make_tensor_value_info(UNFAMILIARITY, TensorProto.FLOAT, ["N"]))
+        part = Graph("fp32")
+        add_unfamiliarity(part, fitted.knots)
+        extend(graph, part, {UNFAMILIARITY: ["N"]})
         unfamiliar, compared = _compare(graph, options.unfamiliar, recipe, results, options.unknown_above)
     trust = trust_of(len(held_out), method, fitted, results, *counts, options.unknown_above, compared)
     return TrustResult(trust, results, unfamiliar, notes)
@@ -189,9 +190,13 @@ def _add_score(
     elif folder is not None:
         split = load_background(folder, state.recipe, "background", count=MAX_BACKGROUND)
         background = split.squares(torch.arange(len(split)))
-    _append(graph, lambda part: add_features(part, _channels(graph)))
+    part = Graph("fp32")
+    add_features(part, _channels(graph))
+    extend(graph, part, {})
     vectors = [_features(graph, squares, state.recipe) for squares in (references, background)]
-    _append(graph, lambda part: add_score(part, Neighbours(*vectors)))
+    part = Graph("fp32")
+    add_score(part, Neighbours(*vectors))
+    extend(graph, part, {})
     return (len(references), len(background)), notes
 
 
@@ -241,14 +246,6 @@ def _run(graph: onnx.ModelProto, batches: Iterable[Tensor], outputs: Sequence[st
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     rows = [session.run(list(outputs), {"images": batch.numpy()}) for batch in batches]
     return {name: np.concatenate([row[place] for row in rows]) for place, name in enumerate(outputs)}
-
-
-def _append(graph: onnx.ModelProto, add: Callable[[Graph], None]) -> None:
-    """Append the nodes and constants that `add` adds to a Graph."""
-    part = Graph("fp32")
-    add(part)
-    graph.graph.node.extend(part.nodes)
-    graph.graph.initializer.extend(part.initializers)
 
 
 def _channels(graph: onnx.ModelProto) -> int:

@@ -19,7 +19,6 @@ from training.__main__ import main
 from training.data.images import central
 from training.errors import CheckpointError
 from training.export.export import export
-from training.export.graph import PRECISIONS
 from training.export.trust import NOTES, TrustOptions, scale_logits
 from training.export.unfamiliarity import BACKGROUND_WEIGHT, SHARPNESS
 from training.export.verify import read_model
@@ -73,7 +72,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return Exported(root / "run", root / "data", background, others, root / "none")
 
 
-@pytest.fixture(scope="module", params=PRECISIONS)
+@pytest.fixture(scope="module", params=["fp32", pytest.param("fp16", marks=pytest.mark.slow), "int8"])
 def exported(request: pytest.FixtureRequest, trained: Exported) -> Exported:
     file = trained.run.with_name(f"colours-{request.param}.onnx")
     arguments = ["export", trained.run, "--out", file, "--data", trained.data, "--precision", request.param]
@@ -139,6 +138,7 @@ def test_verify_repeats_every_figure(exported: Exported, capsys: pytest.CaptureF
     assert "unfamiliar, others (10): AUROC" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("exported", ["int8"], indirect=True)
 def test_verify_notices_figures_that_do_not_hold(
     exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
